@@ -1,0 +1,45 @@
+# Everything runs in a virtual environment of its own, .venv.
+PYTHON ?= python3
+BACKENDS := tensorflow jax torch
+RUN := TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/
+
+.PHONY: demo test lint format clean
+
+demo: .venv/ready-demo  ## Train a small network, save its branches, check them
+	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(RUN)layertap demo
+
+test: .venv/ready-test  ## The whole suite, on all three backends
+	set -e; for backend in $(BACKENDS); do \
+	  echo "== Keras on $$backend"; \
+	  KERAS_BACKEND=$$backend $(RUN)python -m pytest tests/backends; \
+	done
+	@echo "== without a backend"
+	$(RUN)python -m pytest tests/plain
+
+lint: .venv/ready-lint  ## Style and types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+format: .venv/ready-lint  ## Put the code into its form
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+clean:  ## Remove what was made here
+	rm -rf .venv layertap-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet "pip>=25.1"
+
+.venv/ready-demo: pyproject.toml | .venv/bin/python
+	.venv/bin/python -m pip install --quiet --editable ".[jax,demo]"
+	touch $@
+
+.venv/ready-test: pyproject.toml | .venv/bin/python
+	.venv/bin/python -m pip install --quiet --group test --editable .
+	touch $@
+
+.venv/ready-lint: pyproject.toml | .venv/bin/python
+	.venv/bin/python -m pip install --quiet --group lint --editable .
+	touch $@

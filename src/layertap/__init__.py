@@ -1,0 +1,59 @@
+"""Saves what flows into every concatenation of a Keras model.
+
+```python
+import layertap
+
+plan = layertap.plan(model)                        # prints as a table
+values = layertap.capture(model, x)                # in memory
+saved = layertap.save(model, data, "values.zarr")  # on disk
+saved = layertap.open("values.zarr")
+report = layertap.verify(saved, model, data)
+models = layertap.submodels(model, before="fusion")
+```
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from layertap.errors import LayertapError
+
+if TYPE_CHECKING:
+    from layertap.capturing import capture as capture
+    from layertap.planning import plan as plan
+    from layertap.plans import Plan as Plan
+    from layertap.saved import Saved as Saved
+    from layertap.saved import open as open
+    from layertap.saving import save as save
+    from layertap.splitting import submodels as submodels
+    from layertap.values import Values as Values
+    from layertap.verifying import Report as Report
+    from layertap.verifying import verify as verify
+
+# Where each name stands. Loaded when it is first used: `layertap --help` and
+# `layertap.open` need no Keras.
+_ROOMS = {
+    "Plan": "plans",
+    "Report": "verifying",
+    "Saved": "saved",
+    "Values": "values",
+    "capture": "capturing",
+    "open": "saved",
+    "plan": "planning",
+    "save": "saving",
+    "submodels": "splitting",
+    "verify": "verifying",
+}
+
+__all__ = ["LayertapError", *_ROOMS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'layertap' has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"layertap.{_ROOMS[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

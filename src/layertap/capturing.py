@@ -1,0 +1,79 @@
+"""Values in memory, in one pass."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from layertap import listening
+from layertap.feed import Batch, Feed
+from layertap.plans import Plan
+from layertap.planning import plan_for
+from layertap.tap import Tap
+from layertap.values import Values
+
+
+def capture(
+    model: keras.Model,
+    data: Any,
+    *,
+    before: str | Sequence[str] | None = None,
+    outputs: str | Sequence[str] | None = None,
+    batch_size: int | None = None,
+) -> Values:
+    """Returns the values of a model for some data, in memory, in one pass.
+
+    Args:
+        model: A Keras model. It is not changed; one that was never called is built.
+        data: Whatever `model.predict` takes. A tuple is `(x, y)` or
+            `(x, y, sample_weight)`, as in a data set.
+        before: As of `layertap.plan`.
+        outputs: As of `layertap.plan`.
+        batch_size: Rows per batch, 32 by default; not for data that brings its own
+            batches.
+
+    Returns:
+        The values by address: NumPy arrays of shape `(rows, *value shape)`, with the
+        dtype that the join receives (`bfloat16` as of `ml_dtypes`).
+
+    Raises:
+        LayertapError: As of `layertap.plan`, and if the model can't take the data.
+
+    Example:
+
+    ```python
+    values = layertap.capture(model, x)
+    values["fusion/in/0"]
+    values.before("fusion")  # made by -> array
+    ```
+    """
+    listening.check_model(model)
+    feed = Feed(data, listening.input_specs(model), batch_size)
+    plan = plan_of(model, feed, before=before, outputs=outputs)
+    tap = Tap(model, plan)
+    batches, labels = [], []
+    for batch in feed.batches():
+        batches.append(tap(batch))
+        labels.append(batch.labels)
+    arrays = {
+        value.address: np.concatenate([found[value.address] for found in batches])
+        for value in plan.stored
+    }
+    joined = None
+    if labels[0] is not None:
+        joined = keras.tree.map_structure(lambda *y: np.concatenate(y), *labels)
+    return Values(plan, arrays, joined)
+
+
+def plan_of(
+    model: keras.Model,
+    feed: Feed,
+    *,
+    before: str | Sequence[str] | None,
+    outputs: str | Sequence[str] | None,
+) -> Plan:
+    """Plans a model for the data of a feed: with the sizes of its first batch."""
+    first: Batch = feed.first()
+    specs = listening.specs_of(first.inputs, listening.input_specs(model))
+    return plan_for(model, specs, rows=first.rows, before=before, outputs=outputs)

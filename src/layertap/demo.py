@@ -1,0 +1,99 @@
+"""The demo: a two-branch network on real data, and what a user does with it."""
+
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console
+
+from layertap.errors import BackendMissingError
+
+MODEL, DATA, STORE = "digits.keras", "digits.npz", "digits.zarr"
+
+console = Console(highlight=False)
+
+
+def run(folder: Path, command: Callable[..., None]) -> None:
+    """Trains a network on handwritten digits, saves its branches and checks them.
+
+    Args:
+        folder: Where the model, the data and the store are left. Those of an earlier
+            demo are replaced.
+        command: Runs a command of the command line, given its words.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model, data, store = (str(folder / name) for name in (MODEL, DATA, STORE))
+    images, labels = digits()
+    console.print(
+        f"{len(images):,} handwritten digits of 8x8, and a network that looks at each "
+        "with a 3x3 and a 5x5 convolution, joined before the classifier."
+    )
+    network = train(images, labels)
+    network.save(model)
+    np.savez(data, image=images, labels=labels)
+    shutil.rmtree(store, ignore_errors=True)
+    console.print("\nWhat would be saved?")
+    _type(command, "plan", model, "--rows", str(len(images)))
+    console.print("\nSave what each branch says of every image, just before the join:")
+    _type(command, "save", model, data, "-o", store)
+    console.print("\nWhat is there?")
+    _type(command, "show", store)
+    console.print("\nIs it what the model computes?")
+    _type(command, "verify", store, "--model", model, "--data", data, "--rows", "0")
+    console.print(
+        f"\n{folder} has the model, the data and the store. In Python:\n"
+        f"  import layertap\n  saved = layertap.open({store!r})\n"
+        '  saved.before("fusion")["look_3x3"][:5]\n'
+        f"Without layertap:\n  import zarr\n"
+        f'  zarr.open({store!r}, mode="r")["fusion/in/0"][:5]'
+    )
+
+
+def digits() -> tuple[Any, Any]:
+    """Returns the 1,797 digits of scikit-learn: images of 8x8x1 from 0 to 1, labels."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise BackendMissingError(
+            'The demo needs scikit-learn for its digits: pip install "layertap[demo]".'
+        ) from error
+    bunch = load_digits()
+    images = (bunch.images[..., None] / 16).astype("float32")
+    return images, bunch.target.astype("int64")
+
+
+def network() -> keras.Model:
+    """Returns the demo's network, not trained: two branches and a classifier."""
+    image = keras.Input((8, 8, 1), name="image")
+    branches = []
+    for size, filters in ((3, 16), (5, 8)):
+        name = f"{size}x{size}"
+        x = keras.layers.Conv2D(
+            filters, size, padding="same", activation="relu", name=f"conv_{name}"
+        )(image)
+        x = keras.layers.MaxPooling2D(name=f"pool_{name}")(x)
+        branches.append(keras.layers.Flatten(name=f"look_{name}")(x))
+    joined = keras.layers.Concatenate(name="fusion")(branches)
+    digit = keras.layers.Dense(10, activation="softmax", name="digit")(joined)
+    return keras.Model(image, digit, name="digits")
+
+
+def train(images: Any, labels: Any) -> keras.Model:
+    """Returns the network, trained for some seconds on four images of five."""
+    keras.utils.set_random_seed(0)
+    model = network()
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    fifth = np.arange(len(images)) % 5 == 0
+    model.fit(images[~fifth], labels[~fifth], epochs=8, batch_size=64, verbose=0)
+    _, accuracy = model.evaluate(images[fifth], labels[fifth], verbose=0)
+    console.print(f"Trained; {accuracy:.1%} of the images it never saw are right.")
+    return model
+
+
+def _type(command: Callable[..., None], *words: str) -> None:
+    console.print(f"[bold]$ layertap {shlex.join(words)}[/bold]")
+    command(*words)

@@ -1,0 +1,161 @@
+"""What must be equal for two runs to be one, and for two values to be the same."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from layertap import listening
+from layertap.plans import Plan
+
+Verdict = Literal["identical", "within rounding", "different"]
+
+# Of a dtype's own precision, as a share of the largest value: sums of some thousand
+# products in another order stay below it.
+ROUNDING = 256
+
+
+def identity(
+    model: keras.Model, plan: Plan, batch_size: int | None
+) -> dict[str, str | int | None]:
+    """Describes a run, so that another can be told from it.
+
+    Args:
+        model: The model: its weights and its configuration count.
+        plan: The plan: its values count.
+        batch_size: Rows per batch: results can differ in rounding with it.
+
+    Returns:
+        What counts, by name, short enough to be shown.
+    """
+    planned = json.dumps(
+        [(v.address, v.shape, v.dtype, v.alias_of) for v in plan.values]
+    )
+    return {
+        "weights": _digest_of_weights(model),
+        "configuration": configuration(model),
+        "plan": _digest(planned),
+        "batch size": batch_size,
+        **listening.versions(),
+    }
+
+
+def configuration(model: keras.Model) -> str:
+    """Returns a digest of a model's configuration, without its weights."""
+    return _digest(json.dumps(_configuration(model), sort_keys=True))
+
+
+def differences(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], whose: str = "this run"
+) -> list[str]:
+    """Says in which points two identities differ, both sides.
+
+    Args:
+        theirs: The identity in a store.
+        ours: The identity of the run that is to be it.
+        whose: Whose the second is.
+    """
+    return [
+        f"{name}: the store has {theirs.get(name)}, {whose} {ours.get(name)}"
+        for name in dict.fromkeys([*theirs, *ours])
+        if theirs.get(name) != ours.get(name)
+    ]
+
+
+def compare(saved: NDArray[Any], fresh: NDArray[Any]) -> Verdict:
+    """Grades how much two arrays are the same. NaN equals NaN.
+
+    Args:
+        saved: What was saved.
+        fresh: The same, recomputed.
+
+    Returns:
+        `"identical"` bit for bit; `"within rounding"` if all differences are less than
+        256 times the dtype's precision, relative to the largest value of the row;
+        else `"different"`.
+    """
+    if saved.shape != fresh.shape or saved.dtype != fresh.dtype:
+        return "different"
+    if saved.tobytes() == fresh.tobytes():
+        return "identical"
+    if saved.dtype.kind in "biuSU":
+        return "different"
+    difference = distance(saved, fresh)
+    if not np.isfinite(difference).all():
+        return "different"
+    wide = np.abs(_wide(fresh))
+    scale = np.where(np.isfinite(wide), wide, 0)
+    axes = tuple(range(1, scale.ndim))
+    bound = ROUNDING * _precision(saved.dtype) * scale.max(axis=axes, keepdims=True)
+    return "within rounding" if (difference <= bound).all() else "different"
+
+
+def distance(saved: NDArray[Any], fresh: NDArray[Any]) -> NDArray[np.float64]:
+    """Returns the absolute difference, number by number; 0 where both are equal.
+
+    Two NaN are equal, and so are two infinities of one sign; NaN or an infinity
+    against anything else is infinitely far.
+    """
+    a, b = _wide(saved), _wide(fresh)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(a - b)
+    apart = np.where(np.isnan(apart), np.inf, apart)
+    result: NDArray[np.float64] = np.where(same, 0.0, apart).astype(np.float64)
+    return result
+
+
+def _wide(array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind == "c":
+        return array.astype(np.complex128)
+    return array.astype(np.float64)
+
+
+def _precision(dtype: np.dtype[Any]) -> float:
+    if dtype.name == "bfloat16":
+        return 2.0**-7
+    return float(np.finfo(dtype).eps)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _digest_of_weights(model: keras.Model) -> str:
+    digest = hashlib.sha256()
+    for variable in model.weights:
+        array = np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value))
+        digest.update(f"{array.shape} {array.dtype.name};".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()[:16]
+
+
+def _configuration(model: keras.Model) -> Any:
+    name = f"{type(model).__module__}.{type(model).__qualname__}"
+    try:
+        config = model.get_config()
+    except NotImplementedError:
+        # A subclassed model need not have one.
+        config = {}
+    return [name, _plain(config)]
+
+
+def _plain(config: Any) -> Any:
+    """Returns a configuration as JSON, without what changes from process to process."""
+    if isinstance(config, Mapping):
+        changing = {"shared_object_id"}
+        if config.get("class_name") == "__lambda__":
+            # Compiled code, which has the name of its file in it.
+            changing.add("config")
+        return {str(k): _plain(v) for k, v in config.items() if k not in changing}
+    if isinstance(config, list | tuple):
+        return [_plain(member) for member in config]
+    if config is None or isinstance(config, str | int | float | bool):
+        return config
+    if isinstance(config, np.ndarray):
+        return config.tolist()
+    return f"{type(config).__module__}.{type(config).__qualname__}"

@@ -1,0 +1,137 @@
+"""Hears a forward pass of a Keras model. All of Keras' private parts are in here.
+
+`survey` runs the model with symbolic tensors and says what it joins; `tapped` makes
+the compiled step that returns chosen values and does nothing after the last of them.
+"""
+
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+try:
+    import keras
+except ImportError as error:
+    from layertap.errors import BackendMissingError
+
+    raise BackendMissingError(
+        f"Keras can't be imported: {error}. Install the backend that it is set to, "
+        'for instance `pip install "layertap[tensorflow]"` (or [jax], [torch]), or '
+        "set KERAS_BACKEND to one that is installed."
+    ) from error
+
+from layertap.errors import ListeningError
+from layertap.listening.backends import backend_module
+from layertap.listening.calls import hearing
+from layertap.listening.graph import branch_graph
+from layertap.listening.models import (
+    InputSpec,
+    built_specs,
+    check_model,
+    forward,
+    input_specs,
+    specs_of,
+)
+from layertap.listening.passes import (
+    Collection,
+    Done,
+    JoinHeard,
+    Keep,
+    Step,
+    ValueHeard,
+    as_is,
+)
+from layertap.listening.survey import Heard, survey
+
+__all__ = [
+    "Heard",
+    "InputSpec",
+    "JoinHeard",
+    "Step",
+    "ValueHeard",
+    "branch_graph",
+    "built_specs",
+    "check_model",
+    "collect",
+    "input_specs",
+    "specs_of",
+    "survey",
+    "tapped",
+    "versions",
+]
+
+Wanted = Mapping[str, Mapping[int, str]]
+
+
+def tapped(model: keras.Model, branches: Wanted, outputs: Wanted) -> Step:
+    """Makes the compiled pass that returns the wanted values.
+
+    Args:
+        model: The model. It is not changed, and its variables are only read.
+        branches: Wanted branches: address by join path and index.
+        outputs: Wanted outputs: address by operation path and index.
+
+    Returns:
+        A function that takes a batch (the structure of arrays that the model takes)
+        and returns NumPy arrays by address.
+    """
+
+    def run(inputs: Any, keep: Keep) -> dict[str, Any]:
+        return collect(model, inputs, branches, outputs, keep)
+
+    step: Step = backend_module().compile(run, model)
+    return step
+
+
+def collect(
+    model: keras.Model,
+    inputs: Any,
+    branches: Wanted,
+    outputs: Wanted,
+    keep: Keep = as_is,
+) -> dict[str, Any]:
+    """Runs the model until the last wanted tensor was heard, and returns them.
+
+    Args:
+        model: The model.
+        inputs: The structure of tensors that it takes.
+        branches: As of `tapped`.
+        outputs: As of `tapped`.
+        keep: What to do with a tensor at the moment it is heard.
+
+    Raises:
+        ListeningError: If a wanted value was not heard in this pass.
+    """
+    collection = Collection(branches, outputs, keep)
+    try:
+        with hearing(collection):
+            forward(model, inputs)
+    except Done:
+        pass
+    wanted = {
+        name
+        for names in (*branches.values(), *outputs.values())
+        for name in names.values()
+    }
+    missing = sorted(wanted - collection.values.keys())
+    if missing:
+        raise ListeningError(
+            f"{model.name!r} did not compute {', '.join(missing)} in this pass, though "
+            "it was planned: its `call` takes another way for these inputs. Leave them "
+            "out, or make the way through the model the same for all batches."
+        )
+    return collection.values
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Keras and of the backend in use."""
+    backend = keras.backend.backend()
+    names = (
+        ["tensorflow", "tensorflow-cpu"] if backend == "tensorflow" else [backend]
+    )
+    for name in names:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return {"keras": keras.__version__, "backend": backend, backend: version}
+    return {"keras": keras.__version__, "backend": backend, backend: "unknown"}

@@ -1,0 +1,105 @@
+"""Functional graphs: where a join stands in one, and models that end before it."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras.src.models.functional import Functional
+
+from layertap import address
+from layertap.listening.calls import CONCATENATES
+from layertap.listening.models import functional
+
+_PART = re.compile(r"(?P<name>.*?)(?:@(?P<call>\d+))?")
+
+# From the root inwards: the graph, and the node in it.
+Way = list[tuple[Functional, Any]]
+
+
+def branch_graph(
+    model: keras.Model, path: str, index: int, dtype: str, name: str
+) -> keras.Model | None:
+    """Makes a functional model of one branch of a join.
+
+    It shares the layers of the model, and adds nodes to none of them: a part of a
+    graph is a model over tensors that are there, and parts of nested graphs are
+    called one after the other on new inputs.
+
+    Args:
+        model: The model.
+        path: The path of the join.
+        index: Which of its branches.
+        dtype: The dtype that the join receives.
+        name: The name of the new model.
+
+    Returns:
+        The model, or None if the join does not stand in a functional graph.
+    """
+    way = _way(model, path)
+    if way is None:
+        return None
+    graph, node = way[-1]
+    tensors = _arguments(node)
+    if index >= len(tensors) or not isinstance(tensors[index], keras.KerasTensor):
+        return None
+    ends = [_arguments(node) for _, node in way[:-1]] + [[tensors[index]]]
+    if len(way) == 1 and tensors[index].dtype == dtype:
+        return keras.Model(graph._inputs_struct, tensors[index], name=name)
+    inputs = keras.tree.map_structure(_new_input, way[0][0]._inputs_struct)
+    found: list[Any] = keras.tree.flatten(inputs)
+    for depth, ((graph, _), end) in enumerate(zip(way, ends, strict=True)):
+        if len(found) != len(graph.inputs):
+            return None
+        part = keras.Model(graph.inputs, end, name=f"{name}_part_{depth}")
+        found = keras.tree.flatten(part(found))
+    output = found[0] if found[0].dtype == dtype else keras.ops.cast(found[0], dtype)
+    return keras.Model(inputs, output, name=name)
+
+
+def _way(model: keras.Model, path: str) -> Way | None:
+    """Finds the node of a join, opening nested graphs on the way."""
+    way: Way = []
+    operation: Any = model
+    for part in path.split("/"):
+        graph = functional(operation)
+        # A model that has a graph and a `call` of its own need not follow the graph.
+        if graph is None or type(graph).call is not Functional.call:
+            return None
+        node = _node(graph, part)
+        if node is None:
+            return None
+        way.append((graph, node))
+        operation = node.operation
+    return way if isinstance(operation, CONCATENATES) else None
+
+
+def _node(graph: Functional, part: str) -> Any:
+    """Finds the node whose call has this part of a path."""
+    found = _PART.fullmatch(part)
+    assert found is not None  # the pattern matches anything
+    calls = int(found["call"] or 1)
+    for node in _in_order(graph):
+        if address.component(node.operation.name) == found["name"]:
+            calls -= 1
+            if not calls:
+                return node
+    return None
+
+
+def _in_order(graph: Functional) -> Iterator[Any]:
+    """Yields the nodes of a graph in the order in which Keras runs them."""
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if not node.is_input:
+                yield node
+
+
+def _arguments(node: Any) -> list[Any]:
+    leaves: list[Any] = keras.tree.flatten(node.arguments.args)
+    return leaves
+
+
+def _new_input(tensor: Any) -> Any:
+    name = tensor._keras_history.operation.name
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)

@@ -1,0 +1,268 @@
+"""What a save would take: joins, their branches, aliases, bytes. And its table.
+
+Records only: no model and no Keras is needed to read a plan.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from layertap import address, tables
+from layertap.errors import AddressError
+
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value that the model computes, with one row for each row of data.
+
+    Attributes:
+        address: Its name, `fusion/in/0`.
+        made_by: The path of the operation, or the name of the model input, that it
+            came from.
+        shape: As Keras writes it: the row axis first, as None; None for any other
+            size that is not known.
+        dtype: Its Keras dtype.
+        alias_of: The address of the value it equals, if it is not stored itself.
+    """
+
+    address: str
+    made_by: str
+    shape: Shape
+    dtype: str
+    alias_of: str | None = None
+
+    @property
+    def bytes_per_row(self) -> int | None:
+        """Bytes that one row takes in memory, or None if a size is not known."""
+        sizes = self.shape[1:]
+        if None in sizes:
+            return None
+        return math.prod(n for n in sizes if n is not None) * itemsize(self.dtype)
+
+
+class Branch(Value):
+    """One input of a join."""
+
+
+class Output(Value):
+    """One output of an operation."""
+
+
+@dataclass(frozen=True)
+class Join:
+    """An operation that merges several tensors into one.
+
+    Attributes:
+        path: Its path.
+        kind: `"concatenate"`.
+        axis: The axis along which it joins, never negative; 0 is the row axis.
+        shape: The shape of its output.
+        dtype: The dtype of its output.
+        branches: Its inputs, in their order. Those that can't be had are left out,
+            and named in `Plan.refused`.
+        whole: Whether `branches` are all that it joins.
+    """
+
+    path: str
+    kind: str
+    axis: int
+    shape: Shape
+    dtype: str
+    branches: tuple[Branch, ...]
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A value that can't be had, and why."""
+
+    address: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a value that is not stored is rebuilt from values that are.
+
+    Attributes:
+        addresses: One address: the value is that one. Several: it is these, joined.
+        axis: Along which axis they are concatenated.
+    """
+
+    addresses: tuple[str, ...]
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a save of a model takes. Printed, it is a table.
+
+    Attributes:
+        model: The model's name.
+        joins: The joins, in the order in which the model runs them.
+        outputs: The outputs asked for by `outputs=`.
+        refused: What was asked for and can't be had, each with its reason.
+        recipes: How each value that is not stored is rebuilt, by its address.
+    """
+
+    model: str
+    joins: tuple[Join, ...]
+    outputs: tuple[Output, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+
+    @property
+    def values(self) -> Iterator[Value]:
+        """All planned values, aliases too."""
+        for join in self.joins:
+            yield from join.branches
+        yield from self.outputs
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses of all planned values, aliases too."""
+        return [value.address for value in self.values]
+
+    @property
+    def stored(self) -> list[Value]:
+        """The values that are stored; all others are rebuilt from them."""
+        return [value for value in self.values if value.address not in self.recipes]
+
+    @property
+    def bytes_per_row(self) -> int | None:
+        """Bytes that one row takes in a store, or None if a size is not known."""
+        sizes = [value.bytes_per_row for value in self.stored]
+        return None if None in sizes else sum(n for n in sizes if n is not None)
+
+    def join(self, path: str) -> Join:
+        """Returns the join at a path.
+
+        Raises:
+            AddressError: If there is none; the nearest paths are named.
+        """
+        for join in self.joins:
+            if join.path == path:
+                return join
+        known = [join.path for join in self.joins]
+        raise AddressError(
+            f"No join {path!r} in the plan of {self.model!r}. "
+            + address.suggest(path, known, what="join")
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the plan as data for JSON, with the sizes that follow from it."""
+        data = asdict(self)
+        for record, join in zip(data["joins"], self.joins, strict=True):
+            for entry, branch in zip(record["branches"], join.branches, strict=True):
+                entry["bytes_per_row"] = branch.bytes_per_row
+        for entry, output in zip(data["outputs"], self.outputs, strict=True):
+            entry["bytes_per_row"] = output.bytes_per_row
+        return data | {"bytes_per_row": self.bytes_per_row}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Plan":
+        """Returns the plan that `to_json` gave.
+
+        Raises:
+            KeyError: If a part is missing.
+            TypeError: If a part is of another type.
+        """
+
+        def value(record: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                "address": str(record["address"]),
+                "made_by": str(record["made_by"]),
+                "shape": tuple(record["shape"]),
+                "dtype": str(record["dtype"]),
+                "alias_of": record["alias_of"],
+            }
+
+        return cls(
+            model=str(data["model"]),
+            joins=tuple(
+                Join(
+                    path=str(join["path"]),
+                    kind=str(join["kind"]),
+                    axis=int(join["axis"]),
+                    shape=tuple(join["shape"]),
+                    dtype=str(join["dtype"]),
+                    branches=tuple(Branch(**value(b)) for b in join["branches"]),
+                    whole=bool(join["whole"]),
+                )
+                for join in data["joins"]
+            ),
+            outputs=tuple(Output(**value(output)) for output in data["outputs"]),
+            refused=tuple(
+                Refused(str(r["address"]), str(r["reason"])) for r in data["refused"]
+            ),
+            recipes={
+                str(name): Recipe(tuple(map(str, r["addresses"])), int(r["axis"]))
+                for name, r in data["recipes"].items()
+            },
+        )
+
+    def __str__(self) -> str:
+        return tables.plain(self.table())
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        return tables.html(self.table())
+
+    def table(self, rows: int | None = None) -> Table:
+        """Returns the plan as a table for `rich` to print.
+
+        Args:
+            rows: Rows of data; the last line has the total for them.
+        """
+        table = Table(title=f"Plan of {self.model}", title_justify="left")
+        for heading in ("join", "kind", "axis", "address", "made by", "shape", "dtype"):
+            table.add_column(heading, overflow="fold")
+        table.add_column("bytes/row", justify="right")
+        for join in self.joins:
+            for i, branch in enumerate(join.branches):
+                head = (join.path, join.kind, str(join.axis)) if i == 0 else ("",) * 3
+                table.add_row(*map(Text, (*head, *_cells(branch))))
+            table.add_section()
+        for output in self.outputs:
+            table.add_row("", "output", "", *map(Text, _cells(output)))
+        table.add_section()
+        for refused in self.refused:
+            reason = Text(f"refused: {refused.reason}", style="red")
+            table.add_row("", "", "", Text(refused.address), reason)
+        table.caption = self._summary(rows)
+        table.caption_justify = "left"
+        return table
+
+    def _summary(self, rows: int | None) -> str:
+        count = len(self.addresses)
+        text = (
+            f"{len(self.joins)} joins, {count} values, {len(self.stored)} of them "
+            f"stored: {tables.size(self.bytes_per_row)} per row"
+        )
+        for n in [1_000_000] if rows is None else [rows]:
+            per_row = self.bytes_per_row
+            total = None if per_row is None else per_row * n
+            text += f", {tables.size(total)} for {n:,} rows"
+        return text + "."
+
+
+def _cells(value: Value) -> tuple[str, str, str, str, str]:
+    sizes = ["rows", *("?" if n is None else str(n) for n in value.shape[1:])]
+    size = "?" if value.bytes_per_row is None else f"{value.bytes_per_row:,}"
+    if value.alias_of is not None:
+        size = f"= {value.alias_of}"
+    return value.address, value.made_by, f"({', '.join(sizes)})", value.dtype, size
+
+
+def itemsize(dtype: str) -> int:
+    """Returns the bytes of one number of a Keras dtype."""
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize

@@ -1,0 +1,284 @@
+"""Values on disk: what a save leaves, and what it is opened as."""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layertap import address, tables, texts
+from layertap.errors import OptionError, StoreCorruptError
+from layertap.plans import Plan, Recipe
+from layertap.store import LazyArray, Reader
+from layertap.values import Values, branches, unknown
+
+IDS = "ids"
+LABELS = "labels"
+
+
+class Rebuilt:
+    """A value that is not stored itself: other arrays, joined when it is read.
+
+    Args:
+        parts: The arrays.
+        axis: The axis along which they are joined.
+    """
+
+    def __init__(self, parts: "list[LazyArray | Rebuilt]", axis: int) -> None:
+        self._parts = parts
+        self._axis = axis
+        first = parts[0].shape
+        joined = sum(part.shape[axis] for part in parts)
+        self.shape: tuple[int, ...] = (*first[:axis], joined, *first[axis + 1 :])
+        self.dtype = parts[0].dtype
+        self.ndim = len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        """Reads as NumPy indexes; of the rows, no more than are asked for."""
+        index = index if isinstance(index, tuple) else (index,)
+        rows = index[0] if index else slice(None)
+        if rows is Ellipsis or rows is None:
+            return self._read(slice(None))[index]
+        if isinstance(rows, int | np.integer):
+            row = int(rows) + (len(self) if rows < 0 else 0)
+            if not 0 <= row < len(self):
+                raise IndexError(f"Row {rows} of {len(self)}.")
+            return self._read(slice(row, row + 1))[(0, *index[1:])]
+        return self._read(rows)[(slice(None), *index[1:])]
+
+    def _read(self, rows: Any) -> NDArray[Any]:
+        return np.concatenate([part[rows] for part in self._parts], self._axis)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        array = self._read(slice(None))
+        return array if dtype is None else array.astype(dtype)
+
+    def __repr__(self) -> str:
+        return f"<layertap.Rebuilt {self.shape} {self.dtype}, of {len(self._parts)}>"
+
+
+class Saved(Mapping[str, LazyArray | Rebuilt]):
+    """Values on disk, by address: a read-only mapping of lazy arrays.
+
+    Slicing an array reads those rows: `saved["fusion/in/0"][10:20]`.
+
+    Args:
+        path: The folder of the store.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.reader = Reader(path)
+        self.path = os.fspath(path)
+        manifest = self.reader.attributes
+        try:
+            self.plan = Plan.from_json(manifest["plan"])
+            self.identity: dict[str, Any] = dict(manifest["identity"])
+            self._labels = self.identity["labels"]
+            self._ids: str | None = self.identity["ids"]
+            stored = {value.address for value in self.plan.stored}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreCorruptError(
+                f"{self.path}: its manifest is damaged ({type(error).__name__}: "
+                f"{error}). Save the values again, with overwrite=True."
+            ) from error
+        missing = stored - set(self.reader.paths)
+        if missing:
+            raise StoreCorruptError(
+                f"{self.path}: the arrays {sorted(missing)} are in its manifest, but "
+                "not on disk. Restore them, or save again with overwrite=True."
+            )
+
+    @property
+    def rows(self) -> int:
+        """The number of rows that are committed."""
+        return self.reader.rows
+
+    @property
+    def complete(self) -> bool:
+        """Whether the save has ended: all rows of the data are here."""
+        return self.reader.complete
+
+    @property
+    def ids(self) -> NDArray[Any] | None:
+        """The ids of the rows that were given to `save`, or None."""
+        if self._ids is None:
+            return None
+        return self._decoded(self.reader.array(IDS)[:])
+
+    @property
+    def labels(self) -> Any:
+        """The labels that came with the data, as lazy arrays, or None."""
+        return _structure(self._labels, self.reader.array)
+
+    def __getitem__(self, name: str) -> LazyArray | Rebuilt:
+        recipe = self.plan.recipes.get(name) if isinstance(name, str) else None
+        if recipe is not None:
+            return self._rebuilt(recipe, {name})
+        if name not in self.plan.addresses:
+            raise unknown(name, self.plan)
+        return self.reader.array(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.plan.addresses)
+
+    def __len__(self) -> int:
+        return len(self.plan.addresses)
+
+    def before(self, join: str) -> dict[str, LazyArray | Rebuilt]:
+        """Returns the branches of one join, by what made them, in their order.
+
+        Args:
+            join: The path of the join.
+
+        Raises:
+            AddressError: If there is no such join.
+        """
+        return {made_by: self[name] for made_by, name in branches(self.plan, join)}
+
+    def batches(
+        self, n: int, *, shuffle: bool = False, seed: int | None = None
+    ) -> Iterator[Values]:
+        """Yields all rows, so many at a time.
+
+        Args:
+            n: Rows per batch; the last one may have fewer.
+            shuffle: Whether to go through the store's blocks of rows, and through the
+                rows of each, in random order. One block is held in memory.
+            seed: For the same random order again.
+
+        Yields:
+            Each batch as `Values`.
+        """
+        if n < 1:
+            raise OptionError(f"A batch has at least 1 row; found n={n}.")
+        if not shuffle:
+            for start in range(0, self.rows, n):
+                yield self._read(slice(start, min(start + n, self.rows)))
+            return
+        random = np.random.default_rng(seed)
+        block = self.reader.block_rows
+        waiting: Values | None = None
+        for start in random.permutation(range(0, self.rows, block)):
+            values = self._read(slice(start, min(start + block, self.rows)))
+            values = _take(values, random.permutation(values.rows))
+            waiting = values if waiting is None else _append(waiting, values)
+            whole = waiting.rows - waiting.rows % n
+            for first in range(0, whole, n):
+                yield _take(waiting, slice(first, first + n))
+            waiting = _take(waiting, slice(whole, None))
+        if waiting is not None and waiting.rows:
+            yield waiting
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what there is, as data for JSON."""
+        return {
+            "path": self.path,
+            "rows": self.rows,
+            "complete": self.complete,
+            "bytes_on_disk": self.reader.bytes_on_disk,
+            "identity": self.identity,
+            "plan": self.plan.to_json(),
+        }
+
+    def _read(self, rows: slice) -> Values:
+        arrays = {
+            value.address: self.reader.array(value.address)[rows]
+            for value in self.plan.stored
+        }
+        labels = _structure(self._labels, lambda path: self.reader.array(path)[rows])
+        ids = None
+        if self._ids is not None:
+            ids = self._decoded(self.reader.array(IDS)[rows])
+        return Values(self.plan, arrays, labels, ids)
+
+    def _decoded(self, ids: NDArray[Any]) -> NDArray[Any]:
+        return texts.decode(ids) if self._ids == "text" else ids
+
+    def _rebuilt(self, recipe: Recipe, seen: set[str]) -> LazyArray | Rebuilt:
+        parts: list[LazyArray | Rebuilt] = []
+        for name in recipe.addresses:
+            inner = self.plan.recipes.get(name)
+            if inner is not None and name in seen:
+                raise StoreCorruptError(
+                    f"{self.path}: by its manifest, {name} is made of itself."
+                )
+            parts.append(
+                self.reader.array(name)
+                if inner is None
+                else self._rebuilt(inner, seen | {name})
+            )
+        return parts[0] if len(parts) == 1 else Rebuilt(parts, recipe.axis)
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else "not complete"
+        return f"<layertap.Saved {self.path}: {len(self)} values, {self.rows:,} rows, {state}>"
+
+    def _repr_html_(self) -> str:
+        return tables.html(self.plan.table(self.rows))
+
+
+def open(path: str | os.PathLike[str]) -> Saved:
+    """Opens saved values. Nothing is read before an array is sliced.
+
+    Keras is not needed. What is shown are the committed rows, also while a save runs
+    or after it was killed.
+
+    Args:
+        path: The folder of the store.
+
+    Returns:
+        The values by address, as lazy arrays.
+
+    Raises:
+        NotAStoreError: If there is no store at the path.
+        StoreFormatError: If a newer layertap wrote it.
+        StoreCorruptError: If its manifest is damaged.
+
+    Example:
+
+    ```python
+    saved = layertap.open("values.zarr")
+    saved["fusion/in/0"][:100]
+    ```
+    """
+    return Saved(path)
+
+
+def label_paths(labels: Any) -> Any:
+    """Returns the structure of labels with the arrays' paths in place of its leaves.
+
+    Args:
+        labels: An array, a list or a dictionary of them, or None.
+    """
+
+    def paths(structure: Any, path: str) -> Any:
+        if isinstance(structure, Mapping):
+            return {
+                str(key): paths(value, f"{path}/{address.component(str(key))}")
+                for key, value in structure.items()
+            }
+        if isinstance(structure, list | tuple):
+            return [paths(value, f"{path}/{i}") for i, value in enumerate(structure)]
+        return path
+
+    return None if labels is None else paths(labels, LABELS)
+
+
+def _structure(paths: Any, read: Any) -> Any:
+    if isinstance(paths, Mapping):
+        return {key: _structure(value, read) for key, value in paths.items()}
+    if isinstance(paths, list):
+        return [_structure(value, read) for value in paths]
+    return None if paths is None else read(paths)
+
+
+def _take(values: Values, rows: Any) -> Values:
+    return values.map(lambda array: array[rows])
+
+
+def _append(one: Values, other: Values) -> Values:
+    return one.map(lambda a, b: np.concatenate([a, b]), other)

@@ -1,0 +1,42 @@
+"""Strings as arrays of bytes, which every reader of Zarr knows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layertap.errors import DataError
+
+
+def encode(texts: Sequence[str]) -> NDArray[np.uint8]:
+    """Returns strings as rows of UTF-8 bytes, filled up with zero bytes.
+
+    Args:
+        texts: The strings.
+
+    Returns:
+        Bytes of shape `(len(texts), longest)`.
+
+    Raises:
+        DataError: If a string ends in a NUL, which could not be told from filling.
+
+    Example:
+
+    >>> encode(["a", "bc"]).tolist()
+    [[97, 0], [98, 99]]
+    """
+    encoded = [text.encode() for text in texts]
+    for text, data in zip(texts, encoded, strict=True):
+        if data.endswith(b"\0"):
+            raise DataError(f"The id {text!r} ends in a NUL character; remove it.")
+    width = max([1, *map(len, encoded)])
+    matrix = np.array(encoded, dtype=f"S{width}")
+    return matrix.view(np.uint8).reshape(len(texts), width)
+
+
+def decode(rows: NDArray[np.uint8]) -> NDArray[Any]:
+    """Returns the strings that `encode` was given, as a NumPy array of them."""
+    if not len(rows):
+        return np.array([], dtype=np.str_)
+    return np.array([bytes(row).rstrip(b"\0").decode() for row in rows])

@@ -1,0 +1,133 @@
+"""Values by address, in memory: what a capture gives, or a batch of a store."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layertap import address, tables
+from layertap.errors import AddressError
+from layertap.plans import Plan
+
+Array = NDArray[Any]
+
+
+class Values(Mapping[str, Array]):
+    """Values in memory, by address: a read-only mapping of NumPy arrays.
+
+    Aliases are not held twice: one that is the same tensor gives the same array, one
+    that is a join of others is concatenated when it is asked for.
+
+    Args:
+        plan: The plan of the values.
+        arrays: The stored ones, by address.
+        labels: The labels that came with the data: an array, a structure of arrays, or
+            None.
+        ids: The ids of the rows, or None.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        arrays: Mapping[str, Array],
+        labels: Any = None,
+        ids: Array | None = None,
+    ) -> None:
+        self.plan = plan
+        self.labels = labels
+        self.ids = ids
+        self._arrays = arrays
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return len(next(iter(self._arrays.values())))
+
+    def __getitem__(self, name: str) -> Array:
+        if name in self._arrays:
+            return self._arrays[name]
+        recipe = self.plan.recipes.get(name)
+        if recipe is None:
+            raise unknown(name, self.plan)
+        parts = [self[part] for part in recipe.addresses]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, recipe.axis)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.plan.addresses)
+
+    def __len__(self) -> int:
+        return len(self.plan.addresses)
+
+    def before(self, join: str) -> dict[str, Array]:
+        """Returns the branches of one join, by what made them, in their order.
+
+        Args:
+            join: The path of the join.
+
+        Raises:
+            AddressError: If there is no such join.
+        """
+        return {made_by: self[name] for made_by, name in branches(self.plan, join)}
+
+    def map(self, function: Callable[..., Array], *others: "Values") -> "Values":
+        """Returns new values: a function of each stored array, of labels and ids too.
+
+        Args:
+            function: Takes an array, and the same one of each of the `others`.
+            others: Further values of the same plan.
+        """
+        arrays = {
+            name: function(array, *(other._arrays[name] for other in others))
+            for name, array in self._arrays.items()
+        }
+        labels = _map(function, self.labels, *(other.labels for other in others))
+        ids = _map(function, self.ids, *(other.ids for other in others))
+        return Values(self.plan, arrays, labels, ids)
+
+    def __repr__(self) -> str:
+        return f"<layertap.Values: {len(self)} values, {self.rows:,} rows>"
+
+    def _repr_html_(self) -> str:
+        return tables.html(self.plan.table(self.rows))
+
+
+def _map(function: Callable[..., Array], first: Any, *others: Any) -> Any:
+    if first is None:
+        return None
+    if isinstance(first, Mapping):
+        return {k: _map(function, v, *(o[k] for o in others)) for k, v in first.items()}
+    if isinstance(first, list | tuple):
+        return [_map(function, *members) for members in zip(first, *others, strict=True)]
+    return function(first, *others)
+
+
+def branches(plan: Plan, join: str) -> Iterator[tuple[str, str]]:
+    """Yields what made each branch of a join, and the branch's address.
+
+    Where one operation made two of them, the second is `name@2`.
+
+    Args:
+        plan: The plan.
+        join: The path of the join.
+    """
+    counts: dict[str, int] = {}
+    for branch in plan.join(join).branches:
+        count = counts[branch.made_by] = counts.get(branch.made_by, 0) + 1
+        suffix = f"@{count}" if count > 1 else ""
+        yield branch.made_by + suffix, branch.address
+
+
+def unknown(name: str, plan: Plan) -> AddressError:
+    """Returns the error for an address that a plan does not have."""
+    if not isinstance(name, str):
+        return AddressError(
+            f"An address is a string such as {plan.addresses[0]!r}, not {name!r}."
+        )
+    for refused in plan.refused:
+        if refused.address == name:
+            return AddressError(f"{name!r} can't be had: {refused.reason}.")
+    return AddressError(
+        f"No value {name!r} of {plan.model!r} here. "
+        + address.suggest(name, plan.addresses, what="address")
+    )

@@ -1,0 +1,258 @@
+"""Recomputes what was saved, and compares."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
+
+from layertap import address, identity, listening, tables
+from layertap.errors import DataError, OtherRunError
+from layertap.feed import Batch, Feed
+from layertap.identity import Verdict
+from layertap.saved import Saved
+from layertap.tap import Tap
+from layertap.values import Values
+
+_ORDER: tuple[Verdict, ...] = ("identical", "within rounding", "different")
+
+
+@dataclass
+class Check:
+    """What was checked of one value, or of one join, and what came out.
+
+    Attributes:
+        address: The address of the value; of a join, that of its output.
+        what: What was compared with what.
+        rows: How many rows were compared.
+        verdict: The worst that was found.
+        largest: The largest absolute difference.
+        first: The first row that is different, or None.
+    """
+
+    address: str
+    what: str
+    rows: int = 0
+    verdict: Verdict = "identical"
+    largest: float = 0.0
+    first: int | None = None
+
+    def add(self, row: int, saved: NDArray[Any], fresh: NDArray[Any]) -> None:
+        """Compares some more rows, the first of which is `row`."""
+        self.rows += len(saved)
+        verdict = identity.compare(saved, fresh)
+        self.verdict = max(self.verdict, verdict, key=_ORDER.index)
+        if verdict == "identical":
+            return
+        if saved.shape != fresh.shape or saved.dtype != fresh.dtype:
+            self.largest, found = np.inf, 0
+        else:
+            apart = identity.distance(saved, fresh).reshape(len(saved), -1).max(axis=1)
+            self.largest = max(self.largest, float(apart.max()))
+            found = int(apart.argmax())
+        if verdict == "different" and self.first is None:
+            self.first = row + found
+
+
+@dataclass
+class Report:
+    """What `verify` found. True if nothing is different; printed, it is a table.
+
+    Attributes:
+        path: The store.
+        rows: How many rows it has.
+        checks: One check for each value, and one for each whole join.
+        nonfinite: By address, how many NaN and infinities the checked rows hold.
+    """
+
+    path: str
+    rows: int
+    checks: list[Check]
+    nonfinite: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is different."""
+        return all(check.verdict != "different" for check in self.checks)
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the report as data for JSON."""
+        return {
+            "path": self.path,
+            "rows": self.rows,
+            "ok": self.ok,
+            "checks": [vars(check) for check in self.checks],
+            "nonfinite": self.nonfinite,
+        }
+
+    def __rich__(self) -> Table:
+        table = Table(title=f"Verified {self.path}", title_justify="left")
+        for heading in ("address", "compared", "rows", "verdict", "largest difference"):
+            table.add_column(heading, overflow="fold")
+        for check in self.checks:
+            style = "red" if check.verdict == "different" else "green"
+            verdict = check.verdict
+            if check.first is not None:
+                verdict += f", worst of its batch in row {check.first}"
+            table.add_row(
+                Text(check.address),
+                check.what,
+                f"{check.rows:,}",
+                Text(verdict, style=style),
+                f"{check.largest:.3g}" if check.largest else "0",
+            )
+        count = sum(check.verdict == "different" for check in self.checks)
+        table.caption = (
+            f"{len(self.checks)} checks, {count} of them found a difference."
+            + "".join(
+                f" {name} holds {n:,} NaN or infinite numbers."
+                for name, n in self.nonfinite.items()
+            )
+        )
+        table.caption_justify = "left"
+        return table
+
+    def __str__(self) -> str:
+        return tables.plain(self)
+
+    def _repr_html_(self) -> str:
+        return tables.html(self)
+
+
+def verify(
+    saved: Saved,
+    model: keras.Model | None = None,
+    data: Any = None,
+    *,
+    rows: int | None = 1024,
+    batch_size: int | None = None,
+) -> Report:
+    """Checks saved values: recomputes rows from the data, and compares.
+
+    For each value, sampled rows are computed again. For each join with all its
+    branches saved, the saved branches, concatenated, are compared with the join's own
+    output, computed again. Batches are those of the save, so that on the same machine
+    and backend all should be identical, bit for bit.
+
+    Args:
+        saved: The saved values, of `layertap.save` or `layertap.open`.
+        model: The model. Without it every row is read once, which checks the
+            checksums, and nothing is computed.
+        data: The data, as of the save.
+        rows: About how many rows to recompute: the first ones, the last ones, and
+            some in between, whole batches. None for all.
+        batch_size: Rows per batch, if not as in the save.
+
+    Returns:
+        The report: true if nothing is different.
+
+    Raises:
+        OtherRunError: If the model plans other values than those saved.
+        StoreCorruptError: If the store can't be read.
+        DataError: If the data don't have the rows that were saved.
+
+    Example:
+
+    ```python
+    report = layertap.verify(saved, model, x)
+    assert report, report
+    ```
+    """
+    if model is None:
+        return _read_all(saved)
+    listening.check_model(model)
+    specs = listening.input_specs(model)
+    size = saved.identity.get("batch size") if batch_size is None else batch_size
+    feed = Feed(data, specs, size)
+    _check_plan(saved, model)
+    tap = Tap(model, saved.plan, joined=True)
+    values = {v.address: Check(v.address, "saved, recomputed") for v in saved.plan.stored}
+    joins = {
+        join.path: Check(address.output(join.path), "branches joined, join recomputed")
+        for join in saved.plan.joins
+        if join.whole
+    }
+    nonfinite: dict[str, int] = {}
+    for batch in _sampled(feed, saved.rows, rows):
+        end = min(batch.row + batch.rows, saved.rows)
+        part = slice(batch.row, end)
+        whole = end - batch.row == batch.rows
+        fresh = tap(batch)
+        stored = {name: saved.reader.array(name)[part] for name in values}
+        for name, array in stored.items():
+            values[name].add(batch.row, array, fresh[name][: len(array)])
+            if array.dtype.kind in "fcV" and not np.isfinite(array).all():
+                bad = np.count_nonzero(~np.isfinite(array))
+                nonfinite[name] = nonfinite.get(name, 0) + int(bad)
+        for path, check in joins.items():
+            join = saved.plan.join(path)
+            if join.axis == 0 and not whole:
+                continue
+            branches = Values(saved.plan, stored)
+            joined = np.concatenate(
+                [branches[b.address].astype(join.dtype) for b in join.branches],
+                join.axis,
+            )
+            own = fresh[address.output(path)]
+            check.add(batch.row, joined, own if join.axis == 0 else own[: len(joined)])
+    checks = [*values.values(), *joins.values()]
+    if saved.rows and not any(check.rows for check in checks):
+        raise DataError("The data have none of the rows that were saved.")
+    return Report(saved.path, saved.rows, checks, nonfinite)
+
+
+def _check_plan(saved: Saved, model: keras.Model) -> None:
+    versions = listening.versions()
+    found = identity.differences(
+        {"configuration": saved.identity.get("configuration")},
+        {"configuration": identity.configuration(model)},
+        "the model",
+    )
+    if versions["backend"] == saved.identity.get("backend") and found:
+        raise OtherRunError(
+            f"{saved.path} was saved from another model than {model.name!r}: "
+            + "; ".join(found)
+            + ". Verify with the model that it was saved from."
+        )
+
+
+def _read_all(saved: Saved) -> Report:
+    checks = []
+    for value in saved.plan.stored:
+        check = Check(value.address, "read, checksums")
+        array = saved.reader.array(value.address)
+        for start in range(0, saved.rows, saved.reader.block_rows):
+            end = min(start + saved.reader.block_rows, saved.rows)
+            check.rows += len(array[start:end])
+        checks.append(check)
+    return Report(saved.path, saved.rows, checks)
+
+
+def _sampled(feed: Feed, saved: int, wanted: int | None) -> Iterator[Batch]:
+    """Yields batches that cover about so many rows, the first and the last of all."""
+    size = feed.first().rows
+    starts = range(0, saved, size)
+    count = len(starts) if wanted is None else max(2, -(-wanted // size))
+    chosen = sorted(
+        {starts[i] for i in np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int)}
+    )
+    if feed.rows is not None:
+        if feed.rows < saved:
+            raise DataError(
+                f"The data have {feed.rows} rows, but {saved} were saved from them."
+            )
+        for start in chosen:
+            yield next(feed.batches(start))
+        return
+    for batch in feed.batches():
+        if batch.row >= saved:
+            return
+        if any(batch.row <= start < batch.row + batch.rows for start in chosen):
+            yield batch
