@@ -12,7 +12,7 @@ import numpy as np
 
 from layertap import listening
 from layertap.errors import DataError, ModelFileError, OptionError
-from layertap.feed import is_images, read_images
+from layertap.images import read_images
 
 # Entries of an .npz that are no inputs, unless the model has inputs of that name.
 LABELS, IDS = "labels", "ids"
@@ -84,7 +84,9 @@ def load_data(source: str, model: Any) -> Data:
     if path.suffix == ".npz" and path.is_file():
         return _archive(path, model)
     if path.is_dir():
-        return Data(*read_images(path, listening.input_specs(model)))
+        images = read_images(path, listening.input_specs(model))
+        labelled = images if images.labels is None else (images, images.labels)
+        return Data(labelled, images.ids)
     module, colon, name = source.partition(":")
     if colon and all(part.isidentifier() for part in module.split(".")):
         found = getattr(_import(module, "DATA"), name, None)

@@ -182,11 +182,13 @@ class _Drafting:
 
 
 def _joins_data(join: listening.JoinHeard) -> bool:
-    """Whether a join is one of data: a branch has the rows of the data.
+    """Whether a join is one of data: numbers, with the rows of the data.
 
-    Shapes, indices and weights that a layer concatenates have not.
+    Shapes, indices and weights that a layer concatenates have no such rows, and
+    booleans are the masks that Keras computes beside the data.
     """
-    return any(value.shape[:1] == (None,) for value in join.inputs)
+    rows = any(value.shape[:1] == (None,) for value in join.inputs)
+    return rows and join.output.dtype != "bool"
 
 
 def _once(joins: Iterable[listening.JoinHeard]) -> Iterable[listening.JoinHeard]:

@@ -1,0 +1,285 @@
+"""Any data that `model.predict` takes, as batches of arrays in the model's structure."""
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from layertap.errors import DataError, DataTypeError, OptionError
+from layertap.inputs import arrange, array_of, is_array, rows_of
+
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some consecutive rows of a data set.
+
+    Attributes:
+        row: The number of its first row in the data set.
+        rows: How many rows it has.
+        inputs: What `model(x)` takes: a NumPy array, or a structure of them.
+        labels: The labels, likewise, or None.
+        sample_weight: The weights of the samples, likewise, or None.
+    """
+
+    row: int
+    rows: int
+    inputs: Any
+    labels: Any = None
+    sample_weight: Any = None
+
+
+class Feed:
+    """Data as batches, always cut at the same rows.
+
+    Args:
+        data: Arrays (NumPy, a backend's, pandas, anything that can be sliced), lists or
+            dictionaries of them, a `tf.data.Dataset`, a torch `DataLoader`, a
+            `keras.utils.PyDataset`, or any iterable of batches. A tuple is `(x, y)` or
+            `(x, y, sample_weight)`, unless it is just what a model of several inputs
+            takes.
+        specs: The structure of `InputSpec` that the model takes, or None if it has
+            none.
+        batch_size: Rows per batch of arrays; 32 by default.
+
+    Attributes:
+        rows: How many rows there are, or None where only the end will tell.
+        batch_size: Rows per batch, or None where the data bring their own batches.
+
+    Raises:
+        DataError: If the data don't fit the model.
+        DataTypeError: If they are no data, or of a type that the model can't take.
+        OptionError: If `batch_size` is given with data that bring their own batches.
+    """
+
+    def __init__(self, data: Any, specs: Any = None, batch_size: int | None = None):
+        self._specs = specs
+        self._source = _source(data, specs, batch_size)
+        self.rows = self._source.rows
+        self.batch_size = self._source.batch_size
+        self._first: Batch | None = None
+
+    def first(self) -> Batch:
+        """Returns the first batch. A one-shot iterator loses nothing by it.
+
+        Raises:
+            DataError: If there is none.
+        """
+        if self._first is None:
+            for element in self._source.peek():
+                self._first = self._batch(0, element)
+                break
+            else:
+                raise DataError(
+                    "The data are empty: not one row came. If they are an iterator, it "
+                    "was used up before; make a new one."
+                )
+        return self._first
+
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """Yields the batches, from the one that holds the row `start`.
+
+        They are cut as in a run from row 0. Arrays are sliced there; other data are
+        read from their beginning.
+
+        Raises:
+            DataError: If a batch does not fit the model, or the first batch.
+        """
+        structure = self.first()
+        for row, element in self._source.elements(start):
+            batch = self._batch(row, element)
+            _check_same(structure, batch)
+            yield batch
+
+    def _batch(self, row: int, element: Any) -> Batch:
+        x, y, weight = _unpack(element, self._specs)
+        inputs = arrange(x, self._specs, row)
+        rows = rows_of(inputs, "inputs", row)
+        others = []
+        for name, structure in (("labels", y), ("sample weights", weight)):
+            if structure is not None:
+                structure = keras.tree.map_structure(array_of, structure)
+                found = rows_of(structure, name, row)
+                if found != rows:
+                    raise DataError(
+                        f"From row {row} on there are {rows} rows of inputs, but "
+                        f"{found} of {name}; there has to be one for each row."
+                    )
+            others.append(structure)
+        return Batch(row, rows, inputs, *others)
+
+
+class _Arrays:
+    """A structure of arrays, which are sliced."""
+
+    def __init__(self, data: Any, specs: Any, batch_size: int | None) -> None:
+        self.batch_size = BATCH_SIZE if batch_size is None else batch_size
+        if self.batch_size < 1:
+            raise OptionError(f"A batch has at least 1 row; found {batch_size}.")
+        x, y, weight = _unpack(data, specs)
+        self._arrays = keras.tree.map_structure(_sliceable, (x, y, weight))
+        lengths = {len(leaf) for leaf in keras.tree.flatten(self._arrays) if is_array(leaf)}
+        if len(lengths) > 1:
+            raise DataError(
+                f"Inputs and labels have to have the same number of rows; found "
+                f"{', '.join(map(str, sorted(lengths)))}."
+            )
+        self.rows: int | None = lengths.pop() if lengths else 0
+
+    def peek(self) -> Iterator[Any]:
+        return (element for _, element in self.elements(0))
+
+    def elements(self, start: int) -> Iterator[tuple[int, Any]]:
+        size = self.batch_size
+        for row in range(start // size * size, self.rows or 0, size):
+            yield row, keras.tree.map_structure(
+                lambda leaf: None if leaf is None else leaf[row : row + size],  # noqa: B023
+                self._arrays,
+            )
+
+
+class _Stream:
+    """Batches one after the other."""
+
+    batch_size = None
+    rows = None
+
+    def __init__(self, batches: Callable[[], Iterator[Any]], once: bool) -> None:
+        self._batches = batches
+        self._once = once
+        self._peeked: list[Any] = []
+
+    def peek(self) -> Iterator[Any]:
+        for element in self._batches():
+            if _count(element):
+                if self._once:
+                    self._peeked.append(element)
+                yield element
+
+    def elements(self, start: int) -> Iterator[tuple[int, Any]]:
+        row = 0
+        for element in self._again():
+            rows = _count(element)
+            if rows and row + rows > start:
+                yield row, element
+            row += rows
+
+    def _again(self) -> Iterator[Any]:
+        while self._peeked:
+            yield self._peeked.pop(0)
+        yield from self._batches()
+
+
+def _source(data: Any, specs: Any, batch_size: int | None) -> _Arrays | _Stream:
+    batches = _batches(data)
+    if batches is None:
+        if not _is_structure_of_arrays(data):
+            raise DataTypeError(
+                f"Data are arrays, lists or dictionaries of them, data sets or iterables "
+                f"of batches; found {type(data).__name__}."
+                + (" Load the file first." if isinstance(data, str) else "")
+            )
+        return _Arrays(data, specs, batch_size)
+    if batch_size is not None:
+        raise OptionError(
+            f"`batch_size` is for arrays; {type(data).__name__} brings its own batches."
+        )
+    return _Stream(batches, once=isinstance(data, Iterator))
+
+
+def _batches(data: Any) -> Callable[[], Iterator[Any]] | None:
+    """Returns what starts a stream of batches, or None if these are arrays."""
+    if isinstance(data, keras.utils.PyDataset):
+        if data.num_batches is None:
+            raise DataError(
+                f"{type(data).__name__} has no end: its num_batches is None. Give it a "
+                "number of batches."
+            )
+        return lambda: _of_dataset(data)
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None and isinstance(data, tensorflow.data.Dataset):
+        if int(data.cardinality()) == tensorflow.data.INFINITE_CARDINALITY:
+            raise DataError("The tf.data.Dataset has no end: bound it with .take(n).")
+        return lambda: iter(data)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(data, torch.utils.data.DataLoader):
+        # As in Keras: a list that a loader gives is a tuple, (x, y).
+        return lambda: (tuple(b) if isinstance(b, list) else b for b in data)
+    if isinstance(data, Mapping | list | tuple | str | bytes) or is_array(data):
+        return None
+    return (lambda: iter(data)) if isinstance(data, Iterable) else None
+
+
+def _of_dataset(data: Any) -> Iterator[Any]:
+    """Yields the batches of a PyDataset in order, read ahead by its workers."""
+    count = data.num_batches
+    if data.workers <= 1:
+        for index in range(count):
+            yield data[index]
+        return
+    with ThreadPoolExecutor(data.workers) as pool:
+        ahead: deque[Any] = deque()
+        for index in range(count):
+            ahead.append(pool.submit(data.__getitem__, index))
+            if len(ahead) >= max(data.max_queue_size, 1):
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _unpack(element: Any, specs: Any) -> tuple[Any, Any, Any]:
+    """Splits `(x, y, sample_weight)`, as far as it is that."""
+    if not isinstance(element, tuple):
+        return element, None, None
+    count = 0 if specs is None else len(keras.tree.flatten(specs))
+    plain = all(is_array(member) for member in element)
+    if plain and len(element) == count >= 2:
+        return list(element), None, None
+    if not 1 <= len(element) <= 3:
+        raise DataError(
+            f"A tuple is (x,), (x, y) or (x, y, sample_weight); found one of "
+            f"{len(element)} members. Several inputs are a list or a dictionary."
+        )
+    x, y, weight = (*element, None, None)[:3]
+    return x, y, weight
+
+
+def _count(element: Any) -> int:
+    x = element[0] if isinstance(element, tuple) and element else element
+    leaves = keras.tree.flatten(x)
+    if not leaves or not getattr(leaves[0], "shape", ()):
+        # Not an array with rows: `arrange` says what is wrong with it.
+        return 1
+    return int(leaves[0].shape[0])
+
+
+def _is_structure_of_arrays(data: Any) -> bool:
+    leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
+    return bool(leaves) and all(is_array(leaf) for leaf in leaves)
+
+
+def _sliceable(leaf: Any) -> Any:
+    """Returns an array that is sliced by rows; a table of pandas slices by names."""
+    if leaf is None:
+        return None
+    if hasattr(leaf, "iloc") or not hasattr(leaf, "shape"):
+        leaf = array_of(leaf)
+    if not leaf.shape:
+        raise DataError("Data have rows: an array with at least one axis; found a scalar.")
+    return leaf
+
+
+def _check_same(first: Batch, batch: Batch) -> None:
+    for name in ("inputs", "labels", "sample_weight"):
+        try:
+            keras.tree.assert_same_structure(getattr(first, name), getattr(batch, name))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"The {name.replace('_', ' ')} of the batch that begins at row "
+                f"{batch.row} are built otherwise than those of the first: {error}"
+            ) from error

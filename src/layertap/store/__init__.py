@@ -1,0 +1,20 @@
+"""A store: named arrays of rows on disk, in Zarr v3, written so that no crash hurts.
+
+Knows nothing of Keras, of plans, of models.
+"""
+
+from layertap.store.folder import exists, remove
+from layertap.store.layout import DEFAULT_MEMORY, ArraySpec
+from layertap.store.reader import LazyArray, Member, Reader
+from layertap.store.writer import Writer
+
+__all__ = [
+    "DEFAULT_MEMORY",
+    "ArraySpec",
+    "LazyArray",
+    "Member",
+    "Reader",
+    "Writer",
+    "exists",
+    "remove",
+]

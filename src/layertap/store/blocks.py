@@ -1,0 +1,153 @@
+"""Blocks of rows on their way to the disk: written in the background, in order."""
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import tensorstore
+from numpy.typing import NDArray
+
+from layertap.store import folder
+from layertap.store.layout import METADATA_FILE, ArrayLayout, to_json
+from layertap.store.shards import open_for_writing, write_error
+
+if TYPE_CHECKING:
+    from layertap.errors import StoreError
+
+
+@dataclass
+class Block:
+    """Some rows of all arrays, in memory.
+
+    Args:
+        first: The row of the store that its first row is.
+        values: By array, room for all rows of a block.
+        filled: How many rows it has so far.
+    """
+
+    first: int
+    values: dict[str, NDArray[Any]]
+    filled: int = 0
+
+    @classmethod
+    def empty(cls, first: int, layouts: Sequence[ArrayLayout]) -> Self:
+        """Returns a block without rows.
+
+        Args:
+            first: The row of the store that its first row is to be.
+            layouts: The arrays.
+        """
+        # Not zeros: what is never touched takes no memory.
+        values = {
+            layout.spec.path: np.empty(
+                (layout.block_rows, *layout.spec.shape), layout.spec.numpy_dtype
+            )
+            for layout in layouts
+        }
+        return cls(first, values)
+
+    @property
+    def end(self) -> int:
+        """The row of the store after its last one."""
+        return self.first + self.filled
+
+
+class BlockWriter:
+    """Writes blocks in the background, and commits them in order.
+
+    A block that was handed over belongs to the writer: TensorStore may refer to its
+    values for as long as it likes. Only one that was not full may be added to, after
+    `wait`, and be handed over again.
+
+    Args:
+        path: The folder of the store, absolute.
+        layouts: Its arrays, all with the same number of rows.
+    """
+
+    def __init__(self, path: Path, layouts: Sequence[ArrayLayout]) -> None:
+        self.committed = layouts[0].rows
+        self.bytes_written = 0
+        self._path = path
+        self._layouts = layouts
+        self._targets = [open_for_writing(path, layout) for layout in layouts]
+        self._thread = ThreadPoolExecutor(1, "layertap-store")
+        self._pending: deque[Future[None]] = deque()
+        self._failure: StoreError | None = None
+        self._failure_told = False
+
+    def submit(self, block: Block) -> None:
+        """Starts to write a block, to be committed after all before it."""
+        transaction = tensorstore.Transaction()
+        for layout, target in zip(self._layouts, self._targets, strict=True):
+            values = block.values[layout.spec.path]
+            full = block.filled == layout.block_rows
+            # A chunk is written whole, so that nothing needs to be read for it.
+            end = -(-block.filled // layout.chunk_rows) * layout.chunk_rows
+            values[block.filled : end] = 0
+            rows = target.with_transaction(transaction)[block.first : block.first + end]
+            rows.write(
+                values[:end], can_reference_source_data_indefinitely=full
+            ).result()
+        written = transaction.commit_async()
+        committing = self._thread.submit(self._commit, written, block.first, block.end)
+        self._pending.append(committing)
+
+    def _commit(self, written: Any, first: int, end: int) -> None:
+        """Waits for the shards of a block, then makes its rows count."""
+        try:
+            written.result()
+            if self._failure is not None:
+                return
+            contents = {}
+            for layout in self._layouts:
+                file = self._path / layout.spec.path / METADATA_FILE
+                contents[file] = to_json(replace(layout, rows=end).metadata())
+            folder.replace_files(contents)
+            self.committed = max(self.committed, end)
+            self.bytes_written += self._shard_bytes(first)
+        except Exception as error:
+            # Of any kind: this is a thread of its own, and nobody else would tell.
+            if self._failure is None:
+                self._failure = write_error(error, self._path, self.committed)
+
+    def _shard_bytes(self, first: int) -> int:
+        files = (
+            self._path / layout.spec.path / layout.shard(first // layout.block_rows)
+            for layout in self._layouts
+        )
+        return sum(file.stat().st_size for file in files)
+
+    def wait(self, most: int = 0) -> None:
+        """Waits until at most so many blocks are on their way.
+
+        Raises:
+            StoreError: If a block could not be written.
+        """
+        while len(self._pending) > most:
+            self._pending[0].result()
+            self._pending.popleft()
+        self.check()
+
+    def check(self) -> None:
+        """Raises what went wrong in the background, if anything did.
+
+        Raises:
+            StoreError: If a block could not be written.
+        """
+        if self._failure is not None:
+            self._failure_told = True
+            raise self._failure
+
+    def close(self) -> None:
+        """Waits for all blocks.
+
+        Raises:
+            StoreError: If one could not be written, and nothing was raised yet.
+        """
+        self._thread.shutdown()
+        if not self._failure_told:
+            self.check()

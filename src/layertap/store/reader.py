@@ -1,0 +1,285 @@
+"""Reads a store: what is committed, and no more of it than is asked for."""
+
+import math
+import operator
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from layertap import address
+from layertap.errors import AddressError
+from layertap.store.layout import ArrayLayout
+from layertap.store.root import read_layouts, read_root
+from layertap.store.shards import open_for_reading, read_error
+
+
+class LazyArray:
+    """An array on disk. It is read when it is indexed, chunk by chunk.
+
+    It is indexed as in NumPy with integers, slices and `...`; the rows also with one
+    array of integers or booleans. What comes back is a NumPy array.
+
+    Args:
+        path: The folder of its store, absolute.
+        layout: How it is stored.
+        rows: How many rows it has.
+    """
+
+    def __init__(self, path: Path, layout: ArrayLayout, rows: int) -> None:
+        self._path = path
+        self._layout = layout
+        self._opened: Any = None
+        self.shape: tuple[int, ...] = (rows, *layout.spec.shape)
+        self.dtype = layout.spec.numpy_dtype
+
+    @property
+    def path(self) -> str:
+        """Its place inside the store."""
+        return self._layout.spec.path
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What else is known of it."""
+        return dict(self._layout.spec.attributes)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes, that of the rows among them."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of its elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that all its rows take in memory."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def chunk_rows(self) -> int:
+        """The rows that are read together, at least."""
+        return self._layout.chunk_rows
+
+    @property
+    def block_rows(self) -> int:
+        """The rows that are in one file."""
+        return self._layout.block_rows
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        """Reads a part of the array.
+
+        Raises:
+            IndexError: If the index is none, or outside of the array.
+            StoreCorruptError: If what is on disk is not what was written.
+        """
+        wanted, turn = _split(index, self.shape)
+        part: NDArray[Any] = self._read(wanted)[turn]
+        return part
+
+    def _read(self, wanted: "list[_Part]") -> NDArray[Any]:
+        shape = [len(each) for each in wanted]
+        if 0 in shape:
+            return np.empty(shape, self.dtype)
+        if self._opened is None:
+            self._opened = open_for_reading(self._path, self._layout, len(self))
+        parts = tuple(
+            slice(each[0], each[-1] + 1, each.step) if isinstance(each, range) else each
+            for each in wanted
+        )
+        try:
+            values: NDArray[Any] = self._opened.oindex[parts].read().result()
+        except ValueError as error:
+            where = f"rows {min(wanted[0])} to {max(wanted[0])}"
+            raise read_error(error, self._path, self._layout, where) from error
+        return values
+
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError(f"{self!r} is on disk: it can't be had without a copy.")
+        return np.asarray(self[:], dtype)
+
+    def __repr__(self) -> str:
+        return f"<layertap.LazyArray {self.path} {self.shape} {self.dtype}>"
+
+
+_Part = range | NDArray[np.intp]
+
+
+def _split(index: Any, shape: tuple[int, ...]) -> tuple[list[_Part], tuple[Any, ...]]:
+    """Splits an index into what to read and how to turn that round.
+
+    Args:
+        index: An index as of NumPy.
+        shape: The shape of what is indexed.
+
+    Returns:
+        For each axis what to read: a range that goes up, or positions. And the index
+        that makes of it what was asked for.
+    """
+    parts = list(index) if isinstance(index, tuple) else [index]
+    ellipses = [n for n, part in enumerate(parts) if part is Ellipsis]
+    if len(ellipses) > 1 or len(parts) - len(ellipses) > len(shape):
+        raise IndexError(f"Index {index} has more parts than shape {shape} has axes.")
+    at = ellipses[0] if ellipses else len(parts)
+    missing = len(shape) - (len(parts) - len(ellipses))
+    parts[at : at + 1] = [slice(None)] * missing
+    split = [
+        _axis(part, size, axis)
+        for axis, (part, size) in enumerate(zip(parts, shape, strict=True))
+    ]
+    return [wanted for wanted, _ in split], tuple(turn for _, turn in split)
+
+
+def _axis(part: Any, size: int, axis: int) -> tuple[_Part, Any]:
+    """Splits the index of one axis as `_split` does that of all."""
+    if isinstance(part, slice):
+        wanted = range(size)[part]
+        if wanted.step > 0:
+            return wanted, slice(None)
+        return wanted[::-1], slice(None, None, -1)
+    if axis == 0 and isinstance(part, list | np.ndarray) and np.ndim(part) == 1:
+        return _positions(part, size), slice(None)
+    try:
+        if isinstance(part, bool | np.bool_):
+            raise TypeError
+        position = operator.index(part)
+    except TypeError:
+        raise IndexError(
+            f"Axis {axis} can't be indexed with {part!r}. Use integers, slices and "
+            "`...`; for the rows also one array of integers or booleans."
+        ) from None
+    if not -size <= position < size:
+        raise IndexError(f"{position} is outside of axis {axis}, which has {size}.")
+    position %= size
+    return range(position, position + 1), 0
+
+
+def _positions(part: ArrayLike, size: int) -> NDArray[np.intp]:
+    """Returns the positions that an array of integers or booleans stands for."""
+    array = np.asarray(part)
+    if array.dtype == bool and len(array) == size:
+        return np.flatnonzero(array)
+    if not array.size:
+        return np.empty(0, np.intp)
+    if array.dtype.kind not in "iu":
+        raise IndexError(
+            f"Rows can't be indexed with {len(array)} values of {array.dtype}. Use "
+            f"integers, or one boolean for each of the {size} rows."
+        )
+    outside = array[(array < -size) | (array >= size)]
+    if outside.size:
+        raise IndexError(f"{outside[0]} is outside of axis 0, which has {size}.")
+    positions = array.astype(np.intp)
+    return np.where(positions < 0, positions + size, positions)
+
+
+@dataclass(frozen=True)
+class Member:
+    """What is known of an array without reading its values.
+
+    Args:
+        path: Its place in the store.
+        shape: Its shape, rows and all.
+        dtype: The name of its dtype.
+        attributes: What else is known of it.
+        compression: None or `"zstd"`.
+        chunk_rows: The rows of a chunk.
+        files: The number of its files.
+        bytes_on_disk: Their bytes.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    attributes: dict[str, Any]
+    compression: str | None
+    chunk_rows: int
+    files: int
+    bytes_on_disk: int
+
+
+class Reader:
+    """A store as it is committed now. Nothing is ever written.
+
+    More rows may be committed later, by a writer at work: they are seen by a new
+    reader.
+
+    Args:
+        path: The folder of the store.
+
+    Raises:
+        NotAStoreError: If there is none.
+        StoreFormatError: If a newer layertap wrote it.
+        StoreCorruptError: If it is damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+        root = read_root(self.path)
+        layouts = read_layouts(self.path, root)
+        self.attributes: dict[str, Any] = dict(root.attributes)
+        self.complete: bool = root.complete
+        # An array may be ahead of the others, while rows are being committed.
+        self.rows: int = min(layout.rows for layout in layouts)
+        self.block_rows: int = layouts[0].block_rows
+        self._arrays = {
+            layout.spec.path: LazyArray(self.path, layout, self.rows)
+            for layout in layouts
+        }
+        self._layouts = layouts
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all arrays, in the order they were given in."""
+        return list(self._arrays)
+
+    def array(self, path: str) -> LazyArray:
+        """Returns an array; its values are read when it is indexed.
+
+        Args:
+            path: The path of the array.
+
+        Raises:
+            AddressError: If there is none.
+        """
+        if path not in self._arrays:
+            raise AddressError(
+                f"{self.path} has no array {path!r}. "
+                + address.suggest(path, self.paths, what="array")
+            )
+        return self._arrays[path]
+
+    def members(self) -> list[Member]:
+        """Returns what is known of all arrays without reading their values."""
+        return [self._member(layout) for layout in self._layouts]
+
+    def _member(self, layout: ArrayLayout) -> Member:
+        files = list((self.path / layout.spec.path).iterdir())
+        return Member(
+            path=layout.spec.path,
+            shape=(self.rows, *layout.spec.shape),
+            dtype=layout.spec.dtype,
+            attributes=dict(layout.spec.attributes),
+            compression=layout.compression,
+            chunk_rows=layout.chunk_rows,
+            files=len(files),
+            bytes_on_disk=sum(file.stat().st_size for file in files),
+        )
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else "not complete"
+        return (
+            f"<layertap.Reader {self.path}: {len(self._arrays)} arrays, "
+            f"{self.rows:,} rows, {state}>"
+        )

@@ -1,0 +1,302 @@
+"""Writes a store: block by block, in the background, committed in order."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layertap.errors import OptionError, StoreError
+from layertap.store import folder
+from layertap.store.blocks import Block, BlockWriter
+from layertap.store.layout import (
+    BLOCKS_IN_MEMORY,
+    DEFAULT_MEMORY,
+    METADATA_FILE,
+    ArrayLayout,
+    ArraySpec,
+    lay_out,
+)
+from layertap.store.root import Root, read_layouts, read_root
+from layertap.store.shards import open_for_reading, read_error, write_error
+
+
+class Writer:
+    """Appends rows to a store; there can be one at a time.
+
+    Rows are copied into a block. A full block is written in the background, and its
+    rows are committed, in order, when they are safely on disk: only then can they be
+    seen. An error in the background is raised by the next call. After an error, or a
+    crash, `Writer.resume` goes on after the committed rows.
+
+    Made by `Writer.create` and `Writer.resume`, and best used in a `with` statement,
+    which closes it. What was neither written as a full block nor committed is lost
+    then.
+
+    Example:
+    ```python
+    specs = [ArraySpec("fusion/in/0", (64,), "float32")]
+    with Writer.create("values.zarr", specs, {"made by": "me"}) as writer:
+        writer.append({"fusion/in/0": np.zeros([32, 64], "float32")})
+        writer.finish()
+    ```
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        root: Root,
+        layouts: Sequence[ArrayLayout],
+        lock: int,
+        memory: int,
+    ) -> None:
+        self.path = path
+        self._root = root
+        self._layouts = {layout.spec.path: layout for layout in layouts}
+        self._lock: int | None = lock
+        self._blocks = BlockWriter(path, layouts)
+        self._block_rows = layouts[0].block_rows
+        block_bytes = self._block_rows * sum(each.spec.row_bytes for each in layouts)
+        self._in_flight = max(min(memory // block_bytes, BLOCKS_IN_MEMORY) - 1, 1)
+        first = self.committed - self.committed % self._block_rows
+        self._block = Block.empty(first, layouts)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        arrays: Sequence[ArraySpec],
+        attributes: Mapping[str, Any],
+        *,
+        compression: str | None = None,
+        memory: int = DEFAULT_MEMORY,
+    ) -> Self:
+        """Makes a store without rows, and a writer for it.
+
+        A store is made whole or, after a crash, not at all.
+
+        Args:
+            path: Its folder. Nothing is there yet, or an empty folder.
+            arrays: Its arrays.
+            attributes: What else is to be known of it, as JSON.
+            compression: None or `"zstd"`.
+            memory: Bytes of rows to be held at a time; more if a single row is larger.
+
+        Raises:
+            NotAStoreError: If something else is there.
+            StoreError: If a store is there, or none can be written.
+            OptionError: If an array can't be stored, or the attributes aren't JSON.
+        """
+        path = Path(path).absolute()
+        layouts = lay_out(arrays, compression=compression, memory=memory)
+        root = Root(tuple(layout.spec.path for layout in layouts), attributes)
+        if folder.exists(path):
+            raise StoreError(
+                f"There is a store at {path} already. Resume it, remove it, or choose "
+                "another path."
+            )
+        try:
+            lock = folder.create(path, root, layouts)
+        except StoreError:
+            raise
+        except OSError as error:
+            raise write_error(error, path, 0) from error
+        try:
+            return cls(path, root, layouts, lock, memory)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @classmethod
+    def resume(
+        cls, path: str | os.PathLike[str], *, memory: int = DEFAULT_MEMORY
+    ) -> Self:
+        """Makes a writer that goes on after the committed rows of a store.
+
+        What an interrupted writer left behind them is deleted.
+
+        Args:
+            path: The folder of the store.
+            memory: Bytes of rows to be held at a time. The size of blocks is fixed
+                when a store is created; two of them are held at least.
+
+        Raises:
+            NotAStoreError: If there is no store.
+            StoreFormatError: If a newer layertap wrote it.
+            StoreCorruptError: If it is damaged.
+            StoreError: If it is complete, or being written.
+        """
+        path = Path(path).absolute()
+        read_root(path)
+        lock = folder.lock(path)
+        try:
+            root = read_root(path)
+            if root.complete:
+                raise StoreError(
+                    f"The store {path} is complete: no rows can be added. "
+                    "Write to another path, or remove it first."
+                )
+            layouts = folder.cut(path, read_layouts(path, root))
+            writer = cls(path, root, layouts, lock, memory)
+            writer._read_back()
+        except BaseException as error:
+            os.close(lock)
+            if isinstance(error, OSError) and not isinstance(error, StoreError):
+                raise write_error(error, path, 0) from error
+            raise
+        return writer
+
+    @property
+    def rows(self) -> int:
+        """How many rows the store will have once all that was appended is committed."""
+        return self._block.end
+
+    @property
+    def committed(self) -> int:
+        """How many rows are on disk, and seen by readers."""
+        return self._blocks.committed
+
+    @property
+    def bytes_written(self) -> int:
+        """The bytes of all shards that were written, each time they were."""
+        return self._blocks.bytes_written
+
+    def append(self, values: Mapping[str, NDArray[Any]]) -> None:
+        """Adds rows to every array. The values are copied.
+
+        Args:
+            values: By array, the same number of rows.
+
+        Raises:
+            OptionError: If these are not all the arrays of the store, or not of their
+                shapes and dtypes. No row is added then.
+            StoreError: If rows appended earlier could not be written.
+        """
+        self._check_usable()
+        rows, checked = self._checked(values)
+        start = 0
+        while start < rows:
+            if self._block.filled == self._block_rows:
+                self._hand_over()
+            block = self._block
+            count = min(rows - start, self._block_rows - block.filled)
+            room = slice(block.filled, block.filled + count)
+            for name, array in checked.items():
+                block.values[name][room] = array[start : start + count]
+            # Last, so that an interrupt leaves whole rows only.
+            block.filled += count
+            start += count
+        if self._block.filled == self._block_rows:
+            self._hand_over()
+
+    def commit(self) -> None:
+        """Makes everything that was appended durable and visible.
+
+        Raises:
+            StoreError: If it could not be written. Committed rows stay as they are.
+        """
+        self._check_usable()
+        self._blocks.wait()
+        if self.rows > self.committed:
+            self._blocks.submit(self._block)
+            self._blocks.wait()
+
+    def finish(self, attributes: Mapping[str, Any] | None = None) -> None:
+        """Commits everything and marks the store as complete.
+
+        Args:
+            attributes: To be added to those of the store.
+
+        Raises:
+            StoreError: If it could not be written. Committed rows stay as they are.
+            OptionError: If the attributes aren't JSON.
+        """
+        merged = {**self._root.attributes, **(attributes or {})}
+        root = replace(self._root, attributes=merged, complete=True)
+        contents = root.contents()
+        self.commit()
+        try:
+            folder.replace_files({self.path / METADATA_FILE: contents})
+        except OSError as error:
+            raise write_error(error, self.path, self.committed) from error
+        self._root = root
+
+    def close(self) -> None:
+        """Waits for blocks that are being written, and lets go of the store.
+
+        Raises:
+            StoreError: If a block could not be written, and no call said so yet.
+        """
+        if self._lock is None:
+            return
+        try:
+            self._blocks.close()
+        finally:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            self.close()
+        except StoreError:
+            # What ended the `with` statement is the error to tell.
+            if error is None:
+                raise
+
+    def _read_back(self) -> None:
+        """Fills the block with the rows of it that are committed."""
+        block = self._block
+        count = self.committed - block.first
+        for name, layout in self._layouts.items():
+            rows = open_for_reading(self.path, layout, self.committed)[block.first :]
+            try:
+                block.values[name][:count] = rows.read().result()
+            except ValueError as error:
+                where = f"rows {block.first} to {self.committed - 1}"
+                raise read_error(error, self.path, layout, where) from error
+        block.filled = count
+
+    def _checked(
+        self, values: Mapping[str, NDArray[Any]]
+    ) -> tuple[int, dict[str, NDArray[Any]]]:
+        """Returns how many rows there are, and the values, if they fit."""
+        if values.keys() != self._layouts.keys():
+            missing = sorted(self._layouts.keys() - values.keys())
+            unknown = sorted(values.keys() - self._layouts.keys())
+            raise OptionError(
+                f"Rows of all arrays of {self.path} are needed, and of no other; "
+                f"missing: {missing}, unknown: {unknown}."
+            )
+        arrays = {name: np.asarray(values[name]) for name in self._layouts}
+        for name, array in arrays.items():
+            spec = self._layouts[name].spec
+            fits = array.ndim == 1 + len(spec.shape) and array.shape[1:] == spec.shape
+            if not fits or array.dtype != spec.numpy_dtype:
+                raise OptionError(
+                    f"{name} takes rows of shape {spec.shape} and dtype {spec.dtype}; "
+                    f"found an array of shape {array.shape} and dtype {array.dtype}."
+                )
+        counts = {name: len(array) for name, array in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise OptionError(f"All arrays need the same number of rows: {counts}.")
+        return next(iter(counts.values())), arrays
+
+    def _hand_over(self) -> None:
+        """Has the full block written in the background, and begins the next one."""
+        self._blocks.wait(self._in_flight - 1)
+        self._blocks.submit(self._block)
+        # Only now: if an interrupt comes before, the block is handed over again, which
+        # writes the same rows again.
+        self._block = Block.empty(self._block.end, list(self._layouts.values()))
+
+    def _check_usable(self) -> None:
+        if self._lock is None or self._root.complete:
+            state = "closed" if self._lock is None else "finished"
+            raise StoreError(f"The writer of {self.path} is {state}: no more rows.")
+        self._blocks.check()

@@ -1,0 +1,169 @@
+"""The layout of a store: sizes of blocks and chunks, and the text of `zarr.json`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layertap.errors import OptionError, StoreCorruptError
+from layertap.store import ArraySpec
+from layertap.store.layout import (
+    lay_out,
+    parse_layout,
+    rows_per_block,
+    rows_per_chunk,
+    to_json,
+)
+
+KIB, MIB = 2**10, 2**20
+
+
+def test_metadata_is_as_promised():
+    arrays = [ArraySpec("fusion/in/0", (6, 4), "float32", {"made_by": "left"})]
+    (layout,) = lay_out(arrays, compression="zstd", memory=3 * 96 * 10)
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    assert json.loads(to_json(layout.metadata())) == {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [0, 6, 4],
+        "data_type": "float32",
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [10, 6, 4]},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": 0.0,
+        "codecs": [
+            {
+                "name": "sharding_indexed",
+                "configuration": {
+                    "chunk_shape": [10, 6, 4],
+                    "codecs": [
+                        little,
+                        {
+                            "name": "zstd",
+                            "configuration": {"level": 1, "checksum": False},
+                        },
+                        {"name": "crc32c"},
+                    ],
+                    "index_codecs": [little, {"name": "crc32c"}],
+                    "index_location": "end",
+                },
+            }
+        ],
+        "dimension_names": ["row", "0_1", "0_2"],
+        "attributes": {"made_by": "left"},
+    }
+
+
+arrays_of_any_size = st.lists(
+    st.integers(1, 200 * MIB) | st.integers(1, 10_000), min_size=1, max_size=5
+).map(lambda sizes: [ArraySpec(str(n), (s,), "uint8") for n, s in enumerate(sizes)])
+
+
+@given(arrays_of_any_size, st.integers(1, 2**30))
+def test_blocks_fit_the_memory_and_chunks_fit_the_blocks(arrays, memory):
+    rows = rows_per_block(arrays, memory)
+    row = sum(array.shape[0] for array in arrays)
+    widest = max(array.shape[0] for array in arrays)
+
+    def fits(rows):
+        return 3 * rows * row <= memory and rows * widest <= 32 * MIB
+
+    assert rows == 1 or fits(rows)
+    assert not fits(2 * rows)
+    for array in arrays:
+        chunk = rows_per_chunk(array, rows)
+        assert rows % chunk == 0
+        assert chunk == 1 or chunk * array.shape[0] <= 256 * KIB
+        assert chunk in (1, rows) or chunk * array.shape[0] >= 16 * KIB
+
+
+@pytest.mark.parametrize(
+    ("rows", "row_bytes", "expected"),
+    [
+        (1000, 4, 1000),  # a small block is one chunk
+        (2**17, 256, 1024),
+        (100, 100 * KIB, 2),
+        (100, 257 * KIB, 1),  # a chunk has at least one row
+    ],
+)
+def test_chunks(rows, row_bytes, expected):
+    assert rows_per_chunk(ArraySpec("a", (row_bytes,), "uint8"), rows) == expected
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/a", "a/", "a//b", ".", "..", "a/../b", "zarr.json", "a/zarr.json"]
+)
+def test_path_that_can_not_be_one(path):
+    with pytest.raises(OptionError, match="path of an array"):
+        ArraySpec(path, (), "int8")
+
+
+@pytest.mark.parametrize("dtype", ["object", "str", "<U3", "float8_e4m3fn", "double"])
+def test_dtype_that_can_not_be_stored(dtype):
+    with pytest.raises(OptionError, match="a has dtype .* Convert it to one of bool"):
+        ArraySpec("a", (), dtype)
+
+
+def test_rows_without_values_are_refused():
+    with pytest.raises(OptionError, match=r"\(3, 0\), which holds no values"):
+        ArraySpec("a", (3, 0), "float32")
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ([], "at least one array"),
+        (["a", "b", "a"], "Two arrays have the path 'a'"),
+        (["a/out", "a/out/1"], "'a/out' is an array, so 'a/out/1' can't be inside"),
+    ],
+)
+def test_arrays_that_do_not_go_together(paths, message):
+    with pytest.raises(OptionError, match=message):
+        lay_out([ArraySpec(p, (), "int8") for p in paths], compression=None, memory=1)
+
+
+def test_options_that_make_no_sense():
+    arrays = [ArraySpec("a", (), "int8")]
+    with pytest.raises(OptionError, match="no compression 'gzip'"):
+        lay_out(arrays, compression="gzip", memory=1)
+    with pytest.raises(OptionError, match="above 0; found 0"):
+        lay_out(arrays, compression=None, memory=0)
+
+
+@pytest.mark.parametrize("value", [np.int64(3), float("nan"), {1, 2}])
+def test_attributes_have_to_be_json(value):
+    with pytest.raises(OptionError, match="have to be JSON"):
+        to_json({"attributes": {"a": value}})
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+@pytest.mark.parametrize("dtype", ["bool", "int8", "bfloat16", "complex64"])
+def test_metadata_can_be_parsed(dtype, compression):
+    arrays = [ArraySpec("a/b", (3,), dtype, {"x": [1]}), ArraySpec("c", (), dtype)]
+    for layout in lay_out(arrays, compression=compression, memory=1000):
+        metadata = json.loads(to_json(layout.metadata()))
+        assert parse_layout(layout.spec.path, Path("zarr.json"), metadata) == layout
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [-1, 3]},
+        {"shape": [10, 4]},
+        {"shape": "no"},
+        {"data_type": "float31"},
+        {"codecs": []},
+        {"chunk_key_encoding": {"name": "default"}},
+        {"node_type": "group"},
+        {"attributes": None},
+    ],
+)
+def test_metadata_that_is_damaged(change):
+    (layout,) = lay_out([ArraySpec("a", (3,), "int8")], compression=None, memory=100)
+    with pytest.raises(StoreCorruptError, match=r"^here/zarr\.json is not as layertap"):
+        parse_layout("a", Path("here/zarr.json"), layout.metadata() | change)
