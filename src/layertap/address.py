@@ -39,7 +39,6 @@ def component(name: str) -> str:
         The part. `urllib.parse.unquote` gives the name back.
 
     Example:
-
     >>> component("dense_1"), component("my dense"), component("..")
     ('dense_1', 'my%20dense', '%2E%2E')
     """

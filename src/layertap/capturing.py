@@ -8,8 +8,8 @@ import numpy as np
 
 from layertap import listening
 from layertap.feed import Batch, Feed
-from layertap.plans import Plan
 from layertap.planning import plan_for
+from layertap.plans import Plan
 from layertap.tap import Tap
 from layertap.values import Values
 
@@ -41,7 +41,6 @@ def capture(
         LayertapError: As of `layertap.plan`, and if the model can't take the data.
 
     Example:
-
     ```python
     values = layertap.capture(model, x)
     values["fusion/in/0"]

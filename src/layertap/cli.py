@@ -44,7 +44,8 @@ def _one_line_errors(verbose: bool) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         click.echo(
-            "Stopped. Rows that were committed stay; the same command goes on.", err=True
+            "Stopped. Rows that were committed stay; the same command goes on.",
+            err=True,
         )
         sys.exit(INTERRUPTED)
     except Exception as error:

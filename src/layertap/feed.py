@@ -123,7 +123,9 @@ class _Arrays:
             raise OptionError(f"A batch has at least 1 row; found {batch_size}.")
         x, y, weight = _unpack(data, specs)
         self._arrays = keras.tree.map_structure(_sliceable, (x, y, weight))
-        lengths = {len(leaf) for leaf in keras.tree.flatten(self._arrays) if is_array(leaf)}
+        lengths = {
+            len(leaf) for leaf in keras.tree.flatten(self._arrays) if is_array(leaf)
+        }
         if len(lengths) > 1:
             raise DataError(
                 f"Inputs and labels have to have the same number of rows; found "
@@ -137,9 +139,12 @@ class _Arrays:
     def elements(self, start: int) -> Iterator[tuple[int, Any]]:
         size = self.batch_size
         for row in range(start // size * size, self.rows or 0, size):
-            yield row, keras.tree.map_structure(
-                lambda leaf: None if leaf is None else leaf[row : row + size],  # noqa: B023
-                self._arrays,
+            yield (
+                row,
+                keras.tree.map_structure(
+                    lambda leaf: None if leaf is None else leaf[row : row + size],  # noqa: B023
+                    self._arrays,
+                ),
             )
 
 
@@ -270,7 +275,9 @@ def _sliceable(leaf: Any) -> Any:
     if hasattr(leaf, "iloc") or not hasattr(leaf, "shape"):
         leaf = array_of(leaf)
     if not leaf.shape:
-        raise DataError("Data have rows: an array with at least one axis; found a scalar.")
+        raise DataError(
+            "Data have rows: an array with at least one axis; found a scalar."
+        )
     return leaf
 
 

@@ -27,7 +27,9 @@ def arrange(x: Any, specs: Any, row: int) -> Any:
         DataTypeError: If these are no numbers.
     """
     if specs is None:
-        return keras.tree.map_structure(lambda leaf: _numbers(leaf, "the input", row), x)
+        return keras.tree.map_structure(
+            lambda leaf: _numbers(leaf, "the input", row), x
+        )
     wanted = keras.tree.flatten(specs)
     if isinstance(x, Mapping):
         known = {**x}
@@ -56,7 +58,9 @@ def rows_of(structure: Any, what: str, row: int) -> int:
     Raises:
         DataError: If they have different numbers of rows.
     """
-    counts = {leaf.shape[0] if leaf.shape else None for leaf in keras.tree.flatten(structure)}
+    counts = {
+        leaf.shape[0] if leaf.shape else None for leaf in keras.tree.flatten(structure)
+    }
     if len(counts) != 1 or None in counts:
         shapes = ", ".join(str(leaf.shape) for leaf in keras.tree.flatten(structure))
         raise DataError(
@@ -82,7 +86,9 @@ def array_of(leaf: Any) -> NDArray[Any]:
         return leaf
     kind = type(leaf).__name__
     if "Ragged" in kind or "Sparse" in kind:
-        raise DataTypeError(f"The data hold a {kind}; make it dense, padded to one size.")
+        raise DataTypeError(
+            f"The data hold a {kind}; make it dense, padded to one size."
+        )
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(leaf, torch.Tensor):
         leaf = leaf.detach().cpu()

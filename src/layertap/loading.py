@@ -41,7 +41,9 @@ def load_model(path: str, *, trust: bool = False, modules: Sequence[str] = ()) -
         _import(module, "--import")
     if not Path(path).is_file():
         what = "a folder" if Path(path).is_dir() else "nothing"
-        raise ModelFileError(f"There is {what} at {path}; expected a .keras or .h5 file.")
+        raise ModelFileError(
+            f"There is {what} at {path}; expected a .keras or .h5 file."
+        )
     try:
         return keras.models.load_model(path, compile=False, safe_mode=not trust)
     except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:

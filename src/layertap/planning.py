@@ -46,7 +46,6 @@ def plan(
         DataError: If the model can't take `like`.
 
     Example:
-
     ```python
     print(layertap.plan(model))
     layertap.plan(model, before="fusion").bytes_per_row
@@ -154,9 +153,7 @@ class _Drafting:
     def _allowed(self, name: str, value: listening.ValueHeard) -> bool:
         reason = value.fault
         if not reason and value.shape[:1] != (None,):
-            reason = (
-                f"its shape {value.shape} does not begin with the rows of the data"
-            )
+            reason = f"its shape {value.shape} does not begin with the rows of the data"
         if reason:
             self.refused.append(Refused(name, reason))
         return not reason
@@ -221,8 +218,10 @@ def _specs(model: keras.Model, like: Any) -> tuple[Any, int | None]:
 
 def _is_spec(leaf: Any) -> bool:
     described = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
-    return described and not hasattr(leaf, "__getitem__") or isinstance(
-        leaf, keras.KerasTensor
+    return (
+        (described
+        and not hasattr(leaf, "__getitem__"))
+        or isinstance(leaf, keras.KerasTensor)
     )
 
 

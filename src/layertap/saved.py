@@ -239,7 +239,6 @@ def open(path: str | os.PathLike[str]) -> Saved:
         StoreCorruptError: If its manifest is damaged.
 
     Example:
-
     ```python
     saved = layertap.open("values.zarr")
     saved["fusion/in/0"][:100]

@@ -77,7 +77,6 @@ def save(
         LayertapError: As of `layertap.plan`, and if the model can't take the data.
 
     Example:
-
     ```python
     saved = layertap.save(model, x, "values.zarr")
     saved = layertap.save(model, dataset, "fusion.zarr", before="fusion")
@@ -290,5 +289,3 @@ def _ids(ids: Any, rows: int | None) -> tuple[NDArray[Any], str]:
     if array.dtype.kind == "U" or all(isinstance(one, str) for one in array):
         return texts.encode([str(one) for one in array]), "text"
     raise DataTypeError(f"`ids` are integers or strings; found dtype {array.dtype}.")
-
-

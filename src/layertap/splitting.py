@@ -35,7 +35,6 @@ def submodels(
         ModelError: If a branch can't be had.
 
     Example:
-
     ```python
     models = layertap.submodels(model, before="fusion")
     models["dense_1"].predict(x)
@@ -81,6 +80,8 @@ class ListeningModel(keras.Model):
         super().__init__(name=name)
         self.original = model
         self.branch = branch
+        # All its variables are the original's.
+        self.built = True
 
     def call(self, inputs: Any) -> Any:
         """Returns the branch's value."""

@@ -19,9 +19,7 @@ def plain(renderable: Any) -> str:
 
 def html(renderable: Any) -> str:
     """Returns what `rich` would print, as HTML for a notebook."""
-    console = Console(
-        file=io.StringIO(), width=WIDTH, record=True, force_jupyter=False
-    )
+    console = Console(file=io.StringIO(), width=WIDTH, record=True, force_jupyter=False)
     console.print(renderable)
     return console.export_html(
         inline_styles=True,

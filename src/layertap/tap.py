@@ -24,9 +24,7 @@ class Tap:
         joined: Also return each whole join's own output, under `fusion/out`.
     """
 
-    def __init__(
-        self, model: keras.Model, plan: Plan, *, joined: bool = False
-    ) -> None:
+    def __init__(self, model: keras.Model, plan: Plan, *, joined: bool = False) -> None:
         self.plan = plan
         branches: dict[str, dict[int, str]] = {}
         outputs: dict[str, dict[int, str]] = {}

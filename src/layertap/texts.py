@@ -22,7 +22,6 @@ def encode(texts: Sequence[str]) -> NDArray[np.uint8]:
         DataError: If a string ends in a NUL, which could not be told from filling.
 
     Example:
-
     >>> encode(["a", "bc"]).tolist()
     [[97, 0], [98, 99]]
     """

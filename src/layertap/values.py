@@ -98,7 +98,9 @@ def _map(function: Callable[..., Array], first: Any, *others: Any) -> Any:
     if isinstance(first, Mapping):
         return {k: _map(function, v, *(o[k] for o in others)) for k, v in first.items()}
     if isinstance(first, list | tuple):
-        return [_map(function, *members) for members in zip(first, *others, strict=True)]
+        return [
+            _map(function, *members) for members in zip(first, *others, strict=True)
+        ]
     return function(first, *others)
 
 

@@ -159,7 +159,6 @@ def verify(
         DataError: If the data don't have the rows that were saved.
 
     Example:
-
     ```python
     report = layertap.verify(saved, model, x)
     assert report, report
@@ -169,11 +168,14 @@ def verify(
         return _read_all(saved)
     listening.check_model(model)
     specs = listening.input_specs(model)
-    size = saved.identity.get("batch size") if batch_size is None else batch_size
-    feed = Feed(data, specs, size)
-    _check_plan(saved, model)
+    feed = Feed(data, specs, batch_size)
+    if batch_size is None and feed.batch_size is not None:
+        feed = Feed(data, specs, saved.identity.get("batch size"))
+    _check_model(saved, model)
     tap = Tap(model, saved.plan, joined=True)
-    values = {v.address: Check(v.address, "saved, recomputed") for v in saved.plan.stored}
+    values = {
+        v.address: Check(v.address, "saved, recomputed") for v in saved.plan.stored
+    }
     joins = {
         join.path: Check(address.output(join.path), "branches joined, join recomputed")
         for join in saved.plan.joins
@@ -208,7 +210,7 @@ def verify(
     return Report(saved.path, saved.rows, checks, nonfinite)
 
 
-def _check_plan(saved: Saved, model: keras.Model) -> None:
+def _check_model(saved: Saved, model: keras.Model) -> None:
     versions = listening.versions()
     found = identity.differences(
         {"configuration": saved.identity.get("configuration")},
@@ -241,7 +243,12 @@ def _sampled(feed: Feed, saved: int, wanted: int | None) -> Iterator[Batch]:
     starts = range(0, saved, size)
     count = len(starts) if wanted is None else max(2, -(-wanted // size))
     chosen = sorted(
-        {starts[i] for i in np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int)}
+        {
+            starts[i]
+            for i in np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(
+                int
+            )
+        }
     )
     if feed.rows is not None:
         if feed.rows < saved:

@@ -5,13 +5,13 @@ import threading
 import keras
 import numpy as np
 import pytest
-from zoo import CASES, Case
 
 import layertap
 from layertap.errors import ListeningError
 from layertap.feed import Feed
 from layertap.listening import calls, input_specs
 from layertap.tap import Tap
+from zoo import CASES, Case
 
 ROWS = 5
 

@@ -11,7 +11,6 @@ import keras
 import numpy as np
 import pytest
 import zarr
-from zoo import CASES
 
 import layertap
 from layertap.errors import (
@@ -22,6 +21,7 @@ from layertap.errors import (
     OtherRunError,
     StoreError,
 )
+from zoo import CASES
 
 # Blocks of a few hundred rows, so that a small data set has several.
 SMALL = 3 * 2**16

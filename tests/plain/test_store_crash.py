@@ -1,5 +1,6 @@
 """A store after a crash: whole rows are seen, and a resume ends as if nothing were."""
 
+import inspect
 import os
 import shutil
 import signal
@@ -21,23 +22,23 @@ ROW_BYTES = 1200 + 4 + 28
 BLOCK = 32
 TOTAL = 1000
 
-CHILD = """
-import itertools, resource, sys
-import numpy as np
-from layertap.errors import StoreError
-from layertap.store import ArraySpec, Writer
 
 def rows_between(start, stop):
+    """The rows from one number up to another, of all arrays."""
     rows = np.arange(start, stop)
     return {
         "a/0": np.cos(rows[:, None] + np.arange(300.0)).astype("float32"),
         "a/1": rows.astype("int32") + 1,
         "b": (rows[:, None, None] * 5 + np.arange(28).reshape(7, 4)).astype("uint8"),
     }
+
+
+IMPORTS = """
+import itertools, resource, sys
+import numpy as np
+from layertap.errors import StoreError
+from layertap.store import Writer
 """
-namespace = {}
-exec(CHILD, namespace)
-rows_between = namespace["rows_between"]
 
 WRITE_FOR_EVER = """
 path, batch, commit_every = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -65,7 +66,8 @@ except StoreError as error:
 
 
 def child(script, path, *arguments):
-    return [sys.executable, "-c", CHILD + script, str(path), *map(str, arguments)]
+    program = IMPORTS + inspect.getsource(rows_between) + script
+    return [sys.executable, "-c", program, str(path), *map(str, arguments)]
 
 
 def create(path):

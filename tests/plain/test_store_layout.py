@@ -105,7 +105,7 @@ def test_path_that_can_not_be_one(path):
 
 @pytest.mark.parametrize("dtype", ["object", "str", "<U3", "float8_e4m3fn", "double"])
 def test_dtype_that_can_not_be_stored(dtype):
-    with pytest.raises(OptionError, match="a has dtype .* Convert it to one of bool"):
+    with pytest.raises(OptionError, match=r"a has dtype .* Convert it to one of bool"):
         ArraySpec("a", (), dtype)
 
 

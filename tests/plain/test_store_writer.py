@@ -30,14 +30,11 @@ ROW_BYTES = 20 + 6 + 8
 def rows_between(start, stop):
     """The rows from one number up to another, of all arrays."""
     rows = np.arange(start, stop)
+    cells = rows[:, None, None] + np.arange(6).reshape(2, 3)
     return {
         "join/in/0": np.sin(rows[:, None] * 5.0 + np.arange(5)).astype("float32"),
-        "join/in/1": (rows[:, None, None] * 3 + np.arange(6).reshape(2, 3)) % 2 == 0,
+        "join/in/1": (cells % 11).astype("int8"),
         "labels": rows % 7,
-    } | {
-        "join/in/1": ((rows[:, None, None] + np.arange(6).reshape(2, 3)) % 11).astype(
-            "int8"
-        )
     }
 
 
@@ -246,7 +243,7 @@ def test_nothing_is_written_over(tmp_path):
         with pytest.raises(NotAStoreError):
             remove(tmp_path / name)
     Writer.create(tmp_path / "store", ARRAYS, {}).close()
-    with pytest.raises(StoreError, match="There is a store at .*/store already"):
+    with pytest.raises(StoreError, match=r"There is a store at .*/store already"):
         Writer.create(tmp_path / "store", ARRAYS, {})
     assert (tmp_path / "folder/mine.txt").read_text() == "mine"
     assert sorted(file.name for file in tmp_path.iterdir()) == [
@@ -297,10 +294,10 @@ def test_errors_in_the_background_surface(tmp_path):
         writer.append(rows_between(0, 10))
         writer.commit()
         mend = spoil(path)
-        with pytest.raises(StoreError, match="10 rows so far are safe") as found:
-            for start in range(10, 200, 10):
-                writer.append(rows_between(start, start + 10))
-        assert "Not a directory" in str(found.value)
+        with pytest.raises(
+            StoreError, match=r"Not a directory. Its 10 rows so far are"
+        ):
+            writer.append(rows_between(10, 200))
         for action in (writer.commit, writer.finish):
             with pytest.raises(StoreError, match="could not be written"):
                 action()
@@ -334,9 +331,7 @@ def test_the_first_error_is_the_one_that_is_told(tmp_path):
 
 def test_folder_that_can_not_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        StoreError, match="file/v could not be written: Not a directory"
-    ):
+    with pytest.raises(StoreError, match=r"could not be written: File exists: .*/file"):
         Writer.create(tmp_path / "file/v", ARRAYS, {})
 
 

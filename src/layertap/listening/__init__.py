@@ -125,9 +125,7 @@ def collect(
 def versions() -> dict[str, str]:
     """Returns the versions of Keras and of the backend in use."""
     backend = keras.backend.backend()
-    names = (
-        ["tensorflow", "tensorflow-cpu"] if backend == "tensorflow" else [backend]
-    )
+    names = ["tensorflow", "tensorflow-cpu"] if backend == "tensorflow" else [backend]
     for name in names:
         try:
             version = importlib.metadata.version(name)

@@ -75,7 +75,9 @@ def _operation_call(original: Call) -> Call:
     return call
 
 
-def _through(heard: Pass, original: Call, operation: Any, args: Any, kwargs: Any) -> Any:
+def _through(
+    heard: Pass, original: Call, operation: Any, args: Any, kwargs: Any
+) -> Any:
     frame = heard.enter(operation, args, kwargs)
     try:
         outputs = original(operation, *args, **kwargs)

@@ -271,7 +271,9 @@ class Collection(Pass):
         """Keeps the operation's outputs, if they are wanted."""
         wanted = self.outputs.get(frame.path)
         if wanted and not self.loops:
-            self._collect(wanted, [leaf for leaf in flatten(outputs) if is_tensor(leaf)])
+            self._collect(
+                wanted, [leaf for leaf in flatten(outputs) if is_tensor(leaf)]
+            )
 
     def join_inputs(self, path: str, kind: str, axis: int, inputs: Any) -> None:
         """Keeps the join's branches, if they are wanted."""

@@ -147,7 +147,9 @@ def _merge(runs: Sequence[Heard]) -> Heard:
     return first
 
 
-def _agree(one: Sequence[ValueHeard], other: Sequence[ValueHeard]) -> tuple[ValueHeard, ...]:
+def _agree(
+    one: Sequence[ValueHeard], other: Sequence[ValueHeard]
+) -> tuple[ValueHeard, ...]:
     return tuple(
         replace(
             a,

@@ -26,7 +26,6 @@ def compile(run: Run, model: keras.Model) -> Step:
     Returns:
         A function of arrays to arrays.
     """
-
     cloning = False
 
     def hear(inputs: Any) -> tuple[dict[str, Any], bool]:

@@ -108,9 +108,12 @@ def write_error(error: Exception, path: Path, rows: int) -> StoreError:
         rows: How many rows of it are committed.
     """
     code = _error_number(error)
+    reason = os.strerror(code) if code else str(error)
+    if isinstance(error, OSError) and error.filename:
+        reason += f": {error.filename}"
     safe = f"Its {rows:,} rows so far are safe. " if rows else ""
     return StoreError(
-        f"{path} could not be written: {os.strerror(code) if code else error}. {safe}"
+        f"{path} could not be written: {reason}. {safe}"
         f"{_ADVICE.get(code, 'Mend that')}, then do the same again."
     )
 
