@@ -57,18 +57,26 @@ def _one_line_errors(verbose: bool) -> Iterator[None]:
         sys.exit(WRONG if isinstance(error, StoreCorruptError) else BAD_INPUT)
 
 
-def _quiet(verbose: bool) -> None:
-    """Keeps the backends' start-up messages off the terminal."""
-    sys.path.insert(0, os.getcwd())
-    if not verbose:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+def run() -> None:
+    """Runs the command line as a process of its own.
+
+    The backends' native code writes its start-up messages to file descriptor 2. Unless
+    `--verbose` is given that leads nowhere, and Python's own standard error goes on to
+    the terminal.
+    """
+    sys.path.insert(0, str(Path.cwd()))
+    if "--verbose" not in sys.argv:
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+    main()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="layertap")
 def main() -> None:
-    """Save what flows into every concatenation of a Keras model.
+    r"""Save what flows into every concatenation of a Keras model.
 
     \b
     layertap plan model.keras                        what would be saved
@@ -136,7 +144,6 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_model_options
 def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
     """Show what a save of MODEL would take. Nothing is computed."""
-    _quiet(options["verbose"])
     import layertap
 
     found = layertap.plan(_load(model, options), **_selected(options))
@@ -155,7 +162,6 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
 @_model_options
 def save(model: str, data: str, output: str, **options: Any) -> None:
     """Save the values of MODEL for DATA. Run again, it goes on where it stopped."""
-    _quiet(options["verbose"])
     import layertap
     from layertap.loading import load_data
 
@@ -213,7 +219,6 @@ def verify(
     from layertap.saved import open as open_saved
 
     saved = open_saved(store)
-    _quiet(options["verbose"])
     import layertap
 
     if model is None:
@@ -237,7 +242,6 @@ def demo(folder: str, verbose: bool) -> None:
 
     Leaves the model, the data and the store in FOLDER, for playing on.
     """
-    _quiet(verbose)
     from layertap.demo import run
 
     def command(*words: str) -> None:
@@ -274,7 +278,7 @@ def _state(saved: Any) -> str:
     from layertap import tables
 
     state = "complete" if saved.complete else "not complete: run the save again"
-    on_disk = tables.size(saved.reader.bytes_on_disk)
+    on_disk = tables.size(saved.bytes_on_disk)
     extra = [name for name in ("labels", "ids") if getattr(saved, name) is not None]
     along = f", with {' and '.join(extra)}" if extra else ""
     return f"{saved.path}: {saved.rows:,} rows{along}, {on_disk}, {state}."

@@ -6,7 +6,7 @@ Each is also the builtin that a user would catch anyway:
     ├── AddressError (KeyError)            no value, join or operation of that name
     ├── ModelError (ValueError)            a model that can't be heard, or not as asked
     │   ├── NoJoinsError                   nothing in the model is joined
-    │   └── ListeningError                 Keras or the model behaved as never seen before
+    │   └── ListeningError                 Keras or the model did something unknown
     ├── ModelFileError (ValueError)        a file that holds no model that can be loaded
     ├── DataError (ValueError)             data that the model can't take
     │   └── DataTypeError (TypeError)      ... because of its type

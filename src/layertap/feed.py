@@ -1,10 +1,12 @@
-"""Any data that `model.predict` takes, as batches of arrays in the model's structure."""
+"""Any data that `model.predict` takes, as batches of what the model takes."""
 
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -119,8 +121,11 @@ class _Arrays:
 
     def __init__(self, data: Any, specs: Any, batch_size: int | None) -> None:
         self.batch_size = BATCH_SIZE if batch_size is None else batch_size
-        if self.batch_size < 1:
-            raise OptionError(f"A batch has at least 1 row; found {batch_size}.")
+        if not isinstance(self.batch_size, Integral) or self.batch_size < 1:
+            raise OptionError(
+                "`batch_size` is a whole number of rows, at least 1; found "
+                f"{batch_size!r}."
+            )
         x, y, weight = _unpack(data, specs)
         self._arrays = keras.tree.map_structure(_sliceable, (x, y, weight))
         lengths = {
@@ -137,8 +142,8 @@ class _Arrays:
         return (element for _, element in self.elements(0))
 
     def elements(self, start: int) -> Iterator[tuple[int, Any]]:
-        size = self.batch_size
-        for row in range(start // size * size, self.rows or 0, size):
+        size, rows = self.batch_size, self.rows or 0
+        for row in range(start // size * size if start < rows else rows, rows, size):
             yield (
                 row,
                 keras.tree.map_structure(
@@ -154,30 +159,38 @@ class _Stream:
     batch_size = None
     rows = None
 
-    def __init__(self, batches: Callable[[], Iterator[Any]], once: bool) -> None:
+    def __init__(self, batches: Callable[[], Iterator[Any]]) -> None:
         self._batches = batches
-        self._once = once
-        self._peeked: list[Any] = []
+        self._last: Iterator[Any] | None = None
+        self._begun: Iterator[Any] | None = None
 
     def peek(self) -> Iterator[Any]:
-        for element in self._batches():
+        """Yields the first element with rows; the next reading begins with it."""
+        reading = self._read()
+        for element in reading:
             if _count(element):
-                if self._once:
-                    self._peeked.append(element)
+                self._begun = chain([element], reading)
                 yield element
+                return
 
     def elements(self, start: int) -> Iterator[tuple[int, Any]]:
+        reading, self._begun = self._begun or self._read(), None
         row = 0
-        for element in self._again():
+        for element in reading:
             rows = _count(element)
             if rows and row + rows > start:
                 yield row, element
             row += rows
 
-    def _again(self) -> Iterator[Any]:
-        while self._peeked:
-            yield self._peeked.pop(0)
-        yield from self._batches()
+    def _read(self) -> Iterator[Any]:
+        reading = self._batches()
+        if reading is self._last:
+            raise DataError(
+                f"{type(reading).__name__} gives its batches only once, and was read "
+                "before. Make a new one, or pass arrays or a data set."
+            )
+        self._last = reading
+        return reading
 
 
 def _source(data: Any, specs: Any, batch_size: int | None) -> _Arrays | _Stream:
@@ -185,8 +198,8 @@ def _source(data: Any, specs: Any, batch_size: int | None) -> _Arrays | _Stream:
     if batches is None:
         if not _is_structure_of_arrays(data):
             raise DataTypeError(
-                f"Data are arrays, lists or dictionaries of them, data sets or iterables "
-                f"of batches; found {type(data).__name__}."
+                "Data are arrays, lists or dictionaries of them, data sets or "
+                f"iterables of batches; found {type(data).__name__}."
                 + (" Load the file first." if isinstance(data, str) else "")
             )
         return _Arrays(data, specs, batch_size)
@@ -194,7 +207,7 @@ def _source(data: Any, specs: Any, batch_size: int | None) -> _Arrays | _Stream:
         raise OptionError(
             f"`batch_size` is for arrays; {type(data).__name__} brings its own batches."
         )
-    return _Stream(batches, once=isinstance(data, Iterator))
+    return _Stream(batches)
 
 
 def _batches(data: Any) -> Callable[[], Iterator[Any]] | None:
@@ -283,10 +296,26 @@ def _sliceable(leaf: Any) -> Any:
 
 def _check_same(first: Batch, batch: Batch) -> None:
     for name in ("inputs", "labels", "sample_weight"):
+        wanted, found = getattr(first, name), getattr(batch, name)
         try:
-            keras.tree.assert_same_structure(getattr(first, name), getattr(batch, name))
+            # None counts as a leaf there.
+            if (wanted is None) != (found is None):
+                raise ValueError("one of the two has none.")
+            keras.tree.assert_same_structure(wanted, found)
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"The {name.replace('_', ' ')} of the batch that begins at row "
                 f"{batch.row} are built otherwise than those of the first: {error}"
             ) from error
+    for one, other in zip(
+        keras.tree.flatten(first.labels), keras.tree.flatten(batch.labels), strict=True
+    ):
+        if one is not None and (one.shape[1:], one.dtype) != (
+            other.shape[1:],
+            other.dtype,
+        ):
+            raise DataError(
+                f"The labels of the batch that begins at row {batch.row} have shape "
+                f"{other.shape} and dtype {other.dtype}; those of the first have "
+                f"{one.shape} and {one.dtype}."
+            )

@@ -46,7 +46,7 @@ def arrange(x: Any, specs: Any, row: int) -> Any:
     if len(flat) != len(wanted):
         names = ", ".join(spec.name for spec in wanted)
         raise DataError(
-            f"The model takes {len(wanted)} inputs ({names}), the data give {len(flat)}."
+            f"The model takes {len(wanted)} inputs ({names}); the data have {len(flat)}."
         )
     arrays = [_fit(leaf, spec, row) for leaf, spec in zip(flat, wanted, strict=True)]
     return keras.tree.pack_sequence_as(specs, arrays)
@@ -66,7 +66,8 @@ def rows_of(structure: Any, what: str, row: int) -> int:
         raise DataError(
             f"From row {row} on, the {what} disagree in their number of rows: {shapes}."
         )
-    return int(counts.pop())
+    (count,) = counts
+    return int(count or 0)
 
 
 def is_array(leaf: Any) -> bool:
@@ -127,7 +128,7 @@ def _fit(leaf: Any, spec: Any, row: int) -> NDArray[Any]:
     ):
         sizes = ["rows", *("?" if n is None else str(n) for n in spec.shape[1:])]
         raise DataError(
-            f"Input {spec.name!r} takes shape ({', '.join(sizes)}); found {array.shape} "
-            f"from row {row} on."
+            f"Input {spec.name!r} takes shape ({', '.join(sizes)}); found "
+            f"{array.shape} from row {row} on."
         )
     return array

@@ -60,7 +60,7 @@ def _why(path: str, error: Exception) -> str:
     if "Could not locate" in text or "Unknown layer" in text or "register" in text:
         return (
             f"{path} needs custom objects. Name the module that registers them (with "
-            f"keras.saving.register_keras_serializable): --import my_package.my_module. "
+            "keras.saving.register_keras_serializable): --import my_package.module. "
             f"Keras says: {text[:300]}"
         )
     return (
@@ -131,5 +131,5 @@ def _import(name: str, where: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise OptionError(
-            f"{where}: the module {name} can't be imported from {os.getcwd()}: {error}"
+            f"{where}: the module {name} can't be imported from {Path.cwd()}: {error}"
         ) from error

@@ -218,10 +218,8 @@ def _specs(model: keras.Model, like: Any) -> tuple[Any, int | None]:
 
 def _is_spec(leaf: Any) -> bool:
     described = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
-    return (
-        (described
-        and not hasattr(leaf, "__getitem__"))
-        or isinstance(leaf, keras.KerasTensor)
+    return (described and not hasattr(leaf, "__getitem__")) or isinstance(
+        leaf, keras.KerasTensor
     )
 
 

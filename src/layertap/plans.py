@@ -243,16 +243,13 @@ class Plan:
         return table
 
     def _summary(self, rows: int | None) -> str:
-        count = len(self.addresses)
-        text = (
-            f"{len(self.joins)} joins, {count} values, {len(self.stored)} of them "
-            f"stored: {tables.size(self.bytes_per_row)} per row"
+        rows = 1_000_000 if rows is None else rows
+        per_row = self.bytes_per_row
+        total = None if per_row is None else per_row * rows
+        return (
+            f"{len(self.addresses)} values, {len(self.stored)} of them stored: "
+            f"{tables.size(per_row)} per row, {tables.size(total)} for {rows:,} rows."
         )
-        for n in [1_000_000] if rows is None else [rows]:
-            per_row = self.bytes_per_row
-            total = None if per_row is None else per_row * n
-            text += f", {tables.size(total)} for {n:,} rows"
-        return text + "."
 
 
 def _cells(value: Value) -> tuple[str, str, str, str, str]:

@@ -31,7 +31,7 @@ class Rebuilt:
         first = parts[0].shape
         joined = sum(part.shape[axis] for part in parts)
         self.shape: tuple[int, ...] = (*first[:axis], joined, *first[axis + 1 :])
-        self.dtype = parts[0].dtype
+        self.dtype: np.dtype[Any] = parts[0].dtype
         self.ndim = len(self.shape)
 
     def __len__(self) -> int:
@@ -42,13 +42,15 @@ class Rebuilt:
         index = index if isinstance(index, tuple) else (index,)
         rows = index[0] if index else slice(None)
         if rows is Ellipsis or rows is None:
-            return self._read(slice(None))[index]
-        if isinstance(rows, int | np.integer):
+            found: NDArray[Any] = self._read(slice(None))[index]
+        elif isinstance(rows, int | np.integer):
             row = int(rows) + (len(self) if rows < 0 else 0)
             if not 0 <= row < len(self):
                 raise IndexError(f"Row {rows} of {len(self)}.")
-            return self._read(slice(row, row + 1))[(0, *index[1:])]
-        return self._read(rows)[(slice(None), *index[1:])]
+            found = self._read(slice(row, row + 1))[(0, *index[1:])]
+        else:
+            found = self._read(rows)[(slice(None), *index[1:])]
+        return found
 
     def _read(self, rows: Any) -> NDArray[Any]:
         return np.concatenate([part[rows] for part in self._parts], self._axis)
@@ -101,6 +103,11 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
     def complete(self) -> bool:
         """Whether the save has ended: all rows of the data are here."""
         return self.reader.complete
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """The bytes of all files of the arrays, labels and ids too."""
+        return sum(member.bytes_on_disk for member in self.reader.members())
 
     @property
     def ids(self) -> NDArray[Any] | None:
@@ -179,7 +186,7 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             "path": self.path,
             "rows": self.rows,
             "complete": self.complete,
-            "bytes_on_disk": self.reader.bytes_on_disk,
+            "bytes_on_disk": self.bytes_on_disk,
             "identity": self.identity,
             "plan": self.plan.to_json(),
         }
@@ -215,7 +222,10 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "not complete"
-        return f"<layertap.Saved {self.path}: {len(self)} values, {self.rows:,} rows, {state}>"
+        return (
+            f"<layertap.Saved {self.path}: {len(self)} values, {self.rows:,} rows, "
+            f"{state}>"
+        )
 
     def _repr_html_(self) -> str:
         return tables.html(self.plan.table(self.rows))

@@ -100,8 +100,8 @@ def save(
             return saved
         elif not resume:
             raise StoreError(
-                f"{saved.path} has {saved.rows:,} rows of this run and is not complete. "
-                "Pass resume=True to go on, or overwrite=True to replace it."
+                f"{saved.path} has {saved.rows:,} rows of this run, and is not "
+                "complete. Pass resume=True to go on, or overwrite=True to replace it."
             )
     writer = run.writer(path, compression, memory)
     with writer:
@@ -153,7 +153,7 @@ class _Run:
         for value in self.plan.stored:
             if value.bytes_per_row is None:
                 raise DataError(
-                    f"{value.address} has shape {value.shape}: a size that is known only "
+                    f"{value.address} has shape {value.shape}: a size known only "
                     "row by row can't be saved. Pad the data to one size."
                 )
         arrays = [
@@ -270,8 +270,8 @@ def _labels(paths: Any, labels: Any) -> Arrays:
     for array in flat:
         if array.dtype.kind in "OSUV":
             raise DataTypeError(
-                f"Labels of dtype {array.dtype} can't be saved: pass class numbers, and "
-                "texts as `ids=`."
+                f"Labels of dtype {array.dtype} can't be saved: pass class numbers, "
+                "and texts as `ids=`."
             )
     return dict(zip(flat_paths, flat, strict=True))
 

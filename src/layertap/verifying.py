@@ -98,7 +98,7 @@ class Report:
             table.add_column(heading, overflow="fold")
         for check in self.checks:
             style = "red" if check.verdict == "different" else "green"
-            verdict = check.verdict
+            verdict: str = check.verdict
             if check.first is not None:
                 verdict += f", worst of its batch in row {check.first}"
             table.add_row(

@@ -107,11 +107,11 @@ def test_a_stream_of_unknown_length_is_saved_whole_and_in_order(tmp_path):
         np.testing.assert_array_equal(saved[address][:], expected)
 
 
-class Interrupted(Exception):
+class DataBrokeError(Exception):
     """Raised by the data."""
 
 
-@pytest.mark.parametrize("error", [Interrupted, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [DataBrokeError, KeyboardInterrupt])
 @pytest.mark.parametrize("stop", [1, 40, 41, 600, 1000])
 def test_data_that_raise_lose_nothing_and_the_same_call_goes_on(tmp_path, error, stop):
     model, x = two_branches(), numbers(1003)
@@ -283,9 +283,9 @@ def test_data_that_changed_are_noticed_when_a_save_goes_on(tmp_path):
         for start in range(0, stop, 10):
             yield x[start : start + 10]
         if stop < 1000:
-            raise Interrupted
+            raise DataBrokeError
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(DataBrokeError):
         layertap.save(model, stream(x, 500), tmp_path / "v.zarr")
     changed = x.copy()
     changed[495] += 1
@@ -299,9 +299,9 @@ def test_not_to_be_resumed(tmp_path):
 
     def stream():
         yield x[:50]
-        raise Interrupted
+        raise DataBrokeError
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(DataBrokeError):
         layertap.save(model, stream(), tmp_path / "v.zarr")
     with pytest.raises(StoreError, match="50 rows"):
         layertap.save(model, iter([x[:50], x[50:]]), tmp_path / "v.zarr", resume=False)

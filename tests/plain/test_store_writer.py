@@ -230,6 +230,7 @@ def test_attributes_that_can_not_be_kept(tmp_path):
         writer.append(rows_between(0, 2))
         with pytest.raises(OptionError, match="have to be JSON"):
             writer.finish({"x": object()})
+        assert writer.committed == 0
         writer.finish()
 
 
@@ -275,17 +276,12 @@ def test_remove(tmp_path):
         remove(tmp_path / "v")
 
 
-def spoil(path):
-    """Makes an array's folder impossible to write to; returns how to mend it."""
-    folder = path / "join/in/1"
-    kept = shutil.move(folder, path.with_name("kept"))
-    folder.write_text("a file where a folder should be")
-
-    def mend():
-        folder.unlink()
-        shutil.move(kept, folder)
-
-    return mend
+def spoil(path, block):
+    """Makes one shard impossible to write, but not those after it."""
+    shard = path / f"labels/c.{block}"
+    shard.mkdir()
+    (shard / "file").write_text("in a folder where a file should be")
+    return shard
 
 
 def test_errors_in_the_background_surface(tmp_path):
@@ -293,15 +289,17 @@ def test_errors_in_the_background_surface(tmp_path):
     with Writer.create(path, ARRAYS, {}, memory=3 * 10 * ROW_BYTES) as writer:
         writer.append(rows_between(0, 10))
         writer.commit()
-        mend = spoil(path)
+        shard = spoil(path, block=1)
         with pytest.raises(
-            StoreError, match=r"Not a directory. Its 10 rows so far are"
+            StoreError, match=r"a directory\. Its 10 rows so far are safe"
         ):
             writer.append(rows_between(10, 200))
         for action in (writer.commit, writer.finish):
             with pytest.raises(StoreError, match="could not be written"):
                 action()
-    mend()
+    assert writer.committed == 10
+    shutil.rmtree(shard)
+    assert_holds(path, 10)
     with Writer.resume(path) as writer:
         assert writer.rows == 10
         writer.append(rows_between(10, 25))
@@ -311,7 +309,7 @@ def test_errors_in_the_background_surface(tmp_path):
 
 def test_an_error_that_no_call_told_is_told_by_close(tmp_path):
     writer = Writer.create(tmp_path / "v", ARRAYS, {}, memory=3 * 10 * ROW_BYTES)
-    spoil(tmp_path / "v")
+    spoil(tmp_path / "v", block=0)
     writer.append(rows_between(0, 10))
     with pytest.raises(StoreError, match="could not be written"):
         writer.close()
@@ -321,7 +319,7 @@ def test_an_error_that_no_call_told_is_told_by_close(tmp_path):
 def test_the_first_error_is_the_one_that_is_told(tmp_path):
     def fail_after(rows):
         with Writer.create(tmp_path / "v", ARRAYS, {}, memory=3 * 340) as writer:
-            spoil(tmp_path / "v")
+            spoil(tmp_path / "v", block=0)
             writer.append(rows_between(0, rows))
             raise KeyError("the user's own")
 

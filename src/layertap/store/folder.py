@@ -94,12 +94,13 @@ def cut(path: Path, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
             if before.rows != rows
         }
     )
+    # Of a file that it doesn't know, zarr-python warns.
     (path / _NEW).unlink(missing_ok=True)
     for layout in even:
         blocks = -(-rows // layout.block_rows)
-        kept = {METADATA_FILE, *map(layout.shard, range(blocks))}
+        kept = set(map(layout.shard, range(blocks)))
         for file in (path / layout.spec.path).iterdir():
-            if file.name not in kept and file.name.startswith(("c.", _NEW)):
+            if file.name not in kept and file.name.startswith("c."):
                 file.unlink()
     return even
 
