@@ -88,12 +88,12 @@ def train(images: Any, labels: Any) -> keras.Model:
     model = network()
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     fifth = np.arange(len(images)) % 5 == 0
-    model.fit(images[~fifth], labels[~fifth], epochs=8, batch_size=64, verbose=0)
+    model.fit(images[~fifth], labels[~fifth], epochs=16, batch_size=64, verbose=0)
     _, accuracy = model.evaluate(images[fifth], labels[fifth], verbose=0)
     console.print(f"Trained; {accuracy:.1%} of the images it never saw are right.")
     return model
 
 
 def _type(command: Callable[..., None], *words: str) -> None:
-    console.print(f"[bold]$ layertap {shlex.join(words)}[/bold]")
+    console.print(f"[bold]$ layertap {shlex.join(words)}[/bold]", soft_wrap=True)
     command(*words)

@@ -127,14 +127,13 @@ class _Arrays:
                 f"{batch_size!r}."
             )
         x, y, weight = _unpack(data, specs)
-        self._arrays = keras.tree.map_structure(_sliceable, (x, y, weight))
-        lengths = {
-            len(leaf) for leaf in keras.tree.flatten(self._arrays) if is_array(leaf)
-        }
+        self._arrays: Any = keras.tree.map_structure(_sliceable, (x, y, weight))
+        leaves = [leaf for leaf in keras.tree.flatten(self._arrays) if is_array(leaf)]
+        lengths = {int(leaf.shape[0]) for leaf in leaves}
         if len(lengths) > 1:
             raise DataError(
-                f"Inputs and labels have to have the same number of rows; found "
-                f"{', '.join(map(str, sorted(lengths)))}."
+                "Inputs and labels have to have the same number of rows; found shapes "
+                f"{', '.join(str(tuple(leaf.shape)) for leaf in leaves)}."
             )
         self.rows: int | None = lengths.pop() if lengths else 0
 
@@ -298,24 +297,26 @@ def _check_same(first: Batch, batch: Batch) -> None:
     for name in ("inputs", "labels", "sample_weight"):
         wanted, found = getattr(first, name), getattr(batch, name)
         try:
-            # None counts as a leaf there.
-            if (wanted is None) != (found is None):
-                raise ValueError("one of the two has none.")
             keras.tree.assert_same_structure(wanted, found)
+            # None is a leaf to Keras, like an array.
+            same, why = (wanted is None) == (found is None), "one of them has none."
         except (TypeError, ValueError) as error:
+            same, why = False, str(error)
+        if not same:
             raise DataError(
                 f"The {name.replace('_', ' ')} of the batch that begins at row "
-                f"{batch.row} are built otherwise than those of the first: {error}"
-            ) from error
+                f"{batch.row} are built otherwise than those of the first: {why}"
+            )
     for one, other in zip(
         keras.tree.flatten(first.labels), keras.tree.flatten(batch.labels), strict=True
     ):
-        if one is not None and (one.shape[1:], one.dtype) != (
-            other.shape[1:],
-            other.dtype,
-        ):
+        if one is not None and _row_of(one) != _row_of(other):
             raise DataError(
                 f"The labels of the batch that begins at row {batch.row} have shape "
                 f"{other.shape} and dtype {other.dtype}; those of the first have "
                 f"{one.shape} and {one.dtype}."
             )
+
+
+def _row_of(array: Any) -> tuple[Any, Any]:
+    return array.shape[1:], array.dtype

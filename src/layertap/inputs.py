@@ -46,7 +46,7 @@ def arrange(x: Any, specs: Any, row: int) -> Any:
     if len(flat) != len(wanted):
         names = ", ".join(spec.name for spec in wanted)
         raise DataError(
-            f"The model takes {len(wanted)} inputs ({names}); the data have {len(flat)}."
+            f"The model takes {len(wanted)} inputs ({names}); the data {len(flat)}."
         )
     arrays = [_fit(leaf, spec, row) for leaf, spec in zip(flat, wanted, strict=True)]
     return keras.tree.pack_sequence_as(specs, arrays)
@@ -103,15 +103,34 @@ def array_of(leaf: Any) -> NDArray[Any]:
 
 def _numbers(leaf: Any, name: str, row: int, dtype: str | None = None) -> NDArray[Any]:
     array = array_of(leaf)
-    if array.dtype.kind in "OSUMm":
+    # NumPy would drop an imaginary part.
+    imaginary = array.dtype.kind == "c" and not (dtype or "").startswith("complex")
+    if array.dtype.kind in "OSUMm" or imaginary:
         raise DataTypeError(
             f"{name} holds {array.dtype} from row {row} on; the model takes "
-            f"{dtype or 'numbers'}. Encode it first."
+            f"{dtype or 'real numbers'}. Encode it first."
         )
     if dtype is None:
         floating = keras.backend.is_float_dtype(array.dtype.name)
         dtype = keras.config.floatx() if floating else array.dtype.name
-    return array.astype(np.dtype(dtype), copy=False)
+    return _whole(array, np.dtype(dtype), name, row)
+
+
+def _whole(
+    array: NDArray[Any], dtype: np.dtype[Any], name: str, row: int
+) -> NDArray[Any]:
+    """Returns an array in another dtype; into integers, only what is one of those."""
+    if dtype.kind not in "iu" or np.can_cast(array.dtype, dtype):
+        return array.astype(dtype, copy=False)
+    with np.errstate(invalid="ignore"):
+        found = array.astype(dtype)
+    changed = found != array
+    if changed.any():
+        raise DataError(
+            f"{name} holds {array[changed][0]} from row {row} on, which the model's "
+            f"{dtype} can't hold. Make the data {dtype}."
+        )
+    return found
 
 
 def _fit(leaf: Any, spec: Any, row: int) -> NDArray[Any]:

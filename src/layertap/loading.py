@@ -1,7 +1,6 @@
 """What the command line is given, as what the API takes: a model, data."""
 
 import importlib
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path

@@ -19,13 +19,19 @@ def encode(texts: Sequence[str]) -> NDArray[np.uint8]:
         Bytes of shape `(len(texts), longest)`.
 
     Raises:
-        DataError: If a string ends in a NUL, which could not be told from filling.
+        DataError: If a string ends in a NUL, which could not be told from filling, or
+            is no Unicode, as a file's name may be.
 
     Example:
     >>> encode(["a", "bc"]).tolist()
     [[97, 0], [98, 99]]
     """
-    encoded = [text.encode() for text in texts]
+    try:
+        encoded = [text.encode() for text in texts]
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"The id {error.object!r} is no Unicode text: {error.reason}. Rename it."
+        ) from error
     for text, data in zip(texts, encoded, strict=True):
         if data.endswith(b"\0"):
             raise DataError(f"The id {text!r} ends in a NUL character; remove it.")

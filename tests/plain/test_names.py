@@ -1,0 +1,52 @@
+"""What `layertap` exports, and what using it imports."""
+
+import subprocess
+import sys
+
+import pytest
+
+import layertap
+
+NAMES = [
+    "LayertapError",
+    "Plan",
+    "Report",
+    "Saved",
+    "Values",
+    "capture",
+    "open",
+    "plan",
+    "save",
+    "submodels",
+    "verify",
+]
+
+
+def test_the_exported_names():
+    assert sorted(layertap.__all__) == NAMES
+    assert dir(layertap) == NAMES
+    for name in NAMES:
+        assert getattr(layertap, name).__name__ == name
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(AttributeError, match="'layertap' has no attribute 'sav'"):
+        layertap.sav  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "use",
+    ["layertap", "layertap.open", "layertap.Plan", "layertap.Values", "layertap.LayertapError"],
+)
+def test_reading_needs_neither_keras_nor_a_backend(use):
+    script = f"import sys, layertap; {use}; print(*sorted(sys.modules))"
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(ended.stdout.split())
+    assert "layertap" in loaded
+    assert not loaded & {"keras", "tensorflow", "jax", "torch"}
