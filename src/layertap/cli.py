@@ -3,15 +3,17 @@
 Nothing heavy is imported before a command needs it, so that `--help` is quick.
 """
 
-import contextlib
+import importlib
 import json
-import os
+import re
 import sys
-from collections.abc import Iterator
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
+
+from layertap.quiet import quiet_start
 
 WRONG, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -25,55 +27,68 @@ DATA is one of
 """
 
 
+class _Group(click.Group):
+    """Commands of which a wrong word is told in one line, too."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            command = (error.ctx or ctx).command_path
+            told = error.format_message().removesuffix(".")
+            _fail(f"{told}. See `{command} --help`.")
+
+
 class _Command(click.Command):
     """A command whose errors are one clear line."""
 
-    def invoke(self, context: click.Context) -> Any:
-        verbose = context.params.get("verbose", False)
-        with _one_line_errors(verbose):
-            return super().invoke(context)
+    stopped = ""
 
-
-@contextlib.contextmanager
-def _one_line_errors(verbose: bool) -> Iterator[None]:
-    from layertap.errors import LayertapError, StoreCorruptError
-
-    try:
-        yield
-    except (click.ClickException, click.exceptions.Exit):
-        raise
-    except KeyboardInterrupt:
-        click.echo(
-            "Stopped. Rows that were committed stay; the same command goes on.",
-            err=True,
-        )
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        if verbose:
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
-        known = isinstance(error, LayertapError)
-        name = "" if known else f"{type(error).__name__}: "
-        click.echo(f"Error: {name}{' '.join(str(error).split())}", err=True)
-        sys.exit(WRONG if isinstance(error, StoreCorruptError) else BAD_INPUT)
+        except KeyboardInterrupt:
+            click.echo("Stopped." + self.stopped, err=True)
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            if ctx.params.get("verbose"):
+                traceback.print_exc()
+            _fail(_line(error))
+
+
+class _Save(_Command):
+    stopped = " Rows that were committed stay; the same command goes on after them."
+
+
+def _line(error: Exception) -> str:
+    """Returns what an error says, in one line and in the words of the command line."""
+    from layertap.errors import LayertapError
+
+    text = " ".join(str(error).split())
+    if not isinstance(error, LayertapError):
+        return f"{type(error).__name__}: {text} (--verbose shows where)"
+    return re.sub(
+        r'\b(before|outputs|overwrite)=(?:True)?(")?',
+        lambda found: f"--{found[1]}" + (' "' if found[2] else ""),
+        text,
+    )
+
+
+def _fail(line: str, status: int = BAD_INPUT) -> NoReturn:
+    click.echo(f"Error: {line}", err=True)
+    sys.exit(status)
 
 
 def run() -> None:
-    """Runs the command line as a process of its own.
-
-    The backends' native code writes its start-up messages to file descriptor 2. Unless
-    `--verbose` is given that leads nowhere, and Python's own standard error goes on to
-    the terminal.
-    """
-    sys.path.insert(0, str(Path.cwd()))
+    """Runs the command line as a process of its own."""
     if "--verbose" not in sys.argv:
-        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        os.close(nowhere)
-    main()
+        quiet_start()
+    main(prog_name="layertap")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="layertap")
 def main() -> None:
     r"""Save what flows into every concatenation of a Keras model.
@@ -139,33 +154,50 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @main.command(cls=_Command)
 @click.argument("model")
 @_selection
-@click.option("--rows", type=int, help="Rows of data, for the total.")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Rows of data, for the total.",
+)
 @_json
 @_model_options
 def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
     """Show what a save of MODEL would take. Nothing is computed."""
+    loaded = _load(model, options)
     import layertap
 
-    found = layertap.plan(_load(model, options), **_selected(options))
+    found = layertap.plan(loaded, **_selected(options))
     _show(found.to_json() if as_json else found.table(rows))
 
 
-@main.command(cls=_Command, epilog=DATA_HELP)
+@main.command(cls=_Save, epilog=DATA_HELP)
 @click.argument("model")
 @click.argument("data")
-@click.option("-o", "--output", required=True, help="The store: values.zarr")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="STORE",
+    help="Where to: a folder, values.zarr.",
+)
 @_selection
-@click.option("--batch-size", type=click.IntRange(min=1), help="Rows per batch.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Rows per batch; 32, if not given.",
+)
 @click.option("--compression", type=click.Choice(["zstd"]), help="None by default.")
 @click.option("--overwrite", is_flag=True, help="Replace the store of another run.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @_model_options
 def save(model: str, data: str, output: str, **options: Any) -> None:
     """Save the values of MODEL for DATA. Run again, it goes on where it stopped."""
+    loaded = _load(model, options)
     import layertap
     from layertap.loading import load_data
 
-    loaded = _load(model, options)
     source = load_data(data, loaded)
     saved = layertap.save(
         loaded,
@@ -199,36 +231,34 @@ def show(store: str, as_json: bool, verbose: bool) -> None:
 
 @main.command(cls=_Command, epilog=DATA_HELP)
 @click.argument("store")
-@click.option("--model", help="The model that the values were saved from.")
-@click.option("--data", help="The data that they were saved from.")
+@click.option(
+    "--model", metavar="MODEL", help="The model that the values were saved from."
+)
+@click.option("--data", metavar="DATA", help="The data that they were saved from.")
 @click.option(
     "--rows",
     type=click.IntRange(min=0),
     default=1024,
-    show_default=True,
-    help="About how many rows to recompute; 0 for all.",
+    metavar="N",
+    help="About how many rows to recompute, 1024 if not given; 0 for all.",
 )
 @_json
 @_model_options
 def verify(
     store: str, model: str | None, data: str | None, rows: int, **options: Any
 ) -> None:
-    """Check STORE: recompute rows and compare; without --model, its checksums."""
+    """Recompute rows of STORE and compare.
+
+    Without --model and --data, every row is read, which checks the checksums.
+    """
     if (model is None) != (data is None):
         raise click.UsageError("--model and --data go together.")
-    from layertap.saved import open as open_saved
+    from layertap.errors import StoreCorruptError
 
-    saved = open_saved(store)
-    import layertap
-
-    if model is None:
-        report = layertap.verify(saved)
-    else:
-        from layertap.loading import load_data
-
-        loaded = _load(model, options)
-        source = load_data(str(data), loaded)
-        report = layertap.verify(saved, loaded, source.data, rows=rows or None)
+    try:
+        report = _report(store, model, data, rows or None, options)
+    except StoreCorruptError as error:
+        _fail(_line(error), WRONG)
     _show(report.to_json() if options["as_json"] else report)
     if not report:
         sys.exit(WRONG)
@@ -238,10 +268,11 @@ def verify(
 @click.argument("folder", default="layertap-demo")
 @_verbose
 def demo(folder: str, verbose: bool) -> None:
-    """Train a two-branch network on handwritten digits, then save its branches.
+    """Train a small network on handwritten digits and save its branches.
 
     Leaves the model, the data and the store in FOLDER, for playing on.
     """
+    _need_keras()
     from layertap.demo import run
 
     def command(*words: str) -> None:
@@ -250,7 +281,34 @@ def demo(folder: str, verbose: bool) -> None:
     run(Path(folder), command)
 
 
+def _report(
+    store: str,
+    model: str | None,
+    data: str | None,
+    rows: int | None,
+    options: dict[str, Any],
+) -> Any:
+    from layertap.saved import open as open_saved
+
+    saved = open_saved(store)
+    if model is None or data is None:
+        from layertap.verifying import verify
+
+        return verify(saved)
+    loaded = _load(model, options)
+    from layertap.loading import load_data
+    from layertap.verifying import verify
+
+    return verify(saved, loaded, load_data(data, loaded).data, rows=rows)
+
+
+def _need_keras() -> None:
+    """Raises `BackendMissingError` where Keras or its backend can't be imported."""
+    importlib.import_module("layertap.listening")
+
+
 def _load(model: str, options: dict[str, Any]) -> Any:
+    _need_keras()
     from layertap.loading import load_model
 
     return load_model(model, trust=options["trust_model"], modules=options["modules"])
@@ -279,6 +337,6 @@ def _state(saved: Any) -> str:
 
     state = "complete" if saved.complete else "not complete: run the save again"
     on_disk = tables.size(saved.bytes_on_disk)
-    extra = [name for name in ("labels", "ids") if getattr(saved, name) is not None]
+    extra = [name for name in ("labels", "ids") if saved.identity[name] is not None]
     along = f", with {' and '.join(extra)}" if extra else ""
     return f"{saved.path}: {saved.rows:,} rows{along}, {on_disk}, {state}."

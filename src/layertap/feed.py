@@ -1,5 +1,6 @@
 """Any data that `model.predict` takes, as batches of what the model takes."""
 
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import keras
 
 from layertap.errors import DataError, DataTypeError, OptionError
-from layertap.inputs import arrange, array_of, is_array, rows_of
+from layertap.inputs import arrange, array_of, check_dense, is_array, rows_of
 
 BATCH_SIZE = 32
 
@@ -44,7 +45,8 @@ class Feed:
             dictionaries of them, a `tf.data.Dataset`, a torch `DataLoader`, a
             `keras.utils.PyDataset`, or any iterable of batches. A tuple is `(x, y)` or
             `(x, y, sample_weight)`, unless it is just what a model of several inputs
-            takes.
+            takes. A list is several inputs; from a `DataLoader` or a `PyDataset` it
+            is what a tuple is, as in Keras.
         specs: The structure of `InputSpec` that the model takes, or None if it has
             none.
         batch_size: Rows per batch of arrays; 32 by default.
@@ -90,12 +92,13 @@ class Feed:
         read from their beginning.
 
         Raises:
-            DataError: If a batch does not fit the model, or the first batch.
+            DataError: If a batch does not fit the model, or the first batch, or if an
+                iterator was used up before.
         """
-        structure = self.first()
+        first = _forms(self.first())
         for row, element in self._source.elements(start):
             batch = self._batch(row, element)
-            _check_same(structure, batch)
+            _check_form(_forms(batch), first, row)
             yield batch
 
     def _batch(self, row: int, element: Any) -> Batch:
@@ -113,11 +116,15 @@ class Feed:
                         f"{found} of {name}; there has to be one for each row."
                     )
             others.append(structure)
+        if not self._source.stable:
+            inputs, *others = _owned([inputs, *others], element)
         return Batch(row, rows, inputs, *others)
 
 
 class _Arrays:
     """A structure of arrays, which are sliced."""
+
+    stable = True
 
     def __init__(self, data: Any, specs: Any, batch_size: int | None) -> None:
         self.batch_size = BATCH_SIZE if batch_size is None else batch_size
@@ -127,13 +134,19 @@ class _Arrays:
                 f"{batch_size!r}."
             )
         x, y, weight = _unpack(data, specs)
+        x = keras.tree.map_structure(_column, _taken(x, specs))
         self._arrays: Any = keras.tree.map_structure(_sliceable, (x, y, weight))
-        leaves = [leaf for leaf in keras.tree.flatten(self._arrays) if is_array(leaf)]
-        lengths = {int(leaf.shape[0]) for leaf in leaves}
+        shapes = {
+            _name(("inputs", "labels", "sample_weight")[path[0]], path[1:]): leaf.shape
+            for path, leaf in keras.tree.flatten_with_path(self._arrays)
+            if leaf is not None
+        }
+        lengths = {int(shape[0]) for shape in shapes.values()}
         if len(lengths) > 1:
+            found = ", ".join(f"{name} {tuple(shapes[name])}" for name in shapes)
             raise DataError(
                 "Inputs and labels have to have the same number of rows; found shapes "
-                f"{', '.join(str(tuple(leaf.shape)) for leaf in leaves)}."
+                f"{found}."
             )
         self.rows: int | None = lengths.pop() if lengths else 0
 
@@ -157,9 +170,12 @@ class _Stream:
 
     batch_size = None
     rows = None
+    # A generator may fill one buffer anew for each of its batches.
+    stable = False
 
-    def __init__(self, batches: Callable[[], Iterator[Any]]) -> None:
+    def __init__(self, batches: Callable[[], Iterator[Any]], specs: Any) -> None:
         self._batches = batches
+        self._specs = specs
         self._last: Iterator[Any] | None = None
         self._begun: Iterator[Any] | None = None
 
@@ -167,7 +183,7 @@ class _Stream:
         """Yields the first element with rows; the next reading begins with it."""
         reading = self._read()
         for element in reading:
-            if _count(element):
+            if _count(element, self._specs):
                 self._begun = chain([element], reading)
                 yield element
                 return
@@ -176,7 +192,7 @@ class _Stream:
         reading, self._begun = self._begun or self._read(), None
         row = 0
         for element in reading:
-            rows = _count(element)
+            rows = _count(element, self._specs)
             if rows and row + rows > start:
                 yield row, element
             row += rows
@@ -195,18 +211,22 @@ class _Stream:
 def _source(data: Any, specs: Any, batch_size: int | None) -> _Arrays | _Stream:
     batches = _batches(data)
     if batches is None:
-        if not _is_structure_of_arrays(data):
+        leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
+        other = next((leaf for leaf in leaves if not is_array(leaf)), None)
+        if other is not None or not leaves:
+            strange = data if other is None else other
+            a_path = isinstance(strange, str | bytes | os.PathLike)
             raise DataTypeError(
                 "Data are arrays, lists or dictionaries of them, data sets or "
-                f"iterables of batches; found {type(data).__name__}."
-                + (" Load the file first." if isinstance(data, str) else "")
+                f"iterables of batches; found {type(strange).__name__}. "
+                + ("Load the file first." if a_path else "Make it an array first.")
             )
         return _Arrays(data, specs, batch_size)
     if batch_size is not None:
         raise OptionError(
             f"`batch_size` is for arrays; {type(data).__name__} brings its own batches."
         )
-    return _Stream(batches)
+    return _Stream(batches, specs)
 
 
 def _batches(data: Any) -> Callable[[], Iterator[Any]] | None:
@@ -217,36 +237,42 @@ def _batches(data: Any) -> Callable[[], Iterator[Any]] | None:
                 f"{type(data).__name__} has no end: its num_batches is None. Give it a "
                 "number of batches."
             )
-        return lambda: _of_dataset(data)
+        return lambda: map(_as_tuple, _of_dataset(data))
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and isinstance(data, tensorflow.data.Dataset):
         if int(data.cardinality()) == tensorflow.data.INFINITE_CARDINALITY:
             raise DataError("The tf.data.Dataset has no end: bound it with .take(n).")
         return lambda: iter(data)
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(data, torch.utils.data.DataLoader):
-        # As in Keras: a list that a loader gives is a tuple, (x, y).
-        return lambda: (tuple(b) if isinstance(b, list) else b for b in data)
+    loading = sys.modules.get("torch.utils.data")
+    if loading is not None and isinstance(data, loading.DataLoader):
+        return lambda: map(_as_tuple, data)
     if isinstance(data, Mapping | list | tuple | str | bytes) or is_array(data):
         return None
     return (lambda: iter(data)) if isinstance(data, Iterable) else None
 
 
+def _as_tuple(element: Any) -> Any:
+    """Makes a list a tuple, `(x, y)`, as Keras does for these sources."""
+    return tuple(element) if isinstance(element, list) else element
+
+
 def _of_dataset(data: Any) -> Iterator[Any]:
     """Yields the batches of a PyDataset in order, read ahead by its workers."""
-    count = data.num_batches
     if data.workers <= 1:
-        for index in range(count):
-            yield data[index]
+        yield from map(data.__getitem__, range(data.num_batches))
         return
-    with ThreadPoolExecutor(data.workers) as pool:
-        ahead: deque[Any] = deque()
-        for index in range(count):
-            ahead.append(pool.submit(data.__getitem__, index))
+    pool = ThreadPoolExecutor(data.workers)
+    ahead: deque[Any] = deque()
+    try:
+        for index in range(data.num_batches):
             if len(ahead) >= max(data.max_queue_size, 1):
                 yield ahead.popleft().result()
+            ahead.append(pool.submit(data.__getitem__, index))
         while ahead:
             yield ahead.popleft().result()
+    finally:
+        # After an error, or where nobody wants the rest, what waits is not read.
+        pool.shutdown(cancel_futures=True)
 
 
 def _unpack(element: Any, specs: Any) -> tuple[Any, Any, Any]:
@@ -266,25 +292,46 @@ def _unpack(element: Any, specs: Any) -> tuple[Any, Any, Any]:
     return x, y, weight
 
 
-def _count(element: Any) -> int:
-    x = element[0] if isinstance(element, tuple) and element else element
-    leaves = keras.tree.flatten(x)
-    if not leaves or not getattr(leaves[0], "shape", ()):
-        # Not an array with rows: `arrange` says what is wrong with it.
-        return 1
-    return int(leaves[0].shape[0])
+def _taken(x: Any, specs: Any) -> Any:
+    """Leaves out of a dictionary what the model does not take."""
+    if not isinstance(x, Mapping) or specs is None:
+        return x
+    if isinstance(specs, Mapping):
+        names = set(specs)
+    else:
+        names = {spec.name for spec in keras.tree.flatten(specs)}
+    # Where a name is missing, the error to come tells those that are there.
+    return {name: x[name] for name in names} if names <= set(x) else x
 
 
-def _is_structure_of_arrays(data: Any) -> bool:
-    leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
-    return bool(leaves) and all(is_array(leaf) for leaf in leaves)
+def _count(element: Any, specs: Any) -> int:
+    x, _, _ = _unpack(element, specs)
+    for leaf in keras.tree.flatten(_taken(x, specs)):
+        shape: Any = getattr(leaf, "shape", ())
+        if len(shape) and shape[0] is not None:
+            return int(shape[0])
+    # Not an array with rows: `arrange` says what is wrong with it.
+    return 1
+
+
+def _column(leaf: Any) -> Any:
+    """Makes a pandas Series of inputs a column, as Keras does."""
+    series = hasattr(leaf, "iloc") and leaf.ndim == 1
+    return array_of(leaf)[:, None] if series else leaf
 
 
 def _sliceable(leaf: Any) -> Any:
     """Returns an array that is sliced by rows; a table of pandas slices by names."""
     if leaf is None:
         return None
-    if hasattr(leaf, "iloc") or not hasattr(leaf, "shape"):
+    check_dense(leaf)
+    jax = sys.modules.get("jax")
+    if (
+        hasattr(leaf, "iloc")
+        or not hasattr(leaf, "shape")
+        # As in Keras: NumPy slices faster than JAX, and shares memory on a CPU.
+        or (jax is not None and isinstance(leaf, jax.Array))
+    ):
         leaf = array_of(leaf)
     if not leaf.shape:
         raise DataError(
@@ -293,30 +340,40 @@ def _sliceable(leaf: Any) -> Any:
     return leaf
 
 
-def _check_same(first: Batch, batch: Batch) -> None:
-    for name in ("inputs", "labels", "sample_weight"):
-        wanted, found = getattr(first, name), getattr(batch, name)
-        try:
-            keras.tree.assert_same_structure(wanted, found)
-            # None is a leaf to Keras, like an array.
-            same, why = (wanted is None) == (found is None), "one of them has none."
-        except (TypeError, ValueError) as error:
-            same, why = False, str(error)
-        if not same:
-            raise DataError(
-                f"The {name.replace('_', ' ')} of the batch that begins at row "
-                f"{batch.row} are built otherwise than those of the first: {why}"
-            )
-    for one, other in zip(
-        keras.tree.flatten(first.labels), keras.tree.flatten(batch.labels), strict=True
-    ):
-        if one is not None and _row_of(one) != _row_of(other):
-            raise DataError(
-                f"The labels of the batch that begins at row {batch.row} have shape "
-                f"{other.shape} and dtype {other.dtype}; those of the first have "
-                f"{one.shape} and {one.dtype}."
-            )
+def _owned(structures: list[Any], given: Any) -> list[Any]:
+    """Copies the arrays that share memory with what was given."""
+    theirs = {id(leaf) for leaf in keras.tree.flatten(given)}
+
+    def own(leaf: Any) -> Any:
+        shared = leaf is not None and (leaf.base is not None or id(leaf) in theirs)
+        return leaf.copy() if shared else leaf
+
+    return [keras.tree.map_structure(own, structure) for structure in structures]
 
 
-def _row_of(array: Any) -> tuple[Any, Any]:
-    return array.shape[1:], array.dtype
+def _name(what: str, path: tuple[Any, ...]) -> str:
+    return what + "".join(f"[{key!r}]" for key in path)
+
+
+def _forms(batch: Batch) -> dict[str, str]:
+    """Says of each array of a batch what has to be the same in all batches."""
+    forms = {}
+    for what in ("inputs", "labels", "sample_weight"):
+        for path, leaf in keras.tree.flatten_with_path(getattr(batch, what)):
+            if leaf is not None:
+                # Inputs may change their sizes, where the model lets them.
+                sizes = leaf.shape[1:] if what != "inputs" else "?" * (leaf.ndim - 1)
+                dtype = "text" if leaf.dtype.kind in "SU" else leaf.dtype.name
+                shape = ", ".join(["rows", *map(str, sizes)])
+                forms[_name(what, path)] = f"{dtype} of shape ({shape})"
+    return forms
+
+
+def _check_form(found: dict[str, str], first: dict[str, str], row: int) -> None:
+    for name in {**first, **found}:
+        if found.get(name) != first.get(name):
+            raise DataError(
+                f"The batch that begins at row {row} has {name}: "
+                f"{found.get(name, 'none')}. The first batch has "
+                f"{first.get(name, 'none')}; all have to be alike."
+            )

@@ -94,7 +94,7 @@ class ImageFolder:
 
     def _read(self, name: str) -> NDArray[np.uint8]:
         image = _pillow()
-        bomb = image.DecompressionBombError
+        too_large = image.DecompressionBombError
         height, width = self._size
         try:
             with image.open(self.folder / name) as opened:
@@ -105,12 +105,7 @@ class ImageFolder:
                 picture = opened.convert(MODES[self._channels])
             if picture.size != (width, height):
                 picture = picture.resize((width, height), image.Resampling.BILINEAR)
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            image.DecompressionBombError,
-        ) as error:
+        except (OSError, SyntaxError, ValueError, too_large) as error:
             raise DataError(
                 f"{self.folder / name} is no image that can be read: {error}"
             ) from error
@@ -133,7 +128,7 @@ def read_images(folder: Path, specs: Any) -> ImageFolder:
     """
     while isinstance(specs, Mapping | list | tuple) and len(specs) == 1:
         (specs,) = specs.values() if isinstance(specs, Mapping) else specs
-    shape = getattr(specs, "shape", ())
+    shape: Any = getattr(specs, "shape", ())
     if len(shape) == 4 and None not in shape[1:]:
         if shape[3] in MODES:
             return ImageFolder(folder, (shape[1], shape[2]), shape[3])

@@ -77,6 +77,19 @@ def is_array(leaf: Any) -> bool:
     )
 
 
+def check_dense(leaf: Any) -> None:
+    """Raises if a tensor is ragged or sparse.
+
+    Raises:
+        DataTypeError: If it is.
+    """
+    kind = type(leaf).__name__
+    if "Ragged" in kind or "Sparse" in kind:
+        raise DataTypeError(
+            f"The data hold a {kind}; make it dense, padded to one size."
+        )
+
+
 def array_of(leaf: Any) -> NDArray[Any]:
     """Returns a batch's leaf as a NumPy array.
 
@@ -85,11 +98,7 @@ def array_of(leaf: Any) -> NDArray[Any]:
     """
     if isinstance(leaf, np.ndarray):
         return leaf
-    kind = type(leaf).__name__
-    if "Ragged" in kind or "Sparse" in kind:
-        raise DataTypeError(
-            f"The data hold a {kind}; make it dense, padded to one size."
-        )
+    check_dense(leaf)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(leaf, torch.Tensor):
         leaf = leaf.detach().cpu()
@@ -97,7 +106,9 @@ def array_of(leaf: Any) -> NDArray[Any]:
             return np.asarray(leaf.float().numpy().astype(ml_dtypes.bfloat16))
         return np.asarray(leaf.numpy())
     if not is_array(leaf) and not isinstance(leaf, int | float | bool | list):
-        raise DataTypeError(f"The data hold a {kind}, which is no array.")
+        raise DataTypeError(
+            f"The data hold a {type(leaf).__name__}, which is no array."
+        )
     return np.asarray(leaf)
 
 

@@ -1,7 +1,10 @@
 """What the command line is given, as what the API takes: a model, data."""
 
 import importlib
+import re
+import sys
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +16,12 @@ from layertap import listening
 from layertap.errors import DataError, ModelFileError, OptionError
 from layertap.images import read_images
 
+SUFFIXES = (".keras", ".h5", ".hdf5")
+# How Keras says that it does not know a class, in .keras and in .h5 files.
+CUSTOM = re.compile(
+    r"(?:Could not locate (?:class|function)|Unknown \w+:) '(?P<name>[^']+)'"
+)
+UNREADABLE = (ValueError, OSError, EOFError)
 # Entries of an .npz that are no inputs, unless the model has inputs of that name.
 LABELS, IDS = "labels", "ids"
 
@@ -38,14 +47,25 @@ def load_model(path: str, *, trust: bool = False, modules: Sequence[str] = ()) -
     """
     for module in modules:
         _import(module, "--import")
-    if not Path(path).is_file():
-        what = "a folder" if Path(path).is_dir() else "nothing"
+    file = Path(path)
+    if not file.is_file():
+        what = "a folder" if file.is_dir() else "nothing"
         raise ModelFileError(
             f"There is {what} at {path}; expected a .keras or .h5 file."
         )
+    if file.suffix not in SUFFIXES:
+        raise ModelFileError(
+            f"{path} is no model by its name; expected one that ends in "
+            f"{', '.join(SUFFIXES)}."
+        )
+    if file.suffix == ".keras" and not zipfile.is_zipfile(file):
+        raise ModelFileError(
+            f"{path} is cut off, or was never a model: a .keras file is a zip archive. "
+            "Save it again with model.save(…)."
+        )
     try:
         return keras.models.load_model(path, compile=False, safe_mode=not trust)
-    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # A model file builds any classes with any errors.
         raise ModelFileError(_why(path, error)) from error
 
 
@@ -56,11 +76,12 @@ def _why(path: str, error: Exception) -> str:
             f"{path} holds a Lambda layer or other code, which Keras' safe mode does "
             "not run. If you trust whoever made the file, pass --trust-model."
         )
-    if "Could not locate" in text or "Unknown layer" in text or "register" in text:
+    custom = CUSTOM.search(text)
+    if custom:
         return (
-            f"{path} needs custom objects. Name the module that registers them (with "
-            "keras.saving.register_keras_serializable): --import my_package.module. "
-            f"Keras says: {text[:300]}"
+            f"{path} needs {custom['name']}, which is not Keras' own. Name the module "
+            "that registers it (with keras.saving.register_keras_serializable): "
+            "--import my_package.module"
         )
     return (
         f"{path} can't be loaded: it is cut off, damaged, or no Keras model "
@@ -89,7 +110,7 @@ def load_data(source: str, model: Any) -> Data:
         labelled = images if images.labels is None else (images, images.labels)
         return Data(labelled, images.ids)
     module, colon, name = source.partition(":")
-    if colon and all(part.isidentifier() for part in module.split(".")):
+    if colon and name and all(part.isidentifier() for part in module.split(".")):
         found = getattr(_import(module, "DATA"), name, None)
         if not callable(found):
             raise DataError(f"The module {module} has no callable {name!r}.")
@@ -102,8 +123,8 @@ def load_data(source: str, model: Any) -> Data:
 
 def _numpy(path: Path) -> Any:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        return np.lib.format.open_memmap(path, mode="r")
+    except UNREADABLE as error:
         raise DataError(f"{path} is no array that NumPy can read: {error}") from error
 
 
@@ -111,7 +132,7 @@ def _archive(path: Path, model: Any) -> Data:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (*UNREADABLE, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is no .npz that NumPy can read: {error}") from error
     specs = listening.input_specs(model)
     names = {spec.name for spec in keras.tree.flatten(specs)} if specs else set()
@@ -120,15 +141,18 @@ def _archive(path: Path, model: Any) -> Data:
     if not arrays:
         raise DataError(f"{path} holds no input for {model.name!r}.")
     inputs: Any = arrays
-    if len(arrays) == 1 and len(names) <= 1:
+    if len(arrays) == 1 and not names:
         (inputs,) = arrays.values()
     return Data(inputs if labels is None else (inputs, labels), ids)
 
 
 def _import(name: str, where: str) -> Any:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except Exception as error:  # It runs whatever stands in it.
         raise OptionError(
-            f"{where}: the module {name} can't be imported from {Path.cwd()}: {error}"
+            f"{where}: the module {name} can't be imported from {Path.cwd()}: "
+            f"{type(error).__name__}: {error}"
         ) from error

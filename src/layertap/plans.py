@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -223,41 +224,60 @@ class Plan:
         Args:
             rows: Rows of data; the last line has the total for them.
         """
-        table = Table(title=f"Plan of {self.model}", title_justify="left")
-        for heading in ("join", "kind", "axis", "address", "made by", "shape", "dtype"):
+        table = Table(
+            title=Text(f"Plan of {self.model}"),
+            title_justify="left",
+            caption=self._summary(rows),
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
+        for heading in ("address", "made by"):
             table.add_column(heading, overflow="fold")
-        table.add_column("bytes/row", justify="right")
+        for heading in ("shape", "dtype"):
+            table.add_column(heading, no_wrap=True)
+        table.add_column("bytes/row", justify="right", no_wrap=True)
         for join in self.joins:
-            for i, branch in enumerate(join.branches):
-                head = (join.path, join.kind, str(join.axis)) if i == 0 else ("",) * 3
-                table.add_row(*map(Text, (*head, *_cells(branch))))
+            made_by = f"{join.kind}, axis {join.axis}"
+            shape = _shown(join.shape)
+            table.add_row(
+                *map(Text, (join.path, made_by, shape, join.dtype)), style="bold"
+            )
+            for branch in join.branches:
+                table.add_row(*_cells(branch, indent="  "))
             table.add_section()
         for output in self.outputs:
-            table.add_row("", "output", "", *map(Text, _cells(output)))
-        table.add_section()
-        for refused in self.refused:
-            reason = Text(f"refused: {refused.reason}", style="red")
-            table.add_row("", "", "", Text(refused.address), reason)
-        table.caption = self._summary(rows)
-        table.caption_justify = "left"
+            table.add_row(*_cells(output))
         return table
 
-    def _summary(self, rows: int | None) -> str:
+    def _summary(self, rows: int | None) -> Text:
         rows = 1_000_000 if rows is None else rows
         per_row = self.bytes_per_row
         total = None if per_row is None else per_row * rows
-        return (
-            f"{len(self.addresses)} values, {len(self.stored)} of them stored: "
+        count = len(self.addresses)
+        text = Text(
+            f"{count} value{'s' * (count != 1)}, {len(self.stored)} of them stored: "
             f"{tables.size(per_row)} per row, {tables.size(total)} for {rows:,} rows."
         )
+        for refused in self.refused:
+            text.append(f"\nrefused: {refused.address}: {refused.reason}", style="red")
+        return text
 
 
-def _cells(value: Value) -> tuple[str, str, str, str, str]:
-    sizes = ["rows", *("?" if n is None else str(n) for n in value.shape[1:])]
+def _cells(value: Value, indent: str = "") -> list[Text]:
+    name = Text(indent + value.address)
     size = "?" if value.bytes_per_row is None else f"{value.bytes_per_row:,}"
     if value.alias_of is not None:
-        size = f"= {value.alias_of}"
-    return value.address, value.made_by, f"({', '.join(sizes)})", value.dtype, size
+        name.append(f"\n{indent}= {value.alias_of}", style="dim")
+        # Nothing that is stored; so that the column sums up to the total below.
+        size = "0"
+    return [name, *map(Text, (value.made_by, _shown(value.shape), value.dtype, size))]
+
+
+def _shown(shape: Shape) -> str:
+    rows = ["rows" if shape[:1] == (None,) else str(n) for n in shape[:1]]
+    return f"({', '.join([*rows, *('?' if n is None else str(n) for n in shape[1:])])})"
 
 
 def itemsize(dtype: str) -> int:

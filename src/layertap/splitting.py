@@ -1,5 +1,6 @@
 """Parts of a model, as models: one for each branch of a join."""
 
+import re
 from typing import Any
 
 import keras
@@ -60,7 +61,8 @@ def submodels(
 
 def _submodel(model: keras.Model, branch: Branch) -> keras.Model:
     path, _, index = address.parse(branch.address)
-    name = f"before_{branch.address.replace('/', '_')}"
+    # TensorFlow takes a model's name as that of a scope, which is narrow.
+    name = "before_" + re.sub(r"\W", "_", branch.address, flags=re.ASCII)
     graph = listening.branch_graph(model, path, index, branch.dtype, name)
     if graph is not None:
         return graph

@@ -389,3 +389,56 @@ def test_a_path_that_holds_something_else_is_left_alone(tmp_path):
                 )
     assert (tmp_path / "file").read_text() == "mine"
     assert (tmp_path / "folder" / "mine").read_text() == "mine"
+
+
+def test_progress_shows_rows_and_bytes_or_is_quiet(tmp_path, capsys):
+    layertap.save(two_branches(), numbers(500), tmp_path / "quiet.zarr")
+    assert capsys.readouterr() == ("", "")
+    layertap.save(two_branches(), numbers(500), tmp_path / "v.zarr", progress=True)
+    out, shown = capsys.readouterr()
+    assert out == ""
+    assert "500 of 500 rows" in shown
+    assert "written" in shown
+
+
+def test_an_error_in_the_models_own_pass_loses_nothing(tmp_path):
+    model, x = two_branches(), numbers(100)
+
+    def narrow():
+        yield x[:40]
+        yield x[40:, :7]
+
+    with pytest.raises(DataError, match="row 40"):
+        layertap.save(model, narrow(), tmp_path / "v.zarr")
+    assert layertap.open(tmp_path / "v.zarr").rows == 40
+    layertap.save(model, iter([x[:40], x[40:]]), tmp_path / "v.zarr")
+    assert layertap.verify(layertap.open(tmp_path / "v.zarr"), model, x)
+
+
+class Stops(keras.layers.Layer):
+    """Raises a KeyboardInterrupt in the middle of a pass, as Ctrl-C would."""
+
+    stops = False
+
+    def call(self, x):
+        if self.stops:
+            raise KeyboardInterrupt
+        return x
+
+
+def test_ctrl_c_in_the_middle_of_a_pass_leaves_the_model_whole(tmp_path):
+    layer = Stops()
+    x = keras.Input((3,))
+    joined = keras.layers.Concatenate()([layer(keras.layers.Dense(2)(x)), x])
+    model = keras.Model(x, keras.layers.Dense(1)(joined))
+    data = np.ones((64, 3), "float32")
+    plan, expected = layertap.plan(model), model.predict(data, verbose=0)
+    layer.stops = True
+    with pytest.raises(KeyboardInterrupt):
+        layertap.save(model, data, tmp_path / "v.zarr")
+    layer.stops = False
+    np.testing.assert_array_equal(model.predict(data, verbose=0), expected)
+    assert layertap.plan(model) == plan
+    model.compile("sgd", "mse")
+    model.fit(data, np.ones((64, 1)), verbose=0)
+    assert layertap.save(model, data, tmp_path / "v.zarr").complete

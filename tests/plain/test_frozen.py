@@ -15,7 +15,9 @@ def test_a_store_of_format_1():
     saved = layertap.open(STORE)
     assert saved.complete
     assert saved.rows == 30
-    assert list(saved) == [f"{join}/in/{i}" for join in ("first", "second") for i in (0, 1)]
+    assert list(saved) == [
+        f"{join}/in/{i}" for join in ("first", "second") for i in (0, 1)
+    ]
     expected = {
         "first/in/0": ROWS,
         "first/in/1": -ROWS,

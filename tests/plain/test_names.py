@@ -36,7 +36,13 @@ def test_a_name_that_is_not_there():
 
 @pytest.mark.parametrize(
     "use",
-    ["layertap", "layertap.open", "layertap.Plan", "layertap.Values", "layertap.LayertapError"],
+    [
+        "layertap",
+        "layertap.open",
+        "layertap.Plan",
+        "layertap.Values",
+        "layertap.LayertapError",
+    ],
 )
 def test_reading_needs_neither_keras_nor_a_backend(use):
     script = f"import sys, layertap; {use}; print(*sorted(sys.modules))"

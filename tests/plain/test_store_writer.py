@@ -61,7 +61,7 @@ steps = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(
     steps=steps, block=st.integers(1, 30), compression=st.sampled_from([None, "zstd"])
 )

@@ -9,6 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +18,7 @@ from layertap.store.layout import METADATA_FILE, ArrayLayout, group_metadata, to
 from layertap.store.root import Root, read_root
 
 _NEW = METADATA_FILE + ".new"
+_SYNCS_AT_ONCE = 8
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
@@ -186,15 +188,20 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
     Args:
         contents: What each file is to hold. Their folders have to exist.
     """
-    for file, content in contents.items():
-        with (file.parent / _NEW).open("wb") as new:
-            new.write(content)
-            new.flush()
-            os.fsync(new.fileno())
-    for file in contents:
-        (file.parent / _NEW).replace(file)
-    for file in contents:
-        _sync(file.parent)
+    # At the same time: a disk makes many files durable in little more time than one.
+    with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
+        list(pool.map(_write_beside, contents.keys(), contents.values()))
+        for file in contents:
+            file.with_name(_NEW).replace(file)
+        list(pool.map(_sync, {file.parent for file in contents}))
+
+
+def _write_beside(file: Path, content: bytes) -> None:
+    """Writes durably what a file is to be replaced with."""
+    with file.with_name(_NEW).open("wb") as new:
+        new.write(content)
+        new.flush()
+        os.fsync(new.fileno())
 
 
 def _sync(folder: Path) -> None:
