@@ -20,9 +20,9 @@ WRONG, BAD_INPUT, INTERRUPTED = 1, 2, 130
 DATA_HELP = """\b
 DATA is one of
   a .npy file               the rows of a model with one input
-  a .npz file               one array for each input, by its name; arrays called
-                            `labels` and `ids` are saved along
-  a folder of images        resized to the model's input; ids are the file names
+  a .npz file               one array for each input, by its name; arrays
+                            called `labels` and `ids` are saved along
+  a folder of images        resized to the model's input; the paths are ids
   package.module:callable   returns anything that layertap.save takes
 """
 
@@ -85,10 +85,12 @@ def run() -> None:
     """Runs the command line as a process of its own."""
     if "--verbose" not in sys.argv:
         quiet_start()
-    main(prog_name="layertap")
+    main(prog_name=main.name)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "layertap", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="layertap")
 def main() -> None:
     r"""Save what flows into every concatenation of a Keras model.

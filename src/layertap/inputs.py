@@ -31,18 +31,7 @@ def arrange(x: Any, specs: Any, row: int) -> Any:
             lambda leaf: _numbers(leaf, "the input", row), x
         )
     wanted = keras.tree.flatten(specs)
-    if isinstance(x, Mapping):
-        known = {**x}
-        missing = [spec.name for spec in wanted if spec.name not in known]
-        if missing:
-            raise DataError(
-                f"The model's input {missing[0]!r} is not in the data, which has "
-                f"{', '.join(map(repr, known))}. "
-                + suggest(missing[0], map(str, known), what="name in the data")
-            )
-        flat = [known[spec.name] for spec in wanted]
-    else:
-        flat = keras.tree.flatten(x)
+    flat = keras.tree.flatten(_matched(x, specs))
     if len(flat) != len(wanted):
         names = ", ".join(spec.name for spec in wanted)
         raise DataError(
@@ -50,6 +39,34 @@ def arrange(x: Any, specs: Any, row: int) -> Any:
         )
     arrays = [_fit(leaf, spec, row) for leaf, spec in zip(flat, wanted, strict=True)]
     return keras.tree.pack_sequence_as(specs, arrays)
+
+
+def _matched(x: Any, specs: Any) -> Any:
+    """Returns inputs such that, flattened, they are in the order of the specs."""
+    if isinstance(x, Mapping):
+        if isinstance(specs, Mapping):
+            return {key: _matched(_named(x, key), specs[key]) for key in specs}
+        return keras.tree.map_structure(lambda spec: _named(x, spec.name), specs)
+    if isinstance(specs, Mapping) and list(specs) != sorted(specs):
+        # Keras, too, refuses: is it the order of the model, or that of flattening?
+        raise DataError(
+            f"The model takes a dictionary of {', '.join(map(repr, specs))}; which is "
+            f"which can't be told from {type(x).__name__}. Pass a dictionary."
+        )
+    lists = isinstance(x, list | tuple) and isinstance(specs, list | tuple)
+    if lists and len(x) == len(specs):
+        return [_matched(*pair) for pair in zip(x, specs, strict=True)]
+    return x
+
+
+def _named(x: Mapping[Any, Any], name: str) -> Any:
+    if name in x:
+        return x[name]
+    raise DataError(
+        f"The model's input {name!r} is not in the data, which has "
+        f"{', '.join(map(repr, x))}. "
+        + suggest(name, map(str, x), what="name in the data")
+    )
 
 
 def rows_of(structure: Any, what: str, row: int) -> int:
@@ -83,8 +100,16 @@ def check_dense(leaf: Any) -> None:
     Raises:
         DataTypeError: If it is.
     """
-    kind = type(leaf).__name__
-    if "Ragged" in kind or "Sparse" in kind:
+    kind, module = type(leaf).__name__, type(leaf).__module__
+    torch: Any = sys.modules.get("torch")
+    on_torch = torch is not None and isinstance(leaf, torch.Tensor)
+    if (
+        "Ragged" in kind
+        or "Sparse" in kind
+        or module.startswith(("scipy.sparse", "jax.experimental.sparse"))
+        or (on_torch and leaf.layout is not torch.strided)
+    ):
+        kind = f"{leaf.layout} tensor" if on_torch else kind
         raise DataTypeError(
             f"The data hold a {kind}; make it dense, padded to one size."
         )

@@ -130,7 +130,8 @@ def _numpy(path: Path) -> Any:
 
 def _archive(path: Path, model: Any) -> Data:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves a file open in which it finds no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (*UNREADABLE, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is no .npz that NumPy can read: {error}") from error

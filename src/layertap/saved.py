@@ -85,13 +85,13 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreCorruptError(
                 f"{self.path}: its manifest is damaged ({type(error).__name__}: "
-                f"{error}). Save the values again, with overwrite=True."
+                f"{error}). Restore it, or delete the folder and save again."
             ) from error
         missing = stored - set(self.reader.paths)
         if missing:
             raise StoreCorruptError(
                 f"{self.path}: the arrays {sorted(missing)} are in its manifest, but "
-                "not on disk. Restore them, or save again with overwrite=True."
+                "not on disk. Restore them, or delete the folder and save again."
             )
 
     @property
