@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 from numpy.typing import NDArray
@@ -220,6 +220,8 @@ def assert_stored_once(graph: Graph, plan: layertap.Plan) -> None:
     deadline=None,
     max_examples=15,
     suppress_health_check=[HealthCheck.too_slow],
+    # To shrink takes minutes: each try plans, compiles and saves a model.
+    phases=[Phase.explicit, Phase.generate],
 )
 @given(programs)
 def test_any_graph(program):
