@@ -491,8 +491,10 @@ def read_all(terminal: int) -> str:
         shown += part
 
 
-@pytest.mark.parametrize("name", ["openvino", "no_such_backend"])
-def test_a_backend_that_is_not_there(here, name):
+@pytest.mark.parametrize(
+    ("name", "told"), [("openvino", "pip install"), ("no_such_backend", "backend")]
+)
+def test_a_backend_that_is_not_there(here, name, told):
     """Keras knows OpenVINO; it is in none of layertap's environments."""
     done = subprocess.run(
         [*PROCESS, "plan", "two.keras"],
@@ -504,6 +506,7 @@ def test_a_backend_that_is_not_there(here, name):
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert name in done.stderr
+    assert told in done.stderr
 
 
 def test_help_imports_nothing_heavy():
