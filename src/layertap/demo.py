@@ -49,7 +49,9 @@ def run(folder: Path, command: Callable[..., None]) -> None:
         f"  import layertap\n  saved = layertap.open({store!r})\n"
         '  saved.before("fusion")["look_3x3"][:5]\n'
         f"Without layertap:\n  import zarr\n"
-        f'  zarr.open({store!r}, mode="r")["fusion/in/0"][:5]'
+        f'  zarr.open({store!r}, mode="r")["fusion/in/0"][:5]',
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -95,5 +97,7 @@ def train(images: Any, labels: Any) -> keras.Model:
 
 
 def _type(command: Callable[..., None], *words: str) -> None:
-    console.print(f"[bold]$ layertap {shlex.join(words)}[/bold]", soft_wrap=True)
+    # Names are no markup, and a line is to be copied whole.
+    line = f"$ layertap {shlex.join(words)}"
+    console.print(line, style="bold", markup=False, soft_wrap=True)
     command(*words)

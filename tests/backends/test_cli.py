@@ -429,7 +429,7 @@ def test_verbose_adds_the_traceback_to_the_line(here):
 
 def test_the_demo_and_the_commands_that_it_prints(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told = succeeds("demo", "a folder")
+    told = succeeds("demo", "a [red] folder")
     assert "1,797 rows, with labels" in told
     assert "0 of them found a difference" in told
     words = [
@@ -440,7 +440,7 @@ def test_the_demo_and_the_commands_that_it_prints(tmp_path, monkeypatch):
     assert [command for command, *_ in words] == ["plan", "save", "show", "verify"]
     for again in words:
         assert succeeds(*again) in told
-    saved = layertap.open("a folder/digits.zarr")
+    saved = layertap.open("a [red] folder/digits.zarr")
     assert saved.before("fusion")["look_3x3"].shape == (1797, 256)
 
 
