@@ -44,12 +44,17 @@ _ROOMS = {
     "verify": "verifying",
 }
 
+_WITHOUT_KERAS = ("plans", "saved", "values")
+
 __all__ = ["LayertapError", *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
         raise AttributeError(f"module 'layertap' has no attribute {name!r}")
+    if _ROOMS[name] not in _WITHOUT_KERAS:
+        # First, for it says what to do where Keras lacks its backend.
+        importlib.import_module("layertap.listening")
     found = getattr(importlib.import_module(f"layertap.{_ROOMS[name]}"), name)
     globals()[name] = found
     return found

@@ -219,6 +219,8 @@ def _drive(run: _Run, writer: Writer, show: bool) -> None:
             for values in _remaining(run, writer):
                 writer.append(values)
                 report(writer.rows, writer.bytes_written)
+            writer.commit()
+            report(writer.rows, writer.bytes_written)
     except StoreError:
         raise
     except BaseException:

@@ -5,7 +5,7 @@ import string
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from layertap import address
@@ -20,6 +20,7 @@ names = st.text(
 tricky = st.text("@23.%_~ä/-", min_size=1)
 
 
+@settings(derandomize=True)
 @given(st.lists(st.one_of(names, tricky), min_size=2, max_size=8, unique=True))
 @example(["dense@2", "dense%402", "dense"])
 @example(["__x", "%5F_x", "_x"])
@@ -29,6 +30,7 @@ def test_two_names_never_meet(given_names):
     assert len(set(map(address.component, given_names))) == len(given_names)
 
 
+@settings(derandomize=True)
 @given(st.one_of(names, tricky))
 @example("..")
 @example("zarr.json")
@@ -47,6 +49,7 @@ def test_a_component_is_safe_and_gives_the_name_back(name):
     assert unquote(part) == name
 
 
+@settings(derandomize=True)
 @given(st.text(string.ascii_letters + string.digits + "_.-", min_size=1))
 def test_usual_names_stay_as_they_are(name):
     kept = name not in address.RESERVED and name.strip(".")
@@ -74,6 +77,7 @@ paths = st.lists(st.one_of(names, tricky), min_size=1, max_size=4).map(
 )
 
 
+@settings(derandomize=True)
 @given(paths, st.integers(0, 200))
 @example("in", 0)
 @example("out", 1)
@@ -83,6 +87,7 @@ def test_parse_inverts_branch(path, index):
     assert address.parse(address.branch(path, index)) == (path, "in", index)
 
 
+@settings(derandomize=True)
 @given(paths, st.integers(2, 200), st.data())
 @example("in", 2, None)
 @example("out", 2, None)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from layertap import texts
@@ -13,9 +13,11 @@ text = st.text(st.characters(exclude_categories=["Cs"])).filter(
 )
 
 
+@settings(derandomize=True)
 @given(st.lists(text, min_size=1))
 @example([""])
 @example(["", "a"])
+@example(["\0a", "b"])
 @example(["a\0b", "a"])
 @example(["bild-ä.png", "絵.png", "🖼"])
 def test_round_trip(strings):

@@ -10,7 +10,7 @@ from typing import Any
 
 try:
     import keras
-except ImportError as error:
+except (ImportError, ValueError) as error:
     from layertap.errors import BackendMissingError
 
     raise BackendMissingError(
