@@ -243,7 +243,9 @@ def _remaining(run: _Run, writer: Writer) -> Iterator[Arrays]:
     stopped, and compared with what was saved.
     """
     done = writer.rows
+    end = 0
     for batch in run.feed.batches(max(done - 1, 0)):
+        end = batch.row + batch.rows
         if batch.row >= done:
             yield run.values(batch)
             continue
@@ -256,6 +258,11 @@ def _remaining(run: _Run, writer: Writer) -> Iterator[Arrays]:
         if batch.row + batch.rows > done:
             values = run.values(batch)
             yield {name: array[done - batch.row :] for name, array in values.items()}
+    if end < done:
+        raise OtherRunError(
+            f"The data end before row {done}, but {writer.path} has {done} rows: "
+            "they are other data. Save to another path, or pass overwrite=True."
+        )
 
 
 def _labels(paths: Any, labels: Any) -> Arrays:

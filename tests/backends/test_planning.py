@@ -524,3 +524,9 @@ def test_planning_leaves_the_model_as_it_was():
         np.testing.assert_array_equal(one, other)
     assert model.trainable_weights
     assert len(model.trainable_weights) == len(weights)
+
+
+def test_sizes_that_have_to_be_halved_are_unknown_too():
+    (join,) = layertap.plan(down_and_up_again()).joins
+    shapes = [branch.shape for branch in join.branches]
+    assert shapes == [(None, None, None, 4), (None, None, None, 2)]

@@ -442,3 +442,17 @@ def test_ctrl_c_in_the_middle_of_a_pass_leaves_the_model_whole(tmp_path):
     model.compile("sgd", "mse")
     model.fit(data, np.ones((64, 1)), verbose=0)
     assert layertap.save(model, data, tmp_path / "v.zarr").complete
+
+
+def test_shorter_data_do_not_complete_a_store(tmp_path):
+    model, x = two_branches(), numbers(500)
+
+    def broken():
+        yield from (x[:250], x[250:])
+        raise DataBrokeError
+
+    with pytest.raises(DataBrokeError):
+        layertap.save(model, broken(), tmp_path / "v.zarr")
+    with pytest.raises(OtherRunError, match="row 500"):
+        layertap.save(model, iter([x[:250]]), tmp_path / "v.zarr")
+    assert not layertap.open(tmp_path / "v.zarr").complete
