@@ -14,6 +14,7 @@ from layertap import address, identity, listening, tables
 from layertap.errors import DataError, OtherRunError
 from layertap.feed import Batch, Feed
 from layertap.identity import Verdict
+from layertap.plans import Join
 from layertap.saved import Saved
 from layertap.tap import Tap
 from layertap.values import Values
@@ -195,19 +196,22 @@ def verify(
                 nonfinite[name] = nonfinite.get(name, 0) + int(bad)
         for path, check in joins.items():
             join = saved.plan.join(path)
-            if join.axis == 0 and not whole:
-                continue
-            branches = Values(saved.plan, stored)
-            joined = np.concatenate(
-                [branches[b.address].astype(join.dtype) for b in join.branches],
-                join.axis,
-            )
             own = fresh[address.output(path)]
-            check.add(batch.row, joined, own if join.axis == 0 else own[: len(joined)])
+            if join.axis:
+                own = own[: end - batch.row]
+            elif not whole:
+                continue
+            check.add(batch.row, _joined(join, Values(saved.plan, stored)), own)
     checks = [*values.values(), *joins.values()]
     if saved.rows and not any(check.rows for check in checks):
         raise DataError("The data have none of the rows that were saved.")
     return Report(saved.path, saved.rows, checks, nonfinite)
+
+
+def _joined(join: Join, values: Values) -> NDArray[Any]:
+    """Returns the branches of a join, concatenated as the join does it."""
+    branches = [values[branch.address] for branch in join.branches]
+    return np.concatenate([b.astype(join.dtype) for b in branches], join.axis)
 
 
 def _check_model(saved: Saved, model: keras.Model) -> None:
