@@ -20,6 +20,7 @@ def capture(
     *,
     before: str | Sequence[str] | None = None,
     outputs: str | Sequence[str] | None = None,
+    joins: str | Sequence[str] = ("concatenate",),
     batch_size: int | None = None,
 ) -> Values:
     """Returns the values of a model for some data, in memory, in one pass.
@@ -30,6 +31,7 @@ def capture(
             `(x, y, sample_weight)`, as in a data set.
         before: As of `layertap.plan`.
         outputs: As of `layertap.plan`.
+        joins: As of `layertap.plan`.
         batch_size: Rows per batch, 32 by default; not for data that brings its own
             batches.
 
@@ -49,7 +51,7 @@ def capture(
     """
     listening.check_model(model)
     feed = Feed(data, listening.input_specs(model), batch_size)
-    plan = plan_of(model, feed, before=before, outputs=outputs)
+    plan = plan_of(model, feed, before=before, outputs=outputs, joins=joins)
     tap = Tap(model, plan)
     batches, labels = [], []
     for batch in feed.batches():
@@ -71,8 +73,11 @@ def plan_of(
     *,
     before: str | Sequence[str] | None,
     outputs: str | Sequence[str] | None,
+    joins: str | Sequence[str],
 ) -> Plan:
     """Plans a model for the data of a feed: with the sizes of its first batch."""
     first: Batch = feed.first()
     specs = listening.specs_of(first.inputs, listening.input_specs(model))
-    return plan_for(model, specs, rows=first.rows, before=before, outputs=outputs)
+    return plan_for(
+        model, specs, rows=first.rows, before=before, outputs=outputs, joins=joins
+    )

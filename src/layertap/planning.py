@@ -1,15 +1,15 @@
 """From a model to its plan, with symbolic tensors: no data is run."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import keras
 
 from layertap import address, listening
-from layertap.errors import ModelError, NoJoinsError
+from layertap.errors import LayertapError, ModelError, NoJoinsError, OptionError
 from layertap.feed import Feed
-from layertap.plans import Branch, Join, Output, Plan, Recipe, Refused, Value
+from layertap.plans import Branch, Ignored, Join, Output, Plan, Recipe, Refused, Value
 
 Patterns = str | Sequence[str] | None
 
@@ -20,6 +20,7 @@ def plan(
     like: Any = None,
     before: Patterns = None,
     outputs: Patterns = None,
+    joins: str | Sequence[str] = ("concatenate",),
 ) -> Plan:
     """Says what a save of a model would take: its joins, their branches, the bytes.
 
@@ -33,8 +34,14 @@ def plan(
             was never called: it has no shapes yet, and is built by this. With data,
             sizes that the model leaves open are those of the data.
         before: Glob, or globs, over the paths of joins: take every branch of those.
-            By default all joins; none if `outputs` is given alone.
+            By default all joins; none if `outputs` is given alone. A join that was
+            left out, as not of data, is taken if it is named in full.
         outputs: Glob, or globs, over the paths of operations: take their outputs.
+        joins: Kind, or kinds, of join: `"concatenate"`, `"add"`, `"subtract"`,
+            `"multiply"`, `"average"`, `"maximum"`, `"minimum"`, `"dot"`, `"stack"`,
+            `"attention"` (query, key and value); `"*"` for all of them. `"all"` also
+            takes what is left out else: joins of shapes, indices and masks, and those
+            that are Keras' or the backend's own business.
 
     Returns:
         The plan. Printed, it is a table.
@@ -53,7 +60,9 @@ def plan(
     """
     listening.check_model(model)
     specs, rows = _specs(model, like)
-    return plan_for(model, specs, rows=rows, before=before, outputs=outputs)
+    return plan_for(
+        model, specs, rows=rows, before=before, outputs=outputs, joins=joins
+    )
 
 
 def plan_for(
@@ -63,6 +72,7 @@ def plan_for(
     rows: int | None = None,
     before: Patterns = None,
     outputs: Patterns = None,
+    joins: str | Sequence[str] = ("concatenate",),
 ) -> Plan:
     """Plans a model for inputs of these specs.
 
@@ -72,33 +82,42 @@ def plan_for(
         rows: A number of rows that it is known to take.
         before: As of `plan`.
         outputs: As of `plan`.
+        joins: As of `plan`.
     """
-    heard = listening.survey(model, specs, rows)
-    joins = list(_once(join for join in heard.joins.values() if _joins_data(join)))
+    kinds, everything = _kinds(joins)
     if before is None and outputs is None:
         before = "*"
-    if before is not None and not joins:
-        raise NoJoinsError(
-            f"{model.name!r} concatenates nothing, so there is nothing before a join. "
-            'To save what layers return, ask for `outputs=`, for instance outputs="*".'
-        )
-    paths = address.match(
-        address.patterns(before), [join.path for join in joins], what="join"
-    )
-    drafting = _Drafting([join for join in joins if join.path in set(paths)])
+    heard = listening.survey(model, specs, kinds if before is not None else (), rows)
+    chosen, ignored = [], []
+    if before is not None:
+        wanted = address.patterns(before)
+        for join in _once(join for join in heard.joins.values() if join.kind in kinds):
+            reason = "" if everything or join.path in wanted else _not_of_data(join)
+            if reason:
+                ignored.append(Ignored(join.path, join.kind, reason))
+            else:
+                chosen.append(join)
+        if not chosen:
+            raise _no_joins(model, heard, kinds, ignored)
+        found = address.match(wanted, [join.path for join in chosen], what="join")
+        chosen = [join for join in chosen if join.path in set(found)]
+    drafting = _Drafting(chosen)
+    if heard.stopped is not None:
+        drafting.refused.append(Refused(heard.stopped[0], _undecided(heard.stopped[1])))
     paths = address.match(
         address.patterns(outputs), list(heard.outputs), what="operation"
     )
-    found = [
-        branch_or_output
+    taken = [
+        output
         for path in paths
-        for branch_or_output in drafting.outputs(path, heard.outputs[path])
+        for output in drafting.outputs(path, heard.outputs[path])
     ]
     made = Plan(
         model.name,
         tuple(drafting.joins),
-        tuple(found),
+        tuple(taken),
         tuple(drafting.refused),
+        tuple(ignored),
         drafting.recipes,
     )
     if not made.addresses:
@@ -115,7 +134,7 @@ class _Drafting:
         self.refused: list[Refused] = []
         self.recipes: dict[str, Recipe] = {}
         # Where a tensor is to be found: its alias, and the recipe.
-        self._known: dict[int, tuple[str, Recipe]] = {}
+        self._known: dict[Hashable, tuple[str, Recipe]] = {}
         for heard in joins:
             self._add(heard)
 
@@ -135,7 +154,9 @@ class _Drafting:
             whole=len(branches) == len(heard.inputs),
         )
         self.joins.append(join)
-        if join.whole and join.axis and all(b.dtype == join.dtype for b in branches):
+        if join.kind != "concatenate" or not join.whole or not join.axis:
+            return
+        if all(branch.dtype == join.dtype for branch in branches):
             recipe = Recipe(tuple(self._leaves(join)), join.axis)
             self._known.setdefault(
                 heard.output.token, (address.output(join.path), recipe)
@@ -152,8 +173,11 @@ class _Drafting:
 
     def _allowed(self, name: str, value: listening.ValueHeard) -> bool:
         reason = value.fault
-        if not reason and value.shape[:1] != (None,):
-            reason = f"its shape {value.shape} does not begin with the rows of the data"
+        if not reason and not value.by_row:
+            reason = (
+                f"it has shape {value.shape}, which does not begin with one row for "
+                "each row of the data"
+            )
         if reason:
             self.refused.append(Refused(name, reason))
         return not reason
@@ -178,14 +202,69 @@ class _Drafting:
                 yield branch.address
 
 
-def _joins_data(join: listening.JoinHeard) -> bool:
-    """Whether a join is one of data: numbers, with the rows of the data.
+def _kinds(joins: str | Sequence[str]) -> tuple[list[str], bool]:
+    """Returns the kinds of join that are asked for, and whether nothing is left out."""
+    asked = address.patterns(joins)
+    everything = "all" in asked
+    if everything or "*" in asked:
+        return list(listening.KINDS), everything
+    for kind in asked:
+        if kind not in listening.KINDS:
+            raise OptionError(
+                f"There is no kind of join {kind!r}. "
+                + address.suggest(kind, [*listening.KINDS, "*", "all"], what="kind")
+            )
+    return asked, False
 
-    Shapes, indices and weights that a layer concatenates have no such rows, and
-    booleans are the masks that Keras computes beside the data.
+
+def _not_of_data(join: listening.JoinHeard) -> str:
+    """Says why a join is not one of data; nothing if it is.
+
+    It is one if the user's code asked for it, or a layer that is there to join; if it
+    has the rows of the data; and if it joins numbers that are no indices. Whole
+    numbers are taken for data only where an operation of the model joins them.
     """
-    rows = any(value.shape[:1] == (None,) for value in join.inputs)
-    return rows and join.output.dtype != "bool"
+    if join.origin:
+        return f"it is done inside {join.origin}"
+    by_row = [value.by_row for value in join.inputs]
+    if join.kind in ("concatenate", "stack"):
+        if not any(by_row):
+            return "nothing in it has the rows of the data: a shape, indices, weights"
+    elif not all(by_row):
+        return "not all of it has the rows of the data: a bias, weights, a number"
+    if join.output.dtype == "bool":
+        return "it is of booleans: a mask"
+    if "int" in join.output.dtype and not join.whole:
+        return "it is of whole numbers, inside a call: indices"
+    return ""
+
+
+def _no_joins(
+    model: keras.Model,
+    heard: listening.Heard,
+    kinds: Sequence[str],
+    ignored: Sequence[Ignored],
+) -> LayertapError:
+    if heard.stopped is not None:
+        path, reason = heard.stopped
+        return ModelError(f"{model.name!r} can't be heard to a join. {path}: {reason}")
+    what = "concatenates" if list(kinds) == ["concatenate"] else "joins"
+    message = (
+        f"{model.name!r} {what} nothing, so there is nothing before a join. "
+        'To save what layers return, ask for `outputs=`, for instance outputs="*".'
+    )
+    if ignored:
+        message += " Left out as not of data, and taken if named in `before=`: "
+        message += "; ".join(f"{each.path}: {each.reason}" for each in ignored[:5])
+    return NoJoinsError(message)
+
+
+def _undecided(reason: str) -> str:
+    return (
+        f"here Python decides by values, which a plan does not have ({reason}). What "
+        "comes after can't be had; `keras.ops.where` or `keras.ops.cond` would let "
+        "the model be heard to its end"
+    )
 
 
 def _once(joins: Iterable[listening.JoinHeard]) -> Iterable[listening.JoinHeard]:

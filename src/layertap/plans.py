@@ -62,8 +62,9 @@ class Join:
 
     Attributes:
         path: Its path.
-        kind: `"concatenate"`.
-        axis: The axis along which it joins, never negative; 0 is the row axis.
+        kind: `"concatenate"`, `"add"` or another one of `listening.KINDS`.
+        axis: The axis along which it joins, never negative; 0 is the row axis. None
+            for the kinds that have none.
         shape: The shape of its output.
         dtype: The dtype of its output.
         branches: Its inputs, in their order. Those that can't be had are left out,
@@ -73,7 +74,7 @@ class Join:
 
     path: str
     kind: str
-    axis: int
+    axis: int | None
     shape: Shape
     dtype: str
     branches: tuple[Branch, ...]
@@ -85,6 +86,15 @@ class Refused:
     """A value that can't be had, and why."""
 
     address: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A join that is not one of data, and why. Named in `before=`, it is taken."""
+
+    path: str
+    kind: str
     reason: str
 
 
@@ -110,6 +120,7 @@ class Plan:
         joins: The joins, in the order in which the model runs them.
         outputs: The outputs asked for by `outputs=`.
         refused: What was asked for and can't be had, each with its reason.
+        ignored: Joins that were heard and are not of data, each with the reason.
         recipes: How each value that is not stored is rebuilt, by its address.
     """
 
@@ -117,6 +128,7 @@ class Plan:
     joins: tuple[Join, ...]
     outputs: tuple[Output, ...] = ()
     refused: tuple[Refused, ...] = ()
+    ignored: tuple[Ignored, ...] = ()
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
 
     @property
@@ -191,7 +203,7 @@ class Plan:
                 Join(
                     path=str(join["path"]),
                     kind=str(join["kind"]),
-                    axis=int(join["axis"]),
+                    axis=None if join["axis"] is None else int(join["axis"]),
                     shape=tuple(join["shape"]),
                     dtype=str(join["dtype"]),
                     branches=tuple(Branch(**value(b)) for b in join["branches"]),
@@ -202,6 +214,11 @@ class Plan:
             outputs=tuple(Output(**value(output)) for output in data["outputs"]),
             refused=tuple(
                 Refused(str(r["address"]), str(r["reason"])) for r in data["refused"]
+            ),
+            # Stores of layertap 0.1.0 may be without.
+            ignored=tuple(
+                Ignored(str(r["path"]), str(r["kind"]), str(r["reason"]))
+                for r in data.get("ignored", ())
             ),
             recipes={
                 str(name): Recipe(tuple(map(str, r["addresses"])), int(r["axis"]))
@@ -239,7 +256,9 @@ class Plan:
             table.add_column(heading, no_wrap=True)
         table.add_column("bytes/row", justify="right", no_wrap=True)
         for join in self.joins:
-            made_by = f"{join.kind}, axis {join.axis}"
+            made_by = join.kind
+            if join.axis is not None:
+                made_by += f", axis {join.axis}"
             shape = _shown(join.shape)
             table.add_row(
                 *map(Text, (join.path, made_by, shape, join.dtype)), style="bold"
@@ -260,6 +279,13 @@ class Plan:
             f"{count} value{'s' * (count != 1)}, {len(self.stored)} of them stored: "
             f"{tables.size(per_row)} per row, {tables.size(total)} for {rows:,} rows."
         )
+        if self.ignored:
+            count = len(self.ignored)
+            text.append(
+                f"\n{count} join{'s' * (count != 1)} heard and left out, not of data: "
+                'see plan.ignored, or joins="all".',
+                style="dim",
+            )
         for refused in self.refused:
             text.append(f"\nrefused: {refused.address}: {refused.reason}", style="red")
         return text

@@ -36,6 +36,7 @@ def save(
     *,
     before: str | Sequence[str] | None = None,
     outputs: str | Sequence[str] | None = None,
+    joins: str | Sequence[str] = ("concatenate",),
     batch_size: int | None = None,
     compression: str | None = None,
     ids: Any = None,
@@ -57,6 +58,7 @@ def save(
         path: The folder of the store, `"values.zarr"`.
         before: As of `layertap.plan`.
         outputs: As of `layertap.plan`.
+        joins: As of `layertap.plan`.
         batch_size: Rows per batch, 32 by default; not for data that brings its own
             batches.
         compression: None or `"zstd"`.
@@ -84,7 +86,8 @@ def save(
     """
     listening.check_model(model)
     feed = Feed(data, listening.input_specs(model), batch_size)
-    run = _Run(model, feed, plan_of(model, feed, before=before, outputs=outputs), ids)
+    plan = plan_of(model, feed, before=before, outputs=outputs, joins=joins)
+    run = _Run(model, feed, plan, ids)
     if exists(path):
         saved = Saved(path)
         problems = run.differences(saved)

@@ -1,6 +1,7 @@
 """Parts of a model, as models: one for each branch of a join."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -13,7 +14,11 @@ from layertap.values import branches
 
 
 def submodels(
-    model: keras.Model, before: str | None = None, *, like: Any = None
+    model: keras.Model,
+    before: str | None = None,
+    *,
+    like: Any = None,
+    joins: str | Sequence[str] = ("concatenate",),
 ) -> dict[str, keras.Model]:
     """Makes one model for each branch of a join, sharing the original's variables.
 
@@ -25,6 +30,7 @@ def submodels(
         model: A Keras model. It is not changed, and its layers get no new nodes.
         before: The path of the join; not needed if there is only one.
         like: As of `layertap.plan`.
+        joins: As of `layertap.plan`.
 
     Returns:
         By what made the branch, in the order of the branches, models that take what
@@ -41,7 +47,7 @@ def submodels(
     models["dense_1"].predict(x)
     ```
     """
-    made = plan(model, like=like, before=before)
+    made = plan(model, like=like, before=before, joins=joins)
     if len(made.joins) != 1:
         paths = ", ".join(repr(join.path) for join in made.joins)
         raise OptionError(
@@ -54,19 +60,19 @@ def submodels(
         raise ModelError(f"Not every branch of {join.path!r} can be had. {reasons}")
     by_address = {branch.address: branch for branch in join.branches}
     return {
-        made_by: _submodel(model, by_address[name])
+        made_by: _submodel(model, by_address[name], join.kind)
         for made_by, name in branches(made, join.path)
     }
 
 
-def _submodel(model: keras.Model, branch: Branch) -> keras.Model:
+def _submodel(model: keras.Model, branch: Branch, kind: str) -> keras.Model:
     path, _, index = address.parse(branch.address)
     # TensorFlow takes a model's name as that of a scope, which is narrow.
     name = "before_" + re.sub(r"\W", "_", branch.address, flags=re.ASCII)
     graph = listening.branch_graph(model, path, index, branch.dtype, name)
     if graph is not None:
         return graph
-    return ListeningModel(model, branch.address, name=name)
+    return ListeningModel(model, branch.address, kind, name=name)
 
 
 class ListeningModel(keras.Model):
@@ -75,13 +81,15 @@ class ListeningModel(keras.Model):
     Args:
         model: The original.
         branch: The address of the branch.
+        kind: The kind of its join.
         name: The name of this model.
     """
 
-    def __init__(self, model: keras.Model, branch: str, name: str) -> None:
+    def __init__(self, model: keras.Model, branch: str, kind: str, name: str) -> None:
         super().__init__(name=name)
         self.original = model
         self.branch = branch
+        self.kind = kind
         # All its variables are the original's.
         self.built = True
 
@@ -89,7 +97,8 @@ class ListeningModel(keras.Model):
         """Returns the branch's value."""
         path, _, index = address.parse(self.branch)
         wanted = {path: {index: self.branch}}
-        return listening.collect(self.original, inputs, wanted, {})[self.branch]
+        found = listening.collect(self.original, inputs, wanted, {}, {self.kind})
+        return found[self.branch]
 
     def get_config(self) -> dict[str, Any]:
         """Raises: this model is no graph, and the original belongs to the user.

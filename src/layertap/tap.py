@@ -36,7 +36,8 @@ class Tap:
             for join in plan.joins:
                 name = address.output(join.path)
                 outputs.setdefault(join.path, {}).setdefault(0, name)
-        self._step = listening.tapped(model, branches, outputs)
+        kinds = {join.kind for join in plan.joins}
+        self._step = listening.tapped(model, branches, outputs, kinds)
 
     def __call__(self, batch: Batch) -> Arrays:
         """Returns the values of one batch by address, one row for each of its rows.

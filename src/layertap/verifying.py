@@ -180,7 +180,7 @@ def verify(
     joins = {
         join.path: Check(address.output(join.path), "branches joined, join recomputed")
         for join in saved.plan.joins
-        if join.whole
+        if join.whole and join.kind in ("concatenate", "stack")
     }
     nonfinite: dict[str, int] = {}
     for batch in _sampled(feed, saved.rows, rows):
@@ -211,7 +211,9 @@ def verify(
 def _joined(join: Join, values: Values) -> NDArray[Any]:
     """Returns the branches of a join, concatenated as the join does it."""
     branches = [values[branch.address] for branch in join.branches]
-    return np.concatenate([b.astype(join.dtype) for b in branches], join.axis)
+    assert join.axis is not None  # of these kinds
+    together = np.stack if join.kind == "stack" else np.concatenate
+    return together([b.astype(join.dtype) for b in branches], axis=join.axis)
 
 
 def _check_model(saved: Saved, model: keras.Model) -> None:

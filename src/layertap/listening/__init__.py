@@ -4,8 +4,10 @@
 the compiled step that returns chosen values and does nothing after the last of them.
 """
 
+import functools
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 try:
@@ -22,7 +24,10 @@ except (ImportError, ValueError) as error:
 from layertap.errors import ListeningError
 from layertap.listening.backends import backend_module
 from layertap.listening.calls import hearing
+from layertap.listening.collection import Collection, Wanted
 from layertap.listening.graph import branch_graph
+from layertap.listening.heard import Heard, JoinHeard, ValueHeard
+from layertap.listening.kinds import KINDS, is_native
 from layertap.listening.models import (
     InputSpec,
     built_specs,
@@ -31,18 +36,11 @@ from layertap.listening.models import (
     input_specs,
     specs_of,
 )
-from layertap.listening.passes import (
-    Collection,
-    Done,
-    JoinHeard,
-    Keep,
-    Step,
-    ValueHeard,
-    as_is,
-)
-from layertap.listening.survey import Heard, survey
+from layertap.listening.passes import Done, Keep, Step, as_is
+from layertap.listening.surveying import survey
 
 __all__ = [
+    "KINDS",
     "Heard",
     "InputSpec",
     "JoinHeard",
@@ -59,16 +57,17 @@ __all__ = [
     "versions",
 ]
 
-Wanted = Mapping[str, Mapping[int, str]]
 
-
-def tapped(model: keras.Model, branches: Wanted, outputs: Wanted) -> Step:
+def tapped(
+    model: keras.Model, branches: Wanted, outputs: Wanted, kinds: Iterable[str]
+) -> Step:
     """Makes the compiled pass that returns the wanted values.
 
     Args:
         model: The model. It is not changed, and its variables are only read.
         branches: Wanted branches: address by join path and index.
         outputs: Wanted outputs: address by operation path and index.
+        kinds: The kinds of the joins among them.
 
     Returns:
         A function that takes a batch (the structure of arrays that the model takes)
@@ -76,7 +75,7 @@ def tapped(model: keras.Model, branches: Wanted, outputs: Wanted) -> Step:
     """
 
     def run(inputs: Any, keep: Keep) -> dict[str, Any]:
-        return collect(model, inputs, branches, outputs, keep)
+        return collect(model, inputs, branches, outputs, kinds, keep)
 
     step: Step = backend_module().compile(run, model)
     return step
@@ -87,6 +86,7 @@ def collect(
     inputs: Any,
     branches: Wanted,
     outputs: Wanted,
+    kinds: Iterable[str],
     keep: Keep = as_is,
 ) -> dict[str, Any]:
     """Runs the model until the last wanted tensor was heard, and returns them.
@@ -96,17 +96,20 @@ def collect(
         inputs: The structure of tensors that it takes.
         branches: As of `tapped`.
         outputs: As of `tapped`.
+        kinds: As of `tapped`.
         keep: What to do with a tensor at the moment it is heard.
 
     Raises:
         ListeningError: If a wanted value was not heard in this pass.
     """
-    collection = Collection(branches, outputs, keep)
-    try:
-        with hearing(collection):
+    collection = Collection(branches, outputs, kinds, keep)
+    with suppress(Done), hearing(collection):
+        if any(map(is_native, (*branches, *outputs))):
+            backend_module().natively(
+                collection, functools.partial(forward, model), inputs
+            )
+        else:
             forward(model, inputs)
-    except Done:
-        pass
     wanted = {
         name
         for names in (*branches.values(), *outputs.values())

@@ -1,15 +1,15 @@
 """The wraps around Keras' own calls, and when they are in place.
 
 Every layer goes through `Layer.__call__`, every operation (a layer too) through
-`Operation.__call__`, and every concatenation that is written with Keras ends in the
-backend's `numpy.concatenate`. These are replaced while a pass is heard, and no
-longer. They are process-wide while they last, so each asks a context variable
-whether it is meant: another thread, or a model that runs inside the data, goes
-through unheard.
+`Operation.__call__`, and every join that is written with Keras ends in a function of
+the backend's `numpy`. These are replaced while a pass is heard, and no longer. They
+are process-wide while they last, so each asks a context variable whether it is meant:
+another thread, or a model that runs inside the data, goes through unheard.
 """
 
 import functools
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,25 +17,48 @@ from contextvars import ContextVar
 from typing import Any
 
 import keras
-from keras.src import backend, layers
+from keras.src import backend
 from keras.src.layers.layer import Layer
 from keras.src.models.functional import Functional
-from keras.src.ops import numpy as operations
 from keras.src.ops.operation import Operation
 
 from layertap.errors import ListeningError
-from layertap.listening.passes import Pass
+from layertap.listening.backends import backend_module
+from layertap.listening.kinds import OPERATIONS, WHOLE, origin, stack
+from layertap.listening.passes import (
+    Call,
+    Frame,
+    Joining,
+    Pass,
+    Point,
+    is_tensor,
+    rank,
+    tensors_of,
+)
 
-Call = Callable[..., Any]
+# Functions of the backend's `numpy` by name, and the kind of join that they do.
+FUNCTIONS = {
+    "concatenate": "concatenate",
+    "hstack": "concatenate",
+    "append": "concatenate",
+    "stack": "stack",
+    "add": "add",
+    "subtract": "subtract",
+    "multiply": "multiply",
+    "maximum": "maximum",
+    "minimum": "minimum",
+    "dot": "dot",
+    "matmul": "dot",
+}
 
-CONCATENATES = (layers.Concatenate, operations.Concatenate)
-
-# Bodies of these run in a trace of their own, or as often as the data say.
+# Bodies of these run in a trace of their own, or as often as the data say, or not.
 LOOPS = (
     "associative_scan",
+    "cond",
     "fori_loop",
     "map",
     "scan",
+    "switch",
     "vectorized_map",
     "while_loop",
 )
@@ -63,11 +86,7 @@ def _operation_call(original: Call) -> Call:
         frame = heard.frames[-1] if heard.frames else None
         if frame is not None and frame.operation is self and not frame.inside:
             # A layer: `Layer.__call__` has opened the frame.
-            heard.begin(frame, args, kwargs)
-            try:
-                return original(self, *args, **kwargs)
-            finally:
-                frame.inside = False
+            return _inside(heard, frame, original, args, kwargs)
         if not heard.listens:
             return original(self, *args, **kwargs)
         return _through(heard, call, self, args, kwargs)
@@ -80,11 +99,55 @@ def _through(
 ) -> Any:
     frame = heard.enter(operation, args, kwargs)
     try:
-        outputs = original(operation, *args, **kwargs)
+        with heard.ear.scope(frame):
+            outputs = original(operation, *args, **kwargs)
         heard.leave(frame, outputs)
         return outputs
+    except Exception as error:
+        if heard.failed[0] is not error:
+            heard.failed = error, frame.path
+        raise
     finally:
         heard.frames.pop()
+
+
+def _inside(heard: Pass, frame: Frame, original: Call, args: Any, kwargs: Any) -> Any:
+    heard.begin(frame, args, kwargs)
+    joining = _whole_join(heard, frame)
+    try:
+        if joining is not None:
+            heard.joins(
+                joining, _inputs_of(frame.operation, joining.kind, args, kwargs)
+            )
+        outputs = original(frame.operation, *args, **kwargs)
+        heard.ear.moves()
+        if joining is not None:
+            heard.joined(joining, tensors_of(outputs)[0])
+        return outputs
+    finally:
+        frame.inside = False
+
+
+def _whole_join(heard: Pass, frame: Frame) -> Joining | None:
+    """Returns the join that an operation is as a whole, if it is one."""
+    for kind in heard.kinds & WHOLE.keys():
+        if isinstance(frame.operation, WHOLE[kind]) and frame.path:
+            frame.covered = True
+            return Joining(frame.path, kind, None, whole=True)
+    return None
+
+
+def _inputs_of(operation: Any, kind: str, args: Any, kwargs: Any) -> list[Any]:
+    """Returns what a layer joins: its arguments; of attention query, key and value."""
+    if kind != "attention":
+        return tensors_of(args[0] if args else kwargs)
+    given = inspect.signature(operation.call).bind(*args, **kwargs).arguments
+    if "inputs" in given:
+        query, value, *rest = given["inputs"]
+        key = rest[0] if rest else None
+    else:
+        query, value, key = given["query"], given["value"], given.get("key")
+    return [query, value if key is None else key, value]
 
 
 def _standardize_inputs(original: Call) -> Call:
@@ -102,22 +165,90 @@ def _standardize_inputs(original: Call) -> Call:
     return standardize
 
 
-def _concatenate(original: Call) -> Call:
-    @functools.wraps(original)
-    def concatenate(xs: Any, axis: int = 0) -> Any:
-        heard = _heard.get()
-        if heard is None or not heard.frames or not heard.listens:
-            return original(xs, axis=axis)
-        inputs = [
-            x if hasattr(x, "shape") else backend.convert_to_tensor(x) for x in xs
-        ]
-        path = heard.join_path(CONCATENATES, "concatenate")
-        heard.join_inputs(path, "concatenate", axis, inputs)
-        output = original(inputs, axis=axis)
-        heard.join_output(path, output)
-        return output
+def _function(name: str) -> Callable[[Call], Call]:
+    kind = FUNCTIONS[name]
 
-    return concatenate
+    def wrap(original: Call) -> Call:
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def function(*args: Any, **kwargs: Any) -> Any:
+            heard = _heard.get()
+            if heard is None or not heard.frames or not heard.listens:
+                return original(*args, **kwargs)
+            # Concatenations have to be counted: they share their names with layers.
+            wanted = kind in heard.kinds or kind == "concatenate"
+            if not wanted or heard.frames[-1].covered:
+                return original(*args, **kwargs)
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            inputs = _joined_by(name, given.arguments)
+            if inputs is None:
+                return original(*args, **kwargs)
+            heard.ear.moves()
+            joining = _joining(heard, name, kind, given.arguments, inputs)
+            heard.joins(joining, inputs)
+            with _covered(heard):
+                output = original(*given.args, **given.kwargs)
+            heard.joined(joining, output)
+            return output
+
+        return function
+
+    return wrap
+
+
+@contextmanager
+def _covered(heard: Pass) -> Iterator[None]:
+    """Lets nothing be heard of what a join does to become one."""
+    frame = heard.frames[-1]
+    frame.covered = True
+    try:
+        with heard.ear.covered():
+            yield
+        heard.ear.moves()
+    finally:
+        frame.covered = False
+
+
+def _joined_by(name: str, given: dict[str, Any]) -> list[Any] | None:
+    """Returns the tensors that a function joins, or None if it joins none here.
+
+    The arguments are changed so that what is joined is what was heard.
+    """
+    first = next(iter(given))
+    if name in ("concatenate", "hstack", "stack"):
+        if hasattr(given[first], "shape"):
+            return None
+        given[first] = [
+            x if hasattr(x, "shape") else backend.convert_to_tensor(x)
+            for x in given[first]
+        ]
+        return list(given[first])
+    inputs = [given["x1"], given["x2"]]
+    data = all(is_tensor(x) and rank(x) != 0 for x in inputs)
+    if not data or (name == "append" and given["axis"] is None):
+        return None
+    return inputs
+
+
+def _joining(
+    heard: Pass, name: str, kind: str, given: dict[str, Any], inputs: list[Any]
+) -> Joining:
+    frame = heard.frames[-1]
+    whole = isinstance(frame.operation, OPERATIONS[kind])
+    whole = whole and not frame.joined and bool(frame.path)
+    if whole:
+        frame.joined, path = True, frame.path
+    else:
+        path = frame.child(kind if kind == "concatenate" else f"ops.{kind}")
+    axis = given.get("axis")
+    if name == "hstack":
+        axis = 0 if rank(inputs[0]) == 1 else 1
+    whose = ""
+    if not whole and not heard.computes:
+        whose = origin(stack(sys._getframe(2)), frame.operation, kind)
+    return Joining(path, kind, axis, whole, whose)
 
 
 def _loop(name: str) -> Callable[[Call], Call]:
@@ -131,6 +262,7 @@ def _loop(name: str) -> Callable[[Call], Call]:
                 return original(*args, **kwargs)
             if signature.bind(*args, **kwargs).arguments.get("unroll"):
                 return original(*args, **kwargs)
+            heard.ear.moves()
             heard.loops.append(name)
             try:
                 return original(*args, **kwargs)
@@ -142,21 +274,32 @@ def _loop(name: str) -> Callable[[Call], Call]:
     return wrap
 
 
-def points() -> list[tuple[Any, str, Callable[[Call], Call]]]:
-    """Returns what is wrapped: where it stands, its name, and its wrap.
+def _remat(original: Call) -> Call:
+    @functools.wraps(original)
+    def remat(function: Call) -> Call:
+        # Nothing is differentiated: without it, values are the same and can be had.
+        return original(function) if _heard.get() is None else function
+
+    return remat
+
+
+def points() -> list[Point]:
+    """Returns what is wrapped of Keras and of its backend.
 
     Raises:
-        ListeningError: If this release of Keras has moved one of them.
+        ListeningError: If this release has moved one of them.
     """
     rnn = "the loop of a recurrent layer; `unroll=True` on that layer would let it out"
-    found: list[tuple[Any, str, Callable[[Call], Call]]] = [
+    found: list[Point] = [
         (Layer, "__call__", _layer_call),
         (Operation, "__call__", _operation_call),
         (Functional, "_standardize_inputs", _standardize_inputs),
-        (backend.numpy, "concatenate", _concatenate),
         (backend, "rnn", _loop(rnn)),
+        (backend.core, "remat", _remat),
     ]
+    found += [(backend.numpy, name, _function(name)) for name in FUNCTIONS]
     found += [(backend.core, name, _loop(f"`keras.ops.{name}`")) for name in LOOPS]
+    found += backend_module().points(_heard.get)
     for owner, name, _ in found:
         if not callable(vars(owner).get(name)):
             raise ListeningError(

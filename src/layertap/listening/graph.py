@@ -8,10 +8,18 @@ import keras
 from keras.src.models.functional import Functional
 
 from layertap import address
-from layertap.listening.calls import CONCATENATES
+from layertap.listening.kinds import OPERATIONS
 from layertap.listening.models import functional
 
 _PART = re.compile(r"(?P<name>.*?)(?:@(?P<call>\d+))?")
+
+# Joins whose branches are the arguments of their node, in their order.
+_IN_ORDER = tuple(
+    each
+    for kind, classes in OPERATIONS.items()
+    if kind != "attention"
+    for each in classes
+)
 
 # From the root inwards: the graph, and the node in it.
 Way = list[tuple[Functional, Any]]
@@ -71,7 +79,7 @@ def _way(model: keras.Model, path: str) -> Way | None:
             return None
         way.append((graph, node))
         operation = node.operation
-    return way if isinstance(operation, CONCATENATES) else None
+    return way if isinstance(operation, _IN_ORDER) else None
 
 
 def _node(graph: Functional, part: str) -> Any:

@@ -1,19 +1,31 @@
 """Listening on JAX: the pass is heard while `jax.jit` traces it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import keras
 import numpy as np
 
-from layertap.listening.passes import Belongs, Run, Step, as_is
+from layertap.listening.jaxprs import belongs, natively
+from layertap.listening.passes import Pass, Point, Run, Step, as_is
+
+__all__ = ["belongs", "compile", "natively", "points", "undecidable"]
 
 
-def belongs(tensors: Sequence[Any]) -> Belongs:
-    """Returns whether a tensor is of the same trace as `tensors`, or a constant."""
-    trace = getattr(tensors[0], "_trace", None)
-    return lambda tensor: getattr(tensor, "_trace", trace) is trace
+def undecidable(error: Exception) -> bool:
+    """Whether a model decides in Python by values, which a trace does not have."""
+    return isinstance(
+        error,
+        jax.errors.ConcretizationTypeError
+        | jax.errors.TracerArrayConversionError
+        | jax.errors.TracerIntegerConversionError,
+    )
+
+
+def points(heard: Callable[[], Pass | None]) -> list[Point]:
+    """Returns what is wrapped of JAX itself: nothing."""
+    return []
 
 
 def compile(run: Run, model: keras.Model) -> Step:

@@ -1,161 +1,183 @@
-"""What a model joins, found with symbolic tensors: no data is run."""
+"""The pass that notes every join and every operation's outputs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 
-from layertap.errors import LayertapError, ListeningError
-from layertap.listening.backends import backend_module
-from layertap.listening.calls import hearing
-from layertap.listening.models import InputSpec, forward
-from layertap.listening.passes import JoinHeard, Survey, ValueHeard
-
-# Sizes that stand in for unknown ones where Keras' own, which are primes, did not do:
-# they can be halved five times, as networks that go down and up again need it.
-STAND_INS = (96, 160)
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What one forward pass of a model joins and returns, in the order of hearing.
-
-    Attributes:
-        joins: The joins by path.
-        outputs: The outputs of every operation by path, flat.
-    """
-
-    joins: Mapping[str, JoinHeard]
-    outputs: Mapping[str, tuple[ValueHeard, ...]]
+from layertap.listening.heard import JoinHeard, ValueHeard
+from layertap.listening.passes import (
+    Frame,
+    Joining,
+    Pass,
+    Tensor,
+    flatten,
+    is_tensor,
+    tensors_of,
+)
 
 
-class _Surveyor(keras.Operation):
-    """A call of the model that the backend may run with symbolic tensors."""
-
-    def __init__(self, model: keras.Model, specs: Any) -> None:
-        super().__init__(name="layertap_survey")
-        self.model = model
-        self.input_names = [spec.name for spec in keras.tree.flatten(specs)]
-        self.runs: list[Heard] = []
-
-    def call(self, inputs: Any) -> Any:
-        flat = keras.tree.flatten(inputs)
-        survey = Survey(
-            self.input_names, self.model.name, backend_module().belongs(flat)
-        )
-        with hearing(survey):
-            forward(self.model, inputs)
-        self.runs.append(Heard(survey.joins, survey.outputs))
-        return flat[0]
-
-
-def survey(model: keras.Model, specs: Any, rows: int | None = None) -> Heard:
-    """Runs a model's forward pass with symbolic tensors, and hears it.
+class Survey(Pass):
+    """A pass that notes every join and every operation's outputs.
 
     Args:
-        model: The model. If it was never called, this builds it.
-        specs: The structure of `InputSpec` that it takes.
-        rows: A number of rows that the model is known to take, should it not take
-            an unknown one.
-
-    Returns:
-        What was heard. Sizes that are not known are None.
-
-    Raises:
-        ListeningError: If the model can't be run with symbolic tensors.
+        kinds: The kinds of join to listen to.
+        input_names: The names of the model's inputs, flat.
+        model_name: Made by whom, if nobody but the root model itself.
     """
-    known = len(model.variables)
-    try:
-        heard = _merge(_run(model, specs, None))
-        if len(model.variables) == known:
-            return heard
-        # That pass has built layers, and heard how: the next hears the model alone.
-        return _merge(_run(model, specs, None))
-    except LayertapError:
-        raise
-    except Exception as first:
-        try:
-            sizes = STAND_INS if rows is None else (rows,)
-            runs = [_rows_unknown(_run(model, specs, n)[-1], n) for n in sizes]
-            return _merge(runs)
-        except LayertapError:
-            raise
-        except Exception as error:
-            raise ListeningError(
-                f"{model.name!r} ({type(model).__name__}) can't be run with symbolic "
-                f"tensors of {_shapes(specs)}: {type(error).__name__}: {error}\n"
-                "If these are not the shapes it takes, pass data as `like=`."
-            ) from first
 
+    def __init__(
+        self, kinds: Iterable[str], input_names: Sequence[str], model_name: str
+    ) -> None:
+        super().__init__(kinds)
+        self.input_names = input_names
+        self.model_name = model_name
+        self.joins_heard: dict[str, JoinHeard] = {}
+        self.outputs: dict[str, tuple[ValueHeard, ...]] = {}
+        self._rows: Any = None
+        self._makers: dict[int, str] = {}
+        self._tokens: dict[int, Hashable] = {}
+        # A tensor that is dropped would hand its id to another.
+        self._kept: dict[int, Tensor] = {}
 
-def _run(model: keras.Model, specs: Any, size: int | None) -> list[Heard]:
-    surveyor = _Surveyor(model, specs)
-    surveyor.compute_output_spec(
-        keras.tree.map_structure(
-            lambda spec: keras.KerasTensor(
-                [size if n is None else n for n in spec.shape], dtype=spec.dtype
-            ),
-            specs,
+    def begin(self, frame: Frame, args: Any, kwargs: Any) -> None:
+        """Names the inputs, and follows tensors through the casts before `call`."""
+        super().begin(frame, args, kwargs)
+        if frame.path == "":
+            inputs = keras.tree.flatten(args[0])
+            self._rows = inputs[0].shape[0]
+            for name, tensor in zip(self.input_names, inputs, strict=True):
+                self._made(tensor, name)
+            return
+        for before, after in _pairs(frame.arguments, (args, kwargs)):
+            self.converted(before, after)
+
+    def converted(self, before: Any, after: Any) -> None:
+        """Follows a tensor through a conversion: who made it, and whether it is new.
+
+        Two casts of one tensor to one dtype are one value. Symbolic tensors of
+        PyTorch are copied by conversions that do nothing.
+        """
+        if before is after or not (is_tensor(before) and is_tensor(after)):
+            return
+        if id(before) in self._makers and id(after) not in self._makers:
+            self._made(after, self._makers[id(before)])
+        if before.shape == after.shape:
+            token, dtype = self._token(before), _dtype(after)
+            same = _dtype(before) == dtype
+            self._tokens[id(after)] = token if same else (token, dtype)
+            self._keep(before)
+            self._keep(after)
+
+    def leave(self, frame: Frame, outputs: Any) -> None:
+        """Notes what the operation returned."""
+        if not frame.path or frame.path in self.outputs:
+            return
+        tensors = tensors_of(outputs)
+        for tensor in tensors:
+            self._made(tensor, frame.path)
+        self.outputs[frame.path] = tuple(map(self._value, tensors))
+
+    def joins(self, joining: Joining, inputs: list[Tensor]) -> None:
+        """Notes the join, its output still to come."""
+        values = tuple(map(self._value, inputs))
+        axis = joining.axis
+        if axis is not None:
+            extra = joining.kind == "stack"
+            axis %= max(len(value.shape) for value in values) + extra
+        self.joins_heard[joining.path] = JoinHeard(
+            joining.path,
+            joining.kind,
+            axis,
+            values,
+            values[0],
+            joining.whole,
+            joining.origin,
         )
-    )
-    return surveyor.runs
 
-
-def _shapes(specs: Any) -> str:
-    flat: Sequence[InputSpec] = keras.tree.flatten(specs)
-    return ", ".join(f"{spec.name} {spec.shape} {spec.dtype}" for spec in flat)
-
-
-def _rows_unknown(heard: Heard, rows: int) -> Heard:
-    """Gives up the number of rows that only stood in for an unknown one."""
-
-    def forget(value: ValueHeard) -> ValueHeard:
-        if value.shape[:1] != (rows,):
-            return value
-        return replace(value, shape=(None, *value.shape[1:]))
-
-    joins = {
-        path: replace(
-            join, inputs=tuple(map(forget, join.inputs)), output=forget(join.output)
+    def joined(self, joining: Joining, output: Tensor) -> None:
+        """Completes the join with its output."""
+        heard = self.joins_heard[joining.path]
+        self.joins_heard[joining.path] = JoinHeard(
+            heard.path,
+            heard.kind,
+            heard.axis,
+            heard.inputs,
+            self._value(output),
+            heard.whole,
+            heard.origin,
         )
-        for path, join in heard.joins.items()
-    }
-    outputs = {path: tuple(map(forget, out)) for path, out in heard.outputs.items()}
-    return Heard(joins, outputs)
 
+    def settle(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Knows tensors again under what they are outside of the trace."""
+        for before, after in pairs:
+            self._keep(after)
+            self._tokens[id(after)] = self._token(before)
+            if id(before) in self._makers:
+                self._makers[id(after)] = self._makers[id(before)]
 
-def _merge(runs: Sequence[Heard]) -> Heard:
-    """Merges runs of one model: a size on which they disagree is not known."""
-    first = runs[0]
-    for other in runs[1:]:
-        joins = {
-            path: replace(
-                join,
-                inputs=_agree(join.inputs, other.joins[path].inputs),
-                output=_agree((join.output,), (other.joins[path].output,))[0],
-            )
-            for path, join in first.joins.items()
-            if path in other.joins
-        }
-        outputs = {
-            path: _agree(values, other.outputs[path])
-            for path, values in first.outputs.items()
-            if path in other.outputs
-        }
-        first = Heard(joins, outputs)
-    return first
+    def kept(self) -> list[Tensor]:
+        """Returns every tensor that was noted and belongs to the trace."""
+        return [tensor for tensor in self._kept.values() if self.belongs(tensor)]
 
+    def _token(self, tensor: Tensor) -> Hashable:
+        return self._tokens.get(id(tensor), id(tensor))
 
-def _agree(
-    one: Sequence[ValueHeard], other: Sequence[ValueHeard]
-) -> tuple[ValueHeard, ...]:
-    return tuple(
-        replace(
-            a,
-            shape=tuple(
-                m if m == n else None for m, n in zip(a.shape, b.shape, strict=True)
-            ),
+    def _keep(self, tensor: Tensor) -> None:
+        self._kept[id(tensor)] = tensor
+
+    def _made(self, tensor: Tensor, path: str) -> None:
+        self._makers[id(tensor)] = path
+        self._keep(tensor)
+
+    def _value(self, tensor: Tensor) -> ValueHeard:
+        self._keep(tensor)
+        scope = self.frames[-1].path or self.model_name
+        shape = _shape(tensor)
+        fault = _not_dense(tensor)
+        if self.loops:
+            fault = f"it is computed inside {self.loops[-1]}"
+        elif not self.belongs(tensor):
+            fault = "it is computed inside a trace of its own (a loop or a condition)"
+        by_row = bool(tensor.shape) and tensor.shape[0] == self._rows
+        return ValueHeard(
+            (None, *shape[1:]) if by_row else shape,
+            _dtype(tensor),
+            self._makers.get(id(tensor), scope),
+            self._token(tensor),
+            by_row,
+            fault,
         )
-        for a, b in zip(one, other, strict=True)
-    )
+
+
+def _dtype(tensor: Tensor) -> str:
+    dtype: str = keras.backend.standardize_dtype(tensor.dtype)
+    return dtype
+
+
+def _shape(tensor: Tensor) -> tuple[int | None, ...]:
+    """Returns a tensor's shape, with None for a size that is not a number."""
+    if getattr(tensor.shape, "rank", 0) is None:
+        return (None,)
+    return tuple(size if isinstance(size, int) else None for size in tensor.shape)
+
+
+def _not_dense(tensor: Tensor) -> str:
+    """Says why a tensor has no rows of one size each, if so."""
+    kind = type(tensor).__name__
+    if "Sparse" in kind or "Ragged" in kind or kind == "BCOO":
+        return f"it is a {kind}; make it dense before the join"
+    if getattr(tensor.shape, "rank", 0) is None:
+        return "not even its number of axes is known before it runs"
+    return ""
+
+
+def _pairs(given: Any, received: Any) -> Iterator[tuple[Any, Any]]:
+    """Pairs the leaves of a call's arguments before and after their conversion."""
+    before, after = flatten(given[0]), flatten(received[0])
+    if len(before) == len(after):
+        yield from zip(before, after, strict=True)
+    for name in given[1].keys() & received[1].keys():
+        before, after = flatten(given[1][name]), flatten(received[1][name])
+        if len(before) == len(after):
+            yield from zip(before, after, strict=True)

@@ -1,18 +1,148 @@
 """Listening on TensorFlow: the pass is heard while `tf.function` traces it."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from layertap.listening.passes import Belongs, Run, Step, as_is
+from layertap.listening.kinds import native_name, origin
+from layertap.listening.passes import (
+    Call,
+    Ear,
+    Joining,
+    Pass,
+    Point,
+    Run,
+    Step,
+    as_is,
+)
+
+# By type of node: the kind of join that it does.
+NODES = {
+    "ConcatV2": "concatenate",
+    "Pack": "stack",
+    "AddV2": "add",
+    "Sub": "subtract",
+    "Mul": "multiply",
+    "Maximum": "maximum",
+    "Minimum": "minimum",
+    "MatMul": "dot",
+    "BatchMatMulV2": "dot",
+    "BatchMatMulV3": "dot",
+}
 
 
-def belongs(tensors: Sequence[Any]) -> Belongs:
+def undecidable(error: Exception) -> bool:
+    """Whether a model decides in Python by values, which a trace does not have."""
+    if isinstance(error, tf.errors.OperatorNotAllowedInGraphError):
+        return True
+    return isinstance(error, NotImplementedError | AttributeError) and (
+        "numpy" in str(error)
+    )
+
+
+def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
     """Returns whether a tensor is in the same function graph as `tensors`."""
     graph = tensors[0].graph
     return lambda tensor: getattr(tensor, "graph", graph) is graph
+
+
+class GraphEar(Ear):
+    """Reads the nodes that were added to the graph since it looked last.
+
+    Whenever the pass moves from one operation to another, all nodes that are new
+    were made by the operation it was in. The body of a loop has a graph of its own.
+
+    Args:
+        heard: The pass to report to.
+    """
+
+    def __init__(self, heard: Pass) -> None:
+        self._pass = heard
+        self._read: dict[int, int] = {}
+        self._graphs: list[Any] = []
+
+    def moves(self) -> None:
+        """Reports the new joins, if they are the model's."""
+        graph = tf.compat.v1.get_default_graph()
+        if id(graph) not in self._read:
+            self._graphs.append(graph)
+        nodes = graph.get_operations()
+        new = nodes[self._read.get(id(graph), 0) :]
+        self._read[id(graph)] = len(nodes)
+        if self._pass.frames and self._pass.listens:
+            for node in new:
+                self._report(node)
+
+    def _report(self, node: Any) -> None:
+        kind = NODES.get(node.type)
+        frame = self._pass.frames[-1]
+        if kind not in self._pass.kinds or frame.covered:
+            return
+        inputs, axis = list(node.inputs), None
+        if kind == "concatenate":
+            *inputs, along = inputs
+            axis = tf.get_static_value(along)
+            if axis is None:
+                return
+            axis = int(axis)
+        elif kind == "stack":
+            axis = node.get_attr("axis")
+        elif any(x.shape.rank == 0 for x in inputs):
+            return
+        whose = ""
+        if not self._pass.computes:
+            frames = ((f.filename, f.name) for f in reversed(list(node.traceback)))
+            whose = origin(frames, frame.operation, kind)
+        path = frame.child(native_name(kind))
+        joining = Joining(path, kind, axis, origin=whose)
+        self._pass.joins(joining, inputs)
+        self._pass.joined(joining, node.outputs[0])
+
+
+def natively(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
+    """Runs the model so that joins written with TensorFlow are heard, too.
+
+    Args:
+        heard: The pass.
+        run: The model's forward pass.
+        inputs: What it takes.
+    """
+    heard.ear = GraphEar(heard)
+    # What is in the graph already is not of this pass.
+    heard.ear.moves()
+    run(inputs)
+    heard.ear.moves()
+
+
+def points(heard: Callable[[], Pass | None]) -> list[Point]:
+    """Returns what is wrapped of TensorFlow itself.
+
+    A `tf.function` inside the model runs as the function it was made of: its own
+    trace would keep its values, and be silent when it is run again.
+
+    Args:
+        heard: Returns the pass that is being heard, if there is one.
+    """
+
+    def wrap(original: Call) -> Call:
+        @functools.wraps(original)
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if heard() is None:
+                return original(self, *args, **kwargs)
+            function = self.python_function
+            if self._autograph:
+                autograph = tf.__internal__.autograph
+                function = autograph.tf_convert(
+                    function, autograph.control_status_ctx()
+                )
+            return function(*args, **kwargs)
+
+        return call
+
+    return [(type(tf.function(as_is)), "__call__", wrap)]
 
 
 def compile(run: Run, model: keras.Model) -> Step:

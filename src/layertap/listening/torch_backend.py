@@ -1,18 +1,142 @@
 """Listening on PyTorch: there is no trace, each pass is heard as it runs."""
 
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
-from layertap.listening.passes import Belongs, Run, Step
+from layertap.listening.kinds import native_name, origin, stack
+from layertap.listening.passes import (
+    Joining,
+    Pass,
+    Point,
+    Run,
+    Step,
+    is_tensor,
+    rank,
+)
+
+FUNCTIONS: dict[Any, str] = {
+    **dict.fromkeys(
+        (
+            *(torch.cat, torch.concat, torch.concatenate, torch.hstack, torch.vstack),
+            *(torch.dstack, torch.column_stack, torch.row_stack),
+        ),
+        "concatenate",
+    ),
+    torch.stack: "stack",
+    **{
+        getattr(owner, name): kind
+        for kind, names in {
+            "add": ("add", "add_", "__add__", "__iadd__"),
+            "subtract": ("sub", "subtract", "sub_", "__sub__", "__isub__"),
+            "multiply": ("mul", "multiply", "mul_", "__mul__", "__imul__"),
+            "maximum": ("maximum",),
+            "minimum": ("minimum",),
+            "dot": ("matmul", "__matmul__", "bmm", "mm"),
+        }.items()
+        for owner in (torch, torch.Tensor)
+        for name in names
+        if hasattr(owner, name)
+    },
+}
+# Axes of those that have no argument for it: for rows of one number, and of more.
+AXES = {
+    torch.hstack: (0, 1),
+    torch.vstack: (0, 0),
+    torch.row_stack: (0, 0),
+    torch.dstack: (2, 2),
+    torch.column_stack: (1, 1),
+}
 
 
-def belongs(tensors: Sequence[Any]) -> Belongs:
+class FunctionEar(TorchFunctionMode):
+    """Hears every function of PyTorch that the model calls.
+
+    Args:
+        heard: The pass to report to.
+    """
+
+    def __init__(self, heard: Pass) -> None:
+        super().__init__()
+        self._pass = heard
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Runs a function, and reports it if it is a join."""
+        kwargs = kwargs or {}
+        heard = self._pass
+        kind = FUNCTIONS.get(function)
+        if kind not in heard.kinds or not heard.frames or not heard.listens:
+            return function(*args, **kwargs)
+        frame = heard.frames[-1]
+        inputs = _inputs(kind, args, kwargs)
+        if frame.covered or inputs is None:
+            return function(*args, **kwargs)
+        whose = ""
+        if not heard.computes:
+            whose = origin(stack(sys._getframe(1)), frame.operation, kind)
+        path = frame.child(native_name(kind))
+        axis = _axis(function, kind, inputs, args, kwargs)
+        joining = Joining(path, kind, axis, origin=whose)
+        heard.joins(joining, inputs)
+        output = function(*args, **kwargs)
+        heard.joined(joining, kwargs.get("out", output))
+        return output
+
+
+def _inputs(kind: str, args: Any, kwargs: Any) -> list[Any] | None:
+    """Returns what a function joins, or None if it joins none here."""
+    if kind in ("concatenate", "stack"):
+        return list(args[0] if args else kwargs["tensors"])
+    inputs = [*args, *kwargs.values()][:2]
+    data = all(is_tensor(x) and rank(x) != 0 for x in inputs)
+    return inputs if data and len(inputs) == 2 else None
+
+
+def _axis(
+    function: Any, kind: str, inputs: list[Any], args: Any, kwargs: Any
+) -> int | None:
+    if function in AXES:
+        return AXES[function][rank(inputs[0]) != 1]
+    if kind not in ("concatenate", "stack"):
+        return None
+    axis = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
+    return int(axis)
+
+
+def undecidable(error: Exception) -> bool:
+    """Whether a model decides in Python by values, which symbolic tensors lack."""
+    wanted = isinstance(error, RuntimeError | TypeError | NotImplementedError)
+    return wanted and re.search(r"\bmeta (tensor|device)", str(error)) is not None
+
+
+def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
     """Returns that any tensor can be had: PyTorch runs eagerly."""
     return lambda tensor: True
+
+
+def points(heard: Callable[[], Pass | None]) -> list[Point]:
+    """Returns what is wrapped of PyTorch itself: nothing."""
+    return []
+
+
+def natively(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
+    """Runs the model so that joins written with PyTorch are heard, too.
+
+    Args:
+        heard: The pass.
+        run: The model's forward pass.
+        inputs: What it takes.
+    """
+    with FunctionEar(heard):
+        run(inputs)
 
 
 def compile(run: Run, model: keras.Model) -> Step:

@@ -1,0 +1,316 @@
+"""Reads the jaxpr of a forward pass for the joins that were written with JAX itself.
+
+A jaxpr is read when the trace has ended: each of its equations tells by its stack of
+names in which operation it was made, and by its traceback who asked for it. Functions
+that JAX compiles on their own are read as if they stood in place of their call.
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from layertap.listening.kinds import native_name, origin
+from layertap.listening.passes import Done, Ear, Frame, Joining, Pass, rank
+
+# By name of the primitive: the kind of join that it does.
+PRIMITIVES = {
+    "concatenate": "concatenate",
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "max": "maximum",
+    "min": "minimum",
+    "dot_general": "dot",
+}
+# Primitives that hold a jaxpr which runs once, in their place.
+CALLS = (
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+    "remat",
+    "remat2",
+    "checkpoint",
+)
+_JAX = str(Path(jax.__file__).parent / "_src")
+_passes = itertools.count()
+
+
+class ScopeEar(Ear):
+    """Writes the operation that is called into the names of what JAX traces."""
+
+    def __init__(self) -> None:
+        self._number = next(_passes)
+        self.frames: list[Frame] = []
+
+    def scope(self, frame: Frame) -> AbstractContextManager[Any]:
+        """Returns the scope of one operation."""
+        self.frames.append(frame)
+        name = f"layertap.{self._number}.{len(self.frames) - 1}"
+        scope: AbstractContextManager[Any] = jax.named_scope(name)
+        return scope
+
+    def covered(self) -> AbstractContextManager[Any]:
+        """Returns a scope in which no join is to be read."""
+        scope: AbstractContextManager[Any] = jax.named_scope(
+            f"layertap.{self._number}.covered"
+        )
+        return scope
+
+    def frame(self, names: str) -> Frame | None:
+        """Returns the operation in which something was traced; None if covered."""
+        found = re.findall(rf"layertap\.{self._number}\.(\d+|covered)", names)
+        if not found or found[-1] == "covered":
+            return None
+        return self.frames[int(found[-1])]
+
+
+@dataclass(eq=False)
+class Node:
+    """A value of a jaxpr that is read without being computed.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its dtype.
+    """
+
+    shape: tuple[Any, ...]
+    dtype: Any
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A join that was read, to be reported when all is read."""
+
+    frame: Frame
+    kind: str
+    axis: int | None
+    inputs: list[Any]
+    output: Any
+    origin: str
+    loops: tuple[str, ...]
+
+
+def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
+    """Returns whether a tensor is of the same trace as `tensors`, or a constant."""
+    trace = getattr(tensors[0], "_trace", None)
+    return lambda tensor: getattr(tensor, "_trace", trace) is trace
+
+
+def natively(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
+    """Runs the model so that joins written with JAX are heard, too.
+
+    Its forward pass is traced to a jaxpr, and the jaxpr is read when the trace has
+    ended: computing, if the pass collects values, which are then values of the trace
+    around it.
+
+    Args:
+        heard: The pass.
+        run: The model's forward pass.
+        inputs: What it takes.
+    """
+    heard.ear = ear = ScopeEar()
+    kept: list[Any] = []
+
+    def traced(inputs: Any) -> list[Any]:
+        heard.belongs = belongs(jax.tree.leaves(inputs))
+        with suppress(Done):
+            run(inputs)
+        kept.extend(each for each in heard.kept() if isinstance(each, jax.Array))
+        return kept
+
+    closed = jax.make_jaxpr(traced)(inputs)
+    reading = _Reading(heard, ear)
+    outputs = reading.read(
+        closed.jaxpr, [*closed.consts, *jax.tree.leaves(inputs)], "", ()
+    )
+    heard.settle(list(zip(kept, outputs, strict=True)))
+    reading.report()
+
+
+class _Reading:
+    """One reading of a jaxpr, and of those inside it.
+
+    Args:
+        heard: The pass to report to. If it computes, so does the reading.
+        ear: Knows which operation a stack of names is of.
+    """
+
+    def __init__(self, heard: Pass, ear: ScopeEar) -> None:
+        self._pass = heard
+        self._ear = ear
+        self._found: list[_Found] = []
+        # By id, what a value was before it was made as large as another.
+        self._before: dict[int, Any] = {}
+
+    def read(
+        self,
+        jaxpr: core.Jaxpr,
+        given: Sequence[Any],
+        names: str,
+        callers: tuple[Any, ...],
+        loops: tuple[str, ...] = (),
+    ) -> list[Any]:
+        """Reads equation by equation.
+
+        Args:
+            jaxpr: What is read.
+            given: Its constants and its inputs.
+            names: The stack of names around it.
+            callers: The equations that called it, the outermost first.
+            loops: The loops in which it runs.
+
+        Returns:
+            Its outputs.
+        """
+        values = dict(
+            zip([*jaxpr.constvars, *jaxpr.invars], map(self._value, given), strict=True)
+        )
+
+        def value(atom: Any) -> Any:
+            if isinstance(atom, core.Literal):
+                return atom.val if self._pass.computes else _node(atom.aval)
+            return values[atom]
+
+        for equation in jaxpr.eqns:
+            inputs = list(map(value, equation.invars))
+            inside = f"{names}/{equation.source_info.name_stack}"
+            body = _body(equation)
+            if body is not None:
+                given = [*body.consts, *inputs]
+                outputs = self.read(
+                    body.jaxpr, given, inside, (*callers, equation), loops
+                )
+            else:
+                outputs = self._outputs(equation, inputs)
+                self._loop(equation, inside, (*callers, equation), loops)
+                self._join(equation, inputs, outputs[0], inside, callers, loops)
+            if equation.primitive.name in ("broadcast_in_dim", "reshape"):
+                self._before[id(outputs[0])] = inputs[0]
+            values.update(zip(equation.outvars, outputs, strict=True))
+        return list(map(value, jaxpr.outvars))
+
+    def report(self) -> None:
+        """Reports the joins that were found, in their order."""
+        heard = self._pass
+        for found in self._found:
+            path = found.frame.child(native_name(found.kind))
+            joining = Joining(path, found.kind, found.axis, origin=found.origin)
+            heard.frames, heard.loops = [found.frame], list(found.loops)
+            heard.joins(joining, found.inputs)
+            heard.joined(joining, found.output)
+        heard.frames, heard.loops = [], []
+
+    def _value(self, given: Any) -> Any:
+        return given if self._pass.computes or isinstance(given, Node) else _node(given)
+
+    def _outputs(self, equation: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
+        if not self._pass.computes:
+            return [Node(v.aval.shape, v.aval.dtype) for v in equation.outvars]
+        with equation.ctx.manager:
+            found = equation.primitive.bind(*inputs, **equation.params)
+        return list(found) if equation.primitive.multiple_results else [found]
+
+    def _loop(
+        self,
+        equation: core.JaxprEqn,
+        names: str,
+        callers: tuple[Any, ...],
+        loops: tuple[str, ...],
+    ) -> None:
+        """Notes what is joined in the bodies of a loop or a condition."""
+        if self._pass.computes:
+            return
+        name = f"`jax.lax.{equation.primitive.name}`"
+        for parameter in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=_is_jaxpr
+        ):
+            if _is_jaxpr(parameter):
+                jaxpr = parameter.jaxpr
+                given = [Node(v.aval.shape, v.aval.dtype) for v in jaxpr.invars]
+                self.read(
+                    jaxpr, [*parameter.consts, *given], names, callers, (*loops, name)
+                )
+
+    def _join(
+        self,
+        equation: core.JaxprEqn,
+        inputs: list[Any],
+        output: Any,
+        names: str,
+        callers: tuple[Any, ...],
+        loops: tuple[str, ...],
+    ) -> None:
+        kind = PRIMITIVES.get(equation.primitive.name)
+        frame = self._ear.frame(names) if kind else None
+        if kind is None or frame is None or frame.covered:
+            return
+        axis = equation.params.get("dimension")
+        frames = list(_frames(equation, callers))
+        if kind == "concatenate":
+            inside_jax = itertools.takewhile(lambda f: _JAX in f[0], frames)
+            if any(function == "stack" for _, function in inside_jax):
+                kind, inputs = "stack", [self._narrow(x) for x in inputs]
+        else:
+            inputs = [self._narrow(x) for x in inputs]
+            if any(rank(x) == 0 for x in inputs if hasattr(x, "shape")):
+                return
+        if kind not in self._pass.kinds:
+            return
+        whose = ""
+        if not self._pass.computes:
+            whose = origin(frames, frame.operation, kind)
+        self._found.append(_Found(frame, kind, axis, inputs, output, whose, loops))
+
+    def _narrow(self, value: Any) -> Any:
+        """Returns what a value was before it was made as large as another."""
+        while id(value) in self._before:
+            value = self._before[id(value)]
+        return value
+
+
+def _node(value: Any) -> Node:
+    return Node(value.shape, value.dtype)
+
+
+def _is_jaxpr(leaf: Any) -> bool:
+    return isinstance(leaf, core.ClosedJaxpr)
+
+
+def _body(equation: core.JaxprEqn) -> core.ClosedJaxpr | None:
+    """Returns the jaxpr that an equation runs once in its place, if it does."""
+    if equation.primitive.name not in CALLS:
+        return None
+    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        body = equation.params.get(name)
+        if body is not None:
+            return body if _is_jaxpr(body) else core.ClosedJaxpr(body, [])
+    return None
+
+
+def _frames(
+    equation: core.JaxprEqn, callers: tuple[Any, ...]
+) -> Iterator[tuple[str, str]]:
+    """Yields who asked for an equation, the innermost first.
+
+    What JAX compiles on its own it traces once: whoever asked for it then is not who
+    asks for it now.
+    """
+    for each in (equation, *reversed(callers)):
+        traceback = each.source_info.traceback
+        for frame in traceback.frames if traceback else ():
+            if frame.function_name.startswith(("trace_to_jaxpr", "_create_pjit_jaxpr")):
+                break
+            yield frame.file_name, frame.function_name
+        else:
+            return

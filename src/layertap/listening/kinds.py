@@ -1,0 +1,156 @@
+"""The kinds of join, and whose code asked for one."""
+
+import functools
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import keras
+from keras.src import layers
+from keras.src.ops import numpy as operations
+
+# By kind: the operations that are themselves such a join, and lend it their path.
+OPERATIONS: dict[str, tuple[type, ...]] = {
+    "concatenate": (
+        layers.Concatenate,
+        operations.Concatenate,
+        operations.Hstack,
+        operations.Append,
+    ),
+    "add": (layers.Add, operations.Add),
+    "subtract": (layers.Subtract, operations.Subtract),
+    "multiply": (layers.Multiply, operations.Multiply),
+    "average": (layers.Average,),
+    "maximum": (layers.Maximum, operations.Maximum),
+    "minimum": (layers.Minimum, operations.Minimum),
+    "dot": (layers.Dot, operations.Dot, operations.Matmul),
+    "stack": (operations.Stack,),
+    "attention": (
+        layers.MultiHeadAttention,
+        layers.GroupedQueryAttention,
+        layers.Attention,
+    ),
+}
+KINDS = tuple(OPERATIONS)
+
+# Layers whose arguments are the join's inputs, whatever they do with them.
+WHOLE = {
+    kind: tuple(each for each in classes if issubclass(each, keras.layers.Layer))
+    for kind, classes in OPERATIONS.items()
+    if kind != "concatenate"
+}
+
+# Keras' own layers that join without being a join themselves.
+MERGING = (layers.Bidirectional,)
+
+# How a join is called that stands in a `call` and was not written with Keras.
+_OPERATORS = {"add": "add", "subtract": "sub", "multiply": "mul", "dot": "matmul"}
+_NATIVE = {
+    "tensorflow": ("tf.", {"concatenate": "concat"}),
+    "torch": ("torch.", {"concatenate": "cat"}),
+    "jax": ("jnp.", {}),
+}
+_NATIVE_NAME = re.compile(r"(.*/)?(operator|tf|torch|jnp)\.\w+(@\d+)?")
+
+
+def native_name(kind: str) -> str:
+    """Returns the name of a join that was written with the backend itself.
+
+    Example:
+    >>> native_name("concatenate")  # on TensorFlow
+    'tf.concat'
+    >>> native_name("add")
+    'operator.add'
+    """
+    if kind in _OPERATORS:
+        return f"operator.{_OPERATORS[kind]}"
+    prefix, names = _NATIVE[keras.backend.backend()]
+    return prefix + names.get(kind, kind)
+
+
+def is_native(path: str) -> bool:
+    """Whether a path may be that of a join written with the backend itself."""
+    return _NATIVE_NAME.fullmatch(path) is not None
+
+
+# Functions that do nothing but the join they are named for, under all of the names
+# that they have in Keras and in the backends, public and private.
+_PLAIN = re.compile(
+    r"_*(operator_)?(r?(add|sub|subtract|mul|multiply|matmul|max|maximum|min|minimum)"
+    r"|concat|concatenate|cat|hstack|vstack|dstack|column_stack|row_stack|append|stack"
+    r"|pack|dot|mat_mul|batch_mat_mul|binary_op_wrapper|op|<lambda>|<listcomp>|i?(add|"
+    r"sub|mul|matmul))(_v\d|_dispatch|_dispatch_factory)*_*"
+)
+
+# Below these folders, or in these files, a library only passes calls on.
+_PASSING_ON = (
+    "keras/src/utils/",
+    "keras/src/backend/common/",
+    "tensorflow/python/framework/",
+    "tensorflow/python/util/",
+    "tensorflow/python/eager/",
+    "tensorflow/python/autograph/",
+    "tensorflow/python/ops/weak_tensor_ops.py",
+    "tensorflow/python/ops/tensor_math_operator_overrides.py",
+    "jax/_src/interpreters/",
+    "jax/_src/numpy/ufunc_api.py",
+    "torch/utils/",
+    "torch/_tensor.py",
+    "torch/overrides.py",
+)
+_LIBRARIES = ("keras", "tensorflow", "jax", "torch")
+_OURS = Path(__file__).parent.as_posix() + "/"
+
+
+def origin(frames: Iterable[tuple[str, str]], operation: Any, kind: str) -> str:
+    """Says inside which function of a library a join happened.
+
+    Args:
+        frames: The files and functions that called each other, the innermost first.
+        operation: The Keras operation whose `call` runs.
+        kind: The kind of join.
+
+    Returns:
+        Empty if the user's code asked for the join: the first function that is not
+        Keras' or the backend's called one that does nothing but join, or a layer did
+        that is there to join. Else the function or the layer whose own business the
+        join is.
+    """
+    for file, function in frames:
+        if file.startswith(_OURS):
+            continue
+        library, inside = _library(file)
+        if not library:
+            return ""
+        if inside.startswith(_PASSING_ON):
+            continue
+        name = function.rpartition(".")[2]
+        if library == "keras" and name == "call":
+            joins = isinstance(operation, (*OPERATIONS[kind], *MERGING))
+            return "" if joins else f"{type(operation).__name__} of Keras"
+        if re.fullmatch(r"jax/_src/\w+\.py", inside) or _PLAIN.fullmatch(name):
+            continue
+        return f"{name.strip('_')} of {library}"
+    return ""
+
+
+@functools.cache
+def _library(file: str) -> tuple[str, str]:
+    """Returns the library that a file is of, and its path from there; or nothing."""
+    for name in _LIBRARIES:
+        module = sys.modules.get(name)
+        if module is not None and module.__file__ is not None:
+            home = Path(module.__file__).parent
+            if Path(file).is_relative_to(home):
+                return name, f"{name}/{Path(file).relative_to(home).as_posix()}"
+    return "", file
+
+
+def stack(frame: FrameType | None) -> Iterable[tuple[str, str]]:
+    """Yields the files and functions of a Python stack, the innermost first."""
+    while frame is not None:
+        yield frame.f_code.co_filename, frame.f_code.co_name
+        frame = frame.f_back
