@@ -135,7 +135,7 @@ class _Drafting:
         self.recipes: dict[str, Recipe] = {}
         # Where a tensor is to be found: its alias, and the recipe.
         self._known: dict[Hashable, tuple[str, Recipe]] = {}
-        for heard in joins:
+        for heard in _inner_first(list(joins)):
             self._add(heard)
 
     def _add(self, heard: listening.JoinHeard) -> None:
@@ -200,6 +200,26 @@ class _Drafting:
                 yield from recipe.addresses
             else:
                 yield branch.address
+
+
+def _inner_first(joins: Sequence[listening.JoinHeard]) -> list[listening.JoinHeard]:
+    """Returns joins in their order, but none before one that is a branch of it.
+
+    Those that were written with JAX itself are heard when all others have been.
+    """
+    makers = {join.output.token: join for join in joins}
+    ordered: dict[str, listening.JoinHeard] = {}
+
+    def add(join: listening.JoinHeard) -> None:
+        for value in join.inputs:
+            inner = makers.get(value.token)
+            if inner is not None and inner.path not in ordered and inner is not join:
+                add(inner)
+        ordered.setdefault(join.path, join)
+
+    for join in joins:
+        add(join)
+    return list(ordered.values())
 
 
 def _kinds(joins: str | Sequence[str]) -> tuple[list[str], bool]:

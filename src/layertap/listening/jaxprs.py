@@ -22,6 +22,7 @@ from layertap.listening.passes import Done, Ear, Frame, Joining, Pass, rank
 # By name of the primitive: the kind of join that it does.
 PRIMITIVES = {
     "concatenate": "concatenate",
+    "stack": "stack",
     "add": "add",
     "sub": "subtract",
     "mul": "multiply",
@@ -204,7 +205,7 @@ class _Reading:
         """Reports the joins that were found, in their order."""
         heard = self._pass
         for found in self._found:
-            path = found.frame.child(native_name(found.kind))
+            path = found.frame.child(native_name(found.kind, found.origin))
             joining = Joining(path, found.kind, found.axis, origin=found.origin)
             heard.frames, heard.loops = [found.frame], list(found.loops)
             heard.joins(joining, found.inputs)
@@ -255,21 +256,20 @@ class _Reading:
         frame = self._ear.frame(names) if kind else None
         if kind is None or frame is None or frame.covered:
             return
-        axis = equation.params.get("dimension")
+        axis = equation.params.get("dimension", equation.params.get("axis"))
         frames = list(_frames(equation, callers))
         if kind == "concatenate":
             inside_jax = itertools.takewhile(lambda f: _JAX in f[0], frames)
             if any(function == "stack" for _, function in inside_jax):
+                # Of releases that write a stack as what it comes down to.
                 kind, inputs = "stack", [self._narrow(x) for x in inputs]
-        else:
+        elif kind != "stack":
             inputs = [self._narrow(x) for x in inputs]
             if any(rank(x) == 0 for x in inputs if hasattr(x, "shape")):
                 return
         if kind not in self._pass.kinds:
             return
-        whose = ""
-        if not self._pass.computes:
-            whose = origin(frames, frame.operation, kind)
+        whose = origin(frames, frame.operation, kind)
         self._found.append(_Found(frame, kind, axis, inputs, output, whose, loops))
 
     def _narrow(self, value: Any) -> Any:

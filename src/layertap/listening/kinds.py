@@ -53,18 +53,26 @@ _NATIVE = {
     "torch": ("torch.", {"concatenate": "cat"}),
     "jax": ("jnp.", {}),
 }
-_NATIVE_NAME = re.compile(r"(.*/)?(operator|tf|torch|jnp)\.\w+(@\d+)?")
 
 
-def native_name(kind: str) -> str:
-    """Returns the name of a join that was written with the backend itself.
+def native_name(kind: str, whose: str) -> str:
+    """Returns the name of a join that was not written with Keras.
+
+    Args:
+        kind: Its kind.
+        whose: Whose own business it is, as of `origin`. Such joins are counted on
+            their own, so that the names of the user's do not depend on them.
 
     Example:
-    >>> native_name("concatenate")  # on TensorFlow
+    >>> native_name("concatenate", "")  # on TensorFlow
     'tf.concat'
-    >>> native_name("add")
+    >>> native_name("add", "")
     'operator.add'
+    >>> native_name("add", "gelu of jax")
+    'gelu.add'
     """
+    if whose:
+        return f"{whose.partition(' ')[0]}.{kind}"
     if kind in _OPERATORS:
         return f"operator.{_OPERATORS[kind]}"
     prefix, names = _NATIVE[keras.backend.backend()]
@@ -72,8 +80,8 @@ def native_name(kind: str) -> str:
 
 
 def is_native(path: str) -> bool:
-    """Whether a path may be that of a join written with the backend itself."""
-    return _NATIVE_NAME.fullmatch(path) is not None
+    """Whether a path may be that of a join that was not written with Keras."""
+    return "." in path.rpartition("/")[2]
 
 
 # Functions that do nothing but the join they are named for, under all of the names
@@ -82,7 +90,7 @@ _PLAIN = re.compile(
     r"_*(operator_)?(r?(add|sub|subtract|mul|multiply|matmul|max|maximum|min|minimum)"
     r"|concat|concatenate|cat|hstack|vstack|dstack|column_stack|row_stack|append|stack"
     r"|pack|dot|mat_mul|batch_mat_mul|binary_op_wrapper|op|<lambda>|<listcomp>|i?(add|"
-    r"sub|mul|matmul))(_v\d|_dispatch|_dispatch_factory)*_*"
+    r"sub|mul|matmul))(_v\d|_dispatch|_dispatch_factory|_wrapper)*_*"
 )
 
 # Below these folders, or in these files, a library only passes calls on.
@@ -93,6 +101,7 @@ _PASSING_ON = (
     "tensorflow/python/util/",
     "tensorflow/python/eager/",
     "tensorflow/python/autograph/",
+    "tensorflow/python/ops/numpy_ops/np_utils.py",
     "tensorflow/python/ops/weak_tensor_ops.py",
     "tensorflow/python/ops/tensor_math_operator_overrides.py",
     "jax/_src/interpreters/",

@@ -1,11 +1,12 @@
 """The pass that notes every join and every operation's outputs."""
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 
-from layertap.listening.heard import JoinHeard, ValueHeard
+from layertap.listening.heard import Heard, JoinHeard, ValueHeard
 from layertap.listening.passes import (
     Frame,
     Joining,
@@ -36,9 +37,42 @@ class Survey(Pass):
         self.outputs: dict[str, tuple[ValueHeard, ...]] = {}
         self._rows: Any = None
         self._makers: dict[int, str] = {}
+        # What no operation returned: the join that it is, or in whose `call` it was
+        # made.
+        self._joins: dict[Hashable, str] = {}
+        self._scopes: dict[Hashable, str] = {}
         self._tokens: dict[int, Hashable] = {}
         # A tensor that is dropped would hand its id to another.
         self._kept: dict[int, Tensor] = {}
+
+    def heard(self, stopped: tuple[str, str] | None) -> Heard:
+        """Returns what was heard, when all is.
+
+        Args:
+            stopped: As of `Heard`.
+        """
+        joins = {
+            path: replace(
+                join,
+                inputs=tuple(map(self._attributed, join.inputs)),
+                output=self._attributed(join.output),
+            )
+            for path, join in self.joins_heard.items()
+        }
+        outputs = {
+            path: tuple(map(self._attributed, values))
+            for path, values in self.outputs.items()
+        }
+        return Heard(joins, outputs, stopped)
+
+    def enter(self, operation: Any, args: Any, kwargs: Any) -> Frame:
+        """Notes that what is given to an operation was made where it was called."""
+        if self.frames:
+            for tensor in tensors_of((args, kwargs)):
+                if id(tensor) not in self._makers:
+                    self._keep(tensor)
+                    self._seen(tensor, self.frames[-1].path)
+        return super().enter(operation, args, kwargs)
 
     def begin(self, frame: Frame, args: Any, kwargs: Any) -> None:
         """Names the inputs, and follows tensors through the casts before `call`."""
@@ -97,16 +131,10 @@ class Survey(Pass):
 
     def joined(self, joining: Joining, output: Tensor) -> None:
         """Completes the join with its output."""
+        value = self._value(output)
+        self._joins.setdefault(value.token, joining.path)
         heard = self.joins_heard[joining.path]
-        self.joins_heard[joining.path] = JoinHeard(
-            heard.path,
-            heard.kind,
-            heard.axis,
-            heard.inputs,
-            self._value(output),
-            heard.whole,
-            heard.origin,
-        )
+        self.joins_heard[joining.path] = replace(heard, output=value)
 
     def settle(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Knows tensors again under what they are outside of the trace."""
@@ -120,6 +148,16 @@ class Survey(Pass):
         """Returns every tensor that was noted and belongs to the trace."""
         return [tensor for tensor in self._kept.values() if self.belongs(tensor)]
 
+    def _seen(self, tensor: Tensor, path: str) -> None:
+        self._scopes.setdefault(self._token(tensor), path or self.model_name)
+
+    def _attributed(self, value: ValueHeard) -> ValueHeard:
+        """Returns a value with the maker that is known now that all is heard."""
+        if value.made_by:
+            return value
+        token = value.token
+        return replace(value, made_by=self._joins.get(token, self._scopes[token]))
+
     def _token(self, tensor: Tensor) -> Hashable:
         return self._tokens.get(id(tensor), id(tensor))
 
@@ -132,7 +170,9 @@ class Survey(Pass):
 
     def _value(self, tensor: Tensor) -> ValueHeard:
         self._keep(tensor)
-        scope = self.frames[-1].path or self.model_name
+        maker = self._makers.get(id(tensor), "")
+        if not maker:
+            self._seen(tensor, self.frames[-1].path)
         shape = _shape(tensor)
         fault = _not_dense(tensor)
         if self.loops:
@@ -143,7 +183,7 @@ class Survey(Pass):
         return ValueHeard(
             (None, *shape[1:]) if by_row else shape,
             _dtype(tensor),
-            self._makers.get(id(tensor), scope),
+            maker,
             self._token(tensor),
             by_row,
             fault,

@@ -131,7 +131,7 @@ class _Surveyor(keras.Operation):
                 backend.natively(survey, run, inputs)
             else:
                 run(inputs)
-        self.runs.append(Heard(survey.joins_heard, survey.outputs, stopped))
+        self.runs.append(survey.heard(stopped))
         return flat[0]
 
 

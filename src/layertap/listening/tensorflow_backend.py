@@ -92,11 +92,9 @@ class GraphEar(Ear):
             axis = node.get_attr("axis")
         elif any(x.shape.rank == 0 for x in inputs):
             return
-        whose = ""
-        if not self._pass.computes:
-            frames = ((f.filename, f.name) for f in reversed(list(node.traceback)))
-            whose = origin(frames, frame.operation, kind)
-        path = frame.child(native_name(kind))
+        frames = ((f.filename, f.name) for f in reversed(list(node.traceback)))
+        whose = origin(frames, frame.operation, kind)
+        path = frame.child(native_name(kind, whose))
         joining = Joining(path, kind, axis, origin=whose)
         self._pass.joins(joining, inputs)
         self._pass.joined(joining, node.outputs[0])

@@ -79,10 +79,8 @@ class FunctionEar(TorchFunctionMode):
         inputs = _inputs(kind, args, kwargs)
         if frame.covered or inputs is None:
             return function(*args, **kwargs)
-        whose = ""
-        if not heard.computes:
-            whose = origin(stack(sys._getframe(1)), frame.operation, kind)
-        path = frame.child(native_name(kind))
+        whose = origin(stack(sys._getframe(1)), frame.operation, kind)
+        path = frame.child(native_name(kind, whose))
         axis = _axis(function, kind, inputs, args, kwargs)
         joining = Joining(path, kind, axis, origin=whose)
         heard.joins(joining, inputs)
