@@ -24,7 +24,7 @@ from keras.src.ops.operation import Operation
 
 from layertap.errors import ListeningError
 from layertap.listening.backends import backend_module
-from layertap.listening.kinds import OPERATIONS, WHOLE, origin, stack
+from layertap.listening.kinds import OPERATIONS, RNN_LOOP, WHOLE, origin, stack
 from layertap.listening.passes import (
     Call,
     Frame,
@@ -289,12 +289,11 @@ def points() -> list[Point]:
     Raises:
         ListeningError: If this release has moved one of them.
     """
-    rnn = "the loop of a recurrent layer; `unroll=True` on that layer would let it out"
     found: list[Point] = [
         (Layer, "__call__", _layer_call),
         (Operation, "__call__", _operation_call),
         (Functional, "_standardize_inputs", _standardize_inputs),
-        (backend, "rnn", _loop(rnn)),
+        (backend, "rnn", _loop(RNN_LOOP)),
         (backend.core, "remat", _remat),
     ]
     found += [(backend.numpy, name, _function(name)) for name in FUNCTIONS]

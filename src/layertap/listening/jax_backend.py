@@ -13,7 +13,7 @@ from layertap.listening.passes import Pass, Point, Run, Step, as_is
 __all__ = ["belongs", "compile", "natively", "points", "undecidable"]
 
 
-def undecidable(error: Exception) -> bool:
+def undecidable(error: BaseException) -> bool:
     """Whether a model decides in Python by values, which a trace does not have."""
     return isinstance(
         error,

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import keras
 from jax.extend import core
 
-from layertap.listening.kinds import native_name, origin
+from layertap.listening.kinds import RNN_LOOP, native_name, origin
 from layertap.listening.passes import Done, Ear, Frame, Joining, Pass, rank
 
 # By name of the primitive: the kind of join that it does.
@@ -232,7 +233,10 @@ class _Reading:
         """Notes what is joined in the bodies of a loop or a condition."""
         if self._pass.computes:
             return
+        frame = self._ear.frame(names)
         name = f"`jax.lax.{equation.primitive.name}`"
+        if frame is not None and isinstance(frame.operation, keras.layers.RNN):
+            name = RNN_LOOP
         for parameter in jax.tree.leaves(
             list(equation.params.values()), is_leaf=_is_jaxpr
         ):

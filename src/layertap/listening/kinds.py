@@ -46,6 +46,9 @@ WHOLE = {
 # Keras' own layers that join without being a join themselves.
 MERGING = (layers.Bidirectional,)
 
+# Why nothing inside a recurrent layer can be had.
+RNN_LOOP = "the loop of a recurrent layer; `unroll=True` on that layer would let it out"
+
 # How a join is called that stands in a `call` and was not written with Keras.
 _OPERATORS = {"add": "add", "subtract": "sub", "multiply": "mul", "dot": "matmul"}
 _NATIVE = {
@@ -110,6 +113,7 @@ _PASSING_ON = (
     "torch/_tensor.py",
     "torch/overrides.py",
 )
+_JAX_MACHINERY = re.compile(r"jax/_src/\w+\.py")
 _LIBRARIES = ("keras", "tensorflow", "jax", "torch")
 _OURS = Path(__file__).parent.as_posix() + "/"
 
@@ -125,25 +129,24 @@ def origin(frames: Iterable[tuple[str, str]], operation: Any, kind: str) -> str:
     Returns:
         Empty if the user's code asked for the join: the first function that is not
         Keras' or the backend's called one that does nothing but join, or a layer did
-        that is there to join. Else the function or the layer whose own business the
-        join is.
+        that is there to join. Else the function that was called instead, or the
+        layer: the join is their own business.
     """
+    whose = ""
     for file, function in frames:
         if file.startswith(_OURS):
             continue
         library, inside = _library(file)
         if not library:
-            return ""
-        if inside.startswith(_PASSING_ON):
-            continue
+            break
         name = function.rpartition(".")[2]
         if library == "keras" and name == "call":
-            joins = isinstance(operation, (*OPERATIONS[kind], *MERGING))
+            joins = not whose and isinstance(operation, (*OPERATIONS[kind], *MERGING))
             return "" if joins else f"{type(operation).__name__} of Keras"
-        if re.fullmatch(r"jax/_src/\w+\.py", inside) or _PLAIN.fullmatch(name):
-            continue
-        return f"{name.strip('_')} of {library}"
-    return ""
+        passes_on = inside.startswith(_PASSING_ON) or _JAX_MACHINERY.fullmatch(inside)
+        if not passes_on and not _PLAIN.fullmatch(name):
+            whose = f"{name.strip('_')} of {library}"
+    return whose
 
 
 @functools.cache

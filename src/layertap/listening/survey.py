@@ -132,7 +132,8 @@ class Survey(Pass):
     def joined(self, joining: Joining, output: Tensor) -> None:
         """Completes the join with its output."""
         value = self._value(output)
-        self._joins.setdefault(value.token, joining.path)
+        if not joining.origin:
+            self._joins.setdefault(value.token, joining.path)
         heard = self.joins_heard[joining.path]
         self.joins_heard[joining.path] = replace(heard, output=value)
 
@@ -178,7 +179,10 @@ class Survey(Pass):
         if self.loops:
             fault = f"it is computed inside {self.loops[-1]}"
         elif not self.belongs(tensor):
-            fault = "it is computed inside a trace of its own (a loop or a condition)"
+            fault = (
+                "it is computed inside a trace of its own: a loop, a condition, or a "
+                "function that is compiled or rematerialised by itself"
+            )
         by_row = bool(tensor.shape) and tensor.shape[0] == self._rows
         return ValueHeard(
             (None, *shape[1:]) if by_row else shape,

@@ -1,5 +1,6 @@
 """What a model joins, found with symbolic tensors: no data is run."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -120,11 +121,10 @@ class _Surveyor(keras.Operation):
             try:
                 forward(self.model, inputs)
             except Exception as error:
-                heard = survey.joins_heard or survey.outputs
-                if not (heard and backend.undecidable(error)):
+                reason = _undecided(error)
+                if reason is None or not (survey.joins_heard or survey.outputs):
                     raise
-                path = survey.failed[1] or self.model.name
-                stopped = path, str(error).strip().splitlines()[0]
+                stopped = survey.failed[1] or self.model.name, reason
 
         with hearing(survey):
             if survey.kinds:
@@ -133,6 +133,20 @@ class _Surveyor(keras.Operation):
                 run(inputs)
         self.runs.append(survey.heard(stopped))
         return flat[0]
+
+
+def _undecided(error: BaseException | None) -> str | None:
+    """Returns what an error says if Python was to decide by values, or None.
+
+    Keras makes new errors of those that pass through it.
+    """
+    undecidable = backend_module().undecidable
+    while error is not None and not undecidable(error):
+        error = error.__cause__ or error.__context__
+    if error is None:
+        return None
+    told = re.search(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL)
+    return (told[1] if told else str(error)).strip().splitlines()[0].split(". ")[0]
 
 
 def _shapes(specs: Any) -> str:

@@ -1,7 +1,8 @@
 """Listening on TensorFlow: the pass is heard while `tf.function` traces it."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -34,7 +35,7 @@ NODES = {
 }
 
 
-def undecidable(error: Exception) -> bool:
+def undecidable(error: BaseException) -> bool:
     """Whether a model decides in Python by values, which a trace does not have."""
     if isinstance(error, tf.errors.OperatorNotAllowedInGraphError):
         return True
@@ -119,13 +120,14 @@ def points(heard: Callable[[], Pass | None]) -> list[Point]:
     """Returns what is wrapped of TensorFlow itself.
 
     A `tf.function` inside the model runs as the function it was made of: its own
-    trace would keep its values, and be silent when it is run again.
+    trace would keep its values, and be silent when it is run again. The graph of a
+    loop's body is read when it is left.
 
     Args:
         heard: Returns the pass that is being heard, if there is one.
     """
 
-    def wrap(original: Call) -> Call:
+    def inlined(original: Call) -> Call:
         @functools.wraps(original)
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             if heard() is None:
@@ -140,7 +142,22 @@ def points(heard: Callable[[], Pass | None]) -> list[Point]:
 
         return call
 
-    return [(type(tf.function(as_is)), "__call__", wrap)]
+    def read(original: Call) -> Call:
+        @contextmanager
+        @functools.wraps(original)
+        def as_default(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            with original(self, *args, **kwargs) as graph:
+                yield graph
+                told = heard()
+                if told is not None:
+                    told.ear.moves()
+
+        return as_default
+
+    return [
+        (type(tf.function(as_is)), "__call__", inlined),
+        (tf.__internal__.FuncGraph, "as_default", read),
+    ]
 
 
 def compile(run: Run, model: keras.Model) -> Step:

@@ -109,7 +109,7 @@ def _axis(
     return int(axis)
 
 
-def undecidable(error: Exception) -> bool:
+def undecidable(error: BaseException) -> bool:
     """Whether a model decides in Python by values, which symbolic tensors lack."""
     wanted = isinstance(error, RuntimeError | TypeError | NotImplementedError)
     return wanted and re.search(r"\bmeta (tensor|device)", str(error)) is not None
