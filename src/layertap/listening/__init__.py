@@ -25,7 +25,7 @@ from layertap.errors import ListeningError
 from layertap.listening.backends import backend_module
 from layertap.listening.calls import hearing
 from layertap.listening.collection import Collection, Wanted
-from layertap.listening.graph import branch_graph
+from layertap.listening.graph import branch_graph, subgraph
 from layertap.listening.heard import Heard, JoinHeard, ValueHeard
 from layertap.listening.kinds import KINDS, is_native
 from layertap.listening.models import (
@@ -77,7 +77,9 @@ def tapped(
     def run(inputs: Any, keep: Keep) -> dict[str, Any]:
         return collect(model, inputs, branches, outputs, kinds, keep)
 
-    step: Step = backend_module().compile(run, model)
+    step: Step = backend_module().compile(
+        run, model, lambda: subgraph(model, branches, outputs)
+    )
     return step
 
 

@@ -312,6 +312,8 @@ def points() -> list[Point]:
 _lock = threading.Lock()
 _holders = 0
 _replaced: list[tuple[Any, str, Call, Call]] = []
+# Made once: on PyTorch, every batch is heard on its own.
+_wraps: list[tuple[Any, str, Call, Call]] = []
 
 
 @contextmanager
@@ -330,11 +332,21 @@ def _hold() -> None:
     global _holders
     with _lock:
         if not _holders:
-            for owner, name, wrap in points():
-                original = vars(owner)[name]
-                wrapped = wrap(original)
+            if (
+                any(
+                    vars(owner).get(name) is not original
+                    for owner, name, original, _ in _wraps
+                )
+                or not _wraps
+            ):
+                _wraps[:] = [
+                    (owner, name, vars(owner)[name], wrap(vars(owner)[name]))
+                    for owner, name, wrap in points()
+                ]
+            for each in _wraps:
+                owner, name, _, wrapped = each
                 setattr(owner, name, wrapped)
-                _replaced.append((owner, name, original, wrapped))
+                _replaced.append(each)
         _holders += 1
 
 

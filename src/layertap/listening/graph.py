@@ -8,8 +8,12 @@ import keras
 from keras.src.models.functional import Functional
 
 from layertap import address
+from layertap.listening.collection import Wanted
 from layertap.listening.kinds import OPERATIONS
 from layertap.listening.models import functional
+from layertap.listening.passes import tensors_of
+
+_GRAPH_CALLS = (Functional.call, keras.Sequential.call)
 
 _PART = re.compile(r"(?P<name>.*?)(?:@(?P<call>\d+))?")
 
@@ -63,6 +67,45 @@ def branch_graph(
         found = keras.tree.flatten(part(found))
     output = found[0] if found[0].dtype == dtype else keras.ops.cast(found[0], dtype)
     return keras.Model(inputs, output, name=name)
+
+
+def subgraph(
+    model: keras.Model, branches: Wanted, outputs: Wanted
+) -> keras.Model | None:
+    """Makes a functional model of all wanted values, where the graph has them all.
+
+    Args:
+        model: The model. It gets no new nodes.
+        branches: Wanted branches: address by join path and index.
+        outputs: Wanted outputs: address by operation path and index.
+
+    Returns:
+        A model that returns tensors by address; None if some value is not one of the
+        model's own graph.
+    """
+    graph = functional(model)
+    if graph is None or type(model).call not in _GRAPH_CALLS:
+        return None
+    found: dict[str, Any] = {}
+    for wanted, tensors_at in ((branches, _branches), (outputs, _outputs)):
+        for path, names in wanted.items():
+            node = _node(graph, path)
+            tensors = [] if node is None else tensors_at(node)
+            for index, name in names.items():
+                if index >= len(tensors):
+                    return None
+                found[name] = tensors[index]
+    if not all(isinstance(tensor, keras.KerasTensor) for tensor in found.values()):
+        return None
+    return keras.Model(graph._inputs_struct, found, name="layertap_subgraph")
+
+
+def _branches(node: Any) -> list[Any]:
+    return _arguments(node) if isinstance(node.operation, _IN_ORDER) else []
+
+
+def _outputs(node: Any) -> list[Any]:
+    return tensors_of(node.outputs)
 
 
 def _way(model: keras.Model, path: str) -> Way | None:

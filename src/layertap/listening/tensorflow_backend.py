@@ -17,6 +17,7 @@ from layertap.listening.passes import (
     Point,
     Run,
     Step,
+    Subgraph,
     as_is,
 )
 
@@ -160,13 +161,14 @@ def points(heard: Callable[[], Pass | None]) -> list[Point]:
     ]
 
 
-def compile(run: Run, model: keras.Model) -> Step:
+def compile(run: Run, model: keras.Model, subgraph: Subgraph) -> Step:
     """Makes one traced function of a run of the model.
 
     Args:
         run: Takes the model's inputs and what to do with a tensor that is heard;
             returns the wanted tensors by address.
         model: The model; its variables are read, never assigned.
+        subgraph: Not needed: what is heard once is compiled.
 
     Returns:
         A function of arrays to arrays, traced once for all numbers of rows.

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
 
 from layertap.listening.kinds import native_name, origin, stack
@@ -17,9 +18,12 @@ from layertap.listening.passes import (
     Point,
     Run,
     Step,
+    Subgraph,
     is_tensor,
     rank,
 )
+
+Arrays = dict[str, NDArray[Any]]
 
 FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys(
@@ -137,44 +141,88 @@ def natively(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
         run(inputs)
 
 
-def compile(run: Run, model: keras.Model) -> Step:
+def compile(run: Run, model: keras.Model, subgraph: Subgraph) -> Step:
     """Makes a step of a run of the model.
+
+    Nothing is compiled here, so each batch would be heard anew. Where the model's own
+    graph has all the wanted values, and gives for the second batch what was heard, bit
+    for bit, it is run from then on.
 
     Args:
         run: Takes the model's inputs and what to do with a tensor that is heard;
             returns the wanted tensors by address.
         model: The model; its variables are read, never assigned.
+        subgraph: Makes a functional model of the wanted values, or None.
 
     Returns:
         A function of arrays to arrays.
     """
-    cloning = False
+    hear = _Listening(run)
+    graph: Any = None
+    batches = 0
 
-    def hear(inputs: Any) -> tuple[dict[str, Any], bool]:
+    def step(inputs: Any) -> Arrays:
+        nonlocal batches, graph
+        if graph is not None:
+            return _ran(graph, inputs)
+        found = hear(inputs)
+        batches += 1
+        if batches == 2:
+            graph = subgraph()
+            if graph is not None and not _same(found, _ran(graph, inputs)):
+                graph = None
+        return found
+
+    return step
+
+
+class _Listening:
+    """A step that is heard, batch by batch."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._cloning = False
+
+    def __call__(self, inputs: Any) -> Arrays:
+        found, changed = self._hear(inputs)
+        if changed:
+            # The model changes tensors in place after it has joined them.
+            self._cloning = True
+            found, _ = self._hear(inputs)
+        return {name: keras.ops.convert_to_numpy(x) for name, x in found.items()}
+
+    def _hear(self, inputs: Any) -> tuple[dict[str, Any], bool]:
         versions: dict[int, int] = {}
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             versions[id(tensor)] = tensor._version
-            return tensor.clone() if cloning else tensor
+            return tensor.clone() if self._cloning else tensor
 
-        # A copy: PyTorch would share the memory of the caller's array.
-        tensors = keras.tree.map_structure(
-            lambda x: keras.ops.convert_to_tensor(np.array(x)), inputs
-        )
         with torch.no_grad(), keras.StatelessScope():
-            found = run(tensors, keep)
-        changed = not cloning and any(
+            found = self._run(_tensors(inputs), keep)
+        changed = not self._cloning and any(
             tensor._version != versions[id(tensor)] for tensor in found.values()
         )
         return found, changed
 
-    def step(inputs: Any) -> dict[str, Any]:
-        nonlocal cloning
-        found, changed = hear(inputs)
-        if changed:
-            # The model changes tensors in place after it has joined them.
-            cloning = True
-            found, _ = hear(inputs)
-        return {name: keras.ops.convert_to_numpy(x) for name, x in found.items()}
 
-    return step
+def _ran(graph: keras.Model, inputs: Any) -> Arrays:
+    with torch.no_grad(), keras.StatelessScope():
+        found = graph(_tensors(inputs), training=False)
+    return {name: keras.ops.convert_to_numpy(x) for name, x in found.items()}
+
+
+def _tensors(inputs: Any) -> Any:
+    # A copy: PyTorch would share the memory of the caller's array.
+    return keras.tree.map_structure(
+        lambda x: keras.ops.convert_to_tensor(np.array(x)), inputs
+    )
+
+
+def _same(one: Arrays, other: Arrays) -> bool:
+    return all(
+        array.dtype == other[name].dtype
+        and array.shape == other[name].shape
+        and array.tobytes() == other[name].tobytes()
+        for name, array in one.items()
+    )
