@@ -8,9 +8,14 @@ from numpy.typing import NDArray
 from layertap import address, listening
 from layertap.errors import DataError
 from layertap.feed import Batch
-from layertap.plans import Plan
+from layertap.plans import Join, Plan
 
 Arrays = dict[str, NDArray[Any]]
+
+
+def rebuilt(join: Join) -> bool:
+    """Whether a join's output can be made of its branches as they are stored."""
+    return join.whole and join.kind in ("concatenate", "stack")
 
 
 class Tap:
@@ -21,7 +26,8 @@ class Tap:
     Args:
         model: The model.
         plan: Its plan. Only what is stored is computed, not the aliases.
-        joined: Also return each whole join's own output, under `fusion/out`.
+        joined: Also return the own output, under `fusion/out`, of each join that its
+            branches give again: see `rebuilt`.
     """
 
     def __init__(self, model: keras.Model, plan: Plan, *, joined: bool = False) -> None:
@@ -33,7 +39,7 @@ class Tap:
             wanted = branches if side == "in" else outputs
             wanted.setdefault(path, {})[index] = value.address
         if joined:
-            for join in plan.joins:
+            for join in filter(rebuilt, plan.joins):
                 name = address.output(join.path)
                 outputs.setdefault(join.path, {}).setdefault(0, name)
         kinds = {join.kind for join in plan.joins}

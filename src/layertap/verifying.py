@@ -16,7 +16,7 @@ from layertap.feed import Batch, Feed
 from layertap.identity import Verdict
 from layertap.plans import Join
 from layertap.saved import Saved
-from layertap.tap import Tap
+from layertap.tap import Tap, rebuilt
 from layertap.values import Values
 
 _ORDER: tuple[Verdict, ...] = ("identical", "within rounding", "different")
@@ -180,7 +180,7 @@ def verify(
     joins = {
         join.path: Check(address.output(join.path), "branches joined, join recomputed")
         for join in saved.plan.joins
-        if join.whole and join.kind in ("concatenate", "stack")
+        if rebuilt(join)
     }
     nonfinite: dict[str, int] = {}
     for batch in _sampled(feed, saved.rows, rows):

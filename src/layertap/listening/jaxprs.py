@@ -17,7 +17,7 @@ import jax
 import keras
 from jax.extend import core
 
-from layertap.listening.kinds import RNN_LOOP, native_name, origin
+from layertap.listening.kinds import RNN_LOOP, is_plain, native_name, origin
 from layertap.listening.passes import Done, Ear, Frame, Joining, Pass, rank
 
 # By name of the primitive: the kind of join that it does.
@@ -31,6 +31,10 @@ PRIMITIVES = {
     "min": "minimum",
     "dot_general": "dot",
 }
+# By name of a function that JAX may compile on its own.
+FUNCTIONS = {"matmul": "dot", "dot": "dot"}
+# Primitives by which a function brings what it is given into the form it needs.
+FORMING = ("broadcast_in_dim", "reshape", "squeeze", "transpose")
 # Primitives that hold a jaxpr which runs once, in their place.
 CALLS = (
     "jit",
@@ -152,7 +156,7 @@ class _Reading:
         self._pass = heard
         self._ear = ear
         self._found: list[_Found] = []
-        # By id, what a value was before it was made as large as another.
+        # By id, what a value was before the join brought it into form.
         self._before: dict[int, Any] = {}
 
     def read(
@@ -188,7 +192,10 @@ class _Reading:
             inputs = list(map(value, equation.invars))
             inside = f"{names}/{equation.source_info.name_stack}"
             body = _body(equation)
-            if body is not None:
+            if body is not None and equation.params.get("name") in FUNCTIONS:
+                outputs = self._computed(body, inputs, equation)
+                self._join(equation, inputs, outputs[0], inside, callers, loops)
+            elif body is not None:
                 given = [*body.consts, *inputs]
                 outputs = self.read(
                     body.jaxpr, given, inside, (*callers, equation), loops
@@ -197,8 +204,10 @@ class _Reading:
                 outputs = self._outputs(equation, inputs)
                 self._loop(equation, inside, (*callers, equation), loops)
                 self._join(equation, inputs, outputs[0], inside, callers, loops)
-            if equation.primitive.name in ("broadcast_in_dim", "reshape"):
-                self._before[id(outputs[0])] = inputs[0]
+            if equation.primitive.name in FORMING:
+                frames = itertools.takewhile(_in_jax, _frames(equation, callers))
+                if any(is_plain(function) for _, function in frames):
+                    self._before[id(outputs[0])] = inputs[0]
             values.update(zip(equation.outvars, outputs, strict=True))
         return list(map(value, jaxpr.outvars))
 
@@ -222,6 +231,15 @@ class _Reading:
         with equation.ctx.manager:
             found = equation.primitive.bind(*inputs, **equation.params)
         return list(found) if equation.primitive.multiple_results else [found]
+
+    def _computed(
+        self, body: core.ClosedJaxpr, inputs: list[Any], equation: core.JaxprEqn
+    ) -> list[Any]:
+        """Returns the outputs of a function that is not read but run as a whole."""
+        if not self._pass.computes:
+            return [Node(v.aval.shape, v.aval.dtype) for v in equation.outvars]
+        found: list[Any] = core.jaxpr_as_fun(body)(*inputs)
+        return found
 
     def _loop(
         self,
@@ -257,18 +275,19 @@ class _Reading:
         loops: tuple[str, ...],
     ) -> None:
         kind = PRIMITIVES.get(equation.primitive.name)
+        kind = kind or FUNCTIONS.get(equation.params.get("name"))
         frame = self._ear.frame(names) if kind else None
         if kind is None or frame is None or frame.covered:
             return
         axis = equation.params.get("dimension", equation.params.get("axis"))
         frames = list(_frames(equation, callers))
         if kind == "concatenate":
-            inside_jax = itertools.takewhile(lambda f: _JAX in f[0], frames)
+            inside_jax = itertools.takewhile(_in_jax, frames)
             if any(function == "stack" for _, function in inside_jax):
                 # Of releases that write a stack as what it comes down to.
-                kind, inputs = "stack", [self._narrow(x) for x in inputs]
+                kind, inputs = "stack", [self._given(x) for x in inputs]
         elif kind != "stack":
-            inputs = [self._narrow(x) for x in inputs]
+            inputs = [self._given(x) for x in inputs]
             if any(rank(x) == 0 for x in inputs if hasattr(x, "shape")):
                 return
         if kind not in self._pass.kinds:
@@ -276,11 +295,15 @@ class _Reading:
         whose = origin(frames, frame.operation, kind)
         self._found.append(_Found(frame, kind, axis, inputs, output, whose, loops))
 
-    def _narrow(self, value: Any) -> Any:
-        """Returns what a value was before it was made as large as another."""
+    def _given(self, value: Any) -> Any:
+        """Returns what a value was before the join brought it into form."""
         while id(value) in self._before:
             value = self._before[id(value)]
         return value
+
+
+def _in_jax(frame: tuple[str, str]) -> bool:
+    return frame[0].startswith(_JAX)
 
 
 def _node(value: Any) -> Node:

@@ -144,9 +144,14 @@ def origin(frames: Iterable[tuple[str, str]], operation: Any, kind: str) -> str:
             joins = not whose and isinstance(operation, (*OPERATIONS[kind], *MERGING))
             return "" if joins else f"{type(operation).__name__} of Keras"
         passes_on = inside.startswith(_PASSING_ON) or _JAX_MACHINERY.fullmatch(inside)
-        if not passes_on and not _PLAIN.fullmatch(name):
+        if not passes_on and not is_plain(name):
             whose = f"{name.strip('_')} of {library}"
     return whose
+
+
+def is_plain(function: str) -> bool:
+    """Whether a function of a library does nothing but a join, by its name."""
+    return _PLAIN.fullmatch(function.rpartition(".")[2]) is not None
 
 
 @functools.cache

@@ -1,10 +1,12 @@
 """One forward pass, as it is heard: where it stands, and who hears what."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import keras
 from numpy.typing import NDArray
 
 from layertap import address
@@ -134,7 +136,7 @@ class Pass:
     def enter(self, operation: Any, args: Any, kwargs: Any) -> Frame:
         """An operation was called; its `call` does not run yet."""
         self.ear.moves()
-        path = self.frames[-1].child(operation.name) if self.frames else ""
+        path = self.frames[-1].child(_name(operation)) if self.frames else ""
         frame = Frame(operation, path, arguments=(args, kwargs))
         self.frames.append(frame)
         return frame
@@ -162,6 +164,18 @@ class Pass:
     def kept(self) -> list[Tensor]:
         """Returns the tensors that are to be settled."""
         return []
+
+
+def _name(operation: Any) -> str:
+    """Returns the name of an operation, the same in every pass.
+
+    An operation that is no layer and in no graph was made by the call that calls it,
+    and numbered by how many there were before.
+    """
+    name: str = operation.name
+    if isinstance(operation, keras.layers.Layer) or operation._inbound_nodes:
+        return name
+    return re.sub(r"_\d+$", "", name)
 
 
 def is_tensor(leaf: Any) -> bool:

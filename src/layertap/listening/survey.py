@@ -14,6 +14,7 @@ from layertap.listening.passes import (
     Tensor,
     flatten,
     is_tensor,
+    rank,
     tensors_of,
 )
 
@@ -183,7 +184,7 @@ class Survey(Pass):
                 "it is computed inside a trace of its own: a loop, a condition, or a "
                 "function that is compiled or rematerialised by itself"
             )
-        by_row = bool(tensor.shape) and tensor.shape[0] == self._rows
+        by_row = rank(tensor) != 0 and tensor.shape[0] == self._rows
         return ValueHeard(
             (None, *shape[1:]) if by_row else shape,
             _dtype(tensor),

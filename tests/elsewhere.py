@@ -1,0 +1,26 @@
+"""What stands in for a package of somebody else's."""
+
+import keras
+import numpy as np
+
+
+class Towers(keras.Model):
+    """A model with a tower of four units and one of three. Abstract."""
+
+    def __init__(self):
+        super().__init__(name="towers")
+        self.left = keras.layers.Dense(4, name="left")
+        self.right = keras.layers.Dense(3, name="right")
+
+    def truth(self, x):
+        """Returns what the towers give, computed in NumPy."""
+        return [
+            x @ np.asarray(keras.ops.convert_to_numpy(tower.kernel))
+            + np.asarray(keras.ops.convert_to_numpy(tower.bias))
+            for tower in (self.left, self.right)
+        ]
+
+
+def fuse(function, *tensors):
+    """Calls a function of the backend's from here."""
+    return function(list(tensors), 1)
