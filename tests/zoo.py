@@ -815,8 +815,8 @@ def nested_twice() -> keras.Model:
 def _nested_out_of_order_truth(m: keras.Model, x: list[Array]) -> Branches:
     left, right = encoded(m, x[0]), encoded(m, x[1])
     return {
-        "encoder/mixed": right,
-        "encoder@2/mixed": left,
+        "encoder/mixed": left,
+        "encoder@2/mixed": right,
         "fusion": [
             run(m, np.concatenate(left, axis=1), "after_left"),
             run(m, np.concatenate(right, axis=1), "after_right"),
@@ -835,7 +835,7 @@ def _nested_out_of_order_truth(m: keras.Model, x: list[Array]) -> Branches:
     },
 )
 def nested_twice_run_out_of_order() -> keras.Model:
-    """Keras runs the call on `y` first, though that on `x` was written first."""
+    """Keras runs the call on `y` first; that on `x` was written first, and is first."""
     x, y = Input((6,), name="x"), Input((6,), name="y")
     inside = encoder(6)
     left = Dense(4, name="after_left")(inside(x))

@@ -104,8 +104,7 @@ def _through(
         heard.leave(frame, outputs)
         return outputs
     except Exception as error:
-        if heard.failed[0] is not error:
-            heard.failed = error, frame.path
+        heard.fails(error, frame)
         raise
     finally:
         heard.frames.pop()

@@ -1,7 +1,6 @@
 """Functional graphs: where a join stands in one, and models that end before it."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -11,6 +10,7 @@ from layertap import address
 from layertap.listening.collection import Wanted
 from layertap.listening.kinds import OPERATIONS
 from layertap.listening.models import functional
+from layertap.listening.order import nodes_of
 from layertap.listening.passes import tensors_of
 
 _GRAPH_CALLS = (Functional.call, keras.Sequential.call)
@@ -129,21 +129,12 @@ def _node(graph: Functional, part: str) -> Any:
     """Finds the node whose call has this part of a path."""
     found = _PART.fullmatch(part)
     assert found is not None  # the pattern matches anything
-    calls = int(found["call"] or 1)
-    for node in _in_order(graph):
-        if address.component(node.operation.name) == found["name"]:
-            calls -= 1
-            if not calls:
-                return node
+    for operation in graph.operations:
+        if address.component(operation.name) == found["name"]:
+            nodes = nodes_of(graph, operation)
+            number = int(found["call"] or 1)
+            return nodes[number - 1] if number <= len(nodes) else None
     return None
-
-
-def _in_order(graph: Functional) -> Iterator[Any]:
-    """Yields the nodes of a graph in the order in which Keras runs them."""
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        for node in graph._nodes_by_depth[depth]:
-            if not node.is_input:
-                yield node
 
 
 def _arguments(node: Any) -> list[Any]:

@@ -10,6 +10,7 @@ import keras
 from numpy.typing import NDArray
 
 from layertap import address
+from layertap.listening.order import call_number
 
 Tensor = Any
 Keep = Callable[[Tensor], Tensor]
@@ -52,11 +53,23 @@ class Frame:
     arguments: tuple[Any, Any] = ((), {})
 
     def child(self, name: str) -> str:
-        """Returns the path of the next call of `name` in here, and counts it."""
+        """Returns the path of the next join of that name in here, and counts it."""
         part = address.component(name)
+        return self._path(part, self._counted(part))
+
+    def calls_operation(self, operation: Any) -> str:
+        """Returns the path of the next call of an operation in here, and counts it."""
+        part = address.component(_name(operation))
+        count = self._counted(part)
+        return self._path(part, call_number(self.operation, operation, count))
+
+    def _counted(self, part: str) -> int:
         count = self.calls[part] = self.calls.get(part, 0) + 1
-        if count > 1:
-            part = f"{part}@{count}"
+        return count
+
+    def _path(self, part: str, number: int) -> str:
+        if number > 1:
+            part = f"{part}@{number}"
         return f"{self.path}/{part}" if self.path else part
 
 
@@ -122,7 +135,7 @@ class Pass:
         self.ear = Ear()
         self.frames: list[Frame] = []
         self.loops: list[str] = []
-        # The last error that went through an operation, and the path of the innermost.
+        # The last error, and the path of the innermost operation it went through.
         self.failed: tuple[BaseException | None, str] = (None, "")
         # Whether a tensor belongs to the trace of this pass. One of another trace,
         # the body of a loop say, cannot be returned from this one.
@@ -136,7 +149,7 @@ class Pass:
     def enter(self, operation: Any, args: Any, kwargs: Any) -> Frame:
         """An operation was called; its `call` does not run yet."""
         self.ear.moves()
-        path = self.frames[-1].child(_name(operation)) if self.frames else ""
+        path = self.frames[-1].calls_operation(operation) if self.frames else ""
         frame = Frame(operation, path, arguments=(args, kwargs))
         self.frames.append(frame)
         return frame
@@ -151,6 +164,19 @@ class Pass:
 
     def leave(self, frame: Frame, outputs: Any) -> None:
         """The operation returned."""
+
+    def fails(self, error: Exception, frame: Frame) -> None:
+        """An error goes through an operation; the innermost one is noted.
+
+        Keras makes new errors of those that pass through it.
+        """
+        known: BaseException | None = error
+        while known is not None:
+            if known is self.failed[0]:
+                self.failed = error, self.failed[1]
+                return
+            known = known.__cause__ or known.__context__
+        self.failed = error, frame.path
 
     def joins(self, joining: Joining, inputs: list[Tensor]) -> None:
         """A join is about to happen."""
