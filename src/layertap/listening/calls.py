@@ -17,18 +17,13 @@ from contextvars import ContextVar
 from typing import Any
 
 import keras
-from keras.src import backend, layers
-from keras.src.layers.layer import Layer
-from keras.src.models.functional import Functional
-from keras.src.ops import numpy as operations
-from keras.src.ops.operation import Operation
 
-from layertap.errors import ListeningError
 from layertap.listening.passes import Pass
+from layertap.listening.private import Concatenate, Functional, backend, moved, private
 
 Call = Callable[..., Any]
 
-CONCATENATES = (layers.Concatenate, operations.Concatenate)
+CONCATENATES = (keras.layers.Concatenate, Concatenate)
 
 # Bodies of these run in a trace of their own, or as often as the data say.
 LOOPS = (
@@ -150,20 +145,17 @@ def points() -> list[tuple[Any, str, Callable[[Call], Call]]]:
     """
     rnn = "the loop of a recurrent layer; `unroll=True` on that layer would let it out"
     found: list[tuple[Any, str, Callable[[Call], Call]]] = [
-        (Layer, "__call__", _layer_call),
-        (Operation, "__call__", _operation_call),
+        (keras.layers.Layer, "__call__", _layer_call),
+        (keras.Operation, "__call__", _operation_call),
         (Functional, "_standardize_inputs", _standardize_inputs),
-        (backend.numpy, "concatenate", _concatenate),
+        (private(backend, "numpy"), "concatenate", _concatenate),
         (backend, "rnn", _loop(rnn)),
     ]
-    found += [(backend.core, name, _loop(f"`keras.ops.{name}`")) for name in LOOPS]
+    core = private(backend, "core")
+    found += [(core, name, _loop(f"`keras.ops.{name}`")) for name in LOOPS]
     for owner, name, _ in found:
         if not callable(vars(owner).get(name)):
-            raise ListeningError(
-                f"Keras {keras.__version__} has no {owner.__name__}.{name}, which "
-                "layertap listens to. Use a release of Keras that this layertap names "
-                "in its README, or a newer layertap."
-            )
+            raise moved(f"there is no `{owner.__name__}.{name}`")
     return found
 
 

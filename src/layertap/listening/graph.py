@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional
 
 from layertap import address
 from layertap.listening.calls import CONCATENATES
 from layertap.listening.models import functional
+from layertap.listening.private import Functional, private
 
 _PART = re.compile(r"(?P<name>.*?)(?:@(?P<call>\d+))?")
 
@@ -45,8 +45,8 @@ def branch_graph(
         return None
     ends = [_arguments(node) for _, node in way[:-1]] + [[tensors[index]]]
     if len(way) == 1 and tensors[index].dtype == dtype:
-        return keras.Model(graph._inputs_struct, tensors[index], name=name)
-    inputs = keras.tree.map_structure(_new_input, way[0][0]._inputs_struct)
+        return keras.Model(private(graph, "_inputs_struct"), tensors[index], name=name)
+    inputs = keras.tree.map_structure(_new_input, private(way[0][0], "_inputs_struct"))
     found: list[Any] = keras.tree.flatten(inputs)
     for depth, ((graph, _), end) in enumerate(zip(way, ends, strict=True)):
         if len(found) != len(graph.inputs):
@@ -70,7 +70,7 @@ def _way(model: keras.Model, path: str) -> Way | None:
         if node is None:
             return None
         way.append((graph, node))
-        operation = node.operation
+        operation = private(node, "operation")
     return way if isinstance(operation, CONCATENATES) else None
 
 
@@ -80,7 +80,7 @@ def _node(graph: Functional, part: str) -> Any:
     assert found is not None  # the pattern matches anything
     calls = int(found["call"] or 1)
     for node in _in_order(graph):
-        if address.component(node.operation.name) == found["name"]:
+        if address.component(private(node, "operation").name) == found["name"]:
             calls -= 1
             if not calls:
                 return node
@@ -89,17 +89,18 @@ def _node(graph: Functional, part: str) -> Any:
 
 def _in_order(graph: Functional) -> Iterator[Any]:
     """Yields the nodes of a graph in the order in which Keras runs them."""
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        for node in graph._nodes_by_depth[depth]:
-            if not node.is_input:
+    nodes = private(graph, "_nodes_by_depth")
+    for depth in sorted(nodes, reverse=True):
+        for node in nodes[depth]:
+            if not private(node, "is_input"):
                 yield node
 
 
 def _arguments(node: Any) -> list[Any]:
-    leaves: list[Any] = keras.tree.flatten(node.arguments.args)
+    leaves: list[Any] = keras.tree.flatten(private(node, "arguments").args)
     return leaves
 
 
 def _new_input(tensor: Any) -> Any:
-    name = tensor._keras_history.operation.name
+    name = private(tensor, "_keras_history").operation.name
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)

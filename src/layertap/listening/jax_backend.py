@@ -8,11 +8,12 @@ import keras
 import numpy as np
 
 from layertap.listening.passes import Belongs, Run, Step, as_is
+from layertap.listening.private import private
 
 
 def belongs(tensors: Sequence[Any]) -> Belongs:
     """Returns whether a tensor is of the same trace as `tensors`, or a constant."""
-    trace = getattr(tensors[0], "_trace", None)
+    trace = private(tensors[0], "_trace")
     return lambda tensor: getattr(tensor, "_trace", trace) is trace
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from layertap.listening.passes import Belongs, Run, Step
+from layertap.listening.private import private
 
 
 def belongs(tensors: Sequence[Any]) -> Belongs:
@@ -32,7 +33,7 @@ def compile(run: Run, model: keras.Model) -> Step:
         versions: dict[int, int] = {}
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
-            versions[id(tensor)] = tensor._version
+            versions[id(tensor)] = private(tensor, "_version")
             return tensor.clone() if cloning else tensor
 
         # A copy: PyTorch would share the memory of the caller's array.
@@ -42,7 +43,8 @@ def compile(run: Run, model: keras.Model) -> Step:
         with torch.no_grad(), keras.StatelessScope():
             found = run(tensors, keep)
         changed = not cloning and any(
-            tensor._version != versions[id(tensor)] for tensor in found.values()
+            private(tensor, "_version") != versions[id(tensor)]
+            for tensor in found.values()
         )
         return found, changed
 
