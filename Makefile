@@ -1,9 +1,10 @@
-# Everything runs in a virtual environment of its own, .venv.
+# Everything runs in a virtual environment of its own, .venv; the oldest Keras that is
+# claimed in another, .venv-oldest (its TensorFlow needs Python 3.11 or 3.12).
 PYTHON ?= python3
 BACKENDS := tensorflow jax torch
 RUN := TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-oldest lint format clean
 
 demo: .venv/ready-demo  ## Train a small network, save its branches, check them
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(RUN)layertap demo
@@ -16,6 +17,13 @@ test: .venv/ready-test  ## The whole suite, on all three backends
 	@echo "== without a backend"
 	$(RUN)python -m pytest tests/plain
 
+test-oldest: .venv-oldest/ready  ## What is heard of the oldest Keras, on all three
+	set -e; for backend in $(BACKENDS); do \
+	  echo "== the oldest Keras, on $$backend"; \
+	  KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 .venv-oldest/bin/python -m pytest \
+	    $(addprefix tests/backends/test_,moved.py listening.py zoo.py splitting.py); \
+	done
+
 lint: .venv/ready-lint  ## Style and types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
@@ -26,11 +34,11 @@ format: .venv/ready-lint  ## Put the code into its form
 	.venv/bin/ruff format
 
 clean:  ## Remove what was made here
-	rm -rf .venv layertap-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest layertap-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.venv/bin/python:
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet "pip>=25.1"
+.venv/bin/python .venv-oldest/bin/python: %/bin/python:
+	$(PYTHON) -m venv $*
+	$@ -m pip install --quiet "pip>=25.1"
 
 .venv/ready-demo: pyproject.toml | .venv/bin/python
 	.venv/bin/python -m pip install --quiet --editable ".[jax,demo]"
@@ -42,4 +50,8 @@ clean:  ## Remove what was made here
 
 .venv/ready-lint: pyproject.toml | .venv/bin/python
 	.venv/bin/python -m pip install --quiet --group lint --editable .
+	touch $@
+
+.venv-oldest/ready: pyproject.toml | .venv-oldest/bin/python
+	.venv-oldest/bin/python -m pip install --quiet --group oldest --editable .
 	touch $@

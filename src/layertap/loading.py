@@ -19,7 +19,8 @@ from layertap.images import read_images
 SUFFIXES = (".keras", ".h5", ".hdf5")
 # How Keras says that it does not know a class, in .keras and in .h5 files.
 CUSTOM = re.compile(
-    r"(?:Could not locate (?:class|function)|Unknown \w+:) '(?P<name>[^']+)'"
+    r"(?:Could not (?:locate|deserialize) (?:class|function)|Unknown \w+:)"
+    r" '(?P<name>[^']+)'"
 )
 UNREADABLE = (ValueError, OSError, EOFError)
 # Entries of an .npz that are no inputs, unless the model has inputs of that name.

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import layertap
-from layertap.errors import ListeningError
 from layertap.feed import Feed
 from layertap.listening import calls, input_specs
 from layertap.tap import Tap
@@ -201,9 +200,3 @@ def test_a_loop_is_refused_by_name_and_the_rest_is_had():
         rtol=1e-5,
         atol=1e-6,
     )
-
-
-def test_a_release_of_keras_that_moved_something_is_told_loudly(monkeypatch):
-    monkeypatch.delattr(calls.backend.numpy, "concatenate")
-    with pytest.raises(ListeningError, match=keras.__version__):
-        calls.points()

@@ -9,7 +9,6 @@ another thread, or a model that runs inside the data, goes through unheard.
 
 import functools
 import inspect
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,12 +16,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import keras
-from keras.src import backend
-from keras.src.layers.layer import Layer
-from keras.src.models.functional import Functional
-from keras.src.ops.operation import Operation
 
-from layertap.errors import ListeningError
 from layertap.listening.backends import backend_module
 from layertap.listening.kinds import OPERATIONS, RNN_LOOP, WHOLE, origin, stack
 from layertap.listening.passes import (
@@ -35,6 +29,7 @@ from layertap.listening.passes import (
     rank,
     tensors_of,
 )
+from layertap.listening.private import Functional, backend, moved, private
 
 # Functions of the backend's `numpy` by name, and the kind of join that they do.
 FUNCTIONS = {
@@ -246,7 +241,7 @@ def _joining(
         axis = 0 if rank(inputs[0]) == 1 else 1
     whose = ""
     if not whole and not heard.computes:
-        whose = origin(stack(sys._getframe(2)), frame.operation, kind)
+        whose = origin(stack(inspect.currentframe()), frame.operation, kind)
     return Joining(path, kind, axis, whole, whose)
 
 
@@ -289,22 +284,19 @@ def points() -> list[Point]:
         ListeningError: If this release has moved one of them.
     """
     found: list[Point] = [
-        (Layer, "__call__", _layer_call),
-        (Operation, "__call__", _operation_call),
+        (keras.layers.Layer, "__call__", _layer_call),
+        (keras.Operation, "__call__", _operation_call),
         (Functional, "_standardize_inputs", _standardize_inputs),
         (backend, "rnn", _loop(RNN_LOOP)),
-        (backend.core, "remat", _remat),
     ]
-    found += [(backend.numpy, name, _function(name)) for name in FUNCTIONS]
-    found += [(backend.core, name, _loop(f"`keras.ops.{name}`")) for name in LOOPS]
+    numpy, core = private(backend, "numpy"), private(backend, "core")
+    found.append((core, "remat", _remat))
+    found += [(numpy, name, _function(name)) for name in FUNCTIONS]
+    found += [(core, name, _loop(f"`keras.ops.{name}`")) for name in LOOPS]
     found += backend_module().points(_heard.get)
     for owner, name, _ in found:
         if not callable(vars(owner).get(name)):
-            raise ListeningError(
-                f"Keras {keras.__version__} has no {owner.__name__}.{name}, which "
-                "layertap listens to. Use a release of Keras that this layertap names "
-                "in its README, or a newer layertap."
-            )
+            raise moved(f"there is no `{owner.__name__}.{name}`")
     return found
 
 

@@ -4,7 +4,6 @@ import re
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional
 
 from layertap import address
 from layertap.listening.collection import Wanted
@@ -12,6 +11,7 @@ from layertap.listening.kinds import OPERATIONS
 from layertap.listening.models import functional
 from layertap.listening.order import nodes_of
 from layertap.listening.passes import tensors_of
+from layertap.listening.private import Functional, private
 
 _GRAPH_CALLS = (Functional.call, keras.Sequential.call)
 
@@ -57,8 +57,8 @@ def branch_graph(
         return None
     ends = [_arguments(node) for _, node in way[:-1]] + [[tensors[index]]]
     if len(way) == 1 and tensors[index].dtype == dtype:
-        return keras.Model(graph._inputs_struct, tensors[index], name=name)
-    inputs = keras.tree.map_structure(_new_input, way[0][0]._inputs_struct)
+        return keras.Model(private(graph, "_inputs_struct"), tensors[index], name=name)
+    inputs = keras.tree.map_structure(_new_input, private(way[0][0], "_inputs_struct"))
     found: list[Any] = keras.tree.flatten(inputs)
     for depth, ((graph, _), end) in enumerate(zip(way, ends, strict=True)):
         if len(found) != len(graph.inputs):
@@ -97,15 +97,16 @@ def subgraph(
                 found[name] = tensors[index]
     if not all(isinstance(tensor, keras.KerasTensor) for tensor in found.values()):
         return None
-    return keras.Model(graph._inputs_struct, found, name="layertap_subgraph")
+    inputs = private(graph, "_inputs_struct")
+    return keras.Model(inputs, found, name="layertap_subgraph")
 
 
 def _branches(node: Any) -> list[Any]:
-    return _arguments(node) if isinstance(node.operation, _IN_ORDER) else []
+    return _arguments(node) if isinstance(private(node, "operation"), _IN_ORDER) else []
 
 
 def _outputs(node: Any) -> list[Any]:
-    return tensors_of(node.outputs)
+    return tensors_of(private(node, "outputs"))
 
 
 def _way(model: keras.Model, path: str) -> Way | None:
@@ -121,7 +122,7 @@ def _way(model: keras.Model, path: str) -> Way | None:
         if node is None:
             return None
         way.append((graph, node))
-        operation = node.operation
+        operation = private(node, "operation")
     return way if isinstance(operation, _IN_ORDER) else None
 
 
@@ -138,10 +139,10 @@ def _node(graph: Functional, part: str) -> Any:
 
 
 def _arguments(node: Any) -> list[Any]:
-    leaves: list[Any] = keras.tree.flatten(node.arguments.args)
+    leaves: list[Any] = keras.tree.flatten(private(node, "arguments").args)
     return leaves
 
 
 def _new_input(tensor: Any) -> Any:
-    name = tensor._keras_history.operation.name
+    name = private(tensor, "_keras_history").operation.name
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)

@@ -19,6 +19,7 @@ from jax.extend import core
 
 from layertap.listening.kinds import RNN_LOOP, is_plain, native_name, origin
 from layertap.listening.passes import Done, Ear, Frame, Joining, Pass, rank
+from layertap.listening.private import private
 
 # By name of the primitive: the kind of join that it does.
 PRIMITIVES = {
@@ -109,7 +110,7 @@ class _Found:
 
 def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
     """Returns whether a tensor is of the same trace as `tensors`, or a constant."""
-    trace = getattr(tensors[0], "_trace", None)
+    trace = private(tensors[0], "_trace")
     return lambda tensor: getattr(tensor, "_trace", trace) is trace
 
 

@@ -9,39 +9,50 @@ from types import FrameType
 from typing import Any
 
 import keras
-from keras.src import layers
-from keras.src.ops import numpy as operations
+from keras import layers
 
-# By kind: the operations that are themselves such a join, and lend it their path.
-OPERATIONS: dict[str, tuple[type, ...]] = {
-    "concatenate": (
-        layers.Concatenate,
-        operations.Concatenate,
-        operations.Hstack,
-        operations.Append,
-    ),
-    "add": (layers.Add, operations.Add),
-    "subtract": (layers.Subtract, operations.Subtract),
-    "multiply": (layers.Multiply, operations.Multiply),
+from layertap.listening.private import operations, private
+
+# By kind: the layers, and the operations by name, that are themselves such a join and
+# lend it their path.
+_LAYERS: dict[str, tuple[type, ...]] = {
+    "concatenate": (layers.Concatenate,),
+    "add": (layers.Add,),
+    "subtract": (layers.Subtract,),
+    "multiply": (layers.Multiply,),
     "average": (layers.Average,),
-    "maximum": (layers.Maximum, operations.Maximum),
-    "minimum": (layers.Minimum, operations.Minimum),
-    "dot": (layers.Dot, operations.Dot, operations.Matmul),
-    "stack": (operations.Stack,),
+    "maximum": (layers.Maximum,),
+    "minimum": (layers.Minimum,),
+    "dot": (layers.Dot,),
+    "stack": (),
     "attention": (
         layers.MultiHeadAttention,
-        layers.GroupedQueryAttention,
+        layers.GroupQueryAttention,
         layers.Attention,
     ),
 }
-KINDS = tuple(OPERATIONS)
+_OPERATIONS = {
+    "concatenate": ("Concatenate", "Hstack", "Append"),
+    "add": ("Add",),
+    "subtract": ("Subtract",),
+    "multiply": ("Multiply",),
+    "maximum": ("Maximum",),
+    "minimum": ("Minimum",),
+    "dot": ("Dot", "Matmul"),
+    "stack": ("Stack",),
+}
+KINDS = tuple(_LAYERS)
+
+OPERATIONS = {
+    kind: (
+        *_LAYERS[kind],
+        *(private(operations, name) for name in _OPERATIONS.get(kind, ())),
+    )
+    for kind in KINDS
+}
 
 # Layers whose arguments are the join's inputs, whatever they do with them.
-WHOLE = {
-    kind: tuple(each for each in classes if issubclass(each, keras.layers.Layer))
-    for kind, classes in OPERATIONS.items()
-    if kind != "concatenate"
-}
+WHOLE = {kind: _LAYERS[kind] for kind in KINDS if kind not in ("concatenate", "stack")}
 
 # Keras' own layers that join without being a join themselves.
 MERGING = (layers.Bidirectional,)

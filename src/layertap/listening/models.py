@@ -1,12 +1,13 @@
 """What a model takes, and how it is called."""
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional
 
 from layertap.errors import DataError, ModelError
+from layertap.listening.private import Functional, private
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ def input_specs(model: keras.Model) -> Any:
     graph = functional(model)
     if graph is None:
         return None
-    structure = graph._inputs_struct
+    structure = private(graph, "_inputs_struct")
     named = isinstance(structure, dict)
 
     def spec(path: tuple[Any, ...], tensor: Any) -> InputSpec:
-        name = path[0] if named and len(path) == 1 else tensor._keras_history[0].name
+        name = path[0] if path else private(tensor, "_keras_history").operation.name
         return InputSpec(str(name), (None, *tensor.shape[1:]), tensor.dtype)
 
     specs = keras.tree.map_structure_up_to(
@@ -132,12 +133,12 @@ def specs_of(inputs: Any, declared: Any = None) -> Any:
 def functional(model: Any) -> Any:
     """Returns the functional graph behind a model, or None if it has none."""
     if isinstance(model, keras.Sequential):
-        return model._functional if model.built else None
+        return private(model, "_functional") if model.built else None
     return model if isinstance(model, Functional) else None
 
 
 def forward(model: keras.Model, inputs: Any) -> Any:
     """Calls the model as `model.predict` does."""
-    if model._call_has_training_arg:
+    if "training" in inspect.signature(model.call).parameters:
         return model(inputs, training=False)
     return model(inputs)

@@ -3,23 +3,24 @@
 from collections.abc import Iterator
 from typing import Any
 
-from keras.src.models.functional import Functional
-
 from layertap.listening.models import functional
+from layertap.listening.private import Functional, private
 
 
 def nodes_in_order(graph: Functional) -> Iterator[Any]:
     """Yields the nodes of a graph in the order in which Keras runs them."""
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        for node in graph._nodes_by_depth[depth]:
-            if not node.is_input:
+    nodes = private(graph, "_nodes_by_depth")
+    for depth in sorted(nodes, reverse=True):
+        for node in nodes[depth]:
+            if not private(node, "is_input"):
                 yield node
 
 
 def nodes_of(graph: Functional, operation: Any) -> list[Any]:
     """Returns the nodes of an operation in a graph, in the order they were made."""
     inside = {id(node) for node in nodes_in_order(graph)}
-    return [node for node in operation._inbound_nodes if id(node) in inside]
+    made = private(operation, "_inbound_nodes")
+    return [node for node in made if id(node) in inside]
 
 
 def call_number(caller: Any, operation: Any, count: int) -> int:
@@ -33,11 +34,15 @@ def call_number(caller: Any, operation: Any, count: int) -> int:
         operation: The operation that it calls.
         count: How often it was called in there, this call too.
     """
-    if len(operation._inbound_nodes) < 2:
+    if len(private(operation, "_inbound_nodes")) < 2:
         return count
     graph = functional(caller)
     if graph is None or type(graph).call is not Functional.call:
         return count
     made = nodes_of(graph, operation)
-    run = [node for node in nodes_in_order(graph) if node.operation is operation]
+    run = [
+        node
+        for node in nodes_in_order(graph)
+        if private(node, "operation") is operation
+    ]
     return made.index(run[count - 1]) + 1 if count <= len(run) else count

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from layertap import address
 from layertap.listening.order import call_number
+from layertap.listening.private import private
 
 Tensor = Any
 Keep = Callable[[Tensor], Tensor]
@@ -199,7 +200,8 @@ def _name(operation: Any) -> str:
     and numbered by how many there were before.
     """
     name: str = operation.name
-    if isinstance(operation, keras.layers.Layer) or operation._inbound_nodes:
+    in_a_graph = bool(private(operation, "_inbound_nodes"))
+    if isinstance(operation, keras.layers.Layer) or in_a_graph:
         return name
     return re.sub(r"_\d+$", "", name)
 

@@ -8,7 +8,7 @@ import keras
 
 from layertap.errors import LayertapError, ListeningError
 from layertap.listening.backends import backend_module
-from layertap.listening.calls import hearing
+from layertap.listening.calls import hearing, points
 from layertap.listening.heard import Heard, merge
 from layertap.listening.models import InputSpec, forward
 from layertap.listening.survey import Survey
@@ -34,8 +34,10 @@ def survey(
         What was heard. Sizes that are not known are None.
 
     Raises:
-        ListeningError: If the model can't be run with symbolic tensors.
+        ListeningError: If the model can't be run with symbolic tensors, or this
+            release of Keras has moved what is listened to.
     """
+    points()  # told before Keras puts words of its own around the error
     kinds = frozenset(kinds)
     known = len(model.variables)
     try:

@@ -20,6 +20,7 @@ from layertap.listening.passes import (
     Subgraph,
     as_is,
 )
+from layertap.listening.private import private
 
 # By type of node: the kind of join that it does.
 NODES = {
@@ -134,7 +135,7 @@ def points(heard: Callable[[], Pass | None]) -> list[Point]:
             if heard() is None:
                 return original(self, *args, **kwargs)
             function = self.python_function
-            if self._autograph:
+            if private(self, "_autograph"):
                 autograph = tf.__internal__.autograph
                 function = autograph.tf_convert(
                     function, autograph.control_status_ctx()

@@ -1,7 +1,7 @@
 """Listening on PyTorch: there is no trace, each pass is heard as it runs."""
 
+import inspect
 import re
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +22,7 @@ from layertap.listening.passes import (
     is_tensor,
     rank,
 )
+from layertap.listening.private import private
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -83,7 +84,7 @@ class FunctionEar(TorchFunctionMode):
         inputs = _inputs(kind, args, kwargs)
         if frame.covered or inputs is None:
             return function(*args, **kwargs)
-        whose = origin(stack(sys._getframe(1)), frame.operation, kind)
+        whose = origin(stack(inspect.currentframe()), frame.operation, kind)
         path = frame.child(native_name(kind, whose))
         axis = _axis(function, kind, inputs, args, kwargs)
         joining = Joining(path, kind, axis, origin=whose)
@@ -195,13 +196,14 @@ class _Listening:
         versions: dict[int, int] = {}
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
-            versions[id(tensor)] = tensor._version
+            versions[id(tensor)] = private(tensor, "_version")
             return tensor.clone() if self._cloning else tensor
 
         with torch.no_grad(), keras.StatelessScope():
             found = self._run(_tensors(inputs), keep)
         changed = not self._cloning and any(
-            tensor._version != versions[id(tensor)] for tensor in found.values()
+            private(tensor, "_version") != versions[id(tensor)]
+            for tensor in found.values()
         )
         return found, changed
 

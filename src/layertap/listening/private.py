@@ -1,0 +1,51 @@
+"""Keras' private parts: whatever listening takes of them, it takes through here.
+
+A release of Keras without one of them is named, with the part: it ends neither in an
+error from far below nor in values that are not heard.
+"""
+
+from typing import Any
+
+import keras
+
+from layertap.errors import ListeningError
+
+
+def moved(what: str) -> ListeningError:
+    """Returns the error that names the release of Keras, and what it has moved.
+
+    Args:
+        what: What was looked for and not found, as a clause.
+    """
+    return ListeningError(
+        f"Keras {keras.__version__} on {keras.backend.backend()} has moved what "
+        f"layertap listens to: {what}. Use a release that this layertap names in its "
+        "README, or a newer layertap."
+    )
+
+
+def private(owner: Any, name: str) -> Any:
+    """Returns an attribute that Keras, or its backend, promises nobody.
+
+    Args:
+        owner: An object of Keras or of its backend.
+        name: The attribute.
+
+    Raises:
+        ListeningError: If this release of Keras has moved it.
+    """
+    try:
+        return getattr(owner, name)
+    except AttributeError as error:
+        whose = getattr(owner, "__name__", type(owner).__name__)
+        raise moved(f"`{whose}` has no `{name}`") from error
+
+
+try:
+    from keras.src import backend
+    from keras.src.models.functional import Functional
+    from keras.src.ops import numpy as operations
+except ImportError as error:
+    raise moved(error.msg) from error
+
+__all__ = ["Functional", "backend", "moved", "operations", "private"]
