@@ -10,8 +10,9 @@ from layertap import listening
 from layertap.feed import Batch, Feed
 from layertap.planning import plan_for
 from layertap.plans import Plan
+from layertap.reducing import Reduce, Reduction
 from layertap.tap import Tap
-from layertap.values import Values
+from layertap.values import OVERFLOWED, Values
 
 
 def capture(
@@ -21,6 +22,8 @@ def capture(
     before: str | Sequence[str] | None = None,
     outputs: str | Sequence[str] | None = None,
     batch_size: int | None = None,
+    dtype: str | None = None,
+    reduce: Reduce = None,
 ) -> Values:
     """Returns the values of a model for some data, in memory, in one pass.
 
@@ -32,10 +35,14 @@ def capture(
         outputs: As of `layertap.plan`.
         batch_size: Rows per batch, 32 by default; not for data that brings its own
             batches.
+        dtype: As of `layertap.plan`. `overflowed` of the values says how many finite
+            numbers became infinite by it.
+        reduce: As of `layertap.plan`.
 
     Returns:
         The values by address: NumPy arrays of shape `(rows, *value shape)`, with the
-        dtype that the join receives (`bfloat16` as of `ml_dtypes`).
+        dtype that the join receives (`bfloat16` as of `ml_dtypes`), unless `dtype` and
+        `reduce` make them smaller.
 
     Raises:
         LayertapError: As of `layertap.plan`, and if the model can't take the data.
@@ -48,9 +55,10 @@ def capture(
     ```
     """
     listening.check_model(model)
+    reduction = Reduction(dtype, reduce)
     feed = Feed(data, listening.input_specs(model), batch_size)
-    plan = plan_of(model, feed, before=before, outputs=outputs)
-    tap = Tap(model, plan)
+    plan = plan_of(model, feed, reduction, before=before, outputs=outputs)
+    tap = Tap(model, plan, reduction)
     batches, labels = [], []
     for batch in feed.batches():
         batches.append(tap(batch))
@@ -62,12 +70,16 @@ def capture(
     joined = None
     if labels[0] is not None:
         joined = keras.tree.map_structure(lambda *y: np.concatenate(y), *labels)
-    return Values(plan, arrays, joined)
+    overflows = None
+    if plan.narrowed:
+        overflows = np.concatenate([found[OVERFLOWED] for found in batches])
+    return Values(plan, arrays, joined, overflows=overflows)
 
 
 def plan_of(
     model: keras.Model,
     feed: Feed,
+    reduction: Reduction,
     *,
     before: str | Sequence[str] | None,
     outputs: str | Sequence[str] | None,
@@ -75,4 +87,11 @@ def plan_of(
     """Plans a model for the data of a feed: with the sizes of its first batch."""
     first: Batch = feed.first()
     specs = listening.specs_of(first.inputs, listening.input_specs(model))
-    return plan_for(model, specs, rows=first.rows, before=before, outputs=outputs)
+    return plan_for(
+        model,
+        specs,
+        rows=first.rows,
+        before=before,
+        outputs=outputs,
+        reduction=reduction,
+    )

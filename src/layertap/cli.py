@@ -147,6 +147,24 @@ def _selection(command: Any) -> Any:
     return command
 
 
+def _less(command: Any) -> Any:
+    options = [
+        click.option(
+            "--dtype",
+            type=click.Choice(["float16", "bfloat16"]),
+            help="What floating numbers are stored as; as they are, by default.",
+        ),
+        click.option(
+            "--reduce",
+            type=click.Choice(["mean", "max", "flatten"]),
+            help="Store the mean or the largest number of each row, or all flat.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 _verbose = click.option(
     "--verbose", is_flag=True, help="Show the backend's messages, and tracebacks."
 )
@@ -156,6 +174,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @main.command(cls=_Command)
 @click.argument("model")
 @_selection
+@_less
 @click.option(
     "--rows",
     type=click.IntRange(min=0),
@@ -184,6 +203,7 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
     help="Where to: a folder, values.zarr.",
 )
 @_selection
+@_less
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -317,7 +337,8 @@ def _load(model: str, options: dict[str, Any]) -> Any:
 
 
 def _selected(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: options[name] or None for name in ("before", "outputs")}
+    names = ("before", "outputs", "dtype", "reduce")
+    return {name: options[name] or None for name in names}
 
 
 def _show(what: Any) -> None:
@@ -341,4 +362,8 @@ def _state(saved: Any) -> str:
     on_disk = tables.size(saved.bytes_on_disk)
     extra = [name for name in ("labels", "ids") if saved.identity[name] is not None]
     along = f", with {' and '.join(extra)}" if extra else ""
-    return f"{saved.path}: {saved.rows:,} rows{along}, {on_disk}, {state}."
+    overflowed = "".join(
+        f"\n{name}: {count:,} numbers too large for {saved.plan.dtype} became infinite."
+        for name, count in saved.overflowed.items()
+    )
+    return f"{saved.path}: {saved.rows:,} rows{along}, {on_disk}, {state}.{overflowed}"

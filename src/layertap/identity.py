@@ -26,7 +26,7 @@ def identity(
 
     Args:
         model: The model: its weights and its configuration count.
-        plan: The plan: its values count.
+        plan: The plan: its values count, and what is stored of them.
         batch_size: Rows per batch: results can differ in rounding with it.
 
     Returns:
@@ -38,6 +38,8 @@ def identity(
     return {
         "weights": _digest_of_weights(model),
         "configuration": configuration(model),
+        "dtype": plan.dtype,
+        "reduce": plan.reduce,
         "plan": _digest(planned),
         "batch size": batch_size,
         **listening.versions(),
@@ -66,17 +68,21 @@ def differences(
     ]
 
 
-def compare(saved: NDArray[Any], fresh: NDArray[Any]) -> Verdict:
+def compare(
+    saved: NDArray[Any], fresh: NDArray[Any], computed: str | None = None
+) -> Verdict:
     """Grades how much two arrays are the same. NaN equals NaN.
 
     Args:
         saved: What was saved.
         fresh: The same, recomputed.
+        computed: The dtype that both were computed in, if it is not theirs.
 
     Returns:
         `"identical"` bit for bit; `"within rounding"` if all differences are less than
         256 times the dtype's precision, relative to the largest value of the row;
-        else `"different"`.
+        else `"different"`. The dtype is the one of the computation; where the result
+        was narrowed, once the precision of what is left is added.
     """
     if saved.shape != fresh.shape or saved.dtype != fresh.dtype:
         return "different"
@@ -90,7 +96,10 @@ def compare(saved: NDArray[Any], fresh: NDArray[Any]) -> Verdict:
     wide = np.abs(_wide(fresh))
     scale = np.where(np.isfinite(wide), wide, 0)
     axes = tuple(range(1, scale.ndim))
-    bound = ROUNDING * _precision(saved.dtype) * scale.max(axis=axes, keepdims=True)
+    share = ROUNDING * _precision(saved.dtype.name)
+    if computed is not None:
+        share = ROUNDING * _precision(computed) + _precision(saved.dtype.name)
+    bound = share * scale.max(axis=axes, keepdims=True)
     return "within rounding" if (difference <= bound).all() else "different"
 
 
@@ -115,8 +124,8 @@ def _wide(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.float64)
 
 
-def _precision(dtype: np.dtype[Any]) -> float:
-    if dtype.name == "bfloat16":
+def _precision(dtype: str) -> float:
+    if dtype == "bfloat16":
         return 2.0**-7
     return float(np.finfo(dtype).eps)
 

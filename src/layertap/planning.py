@@ -10,6 +10,7 @@ from layertap import address, listening
 from layertap.errors import ModelError, NoJoinsError
 from layertap.feed import Feed
 from layertap.plans import Branch, Join, Output, Plan, Recipe, Refused, Value
+from layertap.reducing import AS_COMPUTED, Reduce, Reduction
 
 Patterns = str | Sequence[str] | None
 
@@ -20,6 +21,8 @@ def plan(
     like: Any = None,
     before: Patterns = None,
     outputs: Patterns = None,
+    dtype: str | None = None,
+    reduce: Reduce = None,
 ) -> Plan:
     """Says what a save of a model would take: its joins, their branches, the bytes.
 
@@ -35,6 +38,12 @@ def plan(
         before: Glob, or globs, over the paths of joins: take every branch of those.
             By default all joins; none if `outputs` is given alone.
         outputs: Glob, or globs, over the paths of operations: take their outputs.
+        dtype: `"float16"` or `"bfloat16"`: what floating numbers are stored as. The
+            plan has the shapes, dtypes and bytes after it, and after `reduce`.
+        reduce: What is stored of each row of a value: `"mean"` or `"max"`, one number;
+            `"flatten"`, all numbers along one axis; or a function of the tensor that
+            keeps its rows, such as `lambda x: keras.ops.mean(x, axis=(1, 2))`, global
+            average pooling. It comes before `dtype`.
 
     Returns:
         The plan. Printed, it is a table.
@@ -42,6 +51,8 @@ def plan(
     Raises:
         NoJoinsError: If the model joins nothing, and no outputs were asked for.
         AddressError: If a pattern matches nothing.
+        OptionError: If there is no such `dtype` or `reduce`, or if the function can't
+            take a value or does not keep its rows.
         ModelError: If the model has no shapes yet, or can't be heard.
         DataError: If the model can't take `like`.
 
@@ -52,8 +63,11 @@ def plan(
     ```
     """
     listening.check_model(model)
+    reduction = Reduction(dtype, reduce)
     specs, rows = _specs(model, like)
-    return plan_for(model, specs, rows=rows, before=before, outputs=outputs)
+    return plan_for(
+        model, specs, rows=rows, before=before, outputs=outputs, reduction=reduction
+    )
 
 
 def plan_for(
@@ -63,6 +77,7 @@ def plan_for(
     rows: int | None = None,
     before: Patterns = None,
     outputs: Patterns = None,
+    reduction: Reduction = AS_COMPUTED,
 ) -> Plan:
     """Plans a model for inputs of these specs.
 
@@ -72,6 +87,7 @@ def plan_for(
         rows: A number of rows that it is known to take.
         before: As of `plan`.
         outputs: As of `plan`.
+        reduction: What is done to each value before it is stored.
     """
     heard = listening.survey(model, specs, rows)
     joins = list(_once(join for join in heard.joins.values() if _joins_data(join)))
@@ -104,7 +120,7 @@ def plan_for(
     if not made.addresses:
         reasons = "; ".join(f"{r.address}: {r.reason}" for r in made.refused)
         raise ModelError(f"Nothing of {model.name!r} can be had as asked. {reasons}")
-    return made
+    return reduction.planned(made)
 
 
 class _Drafting:

@@ -111,6 +111,9 @@ class Plan:
         outputs: The outputs asked for by `outputs=`.
         refused: What was asked for and can't be had, each with its reason.
         recipes: How each value that is not stored is rebuilt, by its address.
+        dtype: The dtype that floating values are stored as; None for their own.
+        reduce: How values are reduced before they are stored: a name; None if not.
+        narrowed: The dtypes that stored values had before `dtype`, by address.
     """
 
     model: str
@@ -118,6 +121,9 @@ class Plan:
     outputs: tuple[Output, ...] = ()
     refused: tuple[Refused, ...] = ()
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    dtype: str | None = None
+    reduce: str | None = None
+    narrowed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def values(self) -> Iterator[Value]:
@@ -207,6 +213,10 @@ class Plan:
                 str(name): Recipe(tuple(map(str, r["addresses"])), int(r["axis"]))
                 for name, r in data["recipes"].items()
             },
+            # Not in the first stores.
+            dtype=data.get("dtype"),
+            reduce=data.get("reduce"),
+            narrowed=dict(data.get("narrowed", {})),
         )
 
     def __str__(self) -> str:
@@ -240,7 +250,7 @@ class Plan:
         table.add_column("bytes/row", justify="right", no_wrap=True)
         for join in self.joins:
             made_by = f"{join.kind}, axis {join.axis}"
-            shape = _shown(join.shape)
+            shape = shown(join.shape)
             table.add_row(
                 *map(Text, (join.path, made_by, shape, join.dtype)), style="bold"
             )
@@ -260,6 +270,10 @@ class Plan:
             f"{count} value{'s' * (count != 1)}, {len(self.stored)} of them stored: "
             f"{tables.size(per_row)} per row, {tables.size(total)} for {rows:,} rows."
         )
+        if self.reduce is not None:
+            text.append(f"\nreduced: {self.reduce}")
+        if self.dtype is not None:
+            text.append(f"\nfloating numbers stored as {self.dtype}")
         for refused in self.refused:
             text.append(f"\nrefused: {refused.address}: {refused.reason}", style="red")
         return text
@@ -272,10 +286,11 @@ def _cells(value: Value, indent: str = "") -> list[Text]:
         name.append(f"\n{indent}= {value.alias_of}", style="dim")
         # Nothing that is stored; so that the column sums up to the total below.
         size = "0"
-    return [name, *map(Text, (value.made_by, _shown(value.shape), value.dtype, size))]
+    return [name, *map(Text, (value.made_by, shown(value.shape), value.dtype, size))]
 
 
-def _shown(shape: Shape) -> str:
+def shown(shape: Shape) -> str:
+    """Returns a shape as a table has it: `(rows, 5, ?)`."""
     rows = ["rows" if shape[:1] == (None,) else str(n) for n in shape[:1]]
     return f"({', '.join([*rows, *('?' if n is None else str(n) for n in shape[1:])])})"
 

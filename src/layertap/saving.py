@@ -22,9 +22,11 @@ from layertap.errors import (
 from layertap.feed import Batch, Feed
 from layertap.plans import Plan
 from layertap.progress import on_terminal, progress
+from layertap.reducing import Reduce, Reduction
 from layertap.saved import IDS, Saved, label_paths
 from layertap.store import DEFAULT_MEMORY, ArraySpec, Writer, exists, remove
 from layertap.tap import Tap
+from layertap.values import OVERFLOWED
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -37,6 +39,8 @@ def save(
     before: str | Sequence[str] | None = None,
     outputs: str | Sequence[str] | None = None,
     batch_size: int | None = None,
+    dtype: str | None = None,
+    reduce: Reduce = None,
     compression: str | None = None,
     ids: Any = None,
     resume: bool = True,
@@ -59,6 +63,10 @@ def save(
         outputs: As of `layertap.plan`.
         batch_size: Rows per batch, 32 by default; not for data that brings its own
             batches.
+        dtype: As of `layertap.plan`. How many finite numbers became infinite by it is
+            counted: see `overflowed` of what is returned.
+        reduce: As of `layertap.plan`. A function is part of what makes a run the same:
+            its name and its code.
         compression: None or `"zstd"`.
         ids: One integer or string for each row, to be saved along.
         resume: Whether to go on with the store of a run that stopped. If not, it has
@@ -72,7 +80,7 @@ def save(
 
     Raises:
         OtherRunError: If the path has a store of another run: other weights, another
-            plan, data, batch size or version. What differs is named.
+            plan, dtype, reduction, data, batch size or version. What differs is named.
         StoreError: If the store can't be written.
         LayertapError: As of `layertap.plan`, and if the model can't take the data.
 
@@ -83,8 +91,10 @@ def save(
     ```
     """
     listening.check_model(model)
+    reduction = Reduction(dtype, reduce)
     feed = Feed(data, listening.input_specs(model), batch_size)
-    run = _Run(model, feed, plan_of(model, feed, before=before, outputs=outputs), ids)
+    plan = plan_of(model, feed, reduction, before=before, outputs=outputs)
+    run = _Run(model, feed, plan, reduction, ids)
     if exists(path):
         saved = Saved(path)
         problems = run.differences(saved)
@@ -116,10 +126,11 @@ class _Run:
     model: keras.Model
     feed: Feed
     plan: Plan
+    reduction: Reduction
     ids: Any = None
 
     def __post_init__(self) -> None:
-        self.tap = Tap(self.model, self.plan)
+        self.tap = Tap(self.model, self.plan, self.reduction)
         self.ids_kind = None
         if self.ids is not None:
             self.ids, self.ids_kind = _ids(self.ids, self.feed.rows)
@@ -165,6 +176,11 @@ class _Run:
             )
             for value in self.plan.stored
         ]
+        if self.plan.narrowed:
+            columns = list(self.plan.narrowed)
+            arrays.append(
+                ArraySpec(OVERFLOWED, (len(columns),), "int32", {"columns": columns})
+            )
         labels = _labels(self.label_paths, self.feed.first().labels)
         if self.ids is not None:
             labels[IDS] = self.ids[:1]
@@ -205,7 +221,9 @@ class _Run:
             f"data: {name} of rows {batch.row} to {end - 1} is not what was saved"
             for name, fresh in self.values(batch).items()
             if identity.compare(
-                saved.reader.array(name)[batch.row : end], fresh[: end - batch.row]
+                saved.reader.array(name)[batch.row : end],
+                fresh[: end - batch.row],
+                self.plan.narrowed.get(name),
             )
             == "different"
         ]

@@ -9,6 +9,7 @@ from layertap import address, listening
 from layertap.errors import DataError
 from layertap.feed import Batch
 from layertap.plans import Plan
+from layertap.reducing import AS_COMPUTED, Reduction
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -21,10 +22,18 @@ class Tap:
     Args:
         model: The model.
         plan: Its plan. Only what is stored is computed, not the aliases.
+        reduction: The reduction that it was planned with.
         joined: Also return each whole join's own output, under `fusion/out`.
     """
 
-    def __init__(self, model: keras.Model, plan: Plan, *, joined: bool = False) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        plan: Plan,
+        reduction: Reduction = AS_COMPUTED,
+        *,
+        joined: bool = False,
+    ) -> None:
         self.plan = plan
         branches: dict[str, dict[int, str]] = {}
         outputs: dict[str, dict[int, str]] = {}
@@ -36,10 +45,15 @@ class Tap:
             for join in plan.joins:
                 name = address.output(join.path)
                 outputs.setdefault(join.path, {}).setdefault(0, name)
-        self._step = listening.tapped(model, branches, outputs)
+        self._step = listening.tapped(
+            model, branches, outputs, lambda found: reduction.applied(found, plan)
+        )
 
     def __call__(self, batch: Batch) -> Arrays:
         """Returns the values of one batch by address, one row for each of its rows.
+
+        If some are narrowed, `overflowed` is there too: how many numbers of each row
+        became infinite by it.
 
         Raises:
             DataError: If a value has another shape than was planned.
@@ -53,9 +67,12 @@ class Tap:
                 n is not None and n != size
                 for n, size in zip(planned, array.shape, strict=True)
             ):
+                told = "pad the data to one size."
+                if self.plan.reduce is not None:
+                    told += " And `reduce` has to keep the rows."
                 raise DataError(
                     f"{value.address} has shape {array.shape} in the batch that begins "
                     f"at row {batch.row}; planned was {planned}. All rows of a value "
-                    "must have one shape: pad the data to one size."
+                    f"must have one shape: {told}"
                 )
         return found

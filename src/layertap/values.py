@@ -12,6 +12,10 @@ from layertap.plans import Plan
 
 Array = NDArray[Any]
 
+# How many numbers of each row became infinite when they were narrowed: one column for
+# each value in `Plan.narrowed`.
+OVERFLOWED = "overflowed"
+
 
 class Values(Mapping[str, Array]):
     """Values in memory, by address: a read-only mapping of NumPy arrays.
@@ -25,6 +29,8 @@ class Values(Mapping[str, Array]):
         labels: The labels that came with the data: an array, a structure of arrays, or
             None.
         ids: The ids of the rows, or None.
+        overflows: How many numbers of each row overflowed, one column for each value
+            that was narrowed; or None.
     """
 
     def __init__(
@@ -33,16 +39,25 @@ class Values(Mapping[str, Array]):
         arrays: Mapping[str, Array],
         labels: Any = None,
         ids: Array | None = None,
+        overflows: Array | None = None,
     ) -> None:
         self.plan = plan
         self.labels = labels
         self.ids = ids
         self._arrays = arrays
+        self._overflows = overflows
 
     @property
     def rows(self) -> int:
         """The number of rows."""
         return len(next(iter(self._arrays.values())))
+
+    @property
+    def overflowed(self) -> dict[str, int]:
+        """How many finite numbers became infinite by `dtype=`, by address, if any."""
+        if self._overflows is None:
+            return {}
+        return overflows(self.plan, self._overflows.sum(axis=0, dtype=np.int64))
 
     def __getitem__(self, name: str) -> Array:
         if name in self._arrays:
@@ -83,7 +98,10 @@ class Values(Mapping[str, Array]):
         }
         labels = _map(function, self.labels, *(other.labels for other in others))
         ids = _map(function, self.ids, *(other.ids for other in others))
-        return Values(self.plan, arrays, labels, ids)
+        counts = _map(
+            function, self._overflows, *(other._overflows for other in others)
+        )
+        return Values(self.plan, arrays, labels, ids, counts)
 
     def __repr__(self) -> str:
         return f"<layertap.Values: {len(self)} values, {self.rows:,} rows>"
@@ -118,6 +136,17 @@ def branches(plan: Plan, join: str) -> Iterator[tuple[str, str]]:
         count = counts[branch.made_by] = counts.get(branch.made_by, 0) + 1
         suffix = f"@{count}" if count > 1 else ""
         yield branch.made_by + suffix, branch.address
+
+
+def overflows(plan: Plan, counts: Array) -> dict[str, int]:
+    """Returns counts of overflows by address, without the zeros.
+
+    Args:
+        plan: The plan.
+        counts: One for each value that was narrowed.
+    """
+    columns = zip(plan.narrowed, counts, strict=True)
+    return {name: int(count) for name, count in columns if count}
 
 
 def unknown(name: str, plan: Plan) -> AddressError:

@@ -266,6 +266,38 @@ def test_options_of_a_save(here, tmp_path):
     assert list(layertap.open(store)) == ["fusion/in/0", "fusion/in/1"]
 
 
+def test_less_to_store(here, tmp_path):
+    store = tmp_path / "v.zarr"
+    less = ("--dtype", "float16", "--reduce", "max")
+    plan = json.loads(succeeds("plan", "two.keras", "--json", *less))
+    assert plan["bytes_per_row"] == 2 * 2
+    assert "float16" in succeeds("plan", "two.keras", *less)
+    words = ("save", "two.keras", "x.npy", "-o", store, "--quiet", "--dtype", "float16")
+    assert "infinite" not in succeeds(*words, "--reduce", "max")
+    saved = layertap.open(store)
+    model, x = keras.models.load_model("two.keras"), np.load("x.npy")
+    left = layertap.capture(model, x)["fusion/in/0"]
+    expected = left.max(axis=1).astype("float16")
+    np.testing.assert_array_equal(saved["fusion/in/0"][:], expected)
+    succeeds("verify", store, "--model", "two.keras", "--data", "x.npy")
+    assert "dtype: the store has float16" in fails(2, *words[:-2])
+    assert "reduce: the store has max" in fails(2, *words)
+    x[:3] *= 1e9
+    np.save(tmp_path / "large.npy", x)
+    told = succeeds(
+        words[0], words[1], tmp_path / "large.npy", *words[3:], "--overwrite"
+    )
+    counts = layertap.open(store).overflowed
+    assert set(counts) == {"fusion/in/0", "fusion/in/1"}
+    assert counts["fusion/in/0"] == np.count_nonzero(np.abs(1e9 * left[:3]) >= 65520)
+    for address, count in counts.items():
+        line = f"{address}: {count} numbers too large for float16 became infinite."
+        assert line in told
+        assert line in succeeds("show", store)
+    assert json.loads(succeeds("show", store, "--json"))["overflowed"] == counts
+    assert "median" in fails(2, *words, "--reduce", "median")
+
+
 def test_verify_finds_other_data_and_other_bytes(here, tmp_path):
     store = tmp_path / "v.zarr"
     succeeds("save", "two.keras", "x.npy", "-o", store)

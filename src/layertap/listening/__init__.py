@@ -5,7 +5,7 @@ the compiled step that returns chosen values and does nothing after the last of 
 """
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 try:
@@ -60,15 +60,20 @@ __all__ = [
 ]
 
 Wanted = Mapping[str, Mapping[int, str]]
+Finish = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def tapped(model: keras.Model, branches: Wanted, outputs: Wanted) -> Step:
+def tapped(
+    model: keras.Model, branches: Wanted, outputs: Wanted, finish: Finish = dict
+) -> Step:
     """Makes the compiled pass that returns the wanted values.
 
     Args:
         model: The model. It is not changed, and its variables are only read.
         branches: Wanted branches: address by join path and index.
         outputs: Wanted outputs: address by operation path and index.
+        finish: What to make of the tensors, by address, within the compiled pass, when
+            nothing is heard any more.
 
     Returns:
         A function that takes a batch (the structure of arrays that the model takes)
@@ -76,7 +81,7 @@ def tapped(model: keras.Model, branches: Wanted, outputs: Wanted) -> Step:
     """
 
     def run(inputs: Any, keep: Keep) -> dict[str, Any]:
-        return collect(model, inputs, branches, outputs, keep)
+        return finish(collect(model, inputs, branches, outputs, keep))
 
     step: Step = backend_module().compile(run, model)
     return step

@@ -29,10 +29,10 @@ def compile(run: Run, model: keras.Model) -> Step:
     cloning = False
 
     def hear(inputs: Any) -> tuple[dict[str, Any], bool]:
-        versions: dict[int, int] = {}
+        kept: list[tuple[torch.Tensor, int]] = []
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
-            versions[id(tensor)] = tensor._version
+            kept.append((tensor, tensor._version))
             return tensor.clone() if cloning else tensor
 
         # A copy: PyTorch would share the memory of the caller's array.
@@ -42,7 +42,7 @@ def compile(run: Run, model: keras.Model) -> Step:
         with torch.no_grad(), keras.StatelessScope():
             found = run(tensors, keep)
         changed = not cloning and any(
-            tensor._version != versions[id(tensor)] for tensor in found.values()
+            tensor._version != version for tensor, version in kept
         )
         return found, changed
 
