@@ -69,6 +69,8 @@ def _line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if not isinstance(error, LayertapError):
         return f"{type(error).__name__}: {text} (--verbose shows where)"
+    text = re.sub(r"\bpad=(\d+|True)", r"--pad \1", text)
+    text = text.replace("--pad True", "--pad longest")
     return re.sub(
         r'\b(before|outputs|overwrite)=(?:True)?(")?',
         lambda found: f"--{found[1]}" + (' "' if found[2] else ""),
@@ -147,6 +149,15 @@ def _selection(command: Any) -> Any:
     return command
 
 
+class _Pad(click.ParamType):  # type: ignore[type-arg]
+    name = "N|longest"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> bool | int:
+        if value in ("longest", True):
+            return True
+        return click.IntRange(min=1).convert(value, param, ctx)
+
+
 def _less(command: Any) -> Any:
     options = [
         click.option(
@@ -210,6 +221,11 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
     metavar="N",
     help="Rows per batch; 32, if not given.",
 )
+@click.option(
+    "--pad",
+    type=_Pad(),
+    help="Pad batches of different sizes: to the longest, or to N.",
+)
 @click.option("--compression", type=click.Choice(["zstd"]), help="None by default.")
 @click.option("--overwrite", is_flag=True, help="Replace the store of another run.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -227,6 +243,7 @@ def save(model: str, data: str, output: str, **options: Any) -> None:
         output,
         ids=source.ids,
         batch_size=options["batch_size"],
+        pad=options["pad"],
         compression=options["compression"],
         overwrite=options["overwrite"],
         progress=False if options["quiet"] else None,

@@ -1,8 +1,10 @@
 """What must be equal for two runs to be one, and for two values to be the same."""
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import CodeType
 from typing import Any, Literal
 
 import keras
@@ -40,15 +42,38 @@ def identity(
         "configuration": configuration(model),
         "dtype": plan.dtype,
         "reduce": plan.reduce,
+        "pad": _padding(plan),
         "plan": _digest(planned),
         "batch size": batch_size,
         **listening.versions(),
     }
 
 
+def _padding(plan: Plan) -> str | None:
+    """Returns what is padded, and to which sizes; None if nothing is."""
+    shapes = {value.address: value.shape for value in plan.stored}
+    sizes = {
+        shapes[name][axis] or 0 for name, axes in plan.padded.items() for axis in axes
+    }
+    if not sizes:
+        return None
+    return f"{len(plan.padded)} values to {', '.join(map(str, sorted(sizes)))}"
+
+
 def configuration(model: keras.Model) -> str:
     """Returns a digest of a model's configuration, without its weights."""
     return _digest(json.dumps(_configuration(model), sort_keys=True))
+
+
+def told(function: Callable[..., Any]) -> str:
+    """Returns a function's name and a digest of its code.
+
+    What the code has at hand counts, defaults and closures too; what it looks up when
+    it runs (other functions, global names) does not.
+    """
+    owner = function if hasattr(function, "__qualname__") else type(function)
+    digest = _digest(json.dumps(_content(function, ())))
+    return f"{owner.__module__}.{owner.__qualname__} ({digest})"
 
 
 def differences(
@@ -128,6 +153,37 @@ def _precision(dtype: str) -> float:
     if dtype == "bfloat16":
         return 2.0**-7
     return float(np.finfo(dtype).eps)
+
+
+def _content(part: Any, within: tuple[int, ...]) -> Any:
+    """Returns what makes a function, or a part of one, as JSON."""
+    if id(part) in within:
+        # A function that has itself at hand.
+        return "…"
+    within = (*within, id(part))
+    if isinstance(part, functools.partial):
+        part = [part.func, part.args, part.keywords]
+    elif hasattr(part, "__code__"):
+        cells = [cell.cell_contents for cell in part.__closure__ or ()]
+        part = [part.__code__, part.__defaults__, part.__kwdefaults__, cells]
+    elif isinstance(part, CodeType):
+        part = [part.co_code, part.co_names, part.co_consts]
+    elif isinstance(part, keras.Operation):
+        # Without the name, which Keras counts up.
+        config = part.get_config().items()
+        part = [type(part).__qualname__, [item for item in config if item[0] != "name"]]
+    elif isinstance(part, np.ndarray):
+        part = [part.shape, part.dtype.name, part.tobytes()]
+    if isinstance(part, Mapping):
+        part = list(part.items())
+    if isinstance(part, set | frozenset):
+        part = sorted(map(repr, part))
+    if isinstance(part, list | tuple):
+        return [_content(member, within) for member in part]
+    if part is None or isinstance(part, bool | int | float | complex | str | bytes):
+        return repr(part)
+    owner = part if hasattr(part, "__qualname__") else type(part)
+    return owner.__qualname__
 
 
 def _digest(text: str) -> str:

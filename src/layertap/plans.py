@@ -4,8 +4,8 @@ Records only: no model and no Keras is needed to read a plan.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,8 @@ class Plan:
         dtype: The dtype that floating values are stored as; None for their own.
         reduce: How values are reduced before they are stored: a name; None if not.
         narrowed: The dtypes that stored values had before `dtype`, by address.
+        padded: The axes along which stored values are padded, by address: their sizes
+            are the largest, and the true ones are stored beside.
     """
 
     model: str
@@ -124,6 +126,7 @@ class Plan:
     dtype: str | None = None
     reduce: str | None = None
     narrowed: Mapping[str, str] = field(default_factory=dict)
+    padded: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def values(self) -> Iterator[Value]:
@@ -147,6 +150,14 @@ class Plan:
         """Bytes that one row takes in a store, or None if a size is not known."""
         sizes = [value.bytes_per_row for value in self.stored]
         return None if None in sizes else sum(n for n in sizes if n is not None)
+
+    def each(self, change: Callable[[Any], Any]) -> "Plan":
+        """Returns the plan with what a function makes of each value in its place."""
+        joins = tuple(
+            replace(join, branches=tuple(map(change, join.branches)))
+            for join in self.joins
+        )
+        return replace(self, joins=joins, outputs=tuple(map(change, self.outputs)))
 
     def join(self, path: str) -> Join:
         """Returns the join at a path.
@@ -217,6 +228,7 @@ class Plan:
             dtype=data.get("dtype"),
             reduce=data.get("reduce"),
             narrowed=dict(data.get("narrowed", {})),
+            padded={name: tuple(axes) for name, axes in data.get("padded", {}).items()},
         )
 
     def __str__(self) -> str:
@@ -274,6 +286,8 @@ class Plan:
             text.append(f"\nreduced: {self.reduce}")
         if self.dtype is not None:
             text.append(f"\nfloating numbers stored as {self.dtype}")
+        if self.padded:
+            text.append(f"\n{len(self.padded)} of them padded to the shapes shown")
         for refused in self.refused:
             text.append(f"\nrefused: {refused.address}: {refused.reason}", style="red")
         return text

@@ -4,20 +4,16 @@ Both are part of the compiled pass, so that whole values never leave it. First t
 reduction, then the dtype; and a plan foretells what comes of the two.
 """
 
-import functools
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import CodeType
 from typing import Any, TypeVar
 
 import keras
-import numpy as np
 from keras import ops
 
 from layertap.errors import OptionError
+from layertap.identity import told
 from layertap.plans import Plan, Recipe, Shape, Value, shown
 from layertap.values import OVERFLOWED
 
@@ -84,7 +80,8 @@ class Reduction:
         if self == AS_COMPUTED:
             return plan
         if self.reduce is not None:
-            plan = _without_joins(plan)
+            # What is left of the branches does not join to what is left of their join.
+            plan = without_joins(plan)
         narrowed: dict[str, str] = {}
 
         def less(value: AnyValue) -> AnyValue:
@@ -95,7 +92,7 @@ class Reduction:
                 dtype = self.dtype
             return replace(value, shape=shape, dtype=dtype)
 
-        plan = _each(plan, less)
+        plan = plan.each(less)
         return replace(plan, dtype=self.dtype, reduce=self.name, narrowed=narrowed)
 
     def applied(self, tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
@@ -169,49 +166,6 @@ class Reduction:
 
 
 AS_COMPUTED = Reduction()
-
-
-def told(function: Callable[..., Any]) -> str:
-    """Returns a function's name and a digest of its code.
-
-    What the code has at hand counts, defaults and closures too; what it looks up when
-    it runs (other functions, global names) does not.
-    """
-    owner = function if hasattr(function, "__qualname__") else type(function)
-    content = json.dumps(_content(function, ()), sort_keys=True)
-    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return f"{owner.__module__}.{owner.__qualname__} ({digest})"
-
-
-def _content(part: Any, within: tuple[int, ...]) -> Any:
-    """Returns what makes a function, or a part of one, as JSON."""
-    if id(part) in within:
-        # A function that has itself at hand.
-        return "…"
-    within = (*within, id(part))
-    if isinstance(part, functools.partial):
-        part = [part.func, part.args, part.keywords]
-    elif hasattr(part, "__code__"):
-        cells = [cell.cell_contents for cell in part.__closure__ or ()]
-        part = [part.__code__, part.__defaults__, part.__kwdefaults__, cells]
-    elif isinstance(part, CodeType):
-        part = [part.co_code, part.co_names, part.co_consts]
-    elif isinstance(part, keras.Operation):
-        # Without the name, which Keras counts up.
-        config = part.get_config().items()
-        part = [type(part).__qualname__, [item for item in config if item[0] != "name"]]
-    elif isinstance(part, np.ndarray):
-        part = [part.shape, part.dtype.name, part.tobytes()]
-    if isinstance(part, Mapping):
-        part = list(part.items())
-    if isinstance(part, set | frozenset):
-        part = sorted(map(repr, part))
-    if isinstance(part, list | tuple):
-        return [_content(member, within) for member in part]
-    if part is None or isinstance(part, bool | int | float | complex | str | bytes):
-        return repr(part)
-    owner = part if hasattr(part, "__qualname__") else type(part)
-    return owner.__qualname__
 
 
 def _dtype(tensor: Tensor) -> str:
@@ -290,24 +244,23 @@ def _of_function(
     return merged, _dtype(found[0])
 
 
-def _each(plan: Plan, change: Callable[[Any], Any]) -> Plan:
-    joins = tuple(
-        replace(join, branches=tuple(map(change, join.branches))) for join in plan.joins
-    )
-    return replace(plan, joins=joins, outputs=tuple(map(change, plan.outputs)))
-
-
-def _without_joins(plan: Plan) -> Plan:
+def without_joins(
+    plan: Plan, which: Callable[[Recipe], bool] = lambda recipe: True
+) -> Plan:
     """Returns a plan in which no value is rebuilt by joining others.
 
-    What is left of reduced branches does not join to what is left of their join.
+    The first value of those that are one tensor is stored; the others are aliases.
+
+    Args:
+        plan: A plan.
+        which: Whether this recipe is to go; by default all that join.
     """
     recipes = dict(plan.recipes)
     first: dict[str | None, str] = {}
 
     def stored(value: AnyValue) -> AnyValue:
         recipe = plan.recipes.get(value.address)
-        if recipe is None or len(recipe.addresses) == 1:
+        if recipe is None or len(recipe.addresses) == 1 or not which(recipe):
             return value
         same = first.setdefault(value.alias_of, value.address)
         if same == value.address:
@@ -316,4 +269,4 @@ def _without_joins(plan: Plan) -> Plan:
         recipes[value.address] = Recipe((same,))
         return replace(value, alias_of=same)
 
-    return replace(_each(plan, stored), recipes=recipes)
+    return replace(plan.each(stored), recipes=recipes)

@@ -20,13 +20,14 @@ from layertap.errors import (
     StoreError,
 )
 from layertap.feed import Batch, Feed
+from layertap.padding import Pad
 from layertap.plans import Plan
 from layertap.progress import on_terminal, progress
 from layertap.reducing import Reduce, Reduction
 from layertap.saved import IDS, Saved, label_paths
 from layertap.store import DEFAULT_MEMORY, ArraySpec, Writer, exists, remove
 from layertap.tap import Tap
-from layertap.values import OVERFLOWED
+from layertap.values import beside
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -41,6 +42,7 @@ def save(
     batch_size: int | None = None,
     dtype: str | None = None,
     reduce: Reduce = None,
+    pad: Pad | None = None,
     compression: str | None = None,
     ids: Any = None,
     resume: bool = True,
@@ -67,6 +69,11 @@ def save(
             counted: see `overflowed` of what is returned.
         reduce: As of `layertap.plan`. A function is part of what makes a run the same:
             its name and its code.
+        pad: For data whose batches have different sizes, texts of different lengths
+            say: values are padded with zeros to one shape, and their true sizes saved
+            beside, see `lengths` of what is returned. True looks for the longest in
+            the data, which are read once more for it; a number is the most that an
+            open size of the inputs is, for data that come only once.
         compression: None or `"zstd"`.
         ids: One integer or string for each row, to be saved along.
         resume: Whether to go on with the store of a run that stopped. If not, it has
@@ -93,7 +100,7 @@ def save(
     listening.check_model(model)
     reduction = Reduction(dtype, reduce)
     feed = Feed(data, listening.input_specs(model), batch_size)
-    plan = plan_of(model, feed, reduction, before=before, outputs=outputs)
+    plan = plan_of(model, feed, reduction, pad, before=before, outputs=outputs)
     run = _Run(model, feed, plan, reduction, ids)
     if exists(path):
         saved = Saved(path)
@@ -165,7 +172,8 @@ class _Run:
             if value.bytes_per_row is None:
                 raise DataError(
                     f"{value.address} has shape {value.shape}: a size known only "
-                    "row by row can't be saved. Pad the data to one size."
+                    "row by row can't be saved. Pad the data to one size, or pass the "
+                    "most that it can be, pad=512."
                 )
         arrays = [
             ArraySpec(
@@ -176,11 +184,10 @@ class _Run:
             )
             for value in self.plan.stored
         ]
-        if self.plan.narrowed:
-            columns = list(self.plan.narrowed)
-            arrays.append(
-                ArraySpec(OVERFLOWED, (len(columns),), "int32", {"columns": columns})
-            )
+        arrays += [
+            ArraySpec(name, (len(columns),), "int32", {"columns": columns})
+            for name, columns in beside(self.plan).items()
+        ]
         labels = _labels(self.label_paths, self.feed.first().labels)
         if self.ids is not None:
             labels[IDS] = self.ids[:1]

@@ -14,11 +14,12 @@ from layertap import address, identity, listening, tables
 from layertap.errors import DataError, OptionError, OtherRunError
 from layertap.feed import Batch, Feed
 from layertap.identity import Verdict
-from layertap.plans import Join
+from layertap.padding import cut_to
+from layertap.plans import Join, Plan
 from layertap.reducing import NAMED, Reduce, Reduction
 from layertap.saved import Saved
 from layertap.tap import Tap
-from layertap.values import OVERFLOWED, Values
+from layertap.values import LENGTHS, Values, beside, length_columns
 
 _ORDER: tuple[Verdict, ...] = ("identical", "within rounding", "different")
 
@@ -214,6 +215,9 @@ def verify(
             if array.dtype.kind in "fcV" and not np.isfinite(array).all():
                 bad = np.count_nonzero(~np.isfinite(array))
                 nonfinite[name] = nonfinite.get(name, 0) + int(bad)
+        if LENGTHS in fresh:
+            # A join has the rows of this batch without what they are padded with.
+            _cut(saved.plan, fresh[LENGTHS][0], stored, fresh)
         for path, check in joins.items():
             join = saved.plan.join(path)
             own = fresh[address.output(path)]
@@ -252,6 +256,14 @@ def _reduction(saved: Saved, reduce: Reduce) -> Reduction:
     )
 
 
+def _cut(plan: Plan, lengths: NDArray[Any], *batches: dict[str, NDArray[Any]]) -> None:
+    """Cuts the values of a batch, all rows of which have the same true sizes."""
+    for arrays in batches:
+        for name, axes in plan.padded.items():
+            sizes = np.atleast_1d(lengths[length_columns(plan, name)]).tolist()
+            arrays[name] = cut_to(arrays[name], axes, sizes)
+
+
 def _joined(join: Join, values: Values) -> NDArray[Any]:
     """Returns the branches of a join, concatenated as the join does it."""
     branches = [values[branch.address] for branch in join.branches]
@@ -275,8 +287,7 @@ def _check_model(saved: Saved, model: keras.Model) -> None:
 
 def _stored(saved: Saved) -> list[str]:
     """Returns the arrays of a store that are computed from the data."""
-    names = [value.address for value in saved.plan.stored]
-    return [*names, OVERFLOWED] if saved.plan.narrowed else names
+    return [*(value.address for value in saved.plan.stored), *beside(saved.plan)]
 
 
 def _read_all(saved: Saved) -> Report:

@@ -60,6 +60,14 @@ SOURCES = """
     def array():
         return np.load("x.npy")
 
+    def sequences():
+        for length in (2, 5, 3):
+            yield np.ones((4, length, 8), "float32")
+
+    class Again:
+        def __iter__(self):
+            return sequences()
+
     def raises():
         raise RuntimeError("the data base\\nis away")
 
@@ -143,6 +151,9 @@ def models(folder: Path) -> None:
     pair().save(folder / "pair.keras")
     of_images().save(folder / "of_images.keras")
     with_lambda().save(folder / "lambda.keras")
+    x = keras.Input((None, 8), name="x")
+    joined = keras.layers.Concatenate(name="fusion")([keras.layers.ReLU()(x), x])
+    keras.Model(x, joined, name="open").save(folder / "open.keras")
     x = keras.Input((8,), name="x")
     keras.Model(x, keras.layers.Dense(1)(x), name="line").save(folder / "line.keras")
     (folder / "parts.py").write_text(textwrap.dedent(PARTS))
@@ -296,6 +307,26 @@ def test_less_to_store(here, tmp_path):
         assert line in succeeds("show", store)
     assert json.loads(succeeds("show", store, "--json"))["overflowed"] == counts
     assert "median" in fails(2, *words, "--reduce", "median")
+
+
+def test_batches_of_different_sizes(here, tmp_path):
+    store = tmp_path / "v.zarr"
+    words = ("save", "open.keras", "sources:sequences", "-o", store, "--overwrite")
+    told = fails(2, *words)
+    assert "--pad longest" in told
+    assert "--pad 512" in told
+    assert "--pad 512" in fails(2, *words, "--pad", "longest")
+    assert "planned was at most (4, 4, 8)" in fails(2, *words, "--pad", 4)
+    for data, pad in (("sources:sequences", 5), ("sources:Again", "longest")):
+        succeeds(*words[:2], data, *words[3:], "--pad", pad)
+        saved = layertap.open(store)
+        assert saved["fusion/in/0"].shape == (12, 5, 8)
+        assert saved.lengths("fusion/in/0").tolist() == [2] * 4 + [5] * 4 + [3] * 4
+        assert saved["fusion/in/1"][:].sum(axis=(1, 2)).tolist() == [
+            8 * length for length in saved.lengths("fusion/in/1")
+        ]
+    succeeds("verify", store, "--model", "open.keras", "--data", "sources:Again")
+    assert "longer" in fails(2, *words, "--pad", "longer")
 
 
 def test_verify_finds_other_data_and_other_bytes(here, tmp_path):

@@ -49,7 +49,13 @@ OPEN = replace(
 )
 
 
-LESS = replace(PLAN, dtype="float16", reduce="max", narrowed={"fusion/in/0": "float32"})
+LESS = replace(
+    PLAN,
+    dtype="float16",
+    reduce="max",
+    narrowed={"fusion/in/0": "float32"},
+    padded={"head/out": (1, 2)},
+)
 
 
 @pytest.mark.parametrize("plan", [PLAN, OPEN, LESS, Plan("empty", ())])
@@ -112,14 +118,18 @@ def test_the_table_shows_all_there_is():
 
 
 def test_the_table_says_what_is_done_to_values():
-    for words in ("reduced: max", "floating numbers stored as float16"):
+    for words in (
+        "reduced: max",
+        "floating numbers stored as float16",
+        "1 of them padded to the shapes shown",
+    ):
         assert words in str(LESS)
         assert words not in str(PLAN)
 
 
 def test_json_of_the_first_stores_says_nothing_of_less():
     data = PLAN.to_json()
-    for name in ("dtype", "reduce", "narrowed"):
+    for name in ("dtype", "reduce", "narrowed", "padded"):
         del data[name]
     assert Plan.from_json(data) == PLAN
 
