@@ -16,7 +16,9 @@ from urllib.parse import quote, unquote
 from layertap.errors import AddressError
 
 # Names that a store keeps for itself, at its top.
-RESERVED = frozenset({"labels", "ids", "sample_weight", "zarr.json"})
+RESERVED = frozenset(
+    {"labels", "ids", "sample_weight", "overflowed", "lengths", "zarr.json"}
+)
 
 _LOOKS_LIKE_A_LATER_CALL = re.compile(r"@(?=\d+$)")
 

@@ -8,10 +8,12 @@ import numpy as np
 
 from layertap import listening
 from layertap.feed import Batch, Feed
+from layertap.padding import Pad, plan_padded
 from layertap.planning import plan_for
 from layertap.plans import Plan
+from layertap.reducing import Reduce, Reduction
 from layertap.tap import Tap
-from layertap.values import Values
+from layertap.values import Values, beside
 
 
 def capture(
@@ -22,6 +24,9 @@ def capture(
     outputs: str | Sequence[str] | None = None,
     joins: str | Sequence[str] = ("concatenate",),
     batch_size: int | None = None,
+    dtype: str | None = None,
+    reduce: Reduce = None,
+    pad: Pad | None = None,
 ) -> Values:
     """Returns the values of a model for some data, in memory, in one pass.
 
@@ -34,10 +39,15 @@ def capture(
         joins: As of `layertap.plan`.
         batch_size: Rows per batch, 32 by default; not for data that brings its own
             batches.
+        dtype: As of `layertap.plan`. `overflowed` of the values says how many finite
+            numbers became infinite by it.
+        reduce: As of `layertap.plan`.
+        pad: For data whose batches have different sizes, as of `layertap.save`.
 
     Returns:
         The values by address: NumPy arrays of shape `(rows, *value shape)`, with the
-        dtype that the join receives (`bfloat16` as of `ml_dtypes`).
+        dtype that the join receives (`bfloat16` as of `ml_dtypes`), unless `dtype` and
+        `reduce` make them smaller.
 
     Raises:
         LayertapError: As of `layertap.plan`, and if the model can't take the data.
@@ -50,34 +60,52 @@ def capture(
     ```
     """
     listening.check_model(model)
+    reduction = Reduction(dtype, reduce)
     feed = Feed(data, listening.input_specs(model), batch_size)
-    plan = plan_of(model, feed, before=before, outputs=outputs, joins=joins)
-    tap = Tap(model, plan)
+    plan = plan_of(
+        model, feed, reduction, pad, before=before, outputs=outputs, joins=joins
+    )
+    tap = Tap(model, plan, reduction)
     batches, labels = [], []
     for batch in feed.batches():
         batches.append(tap(batch))
         labels.append(batch.labels)
-    arrays = {
-        value.address: np.concatenate([found[value.address] for found in batches])
-        for value in plan.stored
-    }
+    arrays, more = (
+        {name: np.concatenate([found[name] for found in batches]) for name in names}
+        for names in ([value.address for value in plan.stored], beside(plan))
+    )
     joined = None
     if labels[0] is not None:
         joined = keras.tree.map_structure(lambda *y: np.concatenate(y), *labels)
-    return Values(plan, arrays, joined)
+    return Values(plan, arrays, joined, beside=more)
 
 
 def plan_of(
     model: keras.Model,
     feed: Feed,
+    reduction: Reduction,
+    pad: Pad | None,
     *,
     before: str | Sequence[str] | None,
     outputs: str | Sequence[str] | None,
     joins: str | Sequence[str],
 ) -> Plan:
-    """Plans a model for the data of a feed: with the sizes of its first batch."""
+    """Plans a model for the data of a feed.
+
+    With the sizes of its first batch; if it is to be padded, with the largest.
+    """
+    if pad is not None and pad is not False:
+        return plan_padded(
+            model, feed, pad, reduction, before=before, outputs=outputs, joins=joins
+        )
     first: Batch = feed.first()
     specs = listening.specs_of(first.inputs, listening.input_specs(model))
     return plan_for(
-        model, specs, rows=first.rows, before=before, outputs=outputs, joins=joins
+        model,
+        specs,
+        rows=first.rows,
+        before=before,
+        outputs=outputs,
+        joins=joins,
+        reduction=reduction,
     )

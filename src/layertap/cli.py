@@ -69,8 +69,10 @@ def _line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if not isinstance(error, LayertapError):
         return f"{type(error).__name__}: {text} (--verbose shows where)"
+    text = re.sub(r"\bpad=(\d+|True)", r"--pad \1", text)
+    text = text.replace("--pad True", "--pad longest")
     return re.sub(
-        r'\b(before|outputs|overwrite)=(?:True)?(")?',
+        r'\b(before|outputs|joins|overwrite)=(?:True)?(")?',
         lambda found: f"--{found[1]}" + (' "' if found[2] else ""),
         text,
     )
@@ -141,6 +143,41 @@ def _selection(command: Any) -> Any:
             metavar="GLOB",
             help="Operations to take the outputs of.",
         ),
+        click.option(
+            "--joins",
+            multiple=True,
+            metavar="KIND",
+            default=["concatenate"],
+            show_default=True,
+            help="Kinds of join: add, multiply, attention, ...; '*' for all of them.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+class _Pad(click.ParamType):  # type: ignore[type-arg]
+    name = "N|longest"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> bool | int:
+        if value in ("longest", True):
+            return True
+        return click.IntRange(min=1).convert(value, param, ctx)
+
+
+def _less(command: Any) -> Any:
+    options = [
+        click.option(
+            "--dtype",
+            type=click.Choice(["float16", "bfloat16"]),
+            help="What floating numbers are stored as; as they are, by default.",
+        ),
+        click.option(
+            "--reduce",
+            type=click.Choice(["mean", "max", "flatten"]),
+            help="Store the mean or the largest number of each row, or all flat.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -156,6 +193,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @main.command(cls=_Command)
 @click.argument("model")
 @_selection
+@_less
 @click.option(
     "--rows",
     type=click.IntRange(min=0),
@@ -184,11 +222,17 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
     help="Where to: a folder, values.zarr.",
 )
 @_selection
+@_less
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
     metavar="N",
     help="Rows per batch; 32, if not given.",
+)
+@click.option(
+    "--pad",
+    type=_Pad(),
+    help="Pad batches of different sizes: to the longest, or to N.",
 )
 @click.option("--compression", type=click.Choice(["zstd"]), help="None by default.")
 @click.option("--overwrite", is_flag=True, help="Replace the store of another run.")
@@ -207,6 +251,7 @@ def save(model: str, data: str, output: str, **options: Any) -> None:
         output,
         ids=source.ids,
         batch_size=options["batch_size"],
+        pad=options["pad"],
         compression=options["compression"],
         overwrite=options["overwrite"],
         progress=False if options["quiet"] else None,
@@ -317,7 +362,8 @@ def _load(model: str, options: dict[str, Any]) -> Any:
 
 
 def _selected(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: options[name] or None for name in ("before", "outputs")}
+    names = ("before", "outputs", "joins", "dtype", "reduce")
+    return {name: options[name] or None for name in names}
 
 
 def _show(what: Any) -> None:
@@ -341,4 +387,8 @@ def _state(saved: Any) -> str:
     on_disk = tables.size(saved.bytes_on_disk)
     extra = [name for name in ("labels", "ids") if saved.identity[name] is not None]
     along = f", with {' and '.join(extra)}" if extra else ""
-    return f"{saved.path}: {saved.rows:,} rows{along}, {on_disk}, {state}."
+    overflowed = "".join(
+        f"\n{name}: {count:,} numbers too large for {saved.plan.dtype} became infinite."
+        for name, count in saved.overflowed.items()
+    )
+    return f"{saved.path}: {saved.rows:,} rows{along}, {on_disk}, {state}.{overflowed}"

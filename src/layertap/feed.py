@@ -54,6 +54,7 @@ class Feed:
     Attributes:
         rows: How many rows there are, or None where only the end will tell.
         batch_size: Rows per batch, or None where the data bring their own batches.
+        again: Whether the data can be read more than once.
 
     Raises:
         DataError: If the data don't fit the model.
@@ -66,6 +67,7 @@ class Feed:
         self._source = _source(data, specs, batch_size)
         self.rows = self._source.rows
         self.batch_size = self._source.batch_size
+        self.again = not isinstance(data, Iterator)
         self._first: Batch | None = None
 
     def first(self) -> Batch:

@@ -1,8 +1,10 @@
 """What must be equal for two runs to be one, and for two values to be the same."""
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import CodeType
 from typing import Any, Literal
 
 import keras
@@ -26,7 +28,7 @@ def identity(
 
     Args:
         model: The model: its weights and its configuration count.
-        plan: The plan: its values count.
+        plan: The plan: its values count, and what is stored of them.
         batch_size: Rows per batch: results can differ in rounding with it.
 
     Returns:
@@ -38,15 +40,40 @@ def identity(
     return {
         "weights": _digest_of_weights(model),
         "configuration": configuration(model),
+        "dtype": plan.dtype,
+        "reduce": plan.reduce,
+        "pad": _padding(plan),
         "plan": _digest(planned),
         "batch size": batch_size,
         **listening.versions(),
     }
 
 
+def _padding(plan: Plan) -> str | None:
+    """Returns what is padded, and to which sizes; None if nothing is."""
+    shapes = {value.address: value.shape for value in plan.stored}
+    sizes = {
+        shapes[name][axis] or 0 for name, axes in plan.padded.items() for axis in axes
+    }
+    if not sizes:
+        return None
+    return f"{len(plan.padded)} values to {', '.join(map(str, sorted(sizes)))}"
+
+
 def configuration(model: keras.Model) -> str:
     """Returns a digest of a model's configuration, without its weights."""
     return _digest(json.dumps(_configuration(model), sort_keys=True))
+
+
+def told(function: Callable[..., Any]) -> str:
+    """Returns a function's name and a digest of its code.
+
+    What the code has at hand counts, defaults and closures too; what it looks up when
+    it runs (other functions, global names) does not.
+    """
+    owner = function if hasattr(function, "__qualname__") else type(function)
+    digest = _digest(json.dumps(_content(function, ())))
+    return f"{owner.__module__}.{owner.__qualname__} ({digest})"
 
 
 def differences(
@@ -66,17 +93,21 @@ def differences(
     ]
 
 
-def compare(saved: NDArray[Any], fresh: NDArray[Any]) -> Verdict:
+def compare(
+    saved: NDArray[Any], fresh: NDArray[Any], computed: str | None = None
+) -> Verdict:
     """Grades how much two arrays are the same. NaN equals NaN.
 
     Args:
         saved: What was saved.
         fresh: The same, recomputed.
+        computed: The dtype that both were computed in, if it is not theirs.
 
     Returns:
         `"identical"` bit for bit; `"within rounding"` if all differences are less than
         256 times the dtype's precision, relative to the largest value of the row;
-        else `"different"`.
+        else `"different"`. The dtype is the one of the computation; where the result
+        was narrowed, once the precision of what is left is added.
     """
     if saved.shape != fresh.shape or saved.dtype != fresh.dtype:
         return "different"
@@ -90,7 +121,10 @@ def compare(saved: NDArray[Any], fresh: NDArray[Any]) -> Verdict:
     wide = np.abs(_wide(fresh))
     scale = np.where(np.isfinite(wide), wide, 0)
     axes = tuple(range(1, scale.ndim))
-    bound = ROUNDING * _precision(saved.dtype) * scale.max(axis=axes, keepdims=True)
+    share = ROUNDING * _precision(saved.dtype.name)
+    if computed is not None:
+        share = ROUNDING * _precision(computed) + _precision(saved.dtype.name)
+    bound = share * scale.max(axis=axes, keepdims=True)
     return "within rounding" if (difference <= bound).all() else "different"
 
 
@@ -115,10 +149,41 @@ def _wide(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.float64)
 
 
-def _precision(dtype: np.dtype[Any]) -> float:
-    if dtype.name == "bfloat16":
+def _precision(dtype: str) -> float:
+    if dtype == "bfloat16":
         return 2.0**-7
     return float(np.finfo(dtype).eps)
+
+
+def _content(part: Any, within: tuple[int, ...]) -> Any:
+    """Returns what makes a function, or a part of one, as JSON."""
+    if id(part) in within:
+        # A function that has itself at hand.
+        return "…"
+    within = (*within, id(part))
+    if isinstance(part, functools.partial):
+        part = [part.func, part.args, part.keywords]
+    elif hasattr(part, "__code__"):
+        cells = [cell.cell_contents for cell in part.__closure__ or ()]
+        part = [part.__code__, part.__defaults__, part.__kwdefaults__, cells]
+    elif isinstance(part, CodeType):
+        part = [part.co_code, part.co_names, part.co_consts]
+    elif isinstance(part, keras.Operation):
+        # Without the name, which Keras counts up.
+        config = part.get_config().items()
+        part = [type(part).__qualname__, [item for item in config if item[0] != "name"]]
+    elif isinstance(part, np.ndarray):
+        part = [part.shape, part.dtype.name, part.tobytes()]
+    if isinstance(part, Mapping):
+        part = list(part.items())
+    if isinstance(part, set | frozenset):
+        part = sorted(map(repr, part))
+    if isinstance(part, list | tuple):
+        return [_content(member, within) for member in part]
+    if part is None or isinstance(part, bool | int | float | complex | str | bytes):
+        return repr(part)
+    owner = part if hasattr(part, "__qualname__") else type(part)
+    return owner.__qualname__
 
 
 def _digest(text: str) -> str:

@@ -10,6 +10,7 @@ from layertap import address, listening
 from layertap.errors import LayertapError, ModelError, NoJoinsError, OptionError
 from layertap.feed import Feed
 from layertap.plans import Branch, Ignored, Join, Output, Plan, Recipe, Refused, Value
+from layertap.reducing import AS_COMPUTED, Reduce, Reduction
 
 Patterns = str | Sequence[str] | None
 
@@ -21,6 +22,8 @@ def plan(
     before: Patterns = None,
     outputs: Patterns = None,
     joins: str | Sequence[str] = ("concatenate",),
+    dtype: str | None = None,
+    reduce: Reduce = None,
 ) -> Plan:
     """Says what a save of a model would take: its joins, their branches, the bytes.
 
@@ -42,6 +45,12 @@ def plan(
             `"attention"` (query, key and value); `"*"` for all of them. `"all"` also
             takes what is left out else: joins of shapes, indices and masks, and those
             that are Keras' or the backend's own business.
+        dtype: `"float16"` or `"bfloat16"`: what floating numbers are stored as. The
+            plan has the shapes, dtypes and bytes after it, and after `reduce`.
+        reduce: What is stored of each row of a value: `"mean"` or `"max"`, one number;
+            `"flatten"`, all numbers along one axis; or a function of the tensor that
+            keeps its rows, such as `lambda x: keras.ops.mean(x, axis=(1, 2))`, global
+            average pooling. It comes before `dtype`.
 
     Returns:
         The plan. Printed, it is a table.
@@ -49,6 +58,8 @@ def plan(
     Raises:
         NoJoinsError: If the model joins nothing, and no outputs were asked for.
         AddressError: If a pattern matches nothing.
+        OptionError: If there is no such `dtype` or `reduce`, or if the function can't
+            take a value or does not keep its rows.
         ModelError: If the model has no shapes yet, or can't be heard.
         DataError: If the model can't take `like`.
 
@@ -59,9 +70,16 @@ def plan(
     ```
     """
     listening.check_model(model)
+    reduction = Reduction(dtype, reduce)
     specs, rows = _specs(model, like)
     return plan_for(
-        model, specs, rows=rows, before=before, outputs=outputs, joins=joins
+        model,
+        specs,
+        rows=rows,
+        before=before,
+        outputs=outputs,
+        joins=joins,
+        reduction=reduction,
     )
 
 
@@ -73,6 +91,7 @@ def plan_for(
     before: Patterns = None,
     outputs: Patterns = None,
     joins: str | Sequence[str] = ("concatenate",),
+    reduction: Reduction = AS_COMPUTED,
 ) -> Plan:
     """Plans a model for inputs of these specs.
 
@@ -83,6 +102,7 @@ def plan_for(
         before: As of `plan`.
         outputs: As of `plan`.
         joins: As of `plan`.
+        reduction: What is done to each value before it is stored.
     """
     kinds, everything = _kinds(joins)
     if before is None and outputs is None:
@@ -123,7 +143,7 @@ def plan_for(
     if not made.addresses:
         reasons = "; ".join(f"{r.address}: {r.reason}" for r in made.refused)
         raise ModelError(f"Nothing of {model.name!r} can be had as asked. {reasons}")
-    return made
+    return reduction.planned(made)
 
 
 class _Drafting:

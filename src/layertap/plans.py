@@ -4,8 +4,8 @@ Records only: no model and no Keras is needed to read a plan.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,11 @@ class Plan:
         refused: What was asked for and can't be had, each with its reason.
         ignored: Joins that were heard and are not of data, each with the reason.
         recipes: How each value that is not stored is rebuilt, by its address.
+        dtype: The dtype that floating values are stored as; None for their own.
+        reduce: How values are reduced before they are stored: a name; None if not.
+        narrowed: The dtypes that stored values had before `dtype`, by address.
+        padded: The axes along which stored values are padded, by address: their sizes
+            are the largest, and the true ones are stored beside.
     """
 
     model: str
@@ -130,6 +135,10 @@ class Plan:
     refused: tuple[Refused, ...] = ()
     ignored: tuple[Ignored, ...] = ()
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    dtype: str | None = None
+    reduce: str | None = None
+    narrowed: Mapping[str, str] = field(default_factory=dict)
+    padded: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def values(self) -> Iterator[Value]:
@@ -153,6 +162,14 @@ class Plan:
         """Bytes that one row takes in a store, or None if a size is not known."""
         sizes = [value.bytes_per_row for value in self.stored]
         return None if None in sizes else sum(n for n in sizes if n is not None)
+
+    def each(self, change: Callable[[Any], Any]) -> "Plan":
+        """Returns the plan with what a function makes of each value in its place."""
+        joins = tuple(
+            replace(join, branches=tuple(map(change, join.branches)))
+            for join in self.joins
+        )
+        return replace(self, joins=joins, outputs=tuple(map(change, self.outputs)))
 
     def join(self, path: str) -> Join:
         """Returns the join at a path.
@@ -224,6 +241,11 @@ class Plan:
                 str(name): Recipe(tuple(map(str, r["addresses"])), int(r["axis"]))
                 for name, r in data["recipes"].items()
             },
+            # Not in the first stores.
+            dtype=data.get("dtype"),
+            reduce=data.get("reduce"),
+            narrowed=dict(data.get("narrowed", {})),
+            padded={name: tuple(axes) for name, axes in data.get("padded", {}).items()},
         )
 
     def __str__(self) -> str:
@@ -259,7 +281,7 @@ class Plan:
             made_by = join.kind
             if join.axis is not None:
                 made_by += f", axis {join.axis}"
-            shape = _shown(join.shape)
+            shape = shown(join.shape)
             table.add_row(
                 *map(Text, (join.path, made_by, shape, join.dtype)), style="bold"
             )
@@ -279,6 +301,12 @@ class Plan:
             f"{count} value{'s' * (count != 1)}, {len(self.stored)} of them stored: "
             f"{tables.size(per_row)} per row, {tables.size(total)} for {rows:,} rows."
         )
+        if self.reduce is not None:
+            text.append(f"\nreduced: {self.reduce}")
+        if self.dtype is not None:
+            text.append(f"\nfloating numbers stored as {self.dtype}")
+        if self.padded:
+            text.append(f"\n{len(self.padded)} of them padded to the shapes shown")
         if self.ignored:
             count = len(self.ignored)
             text.append(
@@ -298,10 +326,11 @@ def _cells(value: Value, indent: str = "") -> list[Text]:
         name.append(f"\n{indent}= {value.alias_of}", style="dim")
         # Nothing that is stored; so that the column sums up to the total below.
         size = "0"
-    return [name, *map(Text, (value.made_by, _shown(value.shape), value.dtype, size))]
+    return [name, *map(Text, (value.made_by, shown(value.shape), value.dtype, size))]
 
 
-def _shown(shape: Shape) -> str:
+def shown(shape: Shape) -> str:
+    """Returns a shape as a table has it: `(rows, 5, ?)`."""
     rows = ["rows" if shape[:1] == (None,) else str(n) for n in shape[:1]]
     return f"({', '.join([*rows, *('?' if n is None else str(n) for n in shape[1:])])})"
 

@@ -11,7 +11,16 @@ from layertap import address, tables, texts
 from layertap.errors import OptionError, StoreCorruptError
 from layertap.plans import Plan, Recipe
 from layertap.store import LazyArray, Reader
-from layertap.values import Values, branches, unknown
+from layertap.values import (
+    LENGTHS,
+    OVERFLOWED,
+    Values,
+    beside,
+    branches,
+    length_columns,
+    overflows,
+    unknown,
+)
 
 IDS = "ids"
 LABELS = "labels"
@@ -82,6 +91,7 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             self._labels = self.identity["labels"]
             self._ids: str | None = self.identity["ids"]
             stored = {value.address for value in self.plan.stored}
+            stored |= set(beside(self.plan))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreCorruptError(
                 f"{self.path}: its manifest is damaged ({type(error).__name__}: "
@@ -120,6 +130,35 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
     def labels(self) -> Any:
         """The labels that came with the data, as lazy arrays, or None."""
         return _structure(self._labels, self.reader.array)
+
+    @property
+    def overflowed(self) -> dict[str, int]:
+        """How many finite numbers became infinite by `dtype=`, by address, if any."""
+        if not self.plan.narrowed:
+            return {}
+        counts = np.zeros(len(self.plan.narrowed), np.int64)
+        array = self.reader.array(OVERFLOWED)
+        for start in range(0, self.rows, self.reader.block_rows):
+            part = array[start : min(start + self.reader.block_rows, self.rows)]
+            counts += part.sum(axis=0, dtype=np.int64)
+        return overflows(self.plan, counts)
+
+    def lengths(self, name: str) -> NDArray[Any]:
+        """Returns the true sizes of the rows of a value that was padded.
+
+        Args:
+            name: Its address.
+
+        Returns:
+            One number for each row; or, if several axes were padded, one for each of
+            them: `(rows, axes)`.
+
+        Raises:
+            AddressError: If there is no such value.
+            OptionError: If it was not padded: its rows all have one size.
+        """
+        columns = length_columns(self.plan, name)
+        return self.reader.array(LENGTHS)[:, columns]
 
     def __getitem__(self, name: str) -> LazyArray | Rebuilt:
         recipe = self.plan.recipes.get(name) if isinstance(name, str) else None
@@ -187,6 +226,7 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             "rows": self.rows,
             "complete": self.complete,
             "bytes_on_disk": self.bytes_on_disk,
+            "overflowed": self.overflowed,
             "identity": self.identity,
             "plan": self.plan.to_json(),
         }
@@ -200,7 +240,8 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
         ids = None
         if self._ids is not None:
             ids = self._decoded(self.reader.array(IDS)[rows])
-        return Values(self.plan, arrays, labels, ids)
+        more = {name: self.reader.array(name)[rows] for name in beside(self.plan)}
+        return Values(self.plan, arrays, labels, ids, more)
 
     def _decoded(self, ids: NDArray[Any]) -> NDArray[Any]:
         return texts.decode(ids) if self._ids == "text" else ids

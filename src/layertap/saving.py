@@ -20,11 +20,14 @@ from layertap.errors import (
     StoreError,
 )
 from layertap.feed import Batch, Feed
+from layertap.padding import Pad
 from layertap.plans import Plan
 from layertap.progress import on_terminal, progress
+from layertap.reducing import Reduce, Reduction
 from layertap.saved import IDS, Saved, label_paths
 from layertap.store import DEFAULT_MEMORY, ArraySpec, Writer, exists, remove
 from layertap.tap import Tap
+from layertap.values import beside
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -38,6 +41,9 @@ def save(
     outputs: str | Sequence[str] | None = None,
     joins: str | Sequence[str] = ("concatenate",),
     batch_size: int | None = None,
+    dtype: str | None = None,
+    reduce: Reduce = None,
+    pad: Pad | None = None,
     compression: str | None = None,
     ids: Any = None,
     resume: bool = True,
@@ -61,6 +67,15 @@ def save(
         joins: As of `layertap.plan`.
         batch_size: Rows per batch, 32 by default; not for data that brings its own
             batches.
+        dtype: As of `layertap.plan`. How many finite numbers became infinite by it is
+            counted: see `overflowed` of what is returned.
+        reduce: As of `layertap.plan`. A function is part of what makes a run the same:
+            its name and its code.
+        pad: For data whose batches have different sizes, texts of different lengths
+            say: values are padded with zeros to one shape, and their true sizes saved
+            beside, see `lengths` of what is returned. True looks for the longest in
+            the data, which are read once more for it; a number is the most that an
+            open size of the inputs is, for data that come only once.
         compression: None or `"zstd"`.
         ids: One integer or string for each row, to be saved along.
         resume: Whether to go on with the store of a run that stopped. If not, it has
@@ -74,7 +89,7 @@ def save(
 
     Raises:
         OtherRunError: If the path has a store of another run: other weights, another
-            plan, data, batch size or version. What differs is named.
+            plan, dtype, reduction, data, batch size or version. What differs is named.
         StoreError: If the store can't be written.
         LayertapError: As of `layertap.plan`, and if the model can't take the data.
 
@@ -85,9 +100,12 @@ def save(
     ```
     """
     listening.check_model(model)
+    reduction = Reduction(dtype, reduce)
     feed = Feed(data, listening.input_specs(model), batch_size)
-    plan = plan_of(model, feed, before=before, outputs=outputs, joins=joins)
-    run = _Run(model, feed, plan, ids)
+    plan = plan_of(
+        model, feed, reduction, pad, before=before, outputs=outputs, joins=joins
+    )
+    run = _Run(model, feed, plan, reduction, ids)
     if exists(path):
         saved = Saved(path)
         problems = run.differences(saved)
@@ -119,10 +137,11 @@ class _Run:
     model: keras.Model
     feed: Feed
     plan: Plan
+    reduction: Reduction
     ids: Any = None
 
     def __post_init__(self) -> None:
-        self.tap = Tap(self.model, self.plan)
+        self.tap = Tap(self.model, self.plan, self.reduction)
         self.ids_kind = None
         if self.ids is not None:
             self.ids, self.ids_kind = _ids(self.ids, self.feed.rows)
@@ -157,7 +176,8 @@ class _Run:
             if value.bytes_per_row is None:
                 raise DataError(
                     f"{value.address} has shape {value.shape}: a size known only "
-                    "row by row can't be saved. Pad the data to one size."
+                    "row by row can't be saved. Pad the data to one size, or pass the "
+                    "most that it can be, pad=512."
                 )
         arrays = [
             ArraySpec(
@@ -167,6 +187,10 @@ class _Run:
                 {"made_by": value.made_by},
             )
             for value in self.plan.stored
+        ]
+        arrays += [
+            ArraySpec(name, (len(columns),), "int32", {"columns": columns})
+            for name, columns in beside(self.plan).items()
         ]
         labels = _labels(self.label_paths, self.feed.first().labels)
         if self.ids is not None:
@@ -208,7 +232,9 @@ class _Run:
             f"data: {name} of rows {batch.row} to {end - 1} is not what was saved"
             for name, fresh in self.values(batch).items()
             if identity.compare(
-                saved.reader.array(name)[batch.row : end], fresh[: end - batch.row]
+                saved.reader.array(name)[batch.row : end],
+                fresh[: end - batch.row],
+                self.plan.narrowed.get(name),
             )
             == "different"
         ]

@@ -3,12 +3,16 @@
 from typing import Any
 
 import keras
+import numpy as np
 from numpy.typing import NDArray
 
 from layertap import address, listening
 from layertap.errors import DataError
 from layertap.feed import Batch
-from layertap.plans import Join, Plan
+from layertap.padding import pad_to
+from layertap.plans import Join, Plan, Value
+from layertap.reducing import AS_COMPUTED, Reduction
+from layertap.values import LENGTHS
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -26,11 +30,19 @@ class Tap:
     Args:
         model: The model.
         plan: Its plan. Only what is stored is computed, not the aliases.
+        reduction: The reduction that it was planned with.
         joined: Also return the own output, under `fusion/out`, of each join that its
             branches give again: see `rebuilt`.
     """
 
-    def __init__(self, model: keras.Model, plan: Plan, *, joined: bool = False) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        plan: Plan,
+        reduction: Reduction = AS_COMPUTED,
+        *,
+        joined: bool = False,
+    ) -> None:
         self.plan = plan
         branches: dict[str, dict[int, str]] = {}
         outputs: dict[str, dict[int, str]] = {}
@@ -42,11 +54,19 @@ class Tap:
             for join in filter(rebuilt, plan.joins):
                 name = address.output(join.path)
                 outputs.setdefault(join.path, {}).setdefault(0, name)
-        kinds = {join.kind for join in plan.joins}
-        self._step = listening.tapped(model, branches, outputs, kinds)
+        self._step = listening.tapped(
+            model,
+            branches,
+            outputs,
+            {join.kind for join in plan.joins},
+            lambda found: reduction.applied(found, plan),
+        )
 
     def __call__(self, batch: Batch) -> Arrays:
         """Returns the values of one batch by address, one row for each of its rows.
+
+        If some are narrowed, `overflowed` is there too: how many numbers of each row
+        became infinite by it. If some are padded, so is `lengths`: their true sizes.
 
         Raises:
             DataError: If a value has another shape than was planned.
@@ -54,15 +74,36 @@ class Tap:
         """
         found = self._step(batch.inputs)
         for value in self.plan.stored:
-            array = found[value.address]
-            planned = (batch.rows, *value.shape[1:])
-            if len(array.shape) != len(planned) or any(
-                n is not None and n != size
-                for n, size in zip(planned, array.shape, strict=True)
-            ):
-                raise DataError(
-                    f"{value.address} has shape {array.shape} in the batch that begins "
-                    f"at row {batch.row}; planned was {planned}. All rows of a value "
-                    "must have one shape: pad the data to one size."
-                )
+            self._check(value, found[value.address].shape, batch)
+        if self.plan.padded:
+            sizes = [
+                found[name].shape[axis]
+                for name, axes in self.plan.padded.items()
+                for axis in axes
+            ]
+            found[LENGTHS] = np.tile(np.array(sizes, np.int32), (batch.rows, 1))
+            for value in self.plan.stored:
+                if value.address in self.plan.padded:
+                    found[value.address] = pad_to(found[value.address], value)
         return found
+
+    def _check(self, value: Value, shape: tuple[int, ...], batch: Batch) -> None:
+        planned = (batch.rows, *value.shape[1:])
+        padded = self.plan.padded.get(value.address, ())
+        if len(shape) == len(planned) and all(
+            n is None or n == size or (axis in padded and n > size)
+            for axis, (n, size) in enumerate(zip(planned, shape, strict=True))
+        ):
+            return
+        told = (
+            "All rows of a value must have one shape: pad the data to one size, or "
+            "pass pad=True, or for data that come only once the longest, pad=512."
+        )
+        if padded:
+            told = "Pass the longest that there is as `pad=`."
+        if self.plan.reduce is not None:
+            told += " And `reduce` has to keep the rows."
+        raise DataError(
+            f"{value.address} has shape {shape} in the batch that begins at row "
+            f"{batch.row}; planned was {'at most ' if padded else ''}{planned}. {told}"
+        )

@@ -7,10 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap import address, tables
-from layertap.errors import AddressError
+from layertap.errors import AddressError, OptionError
 from layertap.plans import Plan
 
 Array = NDArray[Any]
+
+# How many numbers of each row became infinite when they were narrowed: one column for
+# each value in `Plan.narrowed`.
+OVERFLOWED = "overflowed"
+# The true sizes of values that were padded: one column for each axis in `Plan.padded`.
+LENGTHS = "lengths"
 
 
 class Values(Mapping[str, Array]):
@@ -25,6 +31,7 @@ class Values(Mapping[str, Array]):
         labels: The labels that came with the data: an array, a structure of arrays, or
             None.
         ids: The ids of the rows, or None.
+        beside: What is stored beside the values: `overflowed` and `lengths`.
     """
 
     def __init__(
@@ -33,16 +40,45 @@ class Values(Mapping[str, Array]):
         arrays: Mapping[str, Array],
         labels: Any = None,
         ids: Array | None = None,
+        beside: Mapping[str, Array] | None = None,
     ) -> None:
         self.plan = plan
         self.labels = labels
         self.ids = ids
         self._arrays = arrays
+        self._beside = beside or {}
 
     @property
     def rows(self) -> int:
         """The number of rows."""
         return len(next(iter(self._arrays.values())))
+
+    @property
+    def overflowed(self) -> dict[str, int]:
+        """How many finite numbers became infinite by `dtype=`, by address, if any."""
+        if OVERFLOWED not in self._beside:
+            return {}
+        return overflows(
+            self.plan, self._beside[OVERFLOWED].sum(axis=0, dtype=np.int64)
+        )
+
+    def lengths(self, name: str) -> Array:
+        """Returns the true sizes of the rows of a value that was padded.
+
+        Args:
+            name: Its address.
+
+        Returns:
+            One number for each row; or, if several axes were padded, one for each of
+            them: `(rows, axes)`.
+
+        Raises:
+            AddressError: If there is no such value.
+            OptionError: If it was not padded: its rows all have one size.
+        """
+        columns = length_columns(self.plan, name)
+        found: Array = self._beside[LENGTHS][:, columns]
+        return found
 
     def __getitem__(self, name: str) -> Array:
         if name in self._arrays:
@@ -83,7 +119,8 @@ class Values(Mapping[str, Array]):
         }
         labels = _map(function, self.labels, *(other.labels for other in others))
         ids = _map(function, self.ids, *(other.ids for other in others))
-        return Values(self.plan, arrays, labels, ids)
+        beside = _map(function, self._beside, *(other._beside for other in others))
+        return Values(self.plan, arrays, labels, ids, beside)
 
     def __repr__(self) -> str:
         return f"<layertap.Values: {len(self)} values, {self.rows:,} rows>"
@@ -118,6 +155,46 @@ def branches(plan: Plan, join: str) -> Iterator[tuple[str, str]]:
         count = counts[branch.made_by] = counts.get(branch.made_by, 0) + 1
         suffix = f"@{count}" if count > 1 else ""
         yield branch.made_by + suffix, branch.address
+
+
+def overflows(plan: Plan, counts: Array) -> dict[str, int]:
+    """Returns counts of overflows by address, without the zeros.
+
+    Args:
+        plan: The plan.
+        counts: One for each value that was narrowed.
+    """
+    columns = zip(plan.narrowed, counts, strict=True)
+    return {name: int(count) for name, count in columns if count}
+
+
+def beside(plan: Plan) -> dict[str, list[Any]]:
+    """Returns what is stored beside the values of a plan: arrays and their columns."""
+    found: dict[str, list[Any]] = {
+        OVERFLOWED: list(plan.narrowed),
+        LENGTHS: [[name, axis] for name in plan.padded for axis in plan.padded[name]],
+    }
+    return {name: columns for name, columns in found.items() if columns}
+
+
+def length_columns(plan: Plan, name: str) -> int | slice:
+    """Returns in which columns of `lengths` the sizes of a value are.
+
+    Raises:
+        AddressError: If there is no such value.
+        OptionError: If it was not padded.
+    """
+    if name not in plan.addresses:
+        raise unknown(name, plan)
+    # Values that are joined when they are read have the sizes of their parts.
+    while name in plan.recipes:
+        name = plan.recipes[name].addresses[0]
+    start = 0
+    for other, axes in plan.padded.items():
+        if other == name:
+            return start if len(axes) == 1 else slice(start, start + len(axes))
+        start += len(axes)
+    raise OptionError(f"{name} was not padded: all its rows have one shape.")
 
 
 def unknown(name: str, plan: Plan) -> AddressError:

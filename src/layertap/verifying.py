@@ -11,13 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from layertap import address, identity, listening, tables
-from layertap.errors import DataError, OtherRunError
+from layertap.errors import DataError, OptionError, OtherRunError
 from layertap.feed import Batch, Feed
 from layertap.identity import Verdict
-from layertap.plans import Join
+from layertap.padding import cut_to
+from layertap.plans import Join, Plan
+from layertap.reducing import NAMED, Reduce, Reduction
 from layertap.saved import Saved
 from layertap.tap import Tap, rebuilt
-from layertap.values import Values
+from layertap.values import LENGTHS, Values, beside, length_columns
 
 _ORDER: tuple[Verdict, ...] = ("identical", "within rounding", "different")
 
@@ -42,10 +44,23 @@ class Check:
     largest: float = 0.0
     first: int | None = None
 
-    def add(self, row: int, saved: NDArray[Any], fresh: NDArray[Any]) -> None:
-        """Compares some more rows, the first of which is `row`."""
+    def add(
+        self,
+        row: int,
+        saved: NDArray[Any],
+        fresh: NDArray[Any],
+        computed: str | None = None,
+    ) -> None:
+        """Compares some more rows, the first of which is `row`.
+
+        Args:
+            row: Its number.
+            saved: What was saved.
+            fresh: The same, recomputed.
+            computed: The dtype that both were computed in, if it is not theirs.
+        """
         self.rows += len(saved)
-        verdict = identity.compare(saved, fresh)
+        verdict = identity.compare(saved, fresh, computed)
         self.verdict = max(self.verdict, verdict, key=_ORDER.index)
         if verdict == "identical":
             return
@@ -134,6 +149,7 @@ def verify(
     *,
     rows: int | None = 1024,
     batch_size: int | None = None,
+    reduce: Reduce = None,
 ) -> Report:
     """Checks saved values: recomputes rows from the data, and compares.
 
@@ -150,6 +166,8 @@ def verify(
         rows: About how many rows to recompute: the first ones, the last ones, and
             some in between, whole batches. None for all.
         batch_size: Rows per batch, if not as in the save.
+        reduce: The function that the save was given as `reduce=`, if it was given one.
+            What else it was given is known from the store.
 
     Returns:
         The report: true if nothing is different.
@@ -158,6 +176,7 @@ def verify(
         OtherRunError: If the model plans other values than those saved.
         StoreCorruptError: If the store can't be read.
         DataError: If the data don't have the rows that were saved.
+        OptionError: If the values were reduced by a function, and `reduce` is missing.
 
     Example:
     ```python
@@ -173,14 +192,15 @@ def verify(
     if batch_size is None and feed.batch_size is not None:
         feed = Feed(data, specs, saved.identity.get("batch size"))
     _check_model(saved, model)
-    tap = Tap(model, saved.plan, joined=True)
-    values = {
-        v.address: Check(v.address, "saved, recomputed") for v in saved.plan.stored
-    }
+    reduction = _reduction(saved, reduce)
+    # What is left of reduced branches does not join.
+    joined = reduction.reduce is None
+    tap = Tap(model, saved.plan, reduction, joined=joined)
+    values = {name: Check(name, "saved, recomputed") for name in _stored(saved)}
     joins = {
         join.path: Check(address.output(join.path), "branches joined, join recomputed")
         for join in saved.plan.joins
-        if rebuilt(join)
+        if joined and rebuilt(join)
     }
     nonfinite: dict[str, int] = {}
     for batch in _sampled(feed, saved.rows, rows):
@@ -190,10 +210,14 @@ def verify(
         fresh = tap(batch)
         stored = {name: saved.reader.array(name)[part] for name in values}
         for name, array in stored.items():
-            values[name].add(batch.row, array, fresh[name][: len(array)])
+            computed = saved.plan.narrowed.get(name)
+            values[name].add(batch.row, array, fresh[name][: len(array)], computed)
             if array.dtype.kind in "fcV" and not np.isfinite(array).all():
                 bad = np.count_nonzero(~np.isfinite(array))
                 nonfinite[name] = nonfinite.get(name, 0) + int(bad)
+        if LENGTHS in fresh:
+            # A join has the rows of this batch without what they are padded with.
+            _cut(saved.plan, fresh[LENGTHS][0], stored, fresh)
         for path, check in joins.items():
             join = saved.plan.join(path)
             own = fresh[address.output(path)]
@@ -201,11 +225,43 @@ def verify(
                 own = own[: end - batch.row]
             elif not whole:
                 continue
-            check.add(batch.row, _joined(join, Values(saved.plan, stored)), own)
+            found = _joined(join, Values(saved.plan, stored)).astype(own.dtype)
+            computed = join.dtype if own.dtype.name != join.dtype else None
+            check.add(batch.row, found, own, computed)
     checks = [*values.values(), *joins.values()]
     if saved.rows and not any(check.rows for check in checks):
         raise DataError("The data have none of the rows that were saved.")
     return Report(saved.path, saved.rows, checks, nonfinite)
+
+
+def _reduction(saved: Saved, reduce: Reduce) -> Reduction:
+    """Returns what was done to the values of a store before they were stored.
+
+    Raises:
+        OptionError: If that takes a function which is not given.
+        OtherRunError: If another reduction is given.
+    """
+    wanted = saved.plan.reduce
+    named = wanted if wanted in NAMED else None
+    given = Reduction(saved.plan.dtype, named if reduce is None else reduce)
+    if given.name == wanted:
+        return given
+    if reduce is None:
+        raise OptionError(
+            f"{saved.path} holds values that were reduced by {wanted}, a function that "
+            "the store does not have. Pass it: verify(saved, model, data, reduce=…)."
+        )
+    raise OtherRunError(
+        f"{saved.path} holds values with reduction {wanted}; found {given.name}."
+    )
+
+
+def _cut(plan: Plan, lengths: NDArray[Any], *batches: dict[str, NDArray[Any]]) -> None:
+    """Cuts the values of a batch, all rows of which have the same true sizes."""
+    for arrays in batches:
+        for name, axes in plan.padded.items():
+            sizes = np.atleast_1d(lengths[length_columns(plan, name)]).tolist()
+            arrays[name] = cut_to(arrays[name], axes, sizes)
 
 
 def _joined(join: Join, values: Values) -> NDArray[Any]:
@@ -231,11 +287,16 @@ def _check_model(saved: Saved, model: keras.Model) -> None:
         )
 
 
+def _stored(saved: Saved) -> list[str]:
+    """Returns the arrays of a store that are computed from the data."""
+    return [*(value.address for value in saved.plan.stored), *beside(saved.plan)]
+
+
 def _read_all(saved: Saved) -> Report:
     checks = []
-    for value in saved.plan.stored:
-        check = Check(value.address, "read, checksums")
-        array = saved.reader.array(value.address)
+    for name in _stored(saved):
+        check = Check(name, "read, checksums")
+        array = saved.reader.array(name)
         for start in range(0, saved.rows, saved.reader.block_rows):
             end = min(start + saved.reader.block_rows, saved.rows)
             check.rows += len(array[start:end])

@@ -60,6 +60,14 @@ SOURCES = """
     def array():
         return np.load("x.npy")
 
+    def sequences():
+        for length in (2, 5, 3):
+            yield np.ones((4, length, 8), "float32")
+
+    class Again:
+        def __iter__(self):
+            return sequences()
+
     def raises():
         raise RuntimeError("the data base\\nis away")
 
@@ -143,6 +151,9 @@ def models(folder: Path) -> None:
     pair().save(folder / "pair.keras")
     of_images().save(folder / "of_images.keras")
     with_lambda().save(folder / "lambda.keras")
+    x = keras.Input((None, 8), name="x")
+    joined = keras.layers.Concatenate(name="fusion")([keras.layers.ReLU()(x), x])
+    keras.Model(x, joined, name="open").save(folder / "open.keras")
     x = keras.Input((8,), name="x")
     keras.Model(x, keras.layers.Dense(1)(x), name="line").save(folder / "line.keras")
     (folder / "parts.py").write_text(textwrap.dedent(PARTS))
@@ -264,6 +275,58 @@ def test_options_of_a_save(here, tmp_path):
     assert "--overwrite" in told
     succeeds(*words, "--overwrite")
     assert list(layertap.open(store)) == ["fusion/in/0", "fusion/in/1"]
+
+
+def test_less_to_store(here, tmp_path):
+    store = tmp_path / "v.zarr"
+    less = ("--dtype", "float16", "--reduce", "max")
+    plan = json.loads(succeeds("plan", "two.keras", "--json", *less))
+    assert plan["bytes_per_row"] == 2 * 2
+    assert "float16" in succeeds("plan", "two.keras", *less)
+    words = ("save", "two.keras", "x.npy", "-o", store, "--quiet", "--dtype", "float16")
+    assert "infinite" not in succeeds(*words, "--reduce", "max")
+    saved = layertap.open(store)
+    model, x = keras.models.load_model("two.keras"), np.load("x.npy")
+    left = layertap.capture(model, x)["fusion/in/0"]
+    expected = left.max(axis=1).astype("float16")
+    np.testing.assert_array_equal(saved["fusion/in/0"][:], expected)
+    succeeds("verify", store, "--model", "two.keras", "--data", "x.npy")
+    assert "dtype: the store has float16" in fails(2, *words[:-2])
+    assert "reduce: the store has max" in fails(2, *words)
+    x[:3] *= 1e9
+    np.save(tmp_path / "large.npy", x)
+    told = succeeds(
+        words[0], words[1], tmp_path / "large.npy", *words[3:], "--overwrite"
+    )
+    counts = layertap.open(store).overflowed
+    assert set(counts) == {"fusion/in/0", "fusion/in/1"}
+    assert counts["fusion/in/0"] == np.count_nonzero(np.abs(1e9 * left[:3]) >= 65520)
+    for address, count in counts.items():
+        line = f"{address}: {count} numbers too large for float16 became infinite."
+        assert line in told
+        assert line in succeeds("show", store)
+    assert json.loads(succeeds("show", store, "--json"))["overflowed"] == counts
+    assert "median" in fails(2, *words, "--reduce", "median")
+
+
+def test_batches_of_different_sizes(here, tmp_path):
+    store = tmp_path / "v.zarr"
+    words = ("save", "open.keras", "sources:sequences", "-o", store, "--overwrite")
+    told = fails(2, *words)
+    assert "--pad longest" in told
+    assert "--pad 512" in told
+    assert "--pad 512" in fails(2, *words, "--pad", "longest")
+    assert "planned was at most (4, 4, 8)" in fails(2, *words, "--pad", 4)
+    for data, pad in (("sources:sequences", 5), ("sources:Again", "longest")):
+        succeeds(*words[:2], data, *words[3:], "--pad", pad)
+        saved = layertap.open(store)
+        assert saved["fusion/in/0"].shape == (12, 5, 8)
+        assert saved.lengths("fusion/in/0").tolist() == [2] * 4 + [5] * 4 + [3] * 4
+        assert saved["fusion/in/1"][:].sum(axis=(1, 2)).tolist() == [
+            8 * length for length in saved.lengths("fusion/in/1")
+        ]
+    succeeds("verify", store, "--model", "open.keras", "--data", "sources:Again")
+    assert "longer" in fails(2, *words, "--pad", "longer")
 
 
 def test_verify_finds_other_data_and_other_bytes(here, tmp_path):

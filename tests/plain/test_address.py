@@ -45,7 +45,14 @@ def test_a_component_is_safe_and_gives_the_name_back(name):
     assert part.strip(".")
     assert not part.startswith("__")
     assert not re.search(r"@\d+$", part)
-    assert part not in {"labels", "ids", "sample_weight", "zarr.json"}
+    assert part not in {
+        "labels",
+        "ids",
+        "sample_weight",
+        "overflowed",
+        "lengths",
+        "zarr.json",
+    }
     assert unquote(part) == name
 
 

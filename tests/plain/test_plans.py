@@ -49,7 +49,16 @@ OPEN = replace(
 )
 
 
-@pytest.mark.parametrize("plan", [PLAN, OPEN, Plan("empty", ())])
+LESS = replace(
+    PLAN,
+    dtype="float16",
+    reduce="max",
+    narrowed={"fusion/in/0": "float32"},
+    padded={"head/out": (1, 2)},
+)
+
+
+@pytest.mark.parametrize("plan", [PLAN, OPEN, LESS, Plan("empty", ())])
 def test_round_trip_through_json(plan):
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
@@ -106,6 +115,23 @@ def test_the_table_shows_all_there_is():
         assert words in text
     for words in ("refused:", "inside a", "loop"):
         assert words in text
+
+
+def test_the_table_says_what_is_done_to_values():
+    for words in (
+        "reduced: max",
+        "floating numbers stored as float16",
+        "1 of them padded to the shapes shown",
+    ):
+        assert words in str(LESS)
+        assert words not in str(PLAN)
+
+
+def test_json_of_the_first_stores_says_nothing_of_less():
+    data = PLAN.to_json()
+    for name in ("dtype", "reduce", "narrowed", "padded"):
+        del data[name]
+    assert Plan.from_json(data) == PLAN
 
 
 def test_the_table_for_so_many_rows():

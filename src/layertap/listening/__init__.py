@@ -6,7 +6,7 @@ the compiled step that returns chosen values and does nothing after the last of 
 
 import functools
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -36,7 +36,7 @@ from layertap.listening.models import (
     input_specs,
     specs_of,
 )
-from layertap.listening.passes import Done, Keep, Step, as_is
+from layertap.listening.passes import Done, Keep, Shortcut, Step, as_is
 from layertap.listening.surveying import survey
 
 __all__ = [
@@ -57,9 +57,15 @@ __all__ = [
     "versions",
 ]
 
+Finish = Callable[[dict[str, Any]], dict[str, Any]]
+
 
 def tapped(
-    model: keras.Model, branches: Wanted, outputs: Wanted, kinds: Iterable[str]
+    model: keras.Model,
+    branches: Wanted,
+    outputs: Wanted,
+    kinds: Iterable[str],
+    finish: Finish = dict,
 ) -> Step:
     """Makes the compiled pass that returns the wanted values.
 
@@ -68,6 +74,8 @@ def tapped(
         branches: Wanted branches: address by join path and index.
         outputs: Wanted outputs: address by operation path and index.
         kinds: The kinds of the joins among them.
+        finish: What to make of the tensors, by address, within the compiled pass, when
+            nothing is heard any more.
 
     Returns:
         A function that takes a batch (the structure of arrays that the model takes)
@@ -75,11 +83,15 @@ def tapped(
     """
 
     def run(inputs: Any, keep: Keep) -> dict[str, Any]:
-        return collect(model, inputs, branches, outputs, kinds, keep)
+        return finish(collect(model, inputs, branches, outputs, kinds, keep))
 
-    step: Step = backend_module().compile(
-        run, model, lambda: subgraph(model, branches, outputs)
-    )
+    def shortcut() -> Shortcut | None:
+        graph = subgraph(model, branches, outputs)
+        if graph is None:
+            return None
+        return lambda inputs: finish(graph(inputs, training=False))
+
+    step: Step = backend_module().compile(run, model, shortcut)
     return step
 
 

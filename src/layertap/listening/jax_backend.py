@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from layertap.listening.jaxprs import belongs, natively
-from layertap.listening.passes import Pass, Point, Run, Step, Subgraph, as_is
+from layertap.listening.passes import Pass, Point, Run, Shortcut, Step, as_is
 
 __all__ = ["belongs", "compile", "natively", "points", "undecidable"]
 
@@ -28,7 +28,9 @@ def points(heard: Callable[[], Pass | None]) -> list[Point]:
     return []
 
 
-def compile(run: Run, model: keras.Model, subgraph: Subgraph) -> Step:
+def compile(
+    run: Run, model: keras.Model, shortcut: Callable[[], Shortcut | None]
+) -> Step:
     """Makes one compiled function of a run of the model.
 
     Args:
@@ -36,7 +38,7 @@ def compile(run: Run, model: keras.Model, subgraph: Subgraph) -> Step:
             returns the wanted tensors by address.
         model: The model; its variables are read, never assigned, and handed over
             at each call, so that they are no constants of the compiled code.
-        subgraph: Not needed: what is heard once is compiled.
+        shortcut: Not needed: what is heard once is compiled.
 
     Returns:
         A function of arrays to arrays, compiled once for each shape.

@@ -17,8 +17,8 @@ Tensor = Any
 Keep = Callable[[Tensor], Tensor]
 Run = Callable[[Any, Keep], dict[str, Tensor]]
 Step = Callable[[Any], dict[str, NDArray[Any]]]
-# Makes a functional model of the wanted values, or None.
-Subgraph = Callable[[], Any]
+# Another way to the wanted values, by a graph that has nothing else.
+Shortcut = Callable[[Any], dict[str, Tensor]]
 Call = Callable[..., Any]
 # What is wrapped: where it stands, its name, and its wrap.
 Point = tuple[Any, str, Callable[[Call], Call]]

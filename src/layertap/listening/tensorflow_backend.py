@@ -16,8 +16,8 @@ from layertap.listening.passes import (
     Pass,
     Point,
     Run,
+    Shortcut,
     Step,
-    Subgraph,
     as_is,
 )
 from layertap.listening.private import private
@@ -162,14 +162,16 @@ def points(heard: Callable[[], Pass | None]) -> list[Point]:
     ]
 
 
-def compile(run: Run, model: keras.Model, subgraph: Subgraph) -> Step:
+def compile(
+    run: Run, model: keras.Model, shortcut: Callable[[], Shortcut | None]
+) -> Step:
     """Makes one traced function of a run of the model.
 
     Args:
         run: Takes the model's inputs and what to do with a tensor that is heard;
             returns the wanted tensors by address.
         model: The model; its variables are read, never assigned.
-        subgraph: Not needed: what is heard once is compiled.
+        shortcut: Not needed: what is heard once is compiled.
 
     Returns:
         A function of arrays to arrays, traced once for all numbers of rows.

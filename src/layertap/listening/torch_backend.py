@@ -17,8 +17,8 @@ from layertap.listening.passes import (
     Pass,
     Point,
     Run,
+    Shortcut,
     Step,
-    Subgraph,
     is_tensor,
     rank,
 )
@@ -142,7 +142,9 @@ def natively(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
         run(inputs)
 
 
-def compile(run: Run, model: keras.Model, subgraph: Subgraph) -> Step:
+def compile(
+    run: Run, model: keras.Model, shortcut: Callable[[], Shortcut | None]
+) -> Step:
     """Makes a step of a run of the model.
 
     Nothing is compiled here, so each batch would be heard anew. Where the model's own
@@ -153,25 +155,25 @@ def compile(run: Run, model: keras.Model, subgraph: Subgraph) -> Step:
         run: Takes the model's inputs and what to do with a tensor that is heard;
             returns the wanted tensors by address.
         model: The model; its variables are read, never assigned.
-        subgraph: Makes a functional model of the wanted values, or None.
+        shortcut: Makes another way to the wanted values, or None.
 
     Returns:
         A function of arrays to arrays.
     """
     hear = _Listening(run)
-    graph: Any = None
+    short: Shortcut | None = None
     batches = 0
 
     def step(inputs: Any) -> Arrays:
-        nonlocal batches, graph
-        if graph is not None:
-            return _ran(graph, inputs)
+        nonlocal batches, short
+        if short is not None:
+            return _ran(short, inputs)
         found = hear(inputs)
         batches += 1
         if batches == 2:
-            graph = subgraph()
-            if graph is not None and not _same(found, _ran(graph, inputs)):
-                graph = None
+            short = shortcut()
+            if short is not None and not _same(found, _ran(short, inputs)):
+                short = None
         return found
 
     return step
@@ -193,24 +195,23 @@ class _Listening:
         return {name: keras.ops.convert_to_numpy(x) for name, x in found.items()}
 
     def _hear(self, inputs: Any) -> tuple[dict[str, Any], bool]:
-        versions: dict[int, int] = {}
+        kept: list[tuple[torch.Tensor, int]] = []
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
-            versions[id(tensor)] = private(tensor, "_version")
+            kept.append((tensor, private(tensor, "_version")))
             return tensor.clone() if self._cloning else tensor
 
         with torch.no_grad(), keras.StatelessScope():
             found = self._run(_tensors(inputs), keep)
         changed = not self._cloning and any(
-            private(tensor, "_version") != versions[id(tensor)]
-            for tensor in found.values()
+            private(tensor, "_version") != version for tensor, version in kept
         )
         return found, changed
 
 
-def _ran(graph: keras.Model, inputs: Any) -> Arrays:
+def _ran(short: Shortcut, inputs: Any) -> Arrays:
     with torch.no_grad(), keras.StatelessScope():
-        found = graph(_tensors(inputs), training=False)
+        found = short(_tensors(inputs))
     return {name: keras.ops.convert_to_numpy(x) for name, x in found.items()}
 
 
