@@ -94,7 +94,7 @@ def _through(
 ) -> Any:
     frame = heard.enter(operation, args, kwargs)
     try:
-        with heard.ear.scope(frame):
+        with heard.ear.covered():
             outputs = original(operation, *args, **kwargs)
         heard.leave(frame, outputs)
         return outputs
@@ -113,7 +113,8 @@ def _inside(heard: Pass, frame: Frame, original: Call, args: Any, kwargs: Any) -
             heard.joins(
                 joining, _inputs_of(frame.operation, joining.kind, args, kwargs)
             )
-        outputs = original(frame.operation, *args, **kwargs)
+        with heard.ear.scope(frame):
+            outputs = original(frame.operation, *args, **kwargs)
         heard.ear.moves()
         if joining is not None:
             heard.joined(joining, tensors_of(outputs)[0])
@@ -313,7 +314,8 @@ def hearing(heard: Pass) -> Iterator[None]:
     _hold()
     token = _heard.set(heard)
     try:
-        yield
+        with backend_module().anew():
+            yield
     finally:
         _heard.reset(token)
         _release()

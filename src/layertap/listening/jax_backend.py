@@ -1,16 +1,29 @@
 """Listening on JAX: the pass is heard while `jax.jit` traces it."""
 
+import itertools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import keras
 import numpy as np
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from layertap.listening.jaxprs import belongs, natively
 from layertap.listening.passes import Pass, Point, Run, Shortcut, Step, as_is
 
-__all__ = ["belongs", "compile", "natively", "points", "undecidable"]
+__all__ = [
+    "anew",
+    "belongs",
+    "compile",
+    "natively",
+    "points",
+    "undecidable",
+    "version",
+]
+
+_passes = itertools.count()
 
 
 def undecidable(error: BaseException) -> bool:
@@ -21,6 +34,23 @@ def undecidable(error: BaseException) -> bool:
         | jax.errors.TracerArrayConversionError
         | jax.errors.TracerIntegerConversionError,
     )
+
+
+def anew() -> AbstractContextManager[Any]:
+    """Returns a context in which JAX traces everything again.
+
+    A function under `jax.jit` that the model calls may be traced already: the layers
+    in it would not be called. What is written into the metadata has no other effect.
+    """
+    metadata: AbstractContextManager[Any] = set_xla_metadata(
+        layertap=str(next(_passes))
+    )
+    return metadata
+
+
+def version(tensor: Any) -> int:
+    """Returns how often a tensor was changed in place: never."""
+    return 0
 
 
 def points(heard: Callable[[], Pass | None]) -> list[Point]:

@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,42 @@ class Node:
 
 
 @dataclass(frozen=True)
+class _Where:
+    """Where a jaxpr stands.
+
+    Attributes:
+        names: The stack of names around it.
+        callers: The equations that called it, the outermost first.
+        loops: The loops in which it runs.
+    """
+
+    names: str = ""
+    callers: tuple[core.JaxprEqn, ...] = ()
+    loops: tuple[str, ...] = ()
+
+    def inside(self, equation: core.JaxprEqn) -> "_Where":
+        """Returns where the body of an equation stands."""
+        names = f"{self.names}/{equation.source_info.name_stack}"
+        return _Where(names, (*self.callers, equation), self.loops)
+
+    def frames(self) -> Iterator[tuple[str, str]]:
+        """Yields who asked for the last of the callers, the innermost first.
+
+        What JAX compiles on its own it traces once: whoever asked for it then is not
+        who asks for it now.
+        """
+        for each in reversed(self.callers):
+            traceback = each.source_info.traceback
+            for frame in traceback.frames if traceback else ():
+                name = frame.function_name
+                if name.startswith(("trace_to_jaxpr", "_create_pjit_jaxpr")):
+                    break
+                yield frame.file_name, name
+            else:
+                return
+
+
+@dataclass(frozen=True)
 class _Found:
     """A join that was read, to be reported when all is read."""
 
@@ -138,9 +174,8 @@ def natively(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
 
     closed = jax.make_jaxpr(traced)(inputs)
     reading = _Reading(heard, ear)
-    outputs = reading.read(
-        closed.jaxpr, [*closed.consts, *jax.tree.leaves(inputs)], "", ()
-    )
+    given = [*closed.consts, *jax.tree.leaves(inputs)]
+    outputs = reading.read(closed.jaxpr, given, _Where())
     heard.settle(list(zip(kept, outputs, strict=True)))
     reading.report()
 
@@ -158,57 +193,45 @@ class _Reading:
         self._ear = ear
         self._found: list[_Found] = []
         # By id, what a value was before the join brought it into form.
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, tuple[Any, Any]] = {}
 
-    def read(
-        self,
-        jaxpr: core.Jaxpr,
-        given: Sequence[Any],
-        names: str,
-        callers: tuple[Any, ...],
-        loops: tuple[str, ...] = (),
-    ) -> list[Any]:
+    def read(self, jaxpr: core.Jaxpr, given: Sequence[Any], where: _Where) -> list[Any]:
         """Reads equation by equation.
 
         Args:
             jaxpr: What is read.
             given: Its constants and its inputs.
-            names: The stack of names around it.
-            callers: The equations that called it, the outermost first.
-            loops: The loops in which it runs.
+            where: Where it stands.
 
         Returns:
             Its outputs.
         """
-        values = dict(
-            zip([*jaxpr.constvars, *jaxpr.invars], map(self._value, given), strict=True)
-        )
+        computing = self._pass.computes and not where.loops
+        form = _as_it_is if computing else _node
+        variables = [*jaxpr.constvars, *jaxpr.invars]
+        values = dict(zip(variables, map(form, given), strict=True))
 
         def value(atom: Any) -> Any:
             if isinstance(atom, core.Literal):
-                return atom.val if self._pass.computes else _node(atom.aval)
+                return atom.val if computing else _node(atom.aval)
             return values[atom]
 
         for equation in jaxpr.eqns:
             inputs = list(map(value, equation.invars))
-            inside = f"{names}/{equation.source_info.name_stack}"
+            here = where.inside(equation)
             body = _body(equation)
-            if body is not None and equation.params.get("name") in FUNCTIONS:
-                outputs = self._computed(body, inputs, equation)
-                self._join(equation, inputs, outputs[0], inside, callers, loops)
-            elif body is not None:
-                given = [*body.consts, *inputs]
-                outputs = self.read(
-                    body.jaxpr, given, inside, (*callers, equation), loops
-                )
+            join = equation.params.get("name") in FUNCTIONS
+            if body is not None and not join:
+                outputs = self.read(body.jaxpr, [*body.consts, *inputs], here)
             else:
-                outputs = self._outputs(equation, inputs)
-                self._loop(equation, inside, (*callers, equation), loops)
-                self._join(equation, inputs, outputs[0], inside, callers, loops)
+                outputs = _computed(equation, inputs) if computing else _nodes(equation)
+                self._join(equation, inputs, outputs, where)
+                if body is None:
+                    self._loop(equation, here)
             if equation.primitive.name in FORMING:
-                frames = itertools.takewhile(_in_jax, _frames(equation, callers))
+                frames = itertools.takewhile(_in_jax, here.frames())
                 if any(is_plain(function) for _, function in frames):
-                    self._before[id(outputs[0])] = inputs[0]
+                    self._before[id(outputs[0])] = outputs[0], inputs[0]
             values.update(zip(equation.outvars, outputs, strict=True))
         return list(map(value, jaxpr.outvars))
 
@@ -223,65 +246,31 @@ class _Reading:
             heard.joined(joining, found.output)
         heard.frames, heard.loops = [], []
 
-    def _value(self, given: Any) -> Any:
-        return given if self._pass.computes or isinstance(given, Node) else _node(given)
-
-    def _outputs(self, equation: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
-        if not self._pass.computes:
-            return [Node(v.aval.shape, v.aval.dtype) for v in equation.outvars]
-        with equation.ctx.manager:
-            found = equation.primitive.bind(*inputs, **equation.params)
-        return list(found) if equation.primitive.multiple_results else [found]
-
-    def _computed(
-        self, body: core.ClosedJaxpr, inputs: list[Any], equation: core.JaxprEqn
-    ) -> list[Any]:
-        """Returns the outputs of a function that is not read but run as a whole."""
-        if not self._pass.computes:
-            return [Node(v.aval.shape, v.aval.dtype) for v in equation.outvars]
-        found: list[Any] = core.jaxpr_as_fun(body)(*inputs)
-        return found
-
-    def _loop(
-        self,
-        equation: core.JaxprEqn,
-        names: str,
-        callers: tuple[Any, ...],
-        loops: tuple[str, ...],
-    ) -> None:
-        """Notes what is joined in the bodies of a loop or a condition."""
-        if self._pass.computes:
-            return
-        frame = self._ear.frame(names)
+    def _loop(self, equation: core.JaxprEqn, here: _Where) -> None:
+        """Reads what is joined in the bodies of a loop or a condition."""
+        frame = self._ear.frame(here.names)
         name = f"`jax.lax.{equation.primitive.name}`"
         if frame is not None and isinstance(frame.operation, keras.layers.RNN):
             name = RNN_LOOP
-        for parameter in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=_is_jaxpr
-        ):
-            if _is_jaxpr(parameter):
-                jaxpr = parameter.jaxpr
-                given = [Node(v.aval.shape, v.aval.dtype) for v in jaxpr.invars]
-                self.read(
-                    jaxpr, [*parameter.consts, *given], names, callers, (*loops, name)
-                )
+        parameters = list(equation.params.values())
+        for body in filter(_is_jaxpr, jax.tree.leaves(parameters, is_leaf=_is_jaxpr)):
+            given = [*body.consts, *(v.aval for v in body.jaxpr.invars)]
+            self.read(body.jaxpr, given, replace(here, loops=(*here.loops, name)))
 
     def _join(
         self,
         equation: core.JaxprEqn,
         inputs: list[Any],
-        output: Any,
-        names: str,
-        callers: tuple[Any, ...],
-        loops: tuple[str, ...],
+        outputs: list[Any],
+        where: _Where,
     ) -> None:
         kind = PRIMITIVES.get(equation.primitive.name)
         kind = kind or FUNCTIONS.get(equation.params.get("name"))
-        frame = self._ear.frame(names) if kind else None
+        here = where.inside(equation)
+        frame = self._ear.frame(here.names) if kind else None
         if kind is None or frame is None or frame.covered:
             return
-        axis = equation.params.get("dimension", equation.params.get("axis"))
-        frames = list(_frames(equation, callers))
+        frames = list(here.frames())
         if kind == "concatenate":
             inside_jax = itertools.takewhile(_in_jax, frames)
             if any(function == "stack" for _, function in inside_jax):
@@ -293,13 +282,16 @@ class _Reading:
                 return
         if kind not in self._pass.kinds:
             return
+        axis = equation.params.get("dimension", equation.params.get("axis"))
         whose = origin(frames, frame.operation, kind)
-        self._found.append(_Found(frame, kind, axis, inputs, output, whose, loops))
+        self._found.append(
+            _Found(frame, kind, axis, inputs, outputs[0], whose, where.loops)
+        )
 
     def _given(self, value: Any) -> Any:
         """Returns what a value was before the join brought it into form."""
         while id(value) in self._before:
-            value = self._before[id(value)]
+            _, value = self._before[id(value)]
         return value
 
 
@@ -307,8 +299,25 @@ def _in_jax(frame: tuple[str, str]) -> bool:
     return frame[0].startswith(_JAX)
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
 def _node(value: Any) -> Node:
-    return Node(value.shape, value.dtype)
+    return value if isinstance(value, Node) else Node(value.shape, value.dtype)
+
+
+def _nodes(equation: core.JaxprEqn) -> list[Any]:
+    return [_node(variable.aval) for variable in equation.outvars]
+
+
+def _computed(equation: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
+    """Returns the outputs of an equation."""
+    body = _body(equation)
+    if body is not None:
+        return list(core.jaxpr_as_fun(body)(*inputs))
+    found = equation.primitive.bind(*inputs, **equation.params)
+    return list(found) if equation.primitive.multiple_results else [found]
 
 
 def _is_jaxpr(leaf: Any) -> bool:
@@ -324,21 +333,3 @@ def _body(equation: core.JaxprEqn) -> core.ClosedJaxpr | None:
         if body is not None:
             return body if _is_jaxpr(body) else core.ClosedJaxpr(body, [])
     return None
-
-
-def _frames(
-    equation: core.JaxprEqn, callers: tuple[Any, ...]
-) -> Iterator[tuple[str, str]]:
-    """Yields who asked for an equation, the innermost first.
-
-    What JAX compiles on its own it traces once: whoever asked for it then is not who
-    asks for it now.
-    """
-    for each in (equation, *reversed(callers)):
-        traceback = each.source_info.traceback
-        for frame in traceback.frames if traceback else ():
-            if frame.function_name.startswith(("trace_to_jaxpr", "_create_pjit_jaxpr")):
-                break
-            yield frame.file_name, frame.function_name
-        else:
-            return

@@ -104,7 +104,7 @@ _PLAIN = re.compile(
     r"_*(operator_)?(r?(add|sub|subtract|mul|multiply|matmul|max|maximum|min|minimum)"
     r"|concat|concatenate|cat|hstack|vstack|dstack|column_stack|row_stack|append|stack"
     r"|pack|dot|mat_mul|batch_mat_mul|binary_op_wrapper|op|<lambda>|<listcomp>|i?(add|"
-    r"sub|mul|matmul))(_v\d|_dispatch|_dispatch_factory|_wrapper)*_*"
+    r"sub|mul|matmul))(_v\d|_dispatch|_dispatch_factory|_wrapper|_batch_rule)*_*"
 )
 
 # Below these folders, or in these files, a library only passes calls on.

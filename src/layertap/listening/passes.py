@@ -141,6 +141,8 @@ class Pass:
         # Whether a tensor belongs to the trace of this pass. One of another trace,
         # the body of a loop say, cannot be returned from this one.
         self.belongs: Callable[[Tensor], bool] = lambda tensor: True
+        # How often a tensor was changed in place.
+        self.version: Callable[[Tensor], int] = lambda tensor: 0
 
     @property
     def listens(self) -> bool:

@@ -36,13 +36,14 @@ class Survey(Pass):
         self.model_name = model_name
         self.joins_heard: dict[str, JoinHeard] = {}
         self.outputs: dict[str, tuple[ValueHeard, ...]] = {}
+        self._begun: dict[str, JoinHeard] = {}
         self._rows: Any = None
-        self._makers: dict[int, str] = {}
+        self._makers: dict[Hashable, str] = {}
         # What no operation returned: the join that it is, or in whose `call` it was
         # made.
         self._joins: dict[Hashable, str] = {}
         self._scopes: dict[Hashable, str] = {}
-        self._tokens: dict[int, Hashable] = {}
+        self._tokens: dict[Hashable, Hashable] = {}
         # A tensor that is dropped would hand its id to another.
         self._kept: dict[int, Tensor] = {}
 
@@ -70,7 +71,7 @@ class Survey(Pass):
         """Notes that what is given to an operation was made where it was called."""
         if self.frames:
             for tensor in tensors_of((args, kwargs)):
-                if id(tensor) not in self._makers:
+                if self._key(tensor) not in self._makers:
                     self._keep(tensor)
                     self._seen(tensor, self.frames[-1].path)
         return super().enter(operation, args, kwargs)
@@ -95,12 +96,12 @@ class Survey(Pass):
         """
         if before is after or not (is_tensor(before) and is_tensor(after)):
             return
-        if id(before) in self._makers and id(after) not in self._makers:
-            self._made(after, self._makers[id(before)])
+        if self._key(before) in self._makers and self._key(after) not in self._makers:
+            self._made(after, self._makers[self._key(before)])
         if before.shape == after.shape:
             token, dtype = self._token(before), _dtype(after)
             same = _dtype(before) == dtype
-            self._tokens[id(after)] = token if same else (token, dtype)
+            self._tokens[self._key(after)] = token if same else (token, dtype)
             self._keep(before)
             self._keep(after)
 
@@ -120,7 +121,7 @@ class Survey(Pass):
         if axis is not None:
             extra = joining.kind == "stack"
             axis %= max(len(value.shape) for value in values) + extra
-        self.joins_heard[joining.path] = JoinHeard(
+        self._begun[joining.path] = JoinHeard(
             joining.path,
             joining.kind,
             axis,
@@ -135,16 +136,16 @@ class Survey(Pass):
         value = self._value(output)
         if not joining.origin:
             self._joins.setdefault(value.token, joining.path)
-        heard = self.joins_heard[joining.path]
-        self.joins_heard[joining.path] = replace(heard, output=value)
+        begun = self._begun.pop(joining.path)
+        self.joins_heard[joining.path] = replace(begun, output=value)
 
     def settle(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Knows tensors again under what they are outside of the trace."""
         for before, after in pairs:
             self._keep(after)
-            self._tokens[id(after)] = self._token(before)
-            if id(before) in self._makers:
-                self._makers[id(after)] = self._makers[id(before)]
+            self._tokens[self._key(after)] = self._token(before)
+            if self._key(before) in self._makers:
+                self._makers[self._key(after)] = self._makers[self._key(before)]
 
     def kept(self) -> list[Tensor]:
         """Returns every tensor that was noted and belongs to the trace."""
@@ -161,18 +162,23 @@ class Survey(Pass):
         return replace(value, made_by=self._joins.get(token, self._scopes[token]))
 
     def _token(self, tensor: Tensor) -> Hashable:
-        return self._tokens.get(id(tensor), id(tensor))
+        key = self._key(tensor)
+        return self._tokens.get(key, key)
+
+    def _key(self, tensor: Tensor) -> Hashable:
+        """Returns what is the same for one tensor, until it is changed in place."""
+        return id(tensor), self.version(tensor)
 
     def _keep(self, tensor: Tensor) -> None:
         self._kept[id(tensor)] = tensor
 
     def _made(self, tensor: Tensor, path: str) -> None:
-        self._makers[id(tensor)] = path
+        self._makers[self._key(tensor)] = path
         self._keep(tensor)
 
     def _value(self, tensor: Tensor) -> ValueHeard:
         self._keep(tensor)
-        maker = self._makers.get(id(tensor), "")
+        maker = self._makers.get(self._key(tensor), "")
         if not maker:
             self._seen(tensor, self.frames[-1].path)
         shape = _shape(tensor)

@@ -115,7 +115,7 @@ class _Surveyor(keras.Operation):
         flat = keras.tree.flatten(inputs)
         backend = backend_module()
         survey = Survey(self.kinds, self.input_names, self.model.name)
-        survey.belongs = backend.belongs(flat)
+        survey.belongs, survey.version = backend.belongs(flat), backend.version
         stopped = None
 
         def run(inputs: Any) -> None:

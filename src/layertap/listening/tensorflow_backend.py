@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -116,6 +116,16 @@ def natively(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
     heard.ear.moves()
     run(inputs)
     heard.ear.moves()
+
+
+def version(tensor: Any) -> int:
+    """Returns how often a tensor was changed in place: never."""
+    return 0
+
+
+def anew() -> AbstractContextManager[Any]:
+    """Returns a context in which everything is traced again: nothing is kept here."""
+    return nullcontext()
 
 
 def points(heard: Callable[[], Pass | None]) -> list[Point]:

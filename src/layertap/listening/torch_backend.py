@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -123,6 +124,19 @@ def undecidable(error: BaseException) -> bool:
 def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
     """Returns that any tensor can be had: PyTorch runs eagerly."""
     return lambda tensor: True
+
+
+def version(tensor: Any) -> int:
+    """Returns how often a tensor was changed in place."""
+    if isinstance(tensor, torch.Tensor) and not tensor.is_inference():
+        found: int = private(tensor, "_version")
+        return found
+    return 0
+
+
+def anew() -> AbstractContextManager[Any]:
+    """Returns a context in which everything is traced again: nothing is kept here."""
+    return nullcontext()
 
 
 def points(heard: Callable[[], Pass | None]) -> list[Point]:
