@@ -19,7 +19,8 @@ Arrays = dict[str, NDArray[Any]]
 
 def rebuilt(join: Join) -> bool:
     """Whether a join's output can be made of its branches as they are stored."""
-    return join.whole and join.kind in ("concatenate", "stack")
+    joins = join.kind in ("concatenate", "stack") and join.axis is not None
+    return join.whole and joins
 
 
 class Tap:

@@ -17,7 +17,7 @@ import jax
 import keras
 from jax.extend import core
 
-from layertap.listening.kinds import RNN_LOOP, is_plain, native_name, origin
+from layertap.listening.kinds import RNN_LOOP, joins_by_name, native_name, origin
 from layertap.listening.passes import Done, Ear, Frame, Joining, Pass, rank
 from layertap.listening.private import private
 
@@ -230,7 +230,7 @@ class _Reading:
                     self._loop(equation, here)
             if equation.primitive.name in FORMING:
                 frames = itertools.takewhile(_in_jax, here.frames())
-                if any(is_plain(function) for _, function in frames):
+                if any(joins_by_name(function) for _, function in frames):
                     self._before[id(outputs[0])] = outputs[0], inputs[0]
             values.update(zip(equation.outvars, outputs, strict=True))
         return list(map(value, jaxpr.outvars))

@@ -100,12 +100,14 @@ def is_native(path: str) -> bool:
 
 # Functions that do nothing but the join they are named for, under all of the names
 # that they have in Keras and in the backends, public and private.
-_PLAIN = re.compile(
-    r"_*(operator_)?(r?(add|sub|subtract|mul|multiply|matmul|max|maximum|min|minimum)"
-    r"|concat|concatenate|cat|hstack|vstack|dstack|column_stack|row_stack|append|stack"
-    r"|pack|dot|mat_mul|batch_mat_mul|binary_op_wrapper|op|<lambda>|<listcomp>|i?(add|"
-    r"sub|mul|matmul))(_v\d|_dispatch|_dispatch_factory|_wrapper|_batch_rule)*_*"
+_JOINING = re.compile(
+    r"_*(operator_)?([ir]?(add|sub|mul|matmul)|subtract|multiply|max|maximum|min|"
+    r"minimum|concat|concatenate|cat|hstack|vstack|dstack|column_stack|row_stack|append|"
+    r"stack|pack|dot|mat_mul|batch_mat_mul)"
+    r"(_v\d|_dispatch|_dispatch_factory|_wrapper|_batch_rule)*_*"
 )
+# What stands between them, and may stand between others.
+_BETWEEN = re.compile(r"binary_op_wrapper|op|<lambda>|<listcomp>")
 
 # Below these folders, or in these files, a library only passes calls on.
 _PASSING_ON = (
@@ -155,14 +157,14 @@ def origin(frames: Iterable[tuple[str, str]], operation: Any, kind: str) -> str:
             joins = not whose and isinstance(operation, (*OPERATIONS[kind], *MERGING))
             return "" if joins else f"{type(operation).__name__} of Keras"
         passes_on = inside.startswith(_PASSING_ON) or _JAX_MACHINERY.fullmatch(inside)
-        if not passes_on and not is_plain(name):
+        if not (passes_on or joins_by_name(name) or _BETWEEN.fullmatch(name)):
             whose = f"{name.strip('_')} of {library}"
     return whose
 
 
-def is_plain(function: str) -> bool:
+def joins_by_name(function: str) -> bool:
     """Whether a function of a library does nothing but a join, by its name."""
-    return _PLAIN.fullmatch(function.rpartition(".")[2]) is not None
+    return _JOINING.fullmatch(function.rpartition(".")[2]) is not None
 
 
 @functools.cache

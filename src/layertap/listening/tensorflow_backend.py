@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ import tensorflow as tf
 from layertap.listening.kinds import native_name, origin
 from layertap.listening.passes import (
     Call,
+    Done,
     Ear,
     Joining,
     Pass,
@@ -27,6 +28,7 @@ NODES = {
     "ConcatV2": "concatenate",
     "Pack": "stack",
     "AddV2": "add",
+    "AddN": "add",
     "Sub": "subtract",
     "Mul": "multiply",
     "Maximum": "maximum",
@@ -87,10 +89,8 @@ class GraphEar(Ear):
         inputs, axis = list(node.inputs), None
         if kind == "concatenate":
             *inputs, along = inputs
-            axis = tf.get_static_value(along)
-            if axis is None:
-                return
-            axis = int(axis)
+            known = tf.get_static_value(along)
+            axis = None if known is None else int(known)
         elif kind == "stack":
             axis = node.get_attr("axis")
         elif any(x.shape.rank == 0 for x in inputs):
@@ -111,11 +111,29 @@ def natively(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
         run: The model's forward pass.
         inputs: What it takes.
     """
+    if tf.executing_eagerly():
+        _in_a_graph(heard, run, inputs)
+        return
     heard.ear = GraphEar(heard)
     # What is in the graph already is not of this pass.
     heard.ear.moves()
     run(inputs)
     heard.ear.moves()
+
+
+def _in_a_graph(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
+    """Makes a graph of an eager run, for what runs eagerly leaves no nodes."""
+    kept: list[Any] = []
+
+    def traced(inputs: Any) -> list[Any]:
+        with suppress(Done):
+            natively(heard, run, inputs)
+        kept.extend(heard.kept())
+        return kept
+
+    function = tf.function(traced, autograph=False)
+    found = function.get_concrete_function(inputs)(inputs)
+    heard.settle(zip(kept, found, strict=True))
 
 
 def version(tensor: Any) -> int:
@@ -145,11 +163,12 @@ def points(heard: Callable[[], Pass | None]) -> list[Point]:
             if heard() is None:
                 return original(self, *args, **kwargs)
             function = self.python_function
+            if self.input_signature is not None:
+                # It may depend on the shapes of the signature. Traced anew, it tells.
+                again = tf.function(function, input_signature=self.input_signature)
+                return original(again, *args, **kwargs)
             if private(self, "_autograph"):
-                autograph = tf.__internal__.autograph
-                function = autograph.tf_convert(
-                    function, autograph.control_status_ctx()
-                )
+                function = _converted(function)
             return function(*args, **kwargs)
 
         return call
@@ -170,6 +189,20 @@ def points(heard: Callable[[], Pass | None]) -> list[Point]:
         (type(tf.function(as_is)), "__call__", inlined),
         (tf.__internal__.FuncGraph, "as_default", read),
     ]
+
+
+def _converted(function: Call) -> Call:
+    """Returns a function with Python's conditions and loops over tensors as nodes."""
+    autograph = tf.__internal__.autograph
+    here = autograph.control_status_ctx()
+    # The step around it is traced without, and so would be all that it calls.
+    enabled = type(here)(status=type(here.status).ENABLED)
+
+    def converted(*args: Any, **kwargs: Any) -> Any:
+        with enabled:
+            return autograph.tf_convert(function, enabled)(*args, **kwargs)
+
+    return converted
 
 
 def compile(

@@ -1,7 +1,6 @@
 """Listening on PyTorch: there is no trace, each pass is heard as it runs."""
 
 import inspect
-import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -42,8 +41,8 @@ FUNCTIONS: dict[Any, str] = {
             "add": ("add", "add_", "__add__", "__iadd__"),
             "subtract": ("sub", "subtract", "sub_", "__sub__", "__isub__"),
             "multiply": ("mul", "multiply", "mul_", "__mul__", "__imul__"),
-            "maximum": ("maximum",),
-            "minimum": ("minimum",),
+            "maximum": ("maximum", "max"),
+            "minimum": ("minimum", "min"),
             "dot": ("matmul", "__matmul__", "bmm", "mm"),
         }.items()
         for owner in (torch, torch.Tensor)
@@ -78,6 +77,8 @@ class FunctionEar(TorchFunctionMode):
         """Runs a function, and reports it if it is a join."""
         kwargs = kwargs or {}
         heard = self._pass
+        if function is torch.Tensor.__bool__ and not heard.computes:
+            self._decides()
         kind = FUNCTIONS.get(function)
         if kind not in heard.kinds or not heard.frames or not heard.listens:
             return function(*args, **kwargs)
@@ -94,11 +95,30 @@ class FunctionEar(TorchFunctionMode):
         heard.joined(joining, kwargs.get("out", output))
         return output
 
+    def _decides(self) -> None:
+        """Stops a survey where the user's code makes Python decide by a tensor.
+
+        Raises:
+            UndecidedError: If it does. A survey has no values to decide by.
+        """
+        frames = self._pass.frames
+        if not frames or self._pass.loops:
+            return
+        caller = stack(inspect.currentframe())
+        if not origin(caller, frames[-1].operation, "concatenate"):
+            raise UndecidedError("a tensor was asked whether it is true")
+
+
+class UndecidedError(Exception):
+    """Python was to decide by values, which symbolic tensors do not have."""
+
 
 def _inputs(kind: str, args: Any, kwargs: Any) -> list[Any] | None:
     """Returns what a function joins, or None if it joins none here."""
     if kind in ("concatenate", "stack"):
-        return list(args[0] if args else kwargs["tensors"])
+        inputs = list(args[0] if args else kwargs["tensors"])
+        # Of one tensor, as the other backends have it, nothing is made.
+        return inputs if kind == "stack" or len(inputs) > 1 else None
     inputs = [*args, *kwargs.values()][:2]
     data = all(is_tensor(x) and rank(x) != 0 for x in inputs)
     return inputs if data and len(inputs) == 2 else None
@@ -117,8 +137,7 @@ def _axis(
 
 def undecidable(error: BaseException) -> bool:
     """Whether a model decides in Python by values, which symbolic tensors lack."""
-    wanted = isinstance(error, RuntimeError | TypeError | NotImplementedError)
-    return wanted and re.search(r"\bmeta (tensor|device)", str(error)) is not None
+    return isinstance(error, UndecidedError)
 
 
 def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
@@ -184,7 +203,8 @@ def compile(
             return _ran(short, inputs)
         found = hear(inputs)
         batches += 1
-        if batches == 2:
+        # Where tensors are changed in place, it matters when each is taken.
+        if batches == 2 and not hear.in_place:
             short = shortcut()
             if short is not None and not _same(found, _ran(short, inputs)):
                 short = None
@@ -194,9 +214,14 @@ def compile(
 
 
 class _Listening:
-    """A step that is heard, batch by batch."""
+    """A step that is heard, batch by batch.
+
+    Attributes:
+        in_place: Whether a tensor was seen that had been changed in place.
+    """
 
     def __init__(self, run: Run) -> None:
+        self.in_place = False
         self._run = run
         self._cloning = False
 
@@ -212,14 +237,18 @@ class _Listening:
         kept: list[tuple[torch.Tensor, int]] = []
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
-            kept.append((tensor, private(tensor, "_version")))
-            return tensor.clone() if self._cloning else tensor
+            kept.append((tensor, version(tensor)))
+            self.in_place |= version(tensor) > 0
+            # Of tensors of inference mode PyTorch does not count the changes.
+            cloning = self._cloning or tensor.is_inference()
+            return tensor.clone() if cloning else tensor
 
         with torch.no_grad(), keras.StatelessScope():
             found = self._run(_tensors(inputs), keep)
         changed = not self._cloning and any(
-            private(tensor, "_version") != version for tensor, version in kept
+            version(tensor) != before for tensor, before in kept
         )
+        self.in_place |= changed
         return found, changed
 
 
