@@ -60,7 +60,7 @@ class Shared(Towers):
         left = self.left(x)
         inside = self.helper(left)
         beside = self.fuse([10 * left, 20 * left])
-        return concatenate([100 * left, inside, beside], 1)
+        return concatenate([100 * left, inside, beside, self.right(x)], 1)
 
 
 class Fuse(layers.Layer):
@@ -215,7 +215,8 @@ if BACKEND == "tensorflow":
 
         def call(self, x):
             left = self.left(x)
-            return tf.concat([left, self.scaled(left, scale=2.0)], 1)
+            scaled = self.scaled(left, scale=2.0)
+            return tf.concat([left, scaled, self.right(x)], 1)
 
     def test_a_function_that_autograph_converts():
         model = Converted()
