@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BACKENDS := tensorflow jax torch
 RUN := TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/
+# Two at a time: most tests wait for one core.
+PYTEST := python -m pytest --numprocesses 2
 
 .PHONY: demo test test-oldest lint format clean
 
@@ -12,15 +14,15 @@ demo: .venv/ready-demo  ## Train a small network, save its branches, check them
 test: .venv/ready-test  ## The whole suite, on all three backends
 	set -e; for backend in $(BACKENDS); do \
 	  echo "== Keras on $$backend"; \
-	  KERAS_BACKEND=$$backend $(RUN)python -m pytest tests/backends; \
+	  KERAS_BACKEND=$$backend $(RUN)$(PYTEST) tests/backends; \
 	done
 	@echo "== without a backend"
-	$(RUN)python -m pytest tests/plain
+	$(RUN)$(PYTEST) tests/plain
 
 test-oldest: .venv-oldest/ready  ## What is heard of the oldest Keras, on all three
 	set -e; for backend in $(BACKENDS); do \
 	  echo "== the oldest Keras, on $$backend"; \
-	  KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 .venv-oldest/bin/python -m pytest \
+	  KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 .venv-oldest/bin/$(PYTEST) \
 	    $(addprefix tests/backends/test_,moved.py listening.py zoo.py splitting.py); \
 	done
 

@@ -23,8 +23,8 @@ FROM_EARLIER_JOINS: dict[str, Callable[[keras.Model, Inputs, Joined], Array]] = 
     "nested_twice_run_out_of_order": lambda m, x, joined: run(
         m,
         beside(
-            run(m, joined["encoder@2/mixed"], "after_left"),
-            run(m, joined["encoder/mixed"], "after_right"),
+            run(m, joined["encoder/mixed"], "after_left"),
+            run(m, joined["encoder@2/mixed"], "after_right"),
         ),
         "head",
     ),
