@@ -1,13 +1,13 @@
 """From a model to its plan, with symbolic tensors: no data is run."""
 
-import re
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import keras
 
 from layertap import address, listening
-from layertap.errors import LayertapError, ModelError, NoJoinsError, OptionError
+from layertap.choosing import inner_first, kinds_of, of_data, undecided
+from layertap.errors import ModelError
 from layertap.feed import Feed
 from layertap.plans import Branch, Ignored, Join, Output, Plan, Recipe, Refused, Value
 from layertap.reducing import AS_COMPUTED, Reduce, Reduction
@@ -104,26 +104,20 @@ def plan_for(
         joins: As of `plan`.
         reduction: What is done to each value before it is stored.
     """
-    kinds, everything = _kinds(joins)
+    kinds, everything = kinds_of(joins)
     if before is None and outputs is None:
         before = "*"
     heard = listening.survey(model, specs, kinds if before is not None else (), rows)
-    chosen, ignored = [], []
+    chosen: list[listening.JoinHeard] = []
+    ignored: list[Ignored] = []
     if before is not None:
         wanted = address.patterns(before)
-        for join in _once(join for join in heard.joins.values() if join.kind in kinds):
-            reason = "" if everything or join.path in wanted else _not_of_data(join)
-            if reason:
-                ignored.append(Ignored(join.path, join.kind, reason))
-            else:
-                chosen.append(join)
-        if not chosen:
-            raise _no_joins(model, heard, kinds, ignored)
+        chosen, ignored = of_data(model.name, heard, kinds, wanted, everything)
         found = address.match(wanted, [join.path for join in chosen], what="join")
         chosen = [join for join in chosen if join.path in set(found)]
     drafting = _Drafting(chosen)
     if heard.stopped is not None:
-        drafting.refused.append(Refused(heard.stopped[0], _undecided(heard.stopped[1])))
+        drafting.refused.append(Refused(heard.stopped[0], undecided(heard.stopped[1])))
     paths = address.match(
         address.patterns(outputs), list(heard.outputs), what="operation"
     )
@@ -155,7 +149,7 @@ class _Drafting:
         self.recipes: dict[str, Recipe] = {}
         # Where a tensor is to be found: its alias, and the recipe.
         self._known: dict[Hashable, tuple[str, Recipe]] = {}
-        for heard in _inner_first(list(joins)):
+        for heard in inner_first(list(joins)):
             self._add(heard)
 
     def _add(self, heard: listening.JoinHeard) -> None:
@@ -220,103 +214,6 @@ class _Drafting:
                 yield from recipe.addresses
             else:
                 yield branch.address
-
-
-def _inner_first(joins: Sequence[listening.JoinHeard]) -> list[listening.JoinHeard]:
-    """Returns joins in their order, but none before one that is a branch of it.
-
-    Those that were written with JAX itself are heard when all others have been.
-    """
-    makers = {join.output.token: join for join in joins}
-    ordered: dict[str, listening.JoinHeard] = {}
-
-    def add(join: listening.JoinHeard) -> None:
-        for value in join.inputs:
-            inner = makers.get(value.token)
-            if inner is not None and inner.path not in ordered and inner is not join:
-                add(inner)
-        ordered.setdefault(join.path, join)
-
-    for join in joins:
-        add(join)
-    return list(ordered.values())
-
-
-def _kinds(joins: str | Sequence[str]) -> tuple[list[str], bool]:
-    """Returns the kinds of join that are asked for, and whether nothing is left out."""
-    asked = address.patterns(joins)
-    everything = "all" in asked
-    if everything or "*" in asked:
-        return list(listening.KINDS), everything
-    for kind in asked:
-        if kind not in listening.KINDS:
-            raise OptionError(
-                f"There is no kind of join {kind!r}. "
-                + address.suggest(kind, [*listening.KINDS, "*", "all"], what="kind")
-            )
-    return asked, False
-
-
-def _not_of_data(join: listening.JoinHeard) -> str:
-    """Says why a join is not one of data; nothing if it is.
-
-    It is one if the user's code asked for it, or a layer that is there to join; if it
-    has the rows of the data; and if it joins numbers that are no indices. Whole
-    numbers are taken for data only where an operation of the model joins them.
-    """
-    if join.origin:
-        return f"it is done inside {join.origin}"
-    by_row = [value.by_row for value in join.inputs]
-    if join.kind in ("concatenate", "stack"):
-        if not any(by_row):
-            return "nothing in it has the rows of the data: a shape, indices, weights"
-    elif not all(by_row):
-        return "not all of it has the rows of the data: a bias, weights, a number"
-    if join.output.dtype == "bool":
-        return "it is of booleans: a mask"
-    if "int" in join.output.dtype and not join.whole:
-        return "it is of whole numbers, inside a call: indices"
-    return ""
-
-
-def _no_joins(
-    model: keras.Model,
-    heard: listening.Heard,
-    kinds: Sequence[str],
-    ignored: Sequence[Ignored],
-) -> LayertapError:
-    if heard.stopped is not None:
-        path, reason = heard.stopped
-        return ModelError(f"{model.name!r} can't be heard to a join. {path}: {reason}")
-    what = "concatenates" if list(kinds) == ["concatenate"] else "joins"
-    message = (
-        f"{model.name!r} {what} nothing, so there is nothing before a join. "
-        'To save what layers return, ask for `outputs=`, for instance outputs="*".'
-    )
-    if ignored:
-        message += " Left out as not of data, and taken if named in `before=`: "
-        message += "; ".join(f"{each.path}: {each.reason}" for each in ignored[:5])
-    return NoJoinsError(message)
-
-
-def _undecided(reason: str) -> str:
-    return (
-        f"here Python decides by values, which a plan does not have ({reason}). What "
-        "comes after can't be had; `keras.ops.where` or `keras.ops.cond` would let "
-        "the model be heard to its end"
-    )
-
-
-def _once(joins: Iterable[listening.JoinHeard]) -> Iterable[listening.JoinHeard]:
-    """Leaves out the later rounds of a loop, none of which can be had."""
-    seen = set()
-    for join in joins:
-        if all(value.fault for value in join.inputs):
-            path = re.sub(r"@\d+(?=/|$)", "", join.path)
-            if path in seen:
-                continue
-            seen.add(path)
-        yield join
 
 
 def _specs(model: keras.Model, like: Any) -> tuple[Any, int | None]:

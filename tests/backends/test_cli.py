@@ -235,6 +235,13 @@ def test_a_plan_as_a_table_and_as_json(here):
     assert plan["bytes_per_row"] == 4
 
 
+def test_kinds_of_join_are_asked_for_by_name(here):
+    plan = json.loads(succeeds("plan", "two.keras", "--json", "--joins", "*"))
+    assert [join["path"] for join in plan["joins"]] == ["fusion"]
+    assert {each["kind"] for each in plan["ignored"]} == {"add", "dot"}
+    assert "concatenate" in fails(2, "plan", "two.keras", "--joins", "concat")
+
+
 def test_a_table_fits_a_terminal_of_80_columns(here, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
