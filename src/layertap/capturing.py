@@ -5,8 +5,10 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from layertap import listening
+from layertap.errors import DataError
 from layertap.feed import Batch, Feed
 from layertap.padding import Pad, plan_padded
 from layertap.planning import plan_for
@@ -71,13 +73,25 @@ def capture(
         batches.append(tap(batch))
         labels.append(batch.labels)
     arrays, more = (
-        {name: np.concatenate([found[name] for found in batches]) for name in names}
+        {name: _together(name, [found[name] for found in batches]) for name in names}
         for names in ([value.address for value in plan.stored], beside(plan))
     )
     joined = None
     if labels[0] is not None:
         joined = keras.tree.map_structure(lambda *y: np.concatenate(y), *labels)
     return Values(plan, arrays, joined, beside=more)
+
+
+def _together(name: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    """Returns the rows of all batches in one array."""
+    shapes = sorted({array.shape[1:] for array in arrays})
+    if len(shapes) > 1:
+        raise DataError(
+            f"{name} has rows of the shapes {', '.join(map(str, shapes))} in different "
+            "batches, which are no one array. Leave it out, or pass `pad=`, if it is "
+            "the data that have different sizes."
+        )
+    return np.concatenate(arrays)
 
 
 def plan_of(

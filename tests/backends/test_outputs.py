@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 import layertap
+from layertap.errors import DataError
 from layertap.feed import Feed
 from layertap.listening import input_specs
 from layertap.tap import Tap
@@ -151,3 +152,31 @@ def test_nothing_is_run_after_the_last_wanted_value(kind):
     for batch in Feed(X, input_specs(model), 2).batches():
         close(tap(batch)["early/out"], dense(early, X[batch.row :][: batch.rows]))
     assert Counting.calls == 0
+
+
+class Patches(layers.Layer):
+    """Cuts rows into patches as if it didn't know how many there will be."""
+
+    def call(self, x):
+        return ops.reshape(x, (ops.shape(x)[0], -1, 2))
+
+
+def test_a_size_that_follows_from_known_ones_is_known():
+    inputs = keras.Input([4])
+    model = keras.Model(inputs, Patches(name="patches")(inputs))
+    (value,) = layertap.plan(model, outputs="patches").outputs
+    assert value.shape == (None, 2, 2)
+
+
+class Similarities(layers.Layer):
+    """Compares each row of a batch with each."""
+
+    def call(self, x):
+        return ops.matmul(x, ops.transpose(x))
+
+
+def test_values_as_long_as_their_batch_are_told():
+    inputs = keras.Input([4])
+    model = keras.Model(inputs, Similarities(name="similar")(inputs))
+    with pytest.raises(DataError, match=r"similar/out has rows .* \(1,\), \(2,\)"):
+        captured(model, "similar")

@@ -65,6 +65,13 @@ class Heard:
     outputs: Mapping[str, tuple[ValueHeard, ...]] = field(default_factory=dict)
     stopped: tuple[str, str] | None = None
 
+    @property
+    def sizes(self) -> list[tuple[int | None, ...]]:
+        """The shapes of all values, one after the other."""
+        of_joins = [value for join in self.joins.values() for value in join.inputs]
+        of_outputs = [value for values in self.outputs.values() for value in values]
+        return [value.shape for value in (*of_joins, *of_outputs)]
+
 
 def merge(runs: Sequence[Heard]) -> Heard:
     """Merges runs of one model: a size on which they disagree is not known."""

@@ -13,9 +13,10 @@ from layertap.listening.heard import Heard, merge
 from layertap.listening.models import InputSpec, forward
 from layertap.listening.survey import Survey
 
-# Sizes that stand in for unknown ones where Keras' own, which are primes, did not do:
-# they can be halved five times, as networks that go down and up again need it.
-STAND_INS = (96, 160)
+# Rows and other sizes that stand in for unknown ones where Keras' own, which are primes
+# of some size, did not do. Other sizes can be halved five times, as networks that go
+# down and up again need it; rows are few, in case that they are really computed.
+STAND_INS = ((2, 96), (3, 160))
 
 
 def survey(
@@ -41,23 +42,39 @@ def survey(
     kinds = frozenset(kinds)
     known = len(model.variables)
     try:
-        heard = _run(model, specs, kinds, None)
+        heard = _run(model, specs, kinds)
         if len(model.variables) > known:
             # That pass has built layers, and heard how: the next hears the model alone.
-            heard = _run(model, specs, kinds, None)
+            heard = _run(model, specs, kinds)
     except LayertapError:
         raise
     except Exception as first:
         return _with_rows(model, specs, kinds, rows, first)
     if keras.backend.backend() != "tensorflow":
         return heard
-    # There, an unknown number of rows looks like any other unknown size.
+    return _told_apart(heard, model, specs, kinds)
+
+
+def _told_apart(
+    heard: Heard, model: keras.Model, specs: Any, kinds: Iterable[str]
+) -> Heard:
+    """Tells rows from other sizes that TensorFlow does not know.
+
+    With a number of rows it knows which values have as many, and more of the other
+    sizes; those that are the same with another number do not depend on it.
+    """
     try:
-        return merge([heard, _run(model, specs, kinds, STAND_INS[0])])
+        (few, _), (more, _) = STAND_INS
+        one = _run(model, specs, kinds, few)
+        if one.sizes == heard.sizes:
+            return merge([heard, one])
+        both = merge([one, _run(model, specs, kinds, more)])
     except LayertapError:
         raise
     except Exception:
         return heard
+    same = both.joins.keys() == heard.joins.keys()
+    return both if same else merge([heard, both])
 
 
 def _with_rows(
@@ -69,9 +86,10 @@ def _with_rows(
 ) -> Heard:
     """Hears a model that does not take an unknown number of rows."""
     found = []
-    for number in STAND_INS if rows is None else (rows, rows + 1):
+    for number, (few, size) in enumerate(STAND_INS):
         try:
-            found.append(_run(model, specs, kinds, number))
+            given = few if rows is None else rows + number
+            found.append(_run(model, specs, kinds, given, size))
         except LayertapError:
             raise
         except Exception as error:
@@ -80,20 +98,25 @@ def _with_rows(
                 break
             raise ListeningError(
                 f"{model.name!r} ({type(model).__name__}) can't be run with symbolic "
-                f"tensors of {_shapes(specs)}: {type(error).__name__}: {error}\n"
+                f"tensors of {_shapes(specs)}: {type(error).__name__}: {_told(error)}\n"
                 "If these are not the shapes it takes, pass data as `like=`."
             ) from first
     return merge(found)
 
 
 def _run(
-    model: keras.Model, specs: Any, kinds: Iterable[str], size: int | None
+    model: keras.Model,
+    specs: Any,
+    kinds: Iterable[str],
+    rows: int | None = None,
+    size: int | None = None,
 ) -> Heard:
-    surveyor = _Surveyor(model, specs, kinds)
+    surveyor = _Surveyor(model, specs, kinds, really=rows is not None)
     surveyor.compute_output_spec(
         keras.tree.map_structure(
             lambda spec: keras.KerasTensor(
-                [size if n is None else n for n in spec.shape], dtype=spec.dtype
+                [rows, *(size if n is None else n for n in spec.shape[1:])],
+                dtype=spec.dtype,
             ),
             specs,
         )
@@ -101,11 +124,18 @@ def _run(
     return merge(surveyor.runs)
 
 
+class ComputedError(Exception):
+    """Keras tried with real tensors where symbolic ones did not do."""
+
+
 class _Surveyor(keras.Operation):
     """A call of the model that the backend may run with symbolic tensors."""
 
-    def __init__(self, model: keras.Model, specs: Any, kinds: Iterable[str]) -> None:
+    def __init__(
+        self, model: keras.Model, specs: Any, kinds: Iterable[str], *, really: bool
+    ) -> None:
         super().__init__(name="layertap_survey")
+        self.really = really
         self.model = model
         self.kinds = kinds
         self.input_names = [spec.name for spec in keras.tree.flatten(specs)]
@@ -114,6 +144,8 @@ class _Surveyor(keras.Operation):
     def call(self, inputs: Any) -> Any:
         flat = keras.tree.flatten(inputs)
         backend = backend_module()
+        if not (self.really or backend.symbolic(flat[0])):
+            raise ComputedError("with as many rows as stand in for an unknown number")
         survey = Survey(self.kinds, self.input_names, self.model.name)
         survey.belongs, survey.version = backend.belongs(flat), backend.version
         stopped = None
@@ -147,8 +179,13 @@ def _undecided(error: BaseException | None) -> str | None:
         error = error.__cause__ or error.__context__
     if error is None:
         return None
+    return _told(error).splitlines()[0].split(". ")[0]
+
+
+def _told(error: BaseException) -> str:
+    """Returns what an error says, without what Keras has put around it."""
     told = re.search(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL)
-    return (told[1] if told else str(error)).strip().splitlines()[0].split(". ")[0]
+    return (told[1] if told else str(error)).strip()
 
 
 def _shapes(specs: Any) -> str:

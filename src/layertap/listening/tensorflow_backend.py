@@ -136,6 +136,11 @@ def _in_a_graph(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
     heard.settle(zip(kept, found, strict=True))
 
 
+def symbolic(tensor: Any) -> bool:
+    """Whether a tensor has no values, as in a survey."""
+    return True
+
+
 def version(tensor: Any) -> int:
     """Returns how often a tensor was changed in place: never."""
     return 0

@@ -145,6 +145,11 @@ def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
     return lambda tensor: True
 
 
+def symbolic(tensor: Any) -> bool:
+    """Whether a tensor has no values, as in a survey."""
+    return not isinstance(tensor, torch.Tensor) or tensor.is_meta
+
+
 def version(tensor: Any) -> int:
     """Returns how often a tensor was changed in place."""
     if isinstance(tensor, torch.Tensor) and not tensor.is_inference():
