@@ -131,8 +131,8 @@ def plan_for(
         tuple(drafting.joins),
         tuple(taken),
         tuple(drafting.refused),
-        tuple(ignored),
         drafting.recipes,
+        ignored=tuple(ignored),
     )
     if not made.addresses:
         reasons = "; ".join(f"{r.address}: {r.reason}" for r in made.refused)

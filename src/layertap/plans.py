@@ -120,25 +120,25 @@ class Plan:
         joins: The joins, in the order in which the model runs them.
         outputs: The outputs asked for by `outputs=`.
         refused: What was asked for and can't be had, each with its reason.
-        ignored: Joins that were heard and are not of data, each with the reason.
         recipes: How each value that is not stored is rebuilt, by its address.
         dtype: The dtype that floating values are stored as; None for their own.
         reduce: How values are reduced before they are stored: a name; None if not.
         narrowed: The dtypes that stored values had before `dtype`, by address.
         padded: The axes along which stored values are padded, by address: their sizes
             are the largest, and the true ones are stored beside.
+        ignored: Joins that were heard and are not of data, each with the reason.
     """
 
     model: str
     joins: tuple[Join, ...]
     outputs: tuple[Output, ...] = ()
     refused: tuple[Refused, ...] = ()
-    ignored: tuple[Ignored, ...] = ()
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
     dtype: str | None = None
     reduce: str | None = None
     narrowed: Mapping[str, str] = field(default_factory=dict)
     padded: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ignored: tuple[Ignored, ...] = ()
 
     @property
     def values(self) -> Iterator[Value]:
@@ -232,11 +232,6 @@ class Plan:
             refused=tuple(
                 Refused(str(r["address"]), str(r["reason"])) for r in data["refused"]
             ),
-            # Stores of layertap 0.1.0 may be without.
-            ignored=tuple(
-                Ignored(str(r["path"]), str(r["kind"]), str(r["reason"]))
-                for r in data.get("ignored", ())
-            ),
             recipes={
                 str(name): Recipe(tuple(map(str, r["addresses"])), int(r["axis"]))
                 for name, r in data["recipes"].items()
@@ -246,6 +241,10 @@ class Plan:
             reduce=data.get("reduce"),
             narrowed=dict(data.get("narrowed", {})),
             padded={name: tuple(axes) for name, axes in data.get("padded", {}).items()},
+            ignored=tuple(
+                Ignored(str(r["path"]), str(r["kind"]), str(r["reason"]))
+                for r in data.get("ignored", ())
+            ),
         )
 
     def __str__(self) -> str:

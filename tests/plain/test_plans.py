@@ -8,7 +8,16 @@ import pytest
 from rich.console import Console
 
 from layertap.errors import AddressError
-from layertap.plans import Branch, Join, Output, Plan, Recipe, Refused, itemsize
+from layertap.plans import (
+    Branch,
+    Ignored,
+    Join,
+    Output,
+    Plan,
+    Recipe,
+    Refused,
+    itemsize,
+)
 
 # Four bytes a number: 40 in left, 24 in right; the second join has them joined, and
 # left again.
@@ -55,7 +64,13 @@ LESS = replace(
     reduce="max",
     narrowed={"fusion/in/0": "float32"},
     padded={"head/out": (1, 2)},
+    ignored=(Ignored("tf.concat", "concatenate", "it is of booleans: a mask"),),
 )
+
+
+def test_what_was_left_out_is_counted_below_the_table():
+    assert "1 join heard and left out" in str(LESS)
+    assert "left out" not in str(PLAN)
 
 
 @pytest.mark.parametrize("plan", [PLAN, OPEN, LESS, Plan("empty", ())])
