@@ -164,7 +164,6 @@ HEARD: list[tuple[str, str, Callable[[Any], Any]]] = [
 ALONE: dict[str, Callable[[Any], Any]] = {
     "core.cond": lambda x: ops.cond(ops.sum(x) > 0, lambda: x, lambda: -x),
     "core.switch": lambda x: ops.switch(0, [lambda y: y, lambda y: -y], x),
-    "core.remat": lambda x: keras.remat(lambda y: y + 1.0)(x),
     "numpy.hstack": lambda x: ops.hstack([x, x]),
     "numpy.append": lambda x: ops.append(x, x, axis=1),
     "numpy.stack": lambda x: ops.stack([x, x], axis=1),
@@ -184,6 +183,9 @@ ALONE: dict[str, Callable[[Any], Any]] = {
         lambda y: ops.sum(y) < 9.0, lambda y: (y + 1.0,), (x,)
     ),
 }
+
+if hasattr(keras, "RematScope"):
+    ALONE["core.remat"] = lambda x: keras.remat(lambda y: y + 1.0)(x)
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf

@@ -291,7 +291,9 @@ def points() -> list[Point]:
         (backend, "rnn", _loop(RNN_LOOP)),
     ]
     numpy, core = private(backend, "numpy"), private(backend, "core")
-    found.append((core, "remat", _remat))
+    # Keras 3.9 has brought it.
+    if hasattr(keras, "RematScope"):
+        found.append((core, "remat", _remat))
     found += [(numpy, name, _function(name)) for name in FUNCTIONS]
     found += [(core, name, _loop(f"`keras.ops.{name}`")) for name in LOOPS]
     found += backend_module().points(_heard.get)
