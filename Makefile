@@ -6,6 +6,9 @@ RUN := TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/
 # Two at a time: most tests wait for one core.
 PYTEST := python -m pytest --numprocesses 2
 
+OLDEST := $(addprefix tests/backends/test_,moved.py listening.py zoo.py splitting.py \
+    joins.py hard_joins.py)
+
 .PHONY: demo test test-oldest lint format clean
 
 demo: .venv/ready-demo  ## Train a small network, save its branches, check them
@@ -23,7 +26,7 @@ test-oldest: .venv-oldest/ready  ## What is heard of the oldest Keras, on all th
 	set -e; for backend in $(BACKENDS); do \
 	  echo "== the oldest Keras, on $$backend"; \
 	  KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 .venv-oldest/bin/$(PYTEST) \
-	    $(addprefix tests/backends/test_,moved.py listening.py zoo.py splitting.py); \
+	    $(OLDEST); \
 	done
 
 lint: .venv/ready-lint  ## Style and types

@@ -103,7 +103,7 @@ def is_native(path: str) -> bool:
 _JOINING = re.compile(
     r"_*(operator_)?([ir]?(add|sub|mul|matmul)|subtract|multiply|max|maximum|min|"
     r"minimum|concat|concatenate|cat|hstack|vstack|dstack|column_stack|row_stack|append|"
-    r"stack|pack|dot|mat_mul|batch_mat_mul)"
+    r"stack|pack|dot|mat_mul|batch_mat_mul|deferring_binary_op)"
     r"(_v\d|_dispatch|_dispatch_factory|_wrapper|_batch_rule)*_*"
 )
 # What stands between them, and may stand between others.
