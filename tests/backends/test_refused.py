@@ -8,7 +8,7 @@ from keras import layers, ops
 import layertap
 import native
 from elsewhere import Towers
-from layertap.errors import ModelError
+from layertap.errors import ListeningError, ModelError
 from native import NAME, Calling, compiled, concatenate, data
 
 X = data()
@@ -286,3 +286,23 @@ if keras.backend.backend() == "tensorflow":
         for _ in range(2):
             # A condition that AutoGraph makes of Python's.
             assert set(had_and_refused(model)) == {"tf.concat/in/0", "tf.concat/in/1"}
+
+    @pytest.mark.parametrize("read", [lambda x: x.numpy(), np.asarray])
+    def test_values_that_python_reads(read):
+        class Reading(Joined):
+            def call(self, x):
+                joined = self.start(x)
+                return joined * float(read(joined).max())
+
+        model = Reading()
+        model(X)
+        assert list(had_and_refused(model)) == ["towers"]
+
+    def test_an_error_of_the_models_own_is_no_decision():
+        class Wrong(Joined):
+            def call(self, x):
+                return self.start(x) + self.numpy_offset
+
+        model = Wrong()
+        with pytest.raises(ListeningError, match="numpy_offset"):
+            layertap.plan(model, like=X)

@@ -43,9 +43,9 @@ def undecidable(error: BaseException) -> bool:
     """Whether a model decides in Python by values, which a trace does not have."""
     if isinstance(error, tf.errors.OperatorNotAllowedInGraphError):
         return True
-    return isinstance(error, NotImplementedError | AttributeError) and (
-        "numpy" in str(error)
-    )
+    if isinstance(error, AttributeError):
+        return error.name == "numpy" and isinstance(error.obj, tf.Tensor)
+    return isinstance(error, NotImplementedError) and "symbolic tf.Tensor" in str(error)
 
 
 def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
