@@ -17,7 +17,10 @@ from layertap.errors import AddressError
 
 # Names that a store keeps for itself, at its top.
 RESERVED = frozenset(
-    {"labels", "ids", "sample_weight", "overflowed", "lengths", "zarr.json"}
+    {
+        *("labels", "ids", "sample_weight", "digests", "overflowed", "lengths"),
+        "zarr.json",
+    }
 )
 
 _LOOKS_LIKE_A_LATER_CALL = re.compile(r"@(?=\d+$)")

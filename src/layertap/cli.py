@@ -66,7 +66,7 @@ def _line(error: Exception) -> str:
     """Returns what an error says, in one line and in the words of the command line."""
     from layertap.errors import LayertapError
 
-    text = " ".join(str(error).split())
+    text = " ".join(" ".join([str(error), *getattr(error, "__notes__", ())]).split())
     if not isinstance(error, LayertapError):
         return f"{type(error).__name__}: {text} (--verbose shows where)"
     text = re.sub(r"\bpad=(\d+|True)", r"--pad \1", text)
@@ -296,7 +296,7 @@ def verify(
 ) -> None:
     """Recompute rows of STORE and compare.
 
-    Without --model and --data, every row is read, which checks the checksums.
+    Without --model and --data, every file is read and compared with its checksums.
     """
     if (model is None) != (data is None):
         raise click.UsageError("--model and --data go together.")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from layertap import listening
@@ -128,6 +129,30 @@ def compare(
     return "within rounding" if (difference <= bound).all() else "different"
 
 
+def told_apart(
+    saved: NDArray[Any], fresh: NDArray[Any], row: int, whose: str = "this run"
+) -> str:
+    """Says where two arrays of the same rows differ most, both sides.
+
+    Args:
+        saved: What was saved.
+        fresh: What there is now.
+        row: The number of their first row.
+        whose: Whose the second is.
+    """
+    if saved.shape != fresh.shape or saved.dtype != fresh.dtype:
+        return (
+            f"rows from {row} on are {saved.dtype} of shape {saved.shape} in the "
+            f"store, and {fresh.dtype} of shape {fresh.shape} in {whose}"
+        )
+    apart = saved != fresh if saved.dtype.kind == "b" else distance(saved, fresh)
+    at = np.unravel_index(np.argmax(apart), apart.shape)
+    number = f"row {row + int(at[0])}"
+    if at[1:]:
+        number += f" at {', '.join(str(int(n)) for n in at[1:])}"
+    return f"{number} is {saved[at]} in the store, and {fresh[at]} in {whose}"
+
+
 def distance(saved: NDArray[Any], fresh: NDArray[Any]) -> NDArray[np.float64]:
     """Returns the absolute difference, number by number; 0 where both are equal.
 
@@ -193,10 +218,29 @@ def _digest(text: str) -> str:
 def _digest_of_weights(model: keras.Model) -> str:
     digest = hashlib.sha256()
     for variable in model.weights:
-        array = np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value))
-        digest.update(f"{array.shape} {array.dtype.name};".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
+        _add(digest, keras.ops.convert_to_numpy(variable.value))
+    for learned in listening.learned(model):
+        digest.update(json.dumps(learned).encode())
     return digest.hexdigest()[:16]
+
+
+def _add(digest: Any, array: NDArray[Any]) -> None:
+    """Adds an array to a digest: its form and its bytes."""
+    digest.update(f"{array.shape} {array.dtype.name};".encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def of_inputs(inputs: Any) -> int:
+    """Returns a digest of a batch of inputs, of 64 bits: their forms and their bytes.
+
+    Args:
+        inputs: A structure of arrays.
+    """
+    digest = xxhash.xxh3_64()
+    for path, array in keras.tree.flatten_with_path(inputs):
+        digest.update(f"{path} ".encode())
+        _add(digest, array)
+    return digest.intdigest()
 
 
 def _configuration(model: keras.Model) -> Any:

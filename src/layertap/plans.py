@@ -4,6 +4,7 @@ Records only: no model and no Keras is needed to read a plan.
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -17,6 +18,9 @@ from layertap import address, tables
 from layertap.errors import AddressError
 
 Shape = tuple[int | None, ...]
+
+# Beyond these, what was read is no shape.
+_MOST_AXES, _MOST_SIZE = 64, 2**62
 
 
 @dataclass(frozen=True)
@@ -203,26 +207,28 @@ class Plan:
         Raises:
             KeyError: If a part is missing.
             TypeError: If a part is of another type.
+            ValueError: If a shape can be none.
         """
 
         def value(record: Mapping[str, Any]) -> dict[str, Any]:
+            alias = record["alias_of"]
             return {
-                "address": str(record["address"]),
-                "made_by": str(record["made_by"]),
-                "shape": tuple(record["shape"]),
-                "dtype": str(record["dtype"]),
-                "alias_of": record["alias_of"],
+                "address": _text(record["address"]),
+                "made_by": _text(record["made_by"]),
+                "shape": _shape(record["shape"]),
+                "dtype": _dtype(record["dtype"]),
+                "alias_of": None if alias is None else _text(alias),
             }
 
         return cls(
-            model=str(data["model"]),
+            model=_text(data["model"]),
             joins=tuple(
                 Join(
-                    path=str(join["path"]),
-                    kind=str(join["kind"]),
-                    axis=None if join["axis"] is None else int(join["axis"]),
-                    shape=tuple(join["shape"]),
-                    dtype=str(join["dtype"]),
+                    path=_text(join["path"]),
+                    kind=_text(join["kind"]),
+                    axis=None if join["axis"] is None else operator.index(join["axis"]),
+                    shape=_shape(join["shape"]),
+                    dtype=_dtype(join["dtype"]),
                     branches=tuple(Branch(**value(b)) for b in join["branches"]),
                     whole=bool(join["whole"]),
                 )
@@ -230,19 +236,28 @@ class Plan:
             ),
             outputs=tuple(Output(**value(output)) for output in data["outputs"]),
             refused=tuple(
-                Refused(str(r["address"]), str(r["reason"])) for r in data["refused"]
+                Refused(_text(r["address"]), _text(r["reason"]))
+                for r in data["refused"]
             ),
             recipes={
-                str(name): Recipe(tuple(map(str, r["addresses"])), int(r["axis"]))
+                _text(name): Recipe(
+                    tuple(map(_text, r["addresses"])), operator.index(r["axis"])
+                )
                 for name, r in data["recipes"].items()
             },
             # Not in the first stores.
-            dtype=data.get("dtype"),
-            reduce=data.get("reduce"),
-            narrowed=dict(data.get("narrowed", {})),
-            padded={name: tuple(axes) for name, axes in data.get("padded", {}).items()},
+            dtype=None if data.get("dtype") is None else _dtype(data["dtype"]),
+            reduce=None if data.get("reduce") is None else _text(data["reduce"]),
+            narrowed={
+                _text(name): _dtype(dtype)
+                for name, dtype in data.get("narrowed", {}).items()
+            },
+            padded={
+                _text(name): tuple(map(operator.index, axes))
+                for name, axes in data.get("padded", {}).items()
+            },
             ignored=tuple(
-                Ignored(str(r["path"]), str(r["kind"]), str(r["reason"]))
+                Ignored(_text(r["path"]), _text(r["kind"]), _text(r["reason"]))
                 for r in data.get("ignored", ())
             ),
         )
@@ -337,3 +352,25 @@ def shown(shape: Shape) -> str:
 def itemsize(dtype: str) -> int:
     """Returns the bytes of one number of a Keras dtype."""
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+
+
+def _text(found: Any) -> str:
+    """Returns a text that was read, without what a terminal would take for commands."""
+    if not isinstance(found, str):
+        raise TypeError(f"{found!r} should be a text")
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in found)
+
+
+def _shape(found: Any) -> Shape:
+    shape = tuple(None if size is None else operator.index(size) for size in found)
+    sizes = [size for size in shape if size is not None]
+    if len(shape) > _MOST_AXES or min(sizes, default=0) < 0:
+        raise ValueError(f"{shape} is no shape")
+    if math.prod(sizes) > _MOST_SIZE:
+        raise ValueError(f"nothing has shape {shape}")
+    return shape
+
+
+def _dtype(found: Any) -> str:
+    itemsize(_text(found))
+    return _text(found)

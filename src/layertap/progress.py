@@ -28,6 +28,9 @@ class Report(Protocol):
         """Reports."""
 
 
+Show = bool | Report
+
+
 class _Rows(ProgressColumn):
     def render(self, task: Task) -> Text:
         total = "" if task.total is None else f" of {int(task.total):,}"
@@ -41,19 +44,25 @@ class _Written(ProgressColumn):
 
 
 @contextmanager
-def progress(title: str, total: int | None, done: int, show: bool) -> Iterator[Report]:
+def progress(
+    title: str, total: int | None, done: int, show: Show | None
+) -> Iterator[Report]:
     """Shows rows, rows per second, bytes written and time left while it lasts.
 
     Args:
         title: What is being done.
         total: All rows, or None if nobody knows.
         done: Rows that were done before.
-        show: Whether to show anything.
+        show: Whether to show anything; None for on a terminal only. Or a function
+            to be called instead.
 
     Yields:
         What is to be called with the rows done and the bytes written.
     """
-    if not show:
+    if callable(show):
+        yield show
+        return
+    if not (_on_terminal() if show is None else show):
         yield lambda rows, written: None
         return
     columns = (
@@ -69,6 +78,5 @@ def progress(title: str, total: int | None, done: int, show: bool) -> Iterator[R
         yield lambda rows, written: bar.update(task, completed=rows, written=written)
 
 
-def on_terminal() -> bool:
-    """Whether somebody watches."""
+def _on_terminal() -> bool:
     return sys.stderr.isatty()

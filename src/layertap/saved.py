@@ -1,14 +1,14 @@
 """Values on disk: what a save leaves, and what it is opened as."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layertap import address, tables, texts
-from layertap.errors import OptionError, StoreCorruptError
+from layertap.errors import OptionError, StoreCorruptError, StoreError
 from layertap.plans import Plan, Recipe
 from layertap.store import LazyArray, Reader
 from layertap.values import (
@@ -22,6 +22,7 @@ from layertap.values import (
     unknown,
 )
 
+DIGESTS = "digests"
 IDS = "ids"
 LABELS = "labels"
 
@@ -32,16 +33,22 @@ class Rebuilt:
     Args:
         parts: The arrays.
         axis: The axis along which they are joined.
+
+    Raises:
+        ValueError: If they can't be joined so.
     """
 
     def __init__(self, parts: "list[LazyArray | Rebuilt]", axis: int) -> None:
+        forms = {(p.dtype, p.shape[:axis], p.shape[axis + 1 :]) for p in parts}
+        if len(forms) > 1 or not 1 <= axis < parts[0].ndim:
+            raise ValueError(f"{parts} can't be joined along axis {axis}")
         self._parts = parts
         self._axis = axis
         first = parts[0].shape
         joined = sum(part.shape[axis] for part in parts)
         self.shape: tuple[int, ...] = (*first[:axis], joined, *first[axis + 1 :])
         self.dtype: np.dtype[Any] = parts[0].dtype
-        self.ndim = len(self.shape)
+        self.ndim: int = len(self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -62,7 +69,16 @@ class Rebuilt:
         return found
 
     def _read(self, rows: Any) -> NDArray[Any]:
-        return np.concatenate([part[rows] for part in self._parts], self._axis)
+        count = len(np.broadcast_to(0, len(self))[rows])
+        try:
+            # First of all: what is joined may be joined of others, and be large.
+            whole = np.empty((count, *self.shape[1:]), self.dtype)
+            parts = [part[rows] for part in self._parts]
+            return np.concatenate(parts, self._axis, out=whole)
+        except MemoryError as error:
+            raise StoreError(
+                f"{self!r} does not fit into memory. Read fewer rows at a time."
+            ) from error
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         array = self._read(slice(None))
@@ -90,19 +106,57 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             self.identity: dict[str, Any] = dict(manifest["identity"])
             self._labels = self.identity["labels"]
             self._ids: str | None = self.identity["ids"]
-            stored = {value.address for value in self.plan.stored}
-            stored |= set(beside(self.plan))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self._check()
+            self._values: dict[str, LazyArray | Rebuilt] = {}
+            for name in self.plan.addresses:
+                self._value(name, ())
+        except (
+            *(KeyError, TypeError, ValueError, AttributeError, IndexError),
+            *(OverflowError, RecursionError),
+        ) as error:
             raise StoreCorruptError(
                 f"{self.path}: its manifest is damaged ({type(error).__name__}: "
                 f"{error}). Restore it, or delete the folder and save again."
             ) from error
-        missing = stored - set(self.reader.paths)
-        if missing:
-            raise StoreCorruptError(
-                f"{self.path}: the arrays {sorted(missing)} are in its manifest, but "
-                "not on disk. Restore them, or delete the folder and save again."
-            )
+
+    def _check(self) -> None:
+        """Checks that the manifest and the arrays go together.
+
+        Raises:
+            ValueError: If they don't.
+            TypeError: If a part is of another type.
+            AddressError: If there is no such array.
+        """
+        for value in self.plan.stored:
+            array = self.reader.array(value.address)
+            expected = (value.shape[1:], value.dtype)
+            if (array.shape[1:], array.dtype.name) != expected:
+                raise ValueError(f"{array!r} should have rows of {expected}")
+        for name, columns in beside(self.plan).items():
+            if self.reader.array(name).shape[1:] != (len(columns),):
+                raise ValueError(f"{name} should have {len(columns)} columns")
+        _structure(self._labels, self.reader.array)
+        if self._ids not in (None, "number", "text"):
+            raise ValueError(f"ids are no {self._ids!r}")
+        if self._ids is not None:
+            ids = self.reader.array(IDS)
+            if ids.ndim != 1 + (self._ids == "text") or ids.dtype.kind not in "iu":
+                raise ValueError(f"{ids!r} are no ids")
+
+    def _value(self, name: str, within: tuple[str, ...]) -> LazyArray | Rebuilt:
+        """Returns a value, made of others where it is not stored itself."""
+        if name in self._values:
+            return self._values[name]
+        recipe = self.plan.recipes.get(name)
+        if name in within or recipe == Recipe(()):
+            raise ValueError(f"{name} is made of nothing else")
+        if recipe is None:
+            found: LazyArray | Rebuilt = self.reader.array(name)
+        else:
+            parts = [self._value(part, (*within, name)) for part in recipe.addresses]
+            found = parts[0] if len(parts) == 1 else Rebuilt(parts, recipe.axis)
+        self._values[name] = found
+        return found
 
     @property
     def rows(self) -> int:
@@ -115,8 +169,13 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
         return self.reader.complete
 
     @property
+    def digested(self) -> bool:
+        """Whether digests of the inputs are kept; the first stores have none."""
+        return DIGESTS in self.reader.paths
+
+    @property
     def bytes_on_disk(self) -> int:
-        """The bytes of all files of the arrays, labels and ids too."""
+        """The bytes of all files of the arrays, labels, ids and digests too."""
         return sum(member.bytes_on_disk for member in self.reader.members())
 
     @property
@@ -161,12 +220,9 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
         return self.reader.array(LENGTHS)[:, columns]
 
     def __getitem__(self, name: str) -> LazyArray | Rebuilt:
-        recipe = self.plan.recipes.get(name) if isinstance(name, str) else None
-        if recipe is not None:
-            return self._rebuilt(recipe, {name})
         if name not in self.plan.addresses:
             raise unknown(name, self.plan)
-        return self.reader.array(name)
+        return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.plan.addresses)
@@ -244,22 +300,12 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
         return Values(self.plan, arrays, labels, ids, more)
 
     def _decoded(self, ids: NDArray[Any]) -> NDArray[Any]:
-        return texts.decode(ids) if self._ids == "text" else ids
-
-    def _rebuilt(self, recipe: Recipe, seen: set[str]) -> LazyArray | Rebuilt:
-        parts: list[LazyArray | Rebuilt] = []
-        for name in recipe.addresses:
-            inner = self.plan.recipes.get(name)
-            if inner is not None and name in seen:
-                raise StoreCorruptError(
-                    f"{self.path}: by its manifest, {name} is made of itself."
-                )
-            parts.append(
-                self.reader.array(name)
-                if inner is None
-                else self._rebuilt(inner, seen | {name})
-            )
-        return parts[0] if len(parts) == 1 else Rebuilt(parts, recipe.axis)
+        try:
+            return texts.decode(ids) if self._ids == "text" else ids
+        except UnicodeDecodeError as error:
+            raise StoreCorruptError(
+                f"{self.path}: its ids are no UTF-8 ({error}). Save the values again."
+            ) from error
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "not complete"
@@ -318,11 +364,13 @@ def label_paths(labels: Any) -> Any:
     return None if labels is None else paths(labels, LABELS)
 
 
-def _structure(paths: Any, read: Any) -> Any:
+def _structure(paths: Any, read: Callable[[str], Any]) -> Any:
     if isinstance(paths, Mapping):
         return {key: _structure(value, read) for key, value in paths.items()}
     if isinstance(paths, list):
         return [_structure(value, read) for value in paths]
+    if paths is not None and not isinstance(paths, str):
+        raise TypeError(f"{paths!r} should be the path of an array")
     return None if paths is None else read(paths)
 
 

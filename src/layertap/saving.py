@@ -3,31 +3,23 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 from numpy.typing import NDArray
 
-from layertap import identity, listening, texts
+from layertap import listening
 from layertap.capturing import plan_of
-from layertap.errors import (
-    DataError,
-    DataTypeError,
-    LayertapError,
-    OtherRunError,
-    StoreError,
-)
+from layertap.errors import LayertapError, OtherRunError, StoreError
 from layertap.feed import Batch, Feed
 from layertap.padding import Pad
-from layertap.plans import Plan
-from layertap.progress import on_terminal, progress
+from layertap.progress import Show
+from layertap.progress import progress as shown
 from layertap.reducing import Reduce, Reduction
-from layertap.saved import IDS, Saved, label_paths
-from layertap.store import DEFAULT_MEMORY, ArraySpec, Writer, exists, remove
-from layertap.tap import Tap
-from layertap.values import beside
+from layertap.runs import Run
+from layertap.saved import Saved
+from layertap.stopping import in_order
+from layertap.store import DEFAULT_MEMORY, Writer, exists, remove
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -48,14 +40,18 @@ def save(
     ids: Any = None,
     resume: bool = True,
     overwrite: bool = False,
-    progress: bool | None = None,
+    progress: Show | None = None,
     memory: int = DEFAULT_MEMORY,
 ) -> Saved:
     """Saves the values of a model for a data set on disk, in one pass.
 
     Rows are written as they come, in blocks, and each block is committed when it is
     safely on disk. However the run ends, the committed rows can be read, and the same
-    call goes on after them. A store that is complete is not computed again.
+    call goes on after them. A store that is complete is not computed again: the data
+    are read, to see that they are the same. (To have the values, `layertap.open`.)
+
+    Ctrl-C, and SIGTERM in the main thread, end it with all rows committed that were
+    computed.
 
     Args:
         model: A Keras model. It is not changed; one that was never called is built.
@@ -81,7 +77,8 @@ def save(
         resume: Whether to go on with the store of a run that stopped. If not, it has
             to be overwritten.
         overwrite: Whether to replace a store that is of another run.
-        progress: Whether to show progress; by default on a terminal only.
+        progress: Whether to show progress; by default on a terminal only. Or a
+            function that is called with the rows done and the bytes written.
         memory: Bytes that the values on their way to the disk may take.
 
     Returns:
@@ -105,18 +102,16 @@ def save(
     plan = plan_of(
         model, feed, reduction, pad, before=before, outputs=outputs, joins=joins
     )
-    run = _Run(model, feed, plan, reduction, ids)
-    if exists(path):
+    run = Run(model, feed, plan, reduction, ids)
+    found = exists(path)
+    if found:
         saved = Saved(path)
-        problems = run.differences(saved)
+        problems = _problems(run, saved, overwrite)
         if problems and overwrite:
             remove(path)
+            found = False
         elif problems:
-            raise OtherRunError(
-                f"{saved.path} is the store of another run. "
-                + "; ".join(problems)
-                + ". Save to another path, or pass overwrite=True to replace it."
-            )
+            raise _other_run(saved, problems, again=feed.again)
         elif saved.complete:
             return saved
         elif not resume:
@@ -124,206 +119,105 @@ def save(
                 f"{saved.path} has {saved.rows:,} rows of this run, and is not "
                 "complete. Pass resume=True to go on, or overwrite=True to replace it."
             )
-    writer = run.writer(path, compression, memory)
-    with writer:
-        _drive(run, writer, on_terminal() if progress is None else progress)
+    with in_order():
+        if found:
+            writer = Writer.resume(path, memory=memory)
+        else:
+            writer = run.writer(path, compression, memory)
+        with writer:
+            _drive(run, writer, progress)
     return Saved(path)
 
 
-@dataclass
-class _Run:
-    """What is to be saved: a model, a plan, data, and the ids of its rows."""
+def _problems(run: Run, saved: Saved, overwrite: bool) -> list[str]:
+    """Says how a run differs from the one that made a store.
 
-    model: keras.Model
-    feed: Feed
-    plan: Plan
-    reduction: Reduction
-    ids: Any = None
+    All data are read where nothing is to be computed any more, or where the answer
+    decides what is replaced. Else they are compared on the way.
 
-    def __post_init__(self) -> None:
-        self.tap = Tap(self.model, self.plan, self.reduction)
-        self.ids_kind = None
-        if self.ids is not None:
-            self.ids, self.ids_kind = _ids(self.ids, self.feed.rows)
-        self.label_paths = label_paths(self.feed.first().labels)
-        self.identity = {
-            **identity.identity(self.model, self.plan, self.feed.batch_size),
-            "labels": self.label_paths,
-            "ids": self.ids_kind,
-        }
-
-    def values(self, batch: Batch) -> Arrays:
-        """Returns all arrays of one batch: the values, its labels and its ids."""
-        found = self.tap(batch)
-        found.update(_labels(self.label_paths, batch.labels))
-        if self.ids is not None:
-            end = batch.row + batch.rows
-            if end > len(self.ids):
-                raise DataError(
-                    f"The data have more rows than the {len(self.ids)} ids: row "
-                    f"{len(self.ids)} has none."
-                )
-            found[IDS] = self.ids[batch.row : end]
-        return found
-
-    def writer(
-        self, path: str | os.PathLike[str], compression: str | None, memory: int
-    ) -> Writer:
-        """Opens the writer: of the store that is there, or of a new one."""
-        if exists(path):
-            return Writer.resume(path, memory=memory)
-        for value in self.plan.stored:
-            if value.bytes_per_row is None:
-                raise DataError(
-                    f"{value.address} has shape {value.shape}: a size known only "
-                    "row by row can't be saved. Pad the data to one size, or pass the "
-                    "most that it can be, pad=512."
-                )
-        arrays = [
-            ArraySpec(
-                value.address,
-                tuple(n for n in value.shape[1:] if n is not None),
-                value.dtype,
-                {"made_by": value.made_by},
-            )
-            for value in self.plan.stored
-        ]
-        arrays += [
-            ArraySpec(name, (len(columns),), "int32", {"columns": columns})
-            for name, columns in beside(self.plan).items()
-        ]
-        labels = _labels(self.label_paths, self.feed.first().labels)
-        if self.ids is not None:
-            labels[IDS] = self.ids[:1]
-        arrays += [
-            ArraySpec(name, array.shape[1:], array.dtype.name)
-            for name, array in labels.items()
-        ]
-        manifest = {
-            "identity": self.identity,
-            "plan": self.plan.to_json(),
-        }
-        return Writer.create(
-            path, arrays, manifest, compression=compression, memory=memory
-        )
-
-    def differences(self, saved: Saved) -> list[str]:
-        """Says how this run differs from the one that made a store.
-
-        What can be hashed is compared; the data are told by their first batch, which
-        is computed again.
-        """
-        found = identity.differences(saved.identity, self.identity)
-        if found:
-            return found
-        rows = self.feed.rows
-        if rows is not None and (
-            saved.rows > rows or (saved.complete and saved.rows != rows)
-        ):
-            found.append(f"rows: the store has {saved.rows}, the data {rows}")
-        return found + self.changed(saved, self.feed.first())
-
-    def changed(self, saved: Saved, batch: Batch) -> list[str]:
-        """Says which values of a batch are not as they were saved."""
-        end = min(batch.row + batch.rows, saved.rows)
-        if end <= batch.row:
-            return []
-        return [
-            f"data: {name} of rows {batch.row} to {end - 1} is not what was saved"
-            for name, fresh in self.values(batch).items()
-            if identity.compare(
-                saved.reader.array(name)[batch.row : end],
-                fresh[: end - batch.row],
-                self.plan.narrowed.get(name),
-            )
-            == "different"
-        ]
+    Raises:
+        OtherRunError: If that takes data that come only once, and they differ.
+    """
+    problems = run.differences(saved)
+    if problems or not (saved.complete or (overwrite and run.feed.again)):
+        return problems
+    problems = run.later_differences(saved)
+    if problems and not run.feed.again:
+        raise _other_run(saved, problems, again=False)
+    return problems
 
 
-def _drive(run: _Run, writer: Writer, show: bool) -> None:
+def _other_run(saved: Saved, problems: Sequence[str], *, again: bool) -> OtherRunError:
+    instead = "pass overwrite=True to replace it" if again else "delete this one"
+    return OtherRunError(
+        f"{saved.path} is the store of another run. {'; '.join(problems)}. Its "
+        f"{saved.rows:,} rows are kept. Save to another path, or {instead}."
+    )
+
+
+def _drive(run: Run, writer: Writer, progress: Show | None) -> None:
     """Taps batch by batch until the data end; whatever happens, commits."""
     title = f"saving {len(run.plan.stored)} values"
     try:
-        with progress(title, run.feed.rows, writer.rows, show) as report:
+        with shown(title, run.feed.rows, writer.rows, progress) as report:
             for values in _remaining(run, writer):
                 writer.append(values)
                 report(writer.rows, writer.bytes_written)
             writer.commit()
             report(writer.rows, writer.bytes_written)
+        run.check_rows(writer.rows)
     except StoreError:
         raise
-    except BaseException:
+    except BaseException as error:
         # Rows that were computed stay; the first error is the one to tell.
         with suppress(LayertapError):
             writer.commit()
-        raise
-    if run.ids is not None and len(run.ids) != writer.rows:
-        writer.commit()
-        raise DataError(
-            f"The data have {writer.rows} rows, but there are {len(run.ids)} ids."
+        error.add_note(
+            f"layertap: {writer.committed:,} rows are safe in {writer.path}; the same "
+            "call goes on after them."
         )
+        raise
     writer.finish()
 
 
-def _remaining(run: _Run, writer: Writer) -> Iterator[Arrays]:
+def _remaining(run: Run, writer: Writer) -> Iterator[Arrays]:
     """Yields the arrays of all rows that the store does not have yet.
 
-    The batch with the last row that it has is computed whole, as in a run that never
-    stopped, and compared with what was saved.
+    Of the rows that it has, the data are compared, and the values of its last block
+    computed again. The batch with the last of them is computed whole, as in a run that
+    never stopped.
+
+    Raises:
+        OtherRunError: If something is not as it was saved.
     """
     done = writer.rows
+    saved = Saved(writer.path)
+    block = saved.reader.block_rows
+    last_block = max(done - 1, 0) // block * block
     end = 0
-    for batch in run.feed.batches(max(done - 1, 0)):
+    for batch in _read(run.feed):
         end = batch.row + batch.rows
         if batch.row >= done:
             yield run.values(batch)
             continue
-        problems = run.changed(Saved(writer.path), batch)
+        problems = run.changes(saved, batch, compute=end > last_block)
         if problems:
-            raise OtherRunError(
-                f"{writer.path} can't be gone on with: " + "; ".join(problems) + ". "
-                "Its rows are kept. Save to another path, or pass overwrite=True."
-            )
-        if batch.row + batch.rows > done:
+            raise _other_run(saved, problems, again=run.feed.again)
+        if end > done:
             values = run.values(batch)
             yield {name: array[done - batch.row :] for name, array in values.items()}
     if end < done:
-        raise OtherRunError(
-            f"The data end before row {done}, but {writer.path} has {done} rows: "
-            "they are other data. Save to another path, or pass overwrite=True."
-        )
+        problems = [f"rows: the store has {done}, the data end before row {end}"]
+        raise _other_run(saved, problems, again=run.feed.again)
 
 
-def _labels(paths: Any, labels: Any) -> Arrays:
-    """Returns labels by the paths of their arrays."""
-    if paths is None:
-        return {}
-    flat_paths = keras.tree.flatten(paths)
-    flat = keras.tree.flatten(labels)
-    if len(flat) != len(flat_paths):
-        raise DataError(
-            f"The labels of the first batch were {len(flat_paths)} arrays, now they "
-            f"are {len(flat)}."
-        )
-    for array in flat:
-        if array.dtype.kind in "OSUV":
-            raise DataTypeError(
-                f"Labels of dtype {array.dtype} can't be saved: pass class numbers, "
-                "and texts as `ids=`."
-            )
-    return dict(zip(flat_paths, flat, strict=True))
-
-
-def _ids(ids: Any, rows: int | None) -> tuple[NDArray[Any], str]:
-    """Returns ids as an array, and whether they are numbers or texts."""
-    array = np.asarray(ids)
-    if array.ndim != 1 or (rows is not None and len(array) != rows):
-        raise DataError(
-            f"`ids` needs one integer or string for each row; found shape "
-            f"{array.shape} for {'?' if rows is None else rows} rows."
-        )
-    if array.dtype.kind in "iu":
-        return array, "number"
-    if array.dtype.kind == "U" or all(isinstance(one, str) for one in array):
-        return texts.encode([str(one) for one in array]), "text"
-    raise DataTypeError(f"`ids` are integers or strings; found dtype {array.dtype}.")
+def _read(feed: Feed) -> Iterator[Batch]:
+    """Yields the batches of a feed; an error of the data is noted with the row."""
+    row = 0
+    try:
+        for batch in feed.batches():
+            row = batch.row + batch.rows
+            yield batch
+    except Exception as error:
+        error.add_note(f"layertap: the data raised this after giving {row:,} rows.")
+        raise

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -11,17 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from layertap import address, identity, listening, tables
-from layertap.errors import DataError, OptionError, OtherRunError
+from layertap.errors import DataError, OptionError, OtherRunError, StoreError
 from layertap.feed import Batch, Feed
-from layertap.identity import Verdict
 from layertap.padding import cut_to
 from layertap.plans import Join, Plan
 from layertap.reducing import NAMED, Reduce, Reduction
-from layertap.saved import Saved
+from layertap.saved import DIGESTS, Saved
 from layertap.tap import Tap, rebuilt
 from layertap.values import LENGTHS, Values, beside, length_columns
 
-_ORDER: tuple[Verdict, ...] = ("identical", "within rounding", "different")
+Verdict = identity.Verdict | Literal["damaged"]
+
+_ORDER: tuple[Verdict, ...] = ("identical", "within rounding", "different", "damaged")
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Check:
         verdict: The worst that was found.
         largest: The largest absolute difference.
         first: The first row that is different, or None.
+        damage: What is wrong with files of it: which, and which rows they hold.
     """
 
     address: str
@@ -43,6 +45,12 @@ class Check:
     verdict: Verdict = "identical"
     largest: float = 0.0
     first: int | None = None
+    damage: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is different or damaged."""
+        return self.verdict in ("identical", "within rounding")
 
     def add(
         self,
@@ -60,7 +68,7 @@ class Check:
             computed: The dtype that both were computed in, if it is not theirs.
         """
         self.rows += len(saved)
-        verdict = identity.compare(saved, fresh, computed)
+        verdict: Verdict = identity.compare(saved, fresh, computed)
         self.verdict = max(self.verdict, verdict, key=_ORDER.index)
         if verdict == "identical":
             return
@@ -76,24 +84,27 @@ class Check:
 
 @dataclass
 class Report:
-    """What `verify` found. True if nothing is different; printed, it is a table.
+    """What `verify` found. True if nothing is wrong; printed, it is a table.
 
     Attributes:
         path: The store.
         rows: How many rows it has.
         checks: One check for each value, and one for each whole join.
         nonfinite: By address, how many NaN and infinities the checked rows hold.
+        other_inputs: How many of the batches that were computed had other inputs than
+            those saved of, or other rows.
     """
 
     path: str
     rows: int
     checks: list[Check]
     nonfinite: dict[str, int] = field(default_factory=dict)
+    other_inputs: int = 0
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is different."""
-        return all(check.verdict != "different" for check in self.checks)
+        """Whether nothing is different or damaged."""
+        return all(check.ok for check in self.checks)
 
     def __bool__(self) -> bool:
         return self.ok
@@ -106,6 +117,7 @@ class Report:
             "ok": self.ok,
             "checks": [vars(check) for check in self.checks],
             "nonfinite": self.nonfinite,
+            "other_inputs": self.other_inputs,
         }
 
     def __rich__(self) -> Table:
@@ -113,9 +125,11 @@ class Report:
         for heading in ("address", "compared", "rows", "verdict", "largest difference"):
             table.add_column(heading, overflow="fold")
         for check in self.checks:
-            style = "red" if check.verdict == "different" else "green"
+            style = "green" if check.ok else "red"
             verdict: str = check.verdict
-            if check.first is not None:
+            if check.damage:
+                verdict += f", {len(check.damage)} files"
+            elif check.first is not None:
                 verdict += f", worst of its batch in row {check.first}"
             table.add_row(
                 Text(check.address),
@@ -124,16 +138,27 @@ class Report:
                 Text(verdict, style=style),
                 f"{check.largest:.3g}" if check.largest else "0",
             )
-        count = sum(check.verdict == "different" for check in self.checks)
-        table.caption = (
-            f"{len(self.checks)} checks, {count} of them found a difference."
+        count = sum(not check.ok for check in self.checks)
+        table.caption = Text(
+            f"{len(self.checks)} checks, {count} of them found something wrong."
             + "".join(
                 f" {name} holds {n:,} NaN or infinite numbers."
                 for name, n in self.nonfinite.items()
             )
+            + self._blamed()
+            + "".join(f"\n{told}" for check in self.checks for told in check.damage)
         )
         table.caption_justify = "left"
         return table
+
+    def _blamed(self) -> str:
+        """Says that it may be the data that differ, if it may."""
+        if self.ok or not self.other_inputs:
+            return ""
+        return (
+            f" {self.other_inputs} of the batches have other inputs than those that "
+            "were saved of: the data differ, or where they are cut."
+        )
 
     def __str__(self) -> str:
         return tables.plain(self)
@@ -160,8 +185,8 @@ def verify(
 
     Args:
         saved: The saved values, of `layertap.save` or `layertap.open`.
-        model: The model. Without it every row is read once, which checks the
-            checksums, and nothing is computed.
+        model: The model. Without it every file is read, and compared with its
+            checksums and digests; nothing is computed.
         data: The data, as of the save.
         rows: About how many rows to recompute: the first ones, the last ones, and
             some in between, whole batches. None for all.
@@ -170,11 +195,11 @@ def verify(
             What else it was given is known from the store.
 
     Returns:
-        The report: true if nothing is different.
+        The report: true if nothing is wrong.
 
     Raises:
         OtherRunError: If the model plans other values than those saved.
-        StoreCorruptError: If the store can't be read.
+        StoreCorruptError: If, to compare, something is read that is damaged.
         DataError: If the data don't have the rows that were saved.
         OptionError: If the values were reduced by a function, and `reduce` is missing.
 
@@ -202,11 +227,15 @@ def verify(
         for join in saved.plan.joins
         if joined and rebuilt(join)
     }
+    other_inputs = 0
     nonfinite: dict[str, int] = {}
     for batch in _sampled(feed, saved.rows, rows):
         end = min(batch.row + batch.rows, saved.rows)
         part = slice(batch.row, end)
         whole = end - batch.row == batch.rows
+        if saved.digested:
+            digests = saved.reader.array(DIGESTS)[part]
+            other_inputs += bool((digests != identity.of_inputs(batch.inputs)).any())
         fresh = tap(batch)
         stored = {name: saved.reader.array(name)[part] for name in values}
         for name, array in stored.items():
@@ -231,7 +260,7 @@ def verify(
     checks = [*values.values(), *joins.values()]
     if saved.rows and not any(check.rows for check in checks):
         raise DataError("The data have none of the rows that were saved.")
-    return Report(saved.path, saved.rows, checks, nonfinite)
+    return Report(saved.path, saved.rows, checks, nonfinite, other_inputs)
 
 
 def _reduction(saved: Saved, reduce: Reduce) -> Reduction:
@@ -293,13 +322,22 @@ def _stored(saved: Saved) -> list[str]:
 
 
 def _read_all(saved: Saved) -> Report:
-    checks = []
-    for name in _stored(saved):
-        check = Check(name, "read, checksums")
-        array = saved.reader.array(name)
-        for start in range(0, saved.rows, saved.reader.block_rows):
-            end = min(start + saved.reader.block_rows, saved.rows)
-            check.rows += len(array[start:end])
+    """Reads every file of a store, and says which are not as they were written."""
+    groups = Check("", "groups read")
+    try:
+        saved.reader.check_groups()
+    except StoreError as error:
+        groups.verdict = "damaged"
+        groups.damage.append(str(error))
+    checks = [] if groups.ok else [groups]
+    for name in saved.reader.paths:
+        check = Check(name, "read, checksums and digests")
+        for rows, wrong in saved.reader.array(name).check():
+            check.rows += len(rows)
+            if wrong is not None:
+                check.verdict = "damaged"
+                check.first = rows[0] if check.first is None else check.first
+                check.damage.append(str(wrong))
         checks.append(check)
     return Report(saved.path, saved.rows, checks)
 

@@ -34,6 +34,7 @@ from layertap.listening.models import (
     check_model,
     forward,
     input_specs,
+    learned,
     specs_of,
 )
 from layertap.listening.passes import Done, Keep, Shortcut, Step, as_is
@@ -51,6 +52,7 @@ __all__ = [
     "check_model",
     "collect",
     "input_specs",
+    "learned",
     "specs_of",
     "survey",
     "tapped",

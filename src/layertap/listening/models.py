@@ -130,6 +130,24 @@ def specs_of(inputs: Any, declared: Any = None) -> Any:
     return named(inputs, "input")
 
 
+def learned(model: keras.Model) -> list[Any]:
+    """Returns what layers have learned of data by `adapt`, and no variable holds.
+
+    Args:
+        model: The model.
+
+    Returns:
+        By layer, in their order: vocabularies, and boundaries of bins.
+    """
+    found: list[Any] = []
+    for layer in private(model, "_flatten_layers")(include_self=False):
+        if hasattr(layer, "get_vocabulary"):
+            found.append([str(word) for word in layer.get_vocabulary()])
+        elif hasattr(layer, "bin_boundaries"):
+            found.append([float(edge) for edge in layer.bin_boundaries or ()])
+    return found
+
+
 def functional(model: Any) -> Any:
     """Returns the functional graph behind a model, or None if it has none."""
     if isinstance(model, keras.Sequential):

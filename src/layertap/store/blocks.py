@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,9 +11,11 @@ import numpy as np
 import tensorstore
 from numpy.typing import NDArray
 
-from layertap.store import folder
+from layertap.store import seals
+from layertap.store.faults import write_error
+from layertap.store.files import replace_files
 from layertap.store.layout import METADATA_FILE, ArrayLayout, to_json
-from layertap.store.shards import open_for_writing, write_error
+from layertap.store.shards import open_for_writing
 
 if TYPE_CHECKING:
     from layertap.errors import StoreError
@@ -72,7 +74,7 @@ class BlockWriter:
         self.committed = layouts[0].rows
         self.bytes_written = 0
         self._path = path
-        self._layouts = layouts
+        self._layouts = list(layouts)
         self._targets = [open_for_writing(path, layout) for layout in layouts]
         self._thread = ThreadPoolExecutor(1, "layertap-store")
         self._pending: deque[Future[None]] = deque()
@@ -93,30 +95,45 @@ class BlockWriter:
                 values[:end], can_reference_source_data_indefinitely=full
             ).result()
         written = transaction.commit_async()
-        committing = self._thread.submit(self._commit, written, block.first, block.end)
+        committing = self._thread.submit(self._commit, written, block, block.filled)
         self._pending.append(committing)
 
-    def _commit(self, written: Any, first: int, end: int) -> None:
+    def _commit(self, written: Any, block: Block, filled: int) -> None:
         """Waits for the shards of a block, then makes its rows count."""
         try:
+            number = block.first // self._layouts[0].block_rows
+            rows = block.first + filled
+            # While the disk is busy with the same values.
+            layouts = [
+                layout.committed(
+                    number,
+                    rows,
+                    seals.of_rows(block.values[layout.spec.path][:filled]),
+                )
+                for layout in self._layouts
+            ]
             written.result()
             if self._failure is not None:
                 return
-            contents = {}
-            for layout in self._layouts:
-                file = self._path / layout.spec.path / METADATA_FILE
-                contents[file] = to_json(replace(layout, rows=end).metadata())
-            folder.replace_files(contents)
-            self.committed = max(self.committed, end)
-            self.bytes_written += self._shard_bytes(first)
+            replace_files(
+                {
+                    self._path / layout.spec.path / METADATA_FILE: to_json(
+                        layout.metadata()
+                    )
+                    for layout in layouts
+                }
+            )
+            self._layouts = layouts
+            self.committed = max(self.committed, rows)
+            self.bytes_written += self._shard_bytes(number)
         except Exception as error:
             # Of any kind: this is a thread of its own, and nobody else would tell.
             if self._failure is None:
                 self._failure = write_error(error, self._path, self.committed)
 
-    def _shard_bytes(self, first: int) -> int:
+    def _shard_bytes(self, number: int) -> int:
         files = (
-            self._path / layout.spec.path / layout.shard(first // layout.block_rows)
+            self._path / layout.spec.path / layout.shard(number)
             for layout in self._layouts
         )
         return sum(file.stat().st_size for file in files)

@@ -1,24 +1,22 @@
-"""The folder of a store: made whole, changed atomically, locked, removed with care.
+"""The folder of a store: made whole, cut to what is committed, removed with care."""
 
-A `zarr.json` is never written in place: a reader sees the old one or the new one, also
-after a crash.
-"""
-
-import fcntl
+import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from layertap.errors import StoreError
+from layertap.store.faults import unreadable
+from layertap.store.files import NEW, replace_files, sync
 from layertap.store.layout import METADATA_FILE, ArrayLayout, group_metadata, to_json
+from layertap.store.locks import lock, release
+from layertap.store.parsing import groups
 from layertap.store.root import Root, read_root
 
-_NEW = METADATA_FILE + ".new"
-_SYNCS_AT_ONCE = 8
+_CREATING, _REMOVING = "creating", "removing"
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
@@ -33,8 +31,11 @@ def exists(path: str | os.PathLike[str]) -> bool:
         StoreCorruptError: If there is a damaged one.
     """
     path = Path(path)
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return False
+    try:
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return False
+    except OSError as error:
+        raise unreadable(path, error) from error
     read_root(path)
     return True
 
@@ -48,17 +49,21 @@ def create(path: Path, root: Root, layouts: Iterable[ArrayLayout]) -> int:
         layouts: Its arrays.
 
     Returns:
-        The lock of the store, as `lock` gives it.
+        The lock of the store, as `locks.lock` gives it.
+
+    Raises:
+        StoreError: If another process has made a store there in the meantime.
+        OSError: If none can be made.
     """
     files = {METADATA_FILE: root.contents()}
+    for group in groups(root.arrays):
+        files[f"{group}/{METADATA_FILE}"] = to_json(group_metadata({}))
     for layout in layouts:
-        array = PurePosixPath(layout.spec.path)
-        files[str(array / METADATA_FILE)] = to_json(layout.metadata())
-        for parent in array.parents[:-1]:
-            files[str(parent / METADATA_FILE)] = to_json(group_metadata({}))
+        files[f"{layout.spec.path}/{METADATA_FILE}"] = to_json(layout.metadata())
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    building = _sibling(target, "creating")
+    _sweep(target)
+    building = _sibling(target, _CREATING)
     building.mkdir()
     held = None
     try:
@@ -67,44 +72,66 @@ def create(path: Path, root: Root, layouts: Iterable[ArrayLayout]) -> int:
             (building / file).parent.mkdir(parents=True, exist_ok=True)
         replace_files({building / file: files[file] for file in files})
         building.rename(target)
-        _sync(target.parent)
-    except BaseException:
+        sync(target.parent)
+    except BaseException as error:
         shutil.rmtree(building, ignore_errors=True)
         if held is not None:
-            os.close(held)
+            release(held)
+        if isinstance(error, OSError) and error.errno == errno.ENOTEMPTY:
+            raise _made_meanwhile(path) from error
         raise
     return held
 
 
-def cut(path: Path, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
+def _made_meanwhile(path: Path) -> StoreError:
+    """Returns what to tell where another process has just made a store."""
+    try:
+        release(lock(path, read_root(path).writer))
+    except StoreError as error:
+        return error
+    return StoreError(f"There is a store at {path} now, made by another process.")
+
+
+def _sweep(target: Path) -> None:
+    """Deletes what killed processes left beside a store, half made or half deleted."""
+    for purpose in (_CREATING, _REMOVING):
+        for left in target.parent.glob(f".{_escaped(target.name)}.*.{purpose}"):
+            # Unless that process is still at it.
+            with suppress(OSError):
+                held = lock(left)
+                shutil.rmtree(left, ignore_errors=True)
+                release(held)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def cut(
+    path: Path, layouts: Sequence[ArrayLayout], even: Sequence[ArrayLayout]
+) -> None:
     """Deletes what an interrupted writer left behind the rows that all arrays have.
 
     Args:
         path: The folder of the store.
         layouts: Its arrays.
-
-    Returns:
-        Its arrays, all with the same number of rows.
+        even: Its arrays, all with the same number of rows.
     """
-    rows = min(layout.rows for layout in layouts)
-    even = [replace(layout, rows=rows) for layout in layouts]
     # First no reader must count on the rows any more.
     replace_files(
         {
             path / before.spec.path / METADATA_FILE: to_json(after.metadata())
             for before, after in zip(layouts, even, strict=True)
-            if before.rows != rows
+            if before != after
         }
     )
     # Of a file that it doesn't know, zarr-python warns.
-    (path / _NEW).unlink(missing_ok=True)
+    (path / (METADATA_FILE + NEW)).unlink(missing_ok=True)
     for layout in even:
-        blocks = -(-rows // layout.block_rows)
-        kept = set(map(layout.shard, range(blocks)))
+        kept = set(map(layout.shard, range(layout.blocks)))
         for file in (path / layout.spec.path).iterdir():
-            if file.name not in kept and file.name.startswith("c."):
+            if file.name not in kept and file.name != METADATA_FILE and _ours(file):
                 file.unlink()
-    return even
 
 
 def remove(path: str | os.PathLike[str]) -> None:
@@ -120,7 +147,7 @@ def remove(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     root = read_root(path)
-    held = lock(path)
+    held = lock(path, root.writer)
     try:
         foreign = next(_foreign(path, root), None)
         if foreign is not None:
@@ -130,7 +157,7 @@ def remove(path: str | os.PathLike[str]) -> None:
             )
         target = Path(os.path.realpath(path))
         # No other process is to meet a store that is half deleted.
-        shutil.rmtree(target.rename(_sibling(target, "removing")))
+        shutil.rmtree(target.rename(_sibling(target, _REMOVING)))
     except StoreError:
         raise
     except OSError as error:
@@ -138,79 +165,27 @@ def remove(path: str | os.PathLike[str]) -> None:
             f"{path} could not be deleted: {error.strerror}. Delete it by hand."
         ) from error
     finally:
-        os.close(held)
+        release(held)
 
 
 def _foreign(path: Path, root: Root) -> Iterator[Path]:
     """Yields what is in the folder of a store, but was not put there by layertap."""
     arrays = {path / array for array in root.arrays}
-    groups = {parent for array in arrays for parent in array.parents}
+    inner = arrays | {path / group for group in groups(root.arrays)}
     for here, folders, files in os.walk(path):
         folder = Path(here)
         for name in files:
-            shard = folder in arrays and name.startswith("c.")
-            if not shard and name not in (METADATA_FILE, _NEW):
+            if not _ours(folder / name, shards=folder in arrays):
                 yield folder / name
         for name in folders:
-            if folder / name not in arrays | groups:
+            if folder / name not in inner or (folder / name).is_symlink():
                 yield folder / name
 
 
-def lock(path: Path) -> int:
-    """Keeps other writers out of a store.
-
-    Returns:
-        A file descriptor. The lock is held until that is closed, or its process ends.
-
-    Raises:
-        StoreError: If another writer has it.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise StoreError(
-            f"{path} is being written already, by this process or another one. "
-            "Wait until that has ended, or write to another path."
-        ) from error
-    except OSError:
-        # Some network file systems can't lock folders. They are used without.
-        return descriptor
-    return descriptor
-
-
-def replace_files(contents: Mapping[Path, bytes]) -> None:
-    """Replaces files, each atomically, and all durably.
-
-    No file is replaced before the new contents of all of them are on disk.
-
-    Args:
-        contents: What each file is to hold. Their folders have to exist.
-    """
-    # At the same time: a disk makes many files durable in little more time than one.
-    with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
-        list(pool.map(_write_beside, contents.keys(), contents.values()))
-        for file in contents:
-            file.with_name(_NEW).replace(file)
-        list(pool.map(_sync, {file.parent for file in contents}))
-
-
-def _write_beside(file: Path, content: bytes) -> None:
-    """Writes durably what a file is to be replaced with."""
-    with file.with_name(_NEW).open("wb") as new:
-        new.write(content)
-        new.flush()
-        os.fsync(new.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _ours(file: Path, shards: bool = True) -> bool:
+    """Whether a file, by its name, is one that layertap writes."""
+    plain = file.name in (METADATA_FILE, METADATA_FILE + NEW)
+    return plain or (shards and file.name.startswith("c."))
 
 
 def _sibling(path: Path, purpose: str) -> Path:

@@ -11,23 +11,26 @@ Nothing here touches a disk.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from layertap.errors import OptionError, StoreCorruptError
+from layertap.errors import OptionError
+from layertap.store import seals
 
-FORMAT = 1
-DEFAULT_MEMORY = 512 * 2**20
+FORMAT = 2
+# Stores of the first format have no seals and no digests. They are read only.
+UNSEALED = 1
 METADATA_FILE = "zarr.json"
 
-# In memory at a time: the block being filled, and two on their way to the disk.
-BLOCKS_IN_MEMORY = 3
-SHARD_BYTES = 32 * 2**20
-CHUNK_BYTES = 256 * 2**10
+# In the attributes of a `zarr.json`, what is layertap's; and in that, the digests of
+# the blocks, and the seal.
+OURS = "layertap"
+BLOCKS = "blocks"
+SEAL = "seal"
 
 DTYPES = {
     np.dtype(dtype).name: np.dtype(dtype)
@@ -61,12 +64,7 @@ class ArraySpec:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        parts = self.path.split("/")
-        if any(part in ("", ".", "..", METADATA_FILE) for part in parts):
-            raise OptionError(
-                f"{self.path!r} can't be the path of an array. "
-                "A path is names joined by '/', such as 'fusion/in/0'."
-            )
+        _check_path(self.path)
         if self.dtype not in DTYPES:
             raise OptionError(
                 f"{self.path} has dtype {self.dtype}, which can't be stored. "
@@ -89,35 +87,6 @@ class ArraySpec:
         return math.prod(self.shape) * self.numpy_dtype.itemsize
 
 
-def rows_per_block(arrays: Sequence[ArraySpec], memory: int) -> int:
-    """Returns how many rows a block has, the same for all arrays.
-
-    Args:
-        arrays: All arrays of the store.
-        memory: Bytes that all blocks in memory may take together. One row is held
-            whatever its size.
-    """
-    budget = memory // BLOCKS_IN_MEMORY // sum(array.row_bytes for array in arrays)
-    shard = SHARD_BYTES // max(array.row_bytes for array in arrays)
-    most = max(min(budget, shard), 1)
-    chunks = (rows_per_chunk(array, most) for array in arrays)
-    # All are powers of two, save those that are whole blocks.
-    return most - most % max((rows for rows in chunks if rows < most), default=1)
-
-
-def rows_per_chunk(array: ArraySpec, block_rows: int) -> int:
-    """Returns how many rows a chunk of an array has: a divisor of `block_rows`.
-
-    A chunk is a whole block if that is small. Else it has a power of two of rows, and
-    at most a quarter of the block's, so that blocks can be cut to a multiple of it
-    without becoming much smaller.
-    """
-    if block_rows * array.row_bytes <= CHUNK_BYTES:
-        return block_rows
-    most = min(CHUNK_BYTES // array.row_bytes, block_rows // 4)
-    return 1 << (most.bit_length() - 1) if most else 1
-
-
 @dataclass(frozen=True)
 class ArrayLayout:
     """An array as it is stored.
@@ -128,6 +97,9 @@ class ArrayLayout:
         block_rows: Rows of one shard.
         chunk_rows: Rows of one chunk.
         compression: None or `"zstd"`.
+        store: Which store it is in, as of its root.
+        digests: Of the committed rows of each block, one after the other.
+        others: Attributes that somebody else has added.
     """
 
     spec: ArraySpec
@@ -135,15 +107,51 @@ class ArrayLayout:
     block_rows: int
     chunk_rows: int
     compression: str | None
+    store: str = ""
+    digests: str = ""
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks that have committed rows."""
+        return -(-self.rows // self.block_rows)
+
+    def rows_of(self, block: int) -> range:
+        """Returns the committed rows of a block."""
+        first = block * self.block_rows
+        return range(first, min(first + self.block_rows, self.rows))
+
+    def digest(self, block: int) -> str:
+        """Returns the digest of the committed rows of a block."""
+        return self.digests[block * seals.DIGITS : (block + 1) * seals.DIGITS]
+
+    def committed(self, block: int, rows: int, digest: str) -> "ArrayLayout":
+        """Returns the layout with rows up to one of a block, its last.
+
+        Args:
+            block: The block.
+            rows: How many rows there are then.
+            digest: Of those in the block.
+        """
+        before = self.digests[: block * seals.DIGITS]
+        return replace(self, rows=rows, digests=before + digest)
 
     def metadata(self) -> dict[str, Any]:
         """Returns the contents of the array's `zarr.json`."""
+        described = self.described()
+        ours = {**self.spec.attributes, BLOCKS: self.digests}
+        seal = seals.of_content([self.store, self.spec.path, described, ours])
+        sealed = {**self.others, OURS: ours | {SEAL: seal}}
+        return described | {"attributes": sealed}
+
+    def described(self) -> dict[str, Any]:
+        """Returns what the `zarr.json` says of the form of the array."""
         spec = self.spec
         # The order of bytes in an element means nothing where there is only one.
         bytes_codec = _BYTES if spec.numpy_dtype.itemsize > 1 else {"name": "bytes"}
         chunk_codecs: list[Any] = [bytes_codec, {"name": "crc32c"}]
         if self.compression is not None:
-            chunk_codecs.insert(1, _COMPRESSORS[self.compression])
+            chunk_codecs.insert(1, COMPRESSORS[self.compression])
         sharding = {
             "chunk_shape": [self.chunk_rows, *spec.shape],
             "codecs": chunk_codecs,
@@ -169,60 +177,48 @@ class ArrayLayout:
             "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
             # Unlike each other: xarray takes axes of one name for the same axis.
             "dimension_names": ["row", *(f"{name}_{axis}" for axis in axes)],
-            "attributes": dict(spec.attributes),
         }
 
     def shard(self, block: int) -> str:
         """Returns the name of the file that holds one block, in the array's folder."""
         return ".".join(["c", str(block)] + ["0"] * len(self.spec.shape))
 
+    def claims(self, rows: int) -> int:
+        """Returns the least bytes that the shard of a block can have.
+
+        One of which nothing is compressed has its chunks, each with a checksum, and
+        their index. Zstandard makes four bytes of 128 KiB at best.
+
+        Args:
+            rows: How many rows of the block there are.
+        """
+        index = 16 * (self.block_rows // self.chunk_rows) + 4
+        chunks = -(-rows // self.chunk_rows)
+        chunk = self.chunk_rows * self.spec.row_bytes
+        if self.compression is None:
+            return index + chunks * (chunk + 4)
+        return index + chunks * (chunk >> 15)
+
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
-_COMPRESSORS = {
+COMPRESSORS = {
     "zstd": {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
 }
 _FILL_VALUES: dict[str, Any] = {"b": False, "i": 0, "u": 0, "c": [0.0, 0.0]}
 
 
-def lay_out(
-    arrays: Sequence[ArraySpec], *, compression: str | None, memory: int
-) -> list[ArrayLayout]:
-    """Returns how arrays are to be stored, with no rows yet.
-
-    Args:
-        arrays: At least one array.
-        compression: None or `"zstd"`.
-        memory: Bytes that all blocks in memory may take together.
+def check_paths(paths: Sequence[str]) -> None:
+    """Checks that arrays can be side by side in one store, and nowhere else.
 
     Raises:
-        OptionError: If these arrays can't be in one store, or there is no such
-            compression.
+        OptionError: If they can't.
     """
-    if not arrays:
-        raise OptionError("A store needs at least one array; found none.")
-    if compression is not None and compression not in _COMPRESSORS:
-        raise OptionError(
-            f"There is no compression {compression!r}. "
-            f"Choose None or one of {', '.join(map(repr, _COMPRESSORS))}."
-        )
-    if memory < 1:
-        raise OptionError(f"`memory` is a number of bytes above 0; found {memory}.")
-    _check_paths([array.path for array in arrays])
-    block_rows = rows_per_block(arrays, memory)
-    return [
-        ArrayLayout(
-            array, 0, block_rows, rows_per_chunk(array, block_rows), compression
-        )
-        for array in arrays
-    ]
-
-
-def _check_paths(paths: Sequence[str]) -> None:
     seen = set(paths)
     if len(seen) < len(paths):
         twice = sorted(path for path in seen if paths.count(path) > 1)
         raise OptionError(f"Two arrays have the path {twice[0]!r}. Rename one.")
     for path in paths:
+        _check_path(path)
         for parent in map(str, PurePosixPath(path).parents):
             if parent in seen:
                 raise OptionError(
@@ -231,40 +227,15 @@ def _check_paths(paths: Sequence[str]) -> None:
                 )
 
 
-def parse_layout(path: str, file: Path, metadata: Any) -> ArrayLayout:
-    """Returns the layout that an array's `zarr.json` tells of.
-
-    Args:
-        path: The path of the array in its store.
-        file: The file it was read from, for errors.
-        metadata: Its contents.
-
-    Raises:
-        StoreCorruptError: If it isn't as layertap writes it.
-    """
-    try:
-        rows, *shape = metadata["shape"]
-        sharding = metadata["codecs"][0]["configuration"]
-        names = [codec["name"] for codec in sharding["codecs"]]
-        layout = ArrayLayout(
-            ArraySpec(
-                path, tuple(shape), metadata["data_type"], metadata["attributes"]
-            ),
-            rows,
-            metadata["chunk_grid"]["configuration"]["chunk_shape"][0],
-            sharding["chunk_shape"][0],
-            next((name for name in names if name in _COMPRESSORS), None),
+def _check_path(path: str) -> None:
+    parts = path.split("/")
+    if not path.isprintable() or any(
+        part in ("", ".", "..", METADATA_FILE) for part in parts
+    ):
+        raise OptionError(
+            f"{path!r} can't be the path of an array. "
+            "A path is names joined by '/', such as 'fusion/in/0'."
         )
-        sound = rows >= 0 and 0 < layout.chunk_rows <= layout.block_rows
-        # Other tools may have added to it, as zarr-python does on any change.
-        if sound and layout.metadata().items() <= metadata.items():
-            return layout
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        pass
-    raise StoreCorruptError(
-        f"{file} is not as layertap writes the metadata of an array. "
-        "Restore it from a copy, or save the values again."
-    )
 
 
 def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:

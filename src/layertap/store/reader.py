@@ -3,6 +3,7 @@
 import math
 import operator
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from layertap import address
-from layertap.errors import AddressError
+from layertap.errors import AddressError, StoreError
+from layertap.store import seals
+from layertap.store.faults import unreadable
 from layertap.store.layout import ArrayLayout
-from layertap.store.root import read_layouts, read_root
-from layertap.store.shards import open_for_reading, read_error
+from layertap.store.parsing import check_groups, read_layouts
+from layertap.store.root import read_root
+from layertap.store.shards import Part, Shards
 
 
 class LazyArray:
@@ -30,9 +34,10 @@ class LazyArray:
     """
 
     def __init__(self, path: Path, layout: ArrayLayout, rows: int) -> None:
-        self._path = path
         self._layout = layout
-        self._opened: Any = None
+        self._shards = Shards(path, layout, rows)
+        # More rows, where a writer has not committed them of all arrays.
+        self._whole = Shards(path, layout, layout.rows)
         self.shape: tuple[int, ...] = (rows, *layout.spec.shape)
         self.dtype = layout.spec.numpy_dtype
 
@@ -44,7 +49,7 @@ class LazyArray:
     @property
     def attributes(self) -> dict[str, Any]:
         """What else is known of it."""
-        return dict(self._layout.spec.attributes)
+        return _attributes(self._layout)
 
     @property
     def ndim(self) -> int:
@@ -82,25 +87,28 @@ class LazyArray:
             StoreCorruptError: If what is on disk is not what was written.
         """
         wanted, turn = _split(index, self.shape)
-        part: NDArray[Any] = self._read(wanted)[turn]
+        part: NDArray[Any] = self._shards.read(wanted)[turn]
         return part
 
-    def _read(self, wanted: "list[_Part]") -> NDArray[Any]:
-        shape = [len(each) for each in wanted]
-        if 0 in shape:
-            return np.empty(shape, self.dtype)
-        if self._opened is None:
-            self._opened = open_for_reading(self._path, self._layout, len(self))
-        parts = tuple(
-            slice(each[0], each[-1] + 1, each.step) if isinstance(each, range) else each
-            for each in wanted
-        )
-        try:
-            values: NDArray[Any] = self._opened.oindex[parts].read().result()
-        except ValueError as error:
-            where = f"rows {min(wanted[0])} to {max(wanted[0])}"
-            raise read_error(error, self._path, self._layout, where) from error
-        return values
+    def check(self) -> Iterator[tuple[range, StoreError | None]]:
+        """Reads all committed rows, block by block, and says what is wrong with them.
+
+        Each chunk is checked by its checksum, and each block by its digest, which
+        finds a file that is whole but of another block, array, store or time.
+
+        Yields:
+            The rows of a block, and what is wrong with them, or None.
+        """
+        layout = self._layout
+        for block in range(layout.blocks):
+            rows = layout.rows_of(block)
+            try:
+                values = self._whole.read([rows, *map(range, layout.spec.shape)])
+            except StoreError as error:
+                yield rows, error
+                continue
+            right = not layout.store or seals.of_rows(values) == layout.digest(block)
+            yield rows, None if right else self._whole.damaged(block, seals.WRONG)
 
     def __array__(
         self, dtype: DTypeLike | None = None, copy: bool | None = None
@@ -113,10 +121,7 @@ class LazyArray:
         return f"<layertap.LazyArray {self.path} {self.shape} {self.dtype}>"
 
 
-_Part = range | NDArray[np.intp]
-
-
-def _split(index: Any, shape: tuple[int, ...]) -> tuple[list[_Part], tuple[Any, ...]]:
+def _split(index: Any, shape: tuple[int, ...]) -> tuple[list[Part], tuple[Any, ...]]:
     """Splits an index into what to read and how to turn that round.
 
     Args:
@@ -141,7 +146,7 @@ def _split(index: Any, shape: tuple[int, ...]) -> tuple[list[_Part], tuple[Any, 
     return [wanted for wanted, _ in split], tuple(turn for _, turn in split)
 
 
-def _axis(part: Any, size: int, axis: int) -> tuple[_Part, Any]:
+def _axis(part: Any, size: int, axis: int) -> tuple[Part, Any]:
     """Splits the index of one axis as `_split` does that of all."""
     if isinstance(part, slice):
         wanted = range(size)[part]
@@ -238,6 +243,7 @@ class Reader:
             for layout in layouts
         }
         self._layouts = layouts
+        self._root = root
 
     @property
     def paths(self) -> list[str]:
@@ -260,21 +266,35 @@ class Reader:
             )
         return self._arrays[path]
 
+    def check_groups(self) -> None:
+        """Reads the metadata of the groups that the arrays are in.
+
+        Raises:
+            StoreCorruptError: If that of one is damaged or missing.
+            StoreError: If it can't be read.
+        """
+        check_groups(self.path, self._root)
+
     def members(self) -> list[Member]:
         """Returns what is known of all arrays without reading their values."""
         return [self._member(layout) for layout in self._layouts]
 
     def _member(self, layout: ArrayLayout) -> Member:
-        files = list((self.path / layout.spec.path).iterdir())
+        folder = self.path / layout.spec.path
+        try:
+            files = list(folder.iterdir())
+            on_disk = sum(file.stat().st_size for file in files)
+        except OSError as error:
+            raise unreadable(folder, error) from error
         return Member(
             path=layout.spec.path,
             shape=(self.rows, *layout.spec.shape),
             dtype=layout.spec.dtype,
-            attributes=dict(layout.spec.attributes),
+            attributes=_attributes(layout),
             compression=layout.compression,
             chunk_rows=layout.chunk_rows,
             files=len(files),
-            bytes_on_disk=sum(file.stat().st_size for file in files),
+            bytes_on_disk=on_disk,
         )
 
     def __repr__(self) -> str:
@@ -283,3 +303,7 @@ class Reader:
             f"<layertap.Reader {self.path}: {len(self._arrays)} arrays, "
             f"{self.rows:,} rows, {state}>"
         )
+
+
+def _attributes(layout: ArrayLayout) -> dict[str, Any]:
+    return {**layout.others, **layout.spec.attributes}

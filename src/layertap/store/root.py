@@ -1,29 +1,26 @@
-"""What a store says of itself in its `zarr.json` files, read with care."""
+"""What a store says of itself, in the `zarr.json` of its folder."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from layertap.errors import (
-    NotAStoreError,
-    OptionError,
-    StoreCorruptError,
-    StoreError,
-    StoreFormatError,
-)
+from layertap.errors import NotAStoreError, OptionError, StoreFormatError
+from layertap.store import seals
+from layertap.store.faults import damaged
+from layertap.store.files import read_json
 from layertap.store.layout import (
     FORMAT,
     METADATA_FILE,
-    ArrayLayout,
+    OURS,
+    SEAL,
+    UNSEALED,
     group_metadata,
-    parse_layout,
     to_json,
 )
 
-_OURS = "layertap"
-_KEPT_NAMES = {"format", "complete", "arrays"}
+_KEPT_NAMES = {"format", "store", "complete", "rows", "writer", "arrays", SEAL}
 
 
 @dataclass(frozen=True)
@@ -33,12 +30,20 @@ class Root:
     Args:
         arrays: The paths of all arrays, in the order they were given in.
         attributes: The attributes of whoever made the store.
+        store: Which store it is: a random text that its arrays have, too.
         complete: Whether no more rows are to come.
+        rows: How many rows there are then; None before, and in the first format.
+        writer: Who writes the store now, as of `locks.this_process`, or None.
+        format: The format in which the store was written.
     """
 
     arrays: tuple[str, ...]
     attributes: Mapping[str, Any]
+    store: str = ""
     complete: bool = False
+    rows: int | None = None
+    writer: Mapping[str, Any] | None = None
+    format: int = FORMAT
 
     def __post_init__(self) -> None:
         taken = _KEPT_NAMES & set(self.attributes)
@@ -51,11 +56,16 @@ class Root:
         """Returns the contents of the root's `zarr.json`."""
         ours = {
             "format": FORMAT,
+            "store": self.store,
             "complete": self.complete,
+            "rows": self.rows,
+            "writer": self.writer,
             "arrays": list(self.arrays),
             **self.attributes,
         }
-        return to_json(group_metadata({_OURS: ours}))
+        # Sealed as it is read back: keys of JSON are strings, and tuples lists.
+        ours = json.loads(to_json(ours))
+        return to_json(group_metadata({OURS: ours | {SEAL: seals.of_content(ours)}}))
 
 
 def read_root(path: Path) -> Root:
@@ -65,10 +75,11 @@ def read_root(path: Path) -> Root:
         NotAStoreError: If there is none.
         StoreFormatError: If a newer layertap wrote it.
         StoreCorruptError: If it is damaged.
+        StoreError: If it can't be read.
     """
     file = path / METADATA_FILE
     try:
-        content = file.read_bytes()
+        content = read_json(file)
     except FileNotFoundError:
         found = f"no {METADATA_FILE}" if path.is_dir() else "nothing"
         raise NotAStoreError(
@@ -80,10 +91,8 @@ def read_root(path: Path) -> Root:
             f"{path} is not a store of layertap's: it is a file, and a store is a "
             "folder. Check the path."
         ) from None
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    attributes = _parse_json(file, content).get("attributes")
-    ours = attributes.get(_OURS) if isinstance(attributes, dict) else None
+    attributes = content.get("attributes")
+    ours = attributes.get(OURS) if isinstance(attributes, dict) else None
     if not isinstance(ours, dict):
         raise NotAStoreError(
             f"{path} is not a store of layertap's, but other data in Zarr format. "
@@ -95,67 +104,50 @@ def read_root(path: Path) -> Root:
             f"{path} has store format {written}; this layertap reads up to {FORMAT}. "
             "Install a newer layertap."
         )
+    root = _parsed(ours)
+    if root is None:
+        raise damaged(
+            file,
+            "is damaged: it doesn't say soundly which store this is, what arrays it "
+            "has and whether it is complete",
+        )
+    return root
+
+
+def _parsed(ours: dict[str, Any]) -> Root | None:
+    """Returns the root that is written there, or None if it is not sound."""
+    ours = dict(ours)
+    unsealed = ours.get("format") == UNSEALED
+    if not unsealed and ours.pop(SEAL, None) != seals.of_content(ours):
+        return None
     arrays, complete = ours.get("arrays"), ours.get("complete")
-    if not (
-        written == FORMAT and isinstance(arrays, list) and isinstance(complete, bool)
+    if (
+        ours.get("format") not in (UNSEALED, FORMAT)
+        or not isinstance(arrays, list)
+        or not all(isinstance(name, str) for name in arrays)
+        or not isinstance(complete, bool)
     ):
-        raise StoreCorruptError(
-            f"{file} is damaged: it doesn't say whether the store is complete, or what "
-            "arrays it has. Restore it from a copy, or save the values again."
+        return None
+    attributes = {key: ours[key] for key in ours if key not in _KEPT_NAMES}
+    if unsealed:
+        return Root(tuple(arrays), attributes, complete=complete, format=UNSEALED)
+    store, rows, writer = (ours.get(key) for key in ("store", "rows", "writer"))
+    whole = type(rows) is int and rows >= 0
+    if not isinstance(store, str) or not store:
+        return None
+    if not (whole if complete else rows is None):
+        return None
+    if writer is not None and not _is_writer(writer):
+        return None
+    return Root(tuple(arrays), attributes, store, complete, rows, writer)
+
+
+def _is_writer(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("process"), int)
+        and all(
+            isinstance(found.get(key), str) and found[key].isprintable()
+            for key in ("host", "since")
         )
-    theirs = {key: ours[key] for key in ours if key not in _KEPT_NAMES}
-    return Root(tuple(map(str, arrays)), theirs, complete)
-
-
-def read_layouts(path: Path, root: Root) -> list[ArrayLayout]:
-    """Reads the layouts of all arrays of a store.
-
-    Raises:
-        StoreCorruptError: If one is missing or damaged, or they don't go together.
-    """
-    layouts = []
-    for name in root.arrays:
-        file = path / name / METADATA_FILE
-        try:
-            content = file.read_bytes()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise StoreCorruptError(
-                f"{file} is missing, but the store has an array {name}. "
-                "Restore it from a copy, or save the values again."
-            ) from error
-        except OSError as error:
-            raise _unreadable(file, error) from error
-        layouts.append(parse_layout(name, file, _parse_json(file, content)))
-    blocks = {layout.block_rows for layout in layouts}
-    rows = {layout.rows for layout in layouts}
-    if len(blocks) != 1 or (root.complete and len(rows) != 1):
-        raise StoreCorruptError(
-            f"{path} is damaged: its arrays have {_listing(rows)} rows, in blocks of "
-            f"{_listing(blocks)}, but all should have the same. "
-            "Restore it from a copy, or save the values again."
-        )
-    return layouts
-
-
-def _listing(numbers: Iterable[int]) -> str:
-    return " and ".join(map(str, sorted(numbers))) or "no"
-
-
-def _unreadable(file: Path, error: OSError) -> StoreError:
-    return StoreError(f"{file} can't be read: {error.strerror}. Check who may read it.")
-
-
-def _parse_json(file: Path, content: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise StoreCorruptError(
-            f"{file} is damaged: it is not JSON ({error}). "
-            "Restore it from a copy, or save the values again."
-        ) from error
-    if not isinstance(found, dict):
-        raise StoreCorruptError(
-            f"{file} is damaged: it should be a JSON object. "
-            "Restore it from a copy, or save the values again."
-        )
-    return found
+    )

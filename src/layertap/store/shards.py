@@ -4,16 +4,21 @@ TensorStore is told the metadata instead of reading it (`assume_metadata`). So i
 neither changes what is committed nor trusts what is not.
 """
 
-import errno
-import os
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorstore
+from numpy.typing import NDArray
 
-from layertap.errors import StoreCorruptError, StoreError
+from layertap.errors import StoreError
+from layertap.store import faults
+from layertap.store.faults import error_number, unreadable
 from layertap.store.layout import ArrayLayout
+
+# What to read of an axis.
+Part = range | NDArray[np.intp]
 
 # More rows than any array will have: the most that TensorStore can count.
 _CAPACITY = 2**62 - 2
@@ -21,14 +26,6 @@ _CAPACITY = 2**62 - 2
 # Shared by all arrays that are read: the tables of chunks, and chunks, used last. Every
 # use looks whether their file was replaced.
 _READING = tensorstore.Context({"cache_pool": {"total_bytes_limit": 16 * 2**20}})
-
-_ADVICE = {
-    errno.ENOSPC: "Free some space",
-    errno.EDQUOT: "Free some space",
-    errno.EACCES: "Check who may write there",
-    errno.EPERM: "Check who may write there",
-    errno.EROFS: "Make the disk writable",
-}
 
 
 def open_for_writing(path: Path, layout: ArrayLayout) -> Any:
@@ -43,7 +40,7 @@ def open_for_writing(path: Path, layout: ArrayLayout) -> Any:
     """
     return tensorstore.open(
         {
-            **_spec(path, layout, _CAPACITY),
+            **_spec(path / layout.spec.path, layout, _CAPACITY),
             # Else chunks of zeros would not be stored, as if they were missing.
             "store_data_equal_to_fill_value": True,
         },
@@ -54,95 +51,142 @@ def open_for_writing(path: Path, layout: ArrayLayout) -> Any:
     ).result()
 
 
-def open_for_reading(path: Path, layout: ArrayLayout, rows: int) -> Any:
-    """Opens the first rows of an array to read; no file is touched yet.
+class Shards:
+    """The shards of an array, to read its first rows from.
+
+    Before anything is read of a shard, its file is looked at: one that is missing or
+    too small for what it should hold is told, and takes no memory.
 
     Args:
         path: The folder of the store, absolute.
         layout: The array.
-        rows: How many rows it shall have.
-
-    Returns:
-        A `tensorstore.TensorStore`.
-
-    Raises:
-        StoreCorruptError: If there can be no array of that layout.
+        rows: How many rows are to be had.
     """
-    try:
-        return tensorstore.open(
-            {
-                **_spec(path, layout, rows),
-                # Else chunks that are missing would be read as zeros.
-                "fill_missing_data_reads": False,
-            },
-            open=True,
-            assume_metadata=True,
-            read=True,
-            write=False,
-            context=_READING,
-        ).result()
-    except ValueError as error:
-        raise read_error(error, path, layout, "metadata") from error
+
+    def __init__(self, path: Path, layout: ArrayLayout, rows: int) -> None:
+        self._folder = path / layout.spec.path
+        self._layout = layout
+        self._rows = rows
+        self._opened: Any = None
+        self._large_enough: set[int] = set()
+
+    def read(self, parts: Sequence[Part]) -> NDArray[Any]:
+        """Reads a part of the array.
+
+        Args:
+            parts: For each axis what to read: a range that goes up, or positions.
+
+        Raises:
+            StoreCorruptError: If what is on disk is not what was written; the file and
+                its rows are named.
+            StoreError: If it can't be read.
+        """
+        shape = [len(part) for part in parts]
+        dtype = self._layout.spec.numpy_dtype
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        blocks = _blocks(parts[0], self._layout.block_rows)
+        for block in blocks:
+            self._check_size(block)
+        try:
+            # Here, for where there is no memory TensorStore would end the process.
+            values = np.empty(shape, dtype)
+        except (MemoryError, ValueError) as error:
+            raise StoreError(
+                f"{self._folder}: an array of shape {tuple(shape)} does not fit into "
+                "memory. Read fewer rows at a time."
+            ) from error
+        try:
+            self._read_into(values, parts)
+        except ValueError as error:
+            raise self._why(blocks, error) from error
+        return values
+
+    def _read_into(self, values: NDArray[Any], parts: Sequence[Part]) -> None:
+        if self._opened is None:
+            self._opened = _open_for_reading(self._folder, self._layout, self._rows)
+        wanted = tuple(
+            slice(part[0], part[-1] + 1, part.step) if isinstance(part, range) else part
+            for part in parts
+        )
+        tensorstore.array(values).write(self._opened.oindex[wanted]).result()
+
+    def _check_size(self, block: int) -> None:
+        if block in self._large_enough:
+            return
+        file = self._folder / self._layout.shard(block)
+        rows = self._layout.rows_of(block)
+        least = self._layout.claims(len(rows))
+        try:
+            found = file.stat().st_size
+        except FileNotFoundError as error:
+            raise self.damaged(block, "is missing") from error
+        except OSError as error:
+            raise unreadable(file, error) from error
+        if found < least:
+            raise self.damaged(
+                block, f"is damaged: it has {found:,} bytes, and {least:,} at least"
+            )
+        self._large_enough.add(block)
+
+    def _why(self, blocks: Sequence[int], error: Exception) -> StoreError:
+        """Returns what to tell when some blocks could not be read."""
+        found = error_number(error)
+        if found:
+            return unreadable(self._folder, OSError(found, ""))
+        for block in blocks:
+            parts = [self._layout.rows_of(block), *map(range, self._layout.spec.shape)]
+            values = np.empty([*map(len, parts)], self._layout.spec.numpy_dtype)
+            try:
+                self._read_into(values, parts)
+            except ValueError as cause:
+                return self.damaged(block, f"is damaged ({cause})")
+        return self.damaged(blocks[0], f"could not be read ({error})")
+
+    def damaged(self, block: int, what: str) -> StoreError:
+        """Returns what to tell of a block that is not as it was written.
+
+        Args:
+            block: The block.
+            what: What is wrong, as of `faults.damaged`.
+        """
+        rows = self._layout.rows_of(block)
+        told = f"with rows {rows[0]} to {rows[-1]} of {self._layout.spec.path} {what}"
+        return faults.damaged(self._folder / self._layout.shard(block), told)
 
 
-def _spec(path: Path, layout: ArrayLayout, rows: int) -> dict[str, Any]:
-    metadata = layout.metadata()
+def _blocks(rows: Part, block_rows: int) -> Sequence[int]:
+    """Returns the blocks that rows are in."""
+    if isinstance(rows, range) and rows.step < block_rows:
+        return range(rows[0] // block_rows, rows[-1] // block_rows + 1)
+    found: list[int] = np.unique(np.asarray(rows) // block_rows).tolist()
+    return found
+
+
+def _open_for_reading(folder: Path, layout: ArrayLayout, rows: int) -> Any:
+    return tensorstore.open(
+        {
+            **_spec(folder, layout, rows),
+            # Else chunks that are missing would be read as zeros.
+            "fill_missing_data_reads": False,
+        },
+        open=True,
+        assume_metadata=True,
+        read=True,
+        write=False,
+        context=_READING,
+    ).result()
+
+
+def _spec(folder: Path, layout: ArrayLayout, rows: int) -> dict[str, Any]:
+    metadata = layout.described()
     metadata["shape"][0] = rows
     return {
         "driver": "zarr3",
         "kvstore": {
             "driver": "file",
-            "path": f"{path / layout.spec.path}/",
+            "path": f"{folder}/",
             "file_io_sync": True,
         },
         "metadata": metadata,
     }
-
-
-def write_error(error: Exception, path: Path, rows: int) -> StoreError:
-    """Returns what to tell the user when a store can't be written.
-
-    Args:
-        error: What TensorStore or the operating system said.
-        path: The folder of the store, absolute.
-        rows: How many rows of it are committed.
-    """
-    code = _error_number(error)
-    reason = os.strerror(code) if code else str(error)
-    if isinstance(error, OSError) and error.filename:
-        reason += f": {error.filename}"
-    safe = f"Its {rows:,} rows so far are safe. " if rows else ""
-    return StoreError(
-        f"{path} could not be written: {reason}. {safe}"
-        f"{_ADVICE.get(code, 'Mend that')}, then do the same again."
-    )
-
-
-def read_error(
-    error: Exception, path: Path, layout: ArrayLayout, where: str
-) -> StoreError:
-    """Returns what to tell the user when an array can't be read.
-
-    Args:
-        error: What TensorStore said.
-        path: The folder of the store, absolute.
-        layout: The array.
-        where: What of the array was read.
-    """
-    code = _error_number(error)
-    if code:
-        return StoreError(
-            f"{path}: {where} of {layout.spec.path} can't be read: {os.strerror(code)}."
-        )
-    return StoreCorruptError(
-        f"{path}: {where} of {layout.spec.path} are damaged or missing. {error}. "
-        "Restore the file from a copy, or save the values again."
-    )
-
-
-def _error_number(error: Exception) -> int:
-    """Returns the operating system's number of an error, or 0."""
-    if isinstance(error, OSError) and error.errno:
-        return error.errno
-    found = re.search(r"os_error_code='(\d+)'", str(error))
-    return int(found[1]) if found else 0

@@ -1,7 +1,9 @@
 """Writes a store: block by block, in the background, committed in order."""
 
 import os
+import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -10,18 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import OptionError, StoreError
-from layertap.store import folder
+from layertap.store import folder, seals
 from layertap.store.blocks import Block, BlockWriter
-from layertap.store.layout import (
-    BLOCKS_IN_MEMORY,
-    DEFAULT_MEMORY,
-    METADATA_FILE,
-    ArrayLayout,
-    ArraySpec,
-    lay_out,
-)
-from layertap.store.root import Root, read_layouts, read_root
-from layertap.store.shards import open_for_reading, read_error, write_error
+from layertap.store.faults import write_error
+from layertap.store.files import replace_files
+from layertap.store.layout import METADATA_FILE, UNSEALED, ArrayLayout, ArraySpec
+from layertap.store.locks import lock, release, this_process
+from layertap.store.parsing import read_layouts
+from layertap.store.root import Root, read_root
+from layertap.store.shards import Shards
+from layertap.store.sizes import BLOCKS_IN_MEMORY, DEFAULT_MEMORY, lay_out
 
 
 class Writer:
@@ -50,13 +50,13 @@ class Writer:
         path: Path,
         root: Root,
         layouts: Sequence[ArrayLayout],
-        lock: int,
+        held: int,
         memory: int,
     ) -> None:
         self.path = path
         self._root = root
         self._layouts = {layout.spec.path: layout for layout in layouts}
-        self._lock: int | None = lock
+        self._lock: int | None = held
         self._blocks = BlockWriter(path, layouts)
         self._block_rows = layouts[0].block_rows
         block_bytes = self._block_rows * sum(each.spec.row_bytes for each in layouts)
@@ -91,23 +91,25 @@ class Writer:
             OptionError: If an array can't be stored, or the attributes aren't JSON.
         """
         path = Path(path).absolute()
-        layouts = lay_out(arrays, compression=compression, memory=memory)
-        root = Root(tuple(layout.spec.path for layout in layouts), attributes)
+        store = uuid.uuid4().hex
+        layouts = lay_out(arrays, store, compression=compression, memory=memory)
+        paths = tuple(layout.spec.path for layout in layouts)
+        root = Root(paths, attributes, store, writer=this_process())
         if folder.exists(path):
             raise StoreError(
                 f"There is a store at {path} already. Resume it, remove it, or choose "
                 "another path."
             )
         try:
-            lock = folder.create(path, root, layouts)
+            held = folder.create(path, root, layouts)
         except StoreError:
             raise
         except OSError as error:
             raise write_error(error, path, 0) from error
         try:
-            return cls(path, root, layouts, lock, memory)
+            return cls(path, root, layouts, held, memory)
         except BaseException:
-            os.close(lock)
+            release(held)
             raise
 
     @classmethod
@@ -130,23 +132,45 @@ class Writer:
             StoreError: If it is complete, or being written.
         """
         path = Path(path).absolute()
-        read_root(path)
-        lock = folder.lock(path)
         try:
-            root = read_root(path)
-            if root.complete:
-                raise StoreError(
-                    f"The store {path} is complete: no rows can be added. "
-                    "Write to another path, or remove it first."
-                )
-            layouts = folder.cut(path, read_layouts(path, root))
-            writer = cls(path, root, layouts, lock, memory)
-            writer._read_back()
+            held = lock(path, read_root(path).writer)
+        except StoreError:
+            raise
+        except OSError as error:
+            raise write_error(error, path, 0) from error
+        try:
+            return cls._resumed(path, held, memory)
         except BaseException as error:
-            os.close(lock)
+            release(held)
             if isinstance(error, OSError) and not isinstance(error, StoreError):
                 raise write_error(error, path, 0) from error
             raise
+
+    @classmethod
+    def _resumed(cls, path: Path, held: int, memory: int) -> Self:
+        root = read_root(path)
+        if root.complete:
+            raise StoreError(
+                f"The store {path} is complete: no rows can be added. "
+                "Write to another path, or remove it first."
+            )
+        if root.format == UNSEALED:
+            raise StoreError(
+                f"{path} has store format {UNSEALED}, which is only read: it has no "
+                "digests to go on with. Finish it with the layertap that began it, or "
+                "write to another path."
+            )
+        layouts = read_layouts(path, root)
+        rows = min(layout.rows for layout in layouts)
+        number = rows // layouts[0].block_rows
+        block = Block.empty(number * layouts[0].block_rows, layouts)
+        even = [_cut(path, layout, block, number, rows) for layout in layouts]
+        root = replace(root, writer=this_process())
+        replace_files({path / METADATA_FILE: root.contents()})
+        folder.cut(path, layouts, even)
+        writer = cls(path, root, even, held, memory)
+        block.filled = rows - block.first
+        writer._block = block
         return writer
 
     @property
@@ -215,11 +239,13 @@ class Writer:
             OptionError: If the attributes aren't JSON.
         """
         merged = {**self._root.attributes, **(attributes or {})}
-        root = replace(self._root, attributes=merged, complete=True)
+        root = replace(
+            self._root, attributes=merged, complete=True, rows=self.rows, writer=None
+        )
         contents = root.contents()
         self.commit()
         try:
-            folder.replace_files({self.path / METADATA_FILE: contents})
+            replace_files({self.path / METADATA_FILE: contents})
         except OSError as error:
             raise write_error(error, self.path, self.committed) from error
         self._root = root
@@ -235,7 +261,12 @@ class Writer:
         try:
             self._blocks.close()
         finally:
-            os.close(self._lock)
+            if not self._root.complete:
+                # Only for messages: a disk that is full does no harm.
+                with suppress(OSError):
+                    root = replace(self._root, writer=None)
+                    replace_files({self.path / METADATA_FILE: root.contents()})
+            release(self._lock)
             self._lock = None
 
     def __enter__(self) -> Self:
@@ -248,19 +279,6 @@ class Writer:
             # What ended the `with` statement is the error to tell.
             if error is None:
                 raise
-
-    def _read_back(self) -> None:
-        """Fills the block with the rows of it that are committed."""
-        block = self._block
-        count = self.committed - block.first
-        for name, layout in self._layouts.items():
-            rows = open_for_reading(self.path, layout, self.committed)[block.first :]
-            try:
-                block.values[name][:count] = rows.read().result()
-            except ValueError as error:
-                where = f"rows {block.first} to {self.committed - 1}"
-                raise read_error(error, self.path, layout, where) from error
-        block.filled = count
 
     def _checked(
         self, values: Mapping[str, NDArray[Any]]
@@ -300,3 +318,27 @@ class Writer:
             state = "closed" if self._lock is None else "finished"
             raise StoreError(f"The writer of {self.path} is {state}: no more rows.")
         self._blocks.check()
+
+
+def _cut(
+    path: Path, layout: ArrayLayout, block: Block, number: int, rows: int
+) -> ArrayLayout:
+    """Reads the rows of a block that count, and returns the layout with no others.
+
+    Args:
+        path: The folder of the store, absolute.
+        layout: An array, with these rows at least.
+        block: Where they are put.
+        number: The number of the block.
+        rows: How many rows of the store count.
+    """
+    if rows == block.first:
+        digest = ""
+    else:
+        shards = Shards(path, layout, rows)
+        part = shards.read([range(block.first, rows), *map(range, layout.spec.shape)])
+        digest = seals.of_rows(part)
+        if layout.rows == rows and digest != layout.digest(number):
+            raise shards.damaged(number, seals.WRONG)
+        block.values[layout.spec.path][: len(part)] = part
+    return layout.committed(number, rows, digest)

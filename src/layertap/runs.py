@@ -1,0 +1,264 @@
+"""One run of a model over data: what it stores, and whether a store is of that run."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from layertap import identity, texts
+from layertap.errors import DataError, DataTypeError
+from layertap.feed import Batch, Feed
+from layertap.plans import Plan
+from layertap.reducing import Reduction
+from layertap.saved import DIGESTS, IDS, Saved, label_paths
+from layertap.store import ArraySpec, Writer
+from layertap.tap import Tap
+from layertap.values import beside
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Run:
+    """What is to be saved: a model, a plan, data, and the ids of its rows.
+
+    Args:
+        model: The model.
+        feed: The data.
+        plan: What is taken of the model.
+        reduction: What it was planned with.
+        ids: One integer or string for each row, or None.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        feed: Feed,
+        plan: Plan,
+        reduction: Reduction,
+        ids: Any = None,
+    ) -> None:
+        self.feed = feed
+        self.plan = plan
+        self._tap = Tap(model, plan, reduction)
+        self._ids: NDArray[Any] | None = None
+        kind = None
+        if ids is not None:
+            self._ids, kind = _ids(ids, feed.rows)
+        self._label_paths = label_paths(feed.first().labels)
+        self._identity = {
+            **identity.identity(model, plan, feed.batch_size),
+            "labels": self._label_paths,
+            "ids": kind,
+        }
+
+    def given(self, batch: Batch) -> Arrays:
+        """Returns the arrays of a batch that follow from the data alone.
+
+        They are its labels, its ids, and the digest of its inputs.
+        """
+        digest = identity.of_inputs(batch.inputs)
+        found = {DIGESTS: np.full(batch.rows, digest, np.uint64)}
+        found.update(_labels(self._label_paths, batch.labels))
+        if self._ids is not None:
+            end = batch.row + batch.rows
+            if end > len(self._ids):
+                raise DataError(
+                    f"The data have more rows than the {len(self._ids)} ids: row "
+                    f"{len(self._ids)} has none."
+                )
+            found[IDS] = self._ids[batch.row : end]
+        return found
+
+    def values(self, batch: Batch) -> Arrays:
+        """Returns all arrays of a batch: its values, and what follows from the data.
+
+        An error of the model's own is noted with the rows and the inputs that it was
+        about.
+        """
+        given = self.given(batch)
+        try:
+            return self._tap(batch) | given
+        except Exception as error:
+            error.add_note(_note(error, batch))
+            raise
+
+    def writer(
+        self, path: str | os.PathLike[str], compression: str | None, memory: int
+    ) -> Writer:
+        """Makes a new store for the run, and its writer."""
+        for value in self.plan.stored:
+            if value.bytes_per_row is None:
+                raise DataError(
+                    f"{value.address} has shape {value.shape}: a size known only "
+                    "row by row can't be saved. Pad the data to one size, or pass the "
+                    "most that it can be, pad=512."
+                )
+        arrays = [
+            ArraySpec(
+                value.address,
+                tuple(n for n in value.shape[1:] if n is not None),
+                value.dtype,
+                {"made_by": value.made_by},
+            )
+            for value in self.plan.stored
+        ]
+        arrays += [
+            ArraySpec(name, (len(columns),), "int32", {"columns": columns})
+            for name, columns in beside(self.plan).items()
+        ]
+        arrays += [
+            ArraySpec(name, array.shape[1:], array.dtype.name)
+            for name, array in self.given(self.feed.first()).items()
+        ]
+        manifest = {
+            "identity": self._identity,
+            "plan": self.plan.to_json(),
+        }
+        return Writer.create(
+            path, arrays, manifest, compression=compression, memory=memory
+        )
+
+    def differences(self, saved: Saved) -> list[str]:
+        """Says how this run differs from the one that made a store, at first sight.
+
+        What can be hashed is compared; of the data only the first batch, which is
+        computed again.
+        """
+        found = identity.differences(saved.identity, self._identity)
+        rows = self.feed.rows
+        if rows is not None and (
+            saved.rows > rows or (saved.complete and saved.rows != rows)
+        ):
+            found.append(f"rows: the store has {saved.rows}, the data {rows}")
+        if not saved.digested:
+            found.append("format: the store has no digests of the data, as of old")
+        return found or self.changes(saved, self.feed.first(), compute=True)
+
+    def later_differences(self, saved: Saved) -> list[str]:
+        """Says how all the data differ from those of a store; they are read for it.
+
+        Nothing but the batch with the last row that is saved is computed again.
+        """
+        rows = 0
+        for batch in self.feed.batches():
+            rows = batch.row + batch.rows
+            last = batch.row < saved.rows <= rows
+            found = self.changes(saved, batch, compute=last)
+            if found:
+                return found
+            if last and not saved.complete:
+                return []
+        if rows < saved.rows or (saved.complete and rows != saved.rows):
+            return [f"rows: the store has {saved.rows}, the data {rows}"]
+        return []
+
+    def changes(self, saved: Saved, batch: Batch, *, compute: bool) -> list[str]:
+        """Says what of a batch is not as it was saved.
+
+        Args:
+            saved: The store.
+            batch: A batch. Of its rows, those that are saved count.
+            compute: Whether to compute its values again, if all else is equal.
+        """
+        rows = slice(batch.row, min(batch.row + batch.rows, saved.rows))
+        if rows.stop <= rows.start:
+            return []
+        found = list(self._unlike(saved, self.given(batch), rows))
+        if found or not compute:
+            return found
+        values = self.values(batch)
+        return list(self._unlike(saved, values, rows))
+
+    def _unlike(self, saved: Saved, arrays: Arrays, rows: slice) -> Iterator[str]:
+        for name, fresh in arrays.items():
+            fresh = fresh[: rows.stop - rows.start]
+            stored = saved.reader.array(name)[rows]
+            if name == DIGESTS:
+                if not np.array_equal(stored, fresh):
+                    digests = ", ".join(f"{d:016x}" for d in np.unique(stored))
+                    yield (
+                        f"data: the inputs of rows {rows.start} to {rows.stop - 1} "
+                        f"have digest {digests} in the store, and {fresh[0]:016x} in "
+                        "this run"
+                    )
+                continue
+            computed = self.plan.narrowed.get(name)
+            if identity.compare(stored, fresh, computed) == "different":
+                what = "" if name in self.plan.addresses else "data: "
+                told = identity.told_apart(stored, fresh, rows.start)
+                yield f"{what}{name} of {told}"
+
+    def check_rows(self, rows: int) -> None:
+        """Checks that there are as many ids as the data turned out to have rows.
+
+        Raises:
+            DataError: If not.
+        """
+        if self._ids is not None and len(self._ids) != rows:
+            raise DataError(
+                f"The data have {rows} rows, but there are {len(self._ids)} ids."
+            )
+
+
+# What backends say when there is no memory for a tensor.
+_NO_MEMORY = (
+    "out of memory",
+    "oom when",
+    "resource_exhausted",
+    "allocate",
+    "bad_alloc",
+)
+
+
+def _note(error: Exception, batch: Batch) -> str:
+    inputs = ", ".join(
+        f"{array.dtype.name} of shape {array.shape}"
+        for array in keras.tree.flatten(batch.inputs)
+    )
+    note = (
+        f"layertap: this came of rows {batch.row} to {batch.row + batch.rows - 1}; "
+        f"their inputs are {inputs}."
+    )
+    if isinstance(error, MemoryError) or any(
+        words in str(error).lower() for words in _NO_MEMORY
+    ):
+        note += " A smaller batch_size takes less memory."
+    return note
+
+
+def _labels(paths: Any, labels: Any) -> Arrays:
+    """Returns labels by the paths of their arrays."""
+    if paths is None:
+        return {}
+    flat_paths = keras.tree.flatten(paths)
+    flat = keras.tree.flatten(labels)
+    if len(flat) != len(flat_paths):
+        raise DataError(
+            f"The labels of the first batch were {len(flat_paths)} arrays, now they "
+            f"are {len(flat)}."
+        )
+    for array in flat:
+        if array.dtype.kind in "OSUV":
+            raise DataTypeError(
+                f"Labels of dtype {array.dtype} can't be saved: pass class numbers, "
+                "and texts as `ids=`."
+            )
+    return dict(zip(flat_paths, flat, strict=True))
+
+
+def _ids(ids: Any, rows: int | None) -> tuple[NDArray[Any], str]:
+    """Returns ids as an array, and whether they are numbers or texts."""
+    array = np.asarray(ids)
+    if array.ndim != 1 or (rows is not None and len(array) != rows):
+        raise DataError(
+            f"`ids` needs one integer or string for each row; found shape "
+            f"{array.shape} for {'?' if rows is None else rows} rows."
+        )
+    if array.dtype.kind in "iu":
+        return array, "number"
+    if array.dtype.kind == "U" or all(isinstance(one, str) for one in array):
+        return texts.encode([str(one) for one in array]), "text"
+    raise DataTypeError(f"`ids` are integers or strings; found dtype {array.dtype}.")

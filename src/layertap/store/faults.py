@@ -1,0 +1,75 @@
+"""What to tell the user when a store can't be written or read, and what to do."""
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from layertap.errors import StoreCorruptError, StoreError
+
+_SPACE = "Free some space"
+_WRITABLE = "Check who may write there"
+_FILES = "Raise the limit on open files (`ulimit -n`), or close some"
+_ADVICE = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EACCES: _WRITABLE,
+    errno.EPERM: _WRITABLE,
+    errno.EROFS: "Make the disk writable",
+    errno.EFBIG: "Raise the limit on the size of files (`ulimit -f`)",
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.EIO: "Check the disk",
+}
+
+
+def write_error(error: Exception, path: Path, rows: int) -> StoreError:
+    """Returns what to tell when a store can't be written.
+
+    Args:
+        error: What TensorStore or the operating system said.
+        path: The folder of the store, absolute.
+        rows: How many rows of it are committed.
+    """
+    code = error_number(error)
+    reason = os.strerror(code) if code else str(error)
+    if isinstance(error, OSError) and error.filename:
+        reason += f": {os.fspath(error.filename)}"
+    safe = f"Its {rows:,} rows so far are safe. " if rows else ""
+    return StoreError(
+        f"{path} could not be written: {reason}. {safe}"
+        f"{_ADVICE.get(code, 'Mend that')}, then do the same again."
+    )
+
+
+def unreadable(file: Path, error: OSError) -> StoreError:
+    """Returns what to tell when the operating system does not let a file be read.
+
+    Args:
+        file: The file.
+        error: What the operating system said.
+    """
+    code = error_number(error)
+    reason = os.strerror(code) if code else str(error)
+    advice = _ADVICE.get(code, "Mend that").replace("may write", "may read")
+    return StoreError(f"{file} can't be read: {reason}. {advice}.")
+
+
+def damaged(file: Path, what: str) -> StoreCorruptError:
+    """Returns what to tell of a file that does not hold what was written.
+
+    Args:
+        file: The file.
+        what: What is wrong with it, as the rest of a sentence that begins with it.
+    """
+    return StoreCorruptError(
+        f"{file} {what}. Restore it from a copy, or save the values again."
+    )
+
+
+def error_number(error: Exception) -> int:
+    """Returns the operating system's number of an error, or 0."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(found[1]) if found else 0

@@ -1,0 +1,88 @@
+"""Single files of a store: read with care, replaced atomically.
+
+A `zarr.json` is never written in place: a reader sees the old one or the new one, also
+after a crash.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from layertap.store.faults import damaged, unreadable
+
+# What a file is to be replaced with stands beside it.
+NEW = ".new"
+_SYNCS_AT_ONCE = 8
+# No `zarr.json` is as large as this; one that is would only fill the memory.
+_MOST_BYTES = 2**28
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Returns what a `zarr.json` holds.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        NotADirectoryError: If there can be none.
+        StoreCorruptError: If it is no JSON object.
+        StoreError: If it can't be read.
+    """
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(_MOST_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise unreadable(file, error) from error
+    if len(content) > _MOST_BYTES:
+        raise damaged(file, "is damaged: it is larger than any that is written")
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        # The latter if it is nested without end.
+        raise damaged(file, f"is damaged: it is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise damaged(file, "is damaged: it should be a JSON object")
+    return found
+
+
+def replace_files(contents: Mapping[Path, bytes]) -> None:
+    """Replaces files, each atomically, and all durably.
+
+    No file is replaced before the new contents of all of them are on disk.
+
+    Args:
+        contents: What each file is to hold. Their folders have to exist.
+    """
+    # At the same time: a disk makes many files durable in little more time than one.
+    with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
+        list(pool.map(_write_beside, contents.keys(), contents.values()))
+        for file in contents:
+            _beside(file).replace(file)
+        list(pool.map(sync, {file.parent for file in contents}))
+
+
+def _beside(file: Path) -> Path:
+    return file.with_name(file.name + NEW)
+
+
+def _write_beside(file: Path, content: bytes) -> None:
+    """Writes durably what a file is to be replaced with."""
+    new = _beside(file)
+    # One that a crash left; and, whatever it is, nothing is written through it.
+    new.unlink(missing_ok=True)
+    with new.open("xb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def sync(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

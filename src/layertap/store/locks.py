@@ -1,0 +1,106 @@
+"""Keeps all but one writer out of a store, and says who that one is.
+
+The lock is the operating system's, on the folder of the store: it ends with its
+process, however that ends. Who holds it stands in the root's `zarr.json`, for messages.
+Where a file system can't lock folders, as over a network, that record is all there is.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from layertap.errors import StoreError
+
+# What file systems say that can't lock folders.
+_NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+Writer = Mapping[str, Any]
+_held: set[int] = set()
+
+
+def this_process() -> dict[str, Any]:
+    """Returns the record of a writer in this process."""
+    return {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def lock(path: Path, writer: Writer | None = None) -> int:
+    """Keeps other writers out of a store.
+
+    Args:
+        path: The folder of the store.
+        writer: The record of the one that wrote it last, if it did not end in order.
+
+    Returns:
+        What `release` takes. The lock is held until then, or its process ends.
+
+    Raises:
+        StoreError: If another writer has it.
+        OSError: If there is no such folder.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        locked = isinstance(error, BlockingIOError)
+        if locked or (error.errno in _NO_LOCKS and _may_be_alive(writer)):
+            os.close(descriptor)
+            raise StoreError(_told(path, writer)) from error
+        if error.errno not in _NO_LOCKS:
+            os.close(descriptor)
+            raise
+    _held.add(descriptor)
+    return descriptor
+
+
+def release(descriptor: int) -> None:
+    """Lets other writers into a store again."""
+    if descriptor in _held:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _may_be_alive(writer: Writer | None) -> bool:
+    """Whether a writer may be at work; one on another host may always be."""
+    if writer is None:
+        return False
+    here = this_process()
+    if writer.get("host") != here["host"]:
+        return True
+    try:
+        os.kill(int(writer["process"]), 0)
+    except (ProcessLookupError, KeyError, TypeError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        # Somebody else's process.
+        pass
+    return True
+
+
+def _told(path: Path, writer: Writer | None) -> str:
+    who = "another process"
+    if writer is not None:
+        who = "process {process} on {host}, since {since}".format_map(
+            {"process": "?", "host": "?", "since": "?", **writer}
+        )
+    return (
+        f"{path} is being written already, by {who}. Wait until that has ended, or "
+        "write to another path. If it was killed, the same call on its host goes on."
+    )
+
+
+def _let_go() -> None:
+    """Closes what a forked process has inherited: it would hold on to the locks."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
