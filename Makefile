@@ -9,7 +9,9 @@ PYTEST := python -m pytest --numprocesses 2
 OLDEST := $(addprefix tests/backends/test_,moved.py listening.py zoo.py splitting.py \
     joins.py hard_joins.py)
 
-.PHONY: demo test test-oldest lint format clean
+KILLS ?= 200
+
+.PHONY: demo test test-oldest crash lint format clean
 
 demo: .venv/ready-demo  ## Train a small network, save its branches, check them
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(RUN)layertap demo
@@ -27,6 +29,12 @@ test-oldest: .venv-oldest/ready  ## What is heard of the oldest Keras, on all th
 	  echo "== the oldest Keras, on $$backend"; \
 	  KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 .venv-oldest/bin/$(PYTEST) \
 	    $(OLDEST); \
+	done
+
+crash: .venv/ready-test  ## Kill saves at random moments, so many on each backend
+	set -e; for backend in $(BACKENDS); do \
+	  KERAS_BACKEND=$$backend PYTHONPATH=tests $(RUN)python -m crash.campaign \
+	    --kills $(KILLS); \
 	done
 
 lint: .venv/ready-lint  ## Style and types

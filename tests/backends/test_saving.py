@@ -459,6 +459,6 @@ def test_shorter_data_do_not_complete_a_store(tmp_path):
 
     with pytest.raises(DataBrokeError):
         layertap.save(model, broken(), tmp_path / "v.zarr")
-    with pytest.raises(OtherRunError, match="has 500, the data end .* 250"):
+    with pytest.raises(OtherRunError, match=r"has 500, the data end .* 250"):
         layertap.save(model, iter([x[:250]]), tmp_path / "v.zarr")
     assert not layertap.open(tmp_path / "v.zarr").complete

@@ -1,11 +1,15 @@
 """Stores that earlier versions wrote are opened for ever after."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import zarr
 
 import layertap
+from layertap.errors import StoreError
+from layertap.store import Reader, Writer
 
 STORE = Path(__file__).parent / "frozen" / "format_1.zarr"
 ROWS = np.arange(120, dtype="float32").reshape(30, 4)
@@ -40,3 +44,37 @@ def test_plain_zarr_opens_it_too():
     group = zarr.open_group(STORE, mode="r")
     np.testing.assert_array_equal(group["first/in/0"][:], ROWS)
     np.testing.assert_array_equal(group["first/in/1"][:], -ROWS)
+
+
+def test_its_rows_can_be_checked_by_their_checksums(tmp_path):
+    path = shutil.copytree(STORE, tmp_path / "v")
+    assert [error for _, error in Reader(path).array("labels").check()] == [None]
+    shard = path / "labels/c.0"
+    content = bytearray(shard.read_bytes())
+    content[3] ^= 1
+    shard.write_bytes(content)
+    ((rows, error),) = Reader(path).array("labels").check()
+    assert rows == range(30)
+    assert "labels/c.0 with rows 0 to 29 of labels is damaged" in str(error)
+
+
+def test_a_store_of_format_1_is_not_gone_on_with(tmp_path):
+    path = shutil.copytree(STORE, tmp_path / "v")
+    with pytest.raises(StoreError, match="is complete: no rows can be added"):
+        Writer.resume(path)
+    root = (path / "zarr.json").read_text()
+    assert root.count('"complete": true') == 1
+    (path / "zarr.json").write_text(
+        root.replace('"complete": true', '"complete": false')
+    )
+    before = files_of(path)
+    reader = Reader(path)
+    assert (reader.rows, reader.complete) == (30, False)
+    for _ in range(2):  # Nor is the store locked after that.
+        with pytest.raises(StoreError, match="has store format 1, which is only read"):
+            Writer.resume(path)
+    assert files_of(path) == before
+
+
+def files_of(path):
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}

@@ -12,6 +12,8 @@ import pytest
 import zarr
 
 from layertap.store import ArraySpec, Reader, Writer
+from store_folder import Folder
+from store_suite import contents_of
 
 ARRAYS = [
     ArraySpec("a/0", (300,), "float32"),
@@ -99,14 +101,6 @@ def assert_first_rows_are_right(path):
     return reader.rows
 
 
-def files_of(path):
-    return {
-        str(file.relative_to(path)): file.read_bytes()
-        for file in path.rglob("*")
-        if file.is_file()
-    }
-
-
 def finish_and_compare(path, tmp_path):
     """Asserts that a resume gives what a writer gives that was never stopped."""
     with Writer.resume(path) as writer:
@@ -117,7 +111,7 @@ def finish_and_compare(path, tmp_path):
     with create(tmp_path / "once") as writer:
         writer.append(rows_between(0, total))
         writer.finish({"y": 2})
-    assert files_of(path) == files_of(tmp_path / "once")
+    assert contents_of(Folder(path)) == contents_of(Folder(tmp_path / "once"))
     assert assert_first_rows_are_right(path) == total
 
 

@@ -1,6 +1,7 @@
 """The layout of a store: sizes of blocks and chunks, and the text of `zarr.json`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,22 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layertap.errors import OptionError, StoreCorruptError
-from layertap.store import ArraySpec
-from layertap.store.layout import (
-    lay_out,
-    parse_layout,
-    rows_per_block,
-    rows_per_chunk,
-    to_json,
-)
+from layertap.store import ArraySpec, seals
+from layertap.store.layout import to_json
+from layertap.store.parsing import parse_layout
+from layertap.store.sizes import lay_out, rows_per_block, rows_per_chunk
 
 KIB, MIB = 2**10, 2**20
 
 
 def test_metadata_is_as_promised():
     arrays = [ArraySpec("fusion/in/0", (6, 4), "float32", {"made_by": "left"})]
-    (layout,) = lay_out(arrays, compression="zstd", memory=3 * 96 * 10)
+    (layout,) = lay_out(arrays, "me", compression="zstd", memory=3 * 96 * 10)
     little = {"name": "bytes", "configuration": {"endian": "little"}}
+    ours = {"made_by": "left", "blocks": ""}
+    sealed = ["me", "fusion/in/0", layout.described(), ours]
     assert json.loads(to_json(layout.metadata())) == {
         "zarr_format": 3,
         "node_type": "array",
@@ -55,8 +54,33 @@ def test_metadata_is_as_promised():
             }
         ],
         "dimension_names": ["row", "0_1", "0_2"],
-        "attributes": {"made_by": "left"},
+        "attributes": {
+            "layertap": {
+                "made_by": "left",
+                "blocks": "",
+                "seal": seals.of_content(sealed),
+            }
+        },
     }
+
+
+def test_a_seal_is_of_all_that_is_said():
+    (layout,) = lay_out(
+        [ArraySpec("a", (3,), "int8")], "me", compression=None, memory=9
+    )
+    spec = layout.spec
+    others = [
+        replace(layout, store="you"),
+        replace(layout, rows=1),
+        replace(layout, block_rows=2),
+        replace(layout, compression="zstd"),
+        replace(layout, digests="0" * 16),
+        replace(layout, spec=replace(spec, path="b")),
+        replace(layout, spec=replace(spec, dtype="uint8")),
+        replace(layout, spec=replace(spec, attributes={"x": 1})),
+    ]
+    found = [each.metadata()["attributes"]["layertap"]["seal"] for each in others]
+    assert len({*found, layout.metadata()["attributes"]["layertap"]["seal"]}) == 9
 
 
 arrays_of_any_size = st.lists(
@@ -124,15 +148,17 @@ def test_rows_without_values_are_refused():
 )
 def test_arrays_that_do_not_go_together(paths, message):
     with pytest.raises(OptionError, match=message):
-        lay_out([ArraySpec(p, (), "int8") for p in paths], compression=None, memory=1)
+        lay_out(
+            [ArraySpec(p, (), "int8") for p in paths], "me", compression=None, memory=1
+        )
 
 
 def test_options_that_make_no_sense():
     arrays = [ArraySpec("a", (), "int8")]
     with pytest.raises(OptionError, match="no compression 'gzip'"):
-        lay_out(arrays, compression="gzip", memory=1)
+        lay_out(arrays, "me", compression="gzip", memory=1)
     with pytest.raises(OptionError, match="above 0; found 0"):
-        lay_out(arrays, compression=None, memory=0)
+        lay_out(arrays, "me", compression=None, memory=0)
 
 
 @pytest.mark.parametrize("value", [np.int64(3), float("nan"), {1, 2}])
@@ -145,9 +171,15 @@ def test_attributes_have_to_be_json(value):
 @pytest.mark.parametrize("dtype", ["bool", "int8", "bfloat16", "complex64"])
 def test_metadata_can_be_parsed(dtype, compression):
     arrays = [ArraySpec("a/b", (3,), dtype, {"x": [1]}), ArraySpec("c", (), dtype)]
-    for layout in lay_out(arrays, compression=compression, memory=1000):
+    for layout in lay_out(arrays, "me", compression=compression, memory=1000):
         metadata = json.loads(to_json(layout.metadata()))
-        assert parse_layout(layout.spec.path, Path("zarr.json"), metadata) == layout
+        path = layout.spec.path
+        assert parse_layout(path, Path("zarr.json"), metadata, "me") == layout
+        metadata["attributes"]["unit"] = "mV"
+        parsed = parse_layout(path, Path("zarr.json"), metadata, "me")
+        assert parsed == replace(layout, others={"unit": "mV"})
+        with pytest.raises(StoreCorruptError, match="or of another store"):
+            parse_layout(path, Path("zarr.json"), metadata, "you")
 
 
 @pytest.mark.parametrize(
@@ -164,6 +196,8 @@ def test_metadata_can_be_parsed(dtype, compression):
     ],
 )
 def test_metadata_that_is_damaged(change):
-    (layout,) = lay_out([ArraySpec("a", (3,), "int8")], compression=None, memory=100)
+    (layout,) = lay_out(
+        [ArraySpec("a", (3,), "int8")], "me", compression=None, memory=99
+    )
     with pytest.raises(StoreCorruptError, match=r"^here/zarr\.json is not as layertap"):
-        parse_layout("a", Path("here/zarr.json"), layout.metadata() | change)
+        parse_layout("a", Path("here/zarr.json"), layout.metadata() | change, "me")

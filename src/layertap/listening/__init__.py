@@ -141,14 +141,20 @@ def collect(
     return collection.values
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions of Keras and of the backend in use."""
+def _versions() -> dict[str, str]:
     backend = keras.backend.backend()
     names = ["tensorflow", "tensorflow-cpu"] if backend == "tensorflow" else [backend]
     for name in names:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        return {"keras": keras.__version__, "backend": backend, backend: version}
+            return {"keras": keras.__version__, "backend": backend, backend: version}
     return {"keras": keras.__version__, "backend": backend, backend: "unknown"}
+
+
+# At once: later there may be no file that can be opened.
+_VERSIONS = _versions()
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Keras and of the backend in use."""
+    return dict(_VERSIONS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from layertap.errors import StoreCorruptError, StoreError
 
-_SPACE = "Free some space"
+_SPACE = "Free some space, or inodes"
 _WRITABLE = "Check who may write there"
 _FILES = "Raise the limit on open files (`ulimit -n`), or close some"
 _ADVICE = {
@@ -20,6 +20,7 @@ _ADVICE = {
     errno.EMFILE: _FILES,
     errno.ENFILE: _FILES,
     errno.EIO: "Check the disk",
+    errno.ENOLCK: "Use a file system that can lock files",
 }
 
 

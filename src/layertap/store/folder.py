@@ -1,22 +1,23 @@
 """The folder of a store: made whole, cut to what is committed, removed with care."""
 
 import errno
+import glob
 import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from layertap.errors import StoreError
 from layertap.store.faults import unreadable
 from layertap.store.files import NEW, replace_files, sync
 from layertap.store.layout import METADATA_FILE, ArrayLayout, group_metadata, to_json
-from layertap.store.locks import lock, release
+from layertap.store.locks import lock, lock_abandoned, release
 from layertap.store.parsing import groups
 from layertap.store.root import Root, read_root
 
 _CREATING, _REMOVING = "creating", "removing"
+_TRIES = 10
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
@@ -63,11 +64,16 @@ def create(path: Path, root: Root, layouts: Iterable[ArrayLayout]) -> int:
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)
-    building = _sibling(target, _CREATING)
-    building.mkdir()
-    held = None
+    for _ in range(_TRIES):
+        building = _sibling(target, _CREATING)
+        building.mkdir()
+        held = lock_abandoned(building)
+        if held is not None or building.is_dir():
+            break
+        # Another process has just swept it away, before it could be locked.
     try:
-        held = lock(building)
+        if held is None:
+            held = lock(building)
         for file in files:
             (building / file).parent.mkdir(parents=True, exist_ok=True)
         replace_files({building / file: files[file] for file in files})
@@ -78,33 +84,32 @@ def create(path: Path, root: Root, layouts: Iterable[ArrayLayout]) -> int:
         if held is not None:
             release(held)
         if isinstance(error, OSError) and error.errno == errno.ENOTEMPTY:
-            raise _made_meanwhile(path) from error
+            raise already_there(path) from error
         raise
     return held
 
 
-def _made_meanwhile(path: Path) -> StoreError:
-    """Returns what to tell where another process has just made a store."""
+def already_there(path: Path) -> StoreError:
+    """Returns what to tell where a store is to be made, and there is one."""
     try:
         release(lock(path, read_root(path).writer))
     except StoreError as error:
         return error
-    return StoreError(f"There is a store at {path} now, made by another process.")
+    return StoreError(
+        f"There is a store at {path} already. Resume it, remove it, or choose another "
+        "path."
+    )
 
 
 def _sweep(target: Path) -> None:
     """Deletes what killed processes left beside a store, half made or half deleted."""
     for purpose in (_CREATING, _REMOVING):
-        for left in target.parent.glob(f".{_escaped(target.name)}.*.{purpose}"):
+        for left in target.parent.glob(f".{glob.escape(target.name)}.*.{purpose}"):
             # Unless that process is still at it.
-            with suppress(OSError):
-                held = lock(left)
+            held = lock_abandoned(left)
+            if held is not None:
                 shutil.rmtree(left, ignore_errors=True)
                 release(held)
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def cut(
@@ -147,8 +152,10 @@ def remove(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     root = read_root(path)
-    held = lock(path, root.writer)
+    where = path
+    held = None
     try:
+        held = lock(path, root.writer)
         foreign = next(_foreign(path, root), None)
         if foreign is not None:
             raise StoreError(
@@ -157,22 +164,25 @@ def remove(path: str | os.PathLike[str]) -> None:
             )
         target = Path(os.path.realpath(path))
         # No other process is to meet a store that is half deleted.
-        shutil.rmtree(target.rename(_sibling(target, _REMOVING)))
+        where = target.rename(_sibling(target, _REMOVING))
+        shutil.rmtree(where)
     except StoreError:
         raise
     except OSError as error:
+        moved = "" if where == path else f" and is now {where}, what is left of it"
         raise StoreError(
-            f"{path} could not be deleted: {error.strerror}. Delete it by hand."
+            f"{path} could not be deleted{moved}: {error.strerror}. Delete it by hand."
         ) from error
     finally:
-        release(held)
+        if held is not None:
+            release(held)
 
 
 def _foreign(path: Path, root: Root) -> Iterator[Path]:
     """Yields what is in the folder of a store, but was not put there by layertap."""
     arrays = {path / array for array in root.arrays}
     inner = arrays | {path / group for group in groups(root.arrays)}
-    for here, folders, files in os.walk(path):
+    for here, folders, files in os.walk(path, onerror=_raise):
         folder = Path(here)
         for name in files:
             if not _ours(folder / name, shards=folder in arrays):
@@ -180,6 +190,11 @@ def _foreign(path: Path, root: Root) -> Iterator[Path]:
         for name in folders:
             if folder / name not in inner or (folder / name).is_symlink():
                 yield folder / name
+
+
+def _raise(error: OSError) -> None:
+    # What can't be searched may hold anything.
+    raise error
 
 
 def _ours(file: Path, shards: bool = True) -> bool:

@@ -20,13 +20,15 @@ from layertap.errors import StoreError
 _NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 Writer = Mapping[str, Any]
-_held: set[int] = set()
+# By descriptor, the folders that are locked by this process.
+_held: dict[int, str] = {}
 
 
 def this_process() -> dict[str, Any]:
     """Returns the record of a writer in this process."""
     return {
         "process": os.getpid(),
+        "started": _started(os.getpid()),
         "host": socket.gethostname(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
@@ -51,38 +53,72 @@ def lock(path: Path, writer: Writer | None = None) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         locked = isinstance(error, BlockingIOError)
-        if locked or (error.errno in _NO_LOCKS and _may_be_alive(writer)):
+        if locked or (error.errno in _NO_LOCKS and _may_be_alive(writer, path)):
             os.close(descriptor)
             raise StoreError(_told(path, writer)) from error
         if error.errno not in _NO_LOCKS:
             os.close(descriptor)
             raise
-    _held.add(descriptor)
+    _held[descriptor] = os.path.realpath(path)
+    return descriptor
+
+
+def lock_abandoned(path: Path) -> int | None:
+    """Locks a folder that nobody has, as far as that can be known for certain.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        What `release` takes, or None.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    _held[descriptor] = os.path.realpath(path)
     return descriptor
 
 
 def release(descriptor: int) -> None:
     """Lets other writers into a store again."""
-    if descriptor in _held:
-        _held.discard(descriptor)
+    if _held.pop(descriptor, None) is not None:
         os.close(descriptor)
 
 
-def _may_be_alive(writer: Writer | None) -> bool:
+def _may_be_alive(writer: Writer | None, path: Path) -> bool:
     """Whether a writer may be at work; one on another host may always be."""
     if writer is None:
         return False
-    here = this_process()
-    if writer.get("host") != here["host"]:
+    process = writer["process"]
+    if writer["host"] != socket.gethostname():
         return True
+    if process == os.getpid():
+        return os.path.realpath(path) in _held.values()
+    started = _started(process)
+    return started is not None and started == writer.get("started")
+
+
+def _started(process: int) -> float | None:
+    """Returns when a process was started, which tells it from others of its number.
+
+    None if there is no such process. Where nothing tells, all have the same time.
+    """
+    proc = Path("/proc")
     try:
-        os.kill(int(writer["process"]), 0)
-    except (ProcessLookupError, KeyError, TypeError, ValueError, OverflowError):
-        return False
-    except PermissionError:
-        # Somebody else's process.
-        pass
-    return True
+        os.kill(process, 0)
+        # As of `man 5 proc`; what is before may have spaces and parentheses.
+        _, _, rest = (proc / str(process) / "stat").read_text().rpartition(")")
+        return float(rest.split()[19])
+    except (ProcessLookupError, OverflowError):
+        return None
+    except OSError:
+        return 0.0
 
 
 def _told(path: Path, writer: Writer | None) -> str:
@@ -100,7 +136,8 @@ def _told(path: Path, writer: Writer | None) -> str:
 def _let_go() -> None:
     """Closes what a forked process has inherited: it would hold on to the locks."""
     while _held:
-        os.close(_held.pop())
+        descriptor, _ = _held.popitem()
+        os.close(descriptor)
 
 
 os.register_at_fork(after_in_child=_let_go)

@@ -26,12 +26,14 @@ from layertap.store.layout import (
 )
 from layertap.store.root import Root
 
-# No part of a store of several rows is larger than these, in memory. They are far above
-# what is written, for versions to come, and keep a store from claiming any size.
+# Far above what is written, for versions to come: they keep a store from claiming any
+# size. A row may be larger than a chunk or a block, which then have one row.
 _MOST_BLOCK_BYTES = 2**31
 _MOST_CHUNK_BYTES = 2**28
+_MOST_CHUNKS = 2**16
 _MOST_AXES = 30
 _MOST_ROWS = 2**62 - 2
+_MOST_ROW_BYTES = 2**40
 
 
 def read_layouts(path: Path, root: Root) -> list[ArrayLayout]:
@@ -58,15 +60,20 @@ def read_layouts(path: Path, root: Root) -> list[ArrayLayout]:
             raise damaged(
                 file, f"is missing, but the store has an array {name}"
             ) from error
-        layouts.append(parse_layout(name, file, content, root.store))
+        layout = parse_layout(name, file, content, root.store)
+        if root.rows not in (None, layout.rows):
+            raise damaged(
+                file,
+                f"has {layout.rows} rows, and the complete store {root.rows}: it is "
+                "damaged, or an earlier one",
+            )
+        layouts.append(layout)
     blocks = {layout.block_rows for layout in layouts}
     rows = {layout.rows for layout in layouts}
-    expected = rows if root.rows is None else {root.rows}
-    if len(blocks) != 1 or (root.complete and (len(rows) != 1 or rows != expected)):
-        known = "" if root.rows is None else f", {root.rows} rows"
+    if len(blocks) != 1 or (root.complete and len(rows) != 1):
         raise StoreCorruptError(
             f"{path} is damaged: its arrays have {_listing(rows)} rows, in blocks of "
-            f"{_listing(blocks)}, but all should have the same{known}. "
+            f"{_listing(blocks)}, but all should have the same. "
             "Restore it from a copy, or save the values again."
         )
     return layouts
@@ -159,6 +166,8 @@ def _sound(layout: ArrayLayout) -> bool:
         0 <= layout.rows <= _MOST_ROWS
         and 0 < layout.chunk_rows <= layout.block_rows
         and layout.block_rows % layout.chunk_rows == 0
+        and layout.block_rows // layout.chunk_rows <= _MOST_CHUNKS
+        and spec.row_bytes <= _MOST_ROW_BYTES
         and _small(layout.block_rows, spec, _MOST_BLOCK_BYTES)
         and _small(layout.chunk_rows, spec, _MOST_CHUNK_BYTES)
         and isinstance(layout.digests, str)

@@ -91,6 +91,8 @@ def read_root(path: Path) -> Root:
             f"{path} is not a store of layertap's: it is a file, and a store is a "
             "folder. Check the path."
         ) from None
+    if not group_metadata({}).items() <= {**content, "attributes": {}}.items():
+        raise damaged(file, "is damaged, or not that of a group of arrays")
     attributes = content.get("attributes")
     ours = attributes.get(OURS) if isinstance(attributes, dict) else None
     if not isinstance(ours, dict):
@@ -145,7 +147,8 @@ def _parsed(ours: dict[str, Any]) -> Root | None:
 def _is_writer(found: Any) -> bool:
     return (
         isinstance(found, dict)
-        and isinstance(found.get("process"), int)
+        and type(found.get("process")) is int
+        and found["process"] > 0
         and all(
             isinstance(found.get(key), str) and found[key].isprintable()
             for key in ("host", "since")

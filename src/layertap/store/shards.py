@@ -4,6 +4,7 @@ TensorStore is told the metadata instead of reading it (`assume_metadata`). So i
 neither changes what is committed nor trusts what is not.
 """
 
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,12 @@ class Shards:
         for block in blocks:
             self._check_size(block)
         try:
-            # Here, for where there is no memory TensorStore would end the process.
+            # Here, for where there is no memory TensorStore would end the process; it
+            # takes that of a chunk besides, as it is on disk and as it is read.
             values = np.empty(shape, dtype)
+            np.empty(
+                2 * self._layout.chunk_rows * self._layout.spec.row_bytes, np.uint8
+            )
         except (MemoryError, ValueError) as error:
             raise StoreError(
                 f"{self._folder}: an array of shape {tuple(shape)} does not fit into "
@@ -118,14 +123,18 @@ class Shards:
         rows = self._layout.rows_of(block)
         least = self._layout.claims(len(rows))
         try:
-            found = file.stat().st_size
+            found = file.lstat()
         except FileNotFoundError as error:
             raise self.damaged(block, "is missing") from error
         except OSError as error:
             raise unreadable(file, error) from error
-        if found < least:
+        if not stat.S_ISREG(found.st_mode):
+            raise self.damaged(block, "is no file of its own: a link, or a folder")
+        if found.st_size < least:
             raise self.damaged(
-                block, f"is damaged: it has {found:,} bytes, and {least:,} at least"
+                block,
+                f"is damaged: it has {found.st_size:,} bytes instead of {least:,} at "
+                "least",
             )
         self._large_enough.add(block)
 

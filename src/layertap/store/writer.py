@@ -57,6 +57,7 @@ class Writer:
         self._root = root
         self._layouts = {layout.spec.path: layout for layout in layouts}
         self._lock: int | None = held
+        self._process = os.getpid()
         self._blocks = BlockWriter(path, layouts)
         self._block_rows = layouts[0].block_rows
         block_bytes = self._block_rows * sum(each.spec.row_bytes for each in layouts)
@@ -96,10 +97,7 @@ class Writer:
         paths = tuple(layout.spec.path for layout in layouts)
         root = Root(paths, attributes, store, writer=this_process())
         if folder.exists(path):
-            raise StoreError(
-                f"There is a store at {path} already. Resume it, remove it, or choose "
-                "another path."
-            )
+            raise folder.already_there(path)
         try:
             held = folder.create(path, root, layouts)
         except StoreError:
@@ -143,7 +141,12 @@ class Writer:
         except BaseException as error:
             release(held)
             if isinstance(error, OSError) and not isinstance(error, StoreError):
-                raise write_error(error, path, 0) from error
+                raise write_error(error, path, _safe_rows(path)) from error
+            if isinstance(error, MemoryError):
+                raise StoreError(
+                    f"{path} can't be gone on with: a block of its rows does not fit "
+                    "into memory. Write to another path."
+                ) from error
             raise
 
     @classmethod
@@ -256,7 +259,8 @@ class Writer:
         Raises:
             StoreError: If a block could not be written, and no call said so yet.
         """
-        if self._lock is None:
+        if self._lock is None or self._process != os.getpid():
+            # A forked process has the writer, but neither its lock nor its threads.
             return
         try:
             self._blocks.close()
@@ -314,10 +318,22 @@ class Writer:
         self._block = Block.empty(self._block.end, list(self._layouts.values()))
 
     def _check_usable(self) -> None:
+        if self._process != os.getpid():
+            raise StoreError(
+                f"The writer of {self.path} is process {self._process}'s, and this is "
+                f"process {os.getpid()}: write from the one that opened it."
+            )
         if self._lock is None or self._root.complete:
             state = "closed" if self._lock is None else "finished"
             raise StoreError(f"The writer of {self.path} is {state}: no more rows.")
         self._blocks.check()
+
+
+def _safe_rows(path: Path) -> int:
+    """Returns how many rows of a store are committed, as far as that can be read."""
+    with suppress(StoreError):
+        return min(layout.rows for layout in read_layouts(path, read_root(path)))
+    return 0
 
 
 def _cut(

@@ -1,0 +1,138 @@
+"""Saves, on command, in processes that are there to be killed.
+
+A server: it imports Keras once, and forks a process for each save, before anything was
+computed. A line on standard input is a job in JSON; the answers on standard output are
+how often a save that ended asked the system for something in its store, and how long it
+took (`events N SECONDS`), and how the process ended (`ended STATUS`).
+"""
+
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+# Keras looks for it when it describes a model: once here, not in every process.
+import tensorflow  # noqa: F401
+
+import layertap
+
+ROWS, BATCH = 2000, 25
+# Blocks of some three hundred rows.
+MEMORY = 3 * 2**16
+EVENTS = ("os.rename", "os.remove", "os.mkdir", "open")
+
+
+def model() -> keras.Model:
+    """Two branches, and a second join of which one branch is the first one's output."""
+
+    def dense(units: int, seed: int, **options):
+        start = keras.initializers.GlorotUniform(seed)
+        return keras.layers.Dense(units, kernel_initializer=start, **options)
+
+    x = keras.Input((8,), name="x")
+    left = dense(16, 1, activation="relu", name="left")(x)
+    right = dense(32, 2, name="right")(x)
+    first = keras.layers.Concatenate(name="first")([left, right])
+    second = keras.layers.Concatenate(name="second")([first, right])
+    return keras.Model(x, dense(1, 3)(second), name="crashing")
+
+
+def numbers() -> np.ndarray:
+    """The inputs."""
+    return np.random.default_rng(7).normal(size=(ROWS, 8)).astype("float32")
+
+
+def data(known: bool):
+    """The inputs with their row numbers as labels; of known length, or a stream."""
+    x, labels = numbers(), np.arange(ROWS)
+    if known:
+        return (x, labels), {"batch_size": BATCH}
+    batches = (
+        (x[at : at + BATCH], labels[at : at + BATCH]) for at in range(0, ROWS, BATCH)
+    )
+    return batches, {}
+
+
+def save(path: str, compression: str | None, known: bool) -> None:
+    """Saves into a store, or goes on with it."""
+    source, options = data(known)
+    layertap.save(
+        model(),
+        source,
+        path,
+        ids=[f"row {n}" for n in range(ROWS)],
+        compression=compression,
+        memory=MEMORY,
+        progress=False,
+        **options,
+    )
+
+
+def kill_at(path: str, event: int | None) -> list[int]:
+    """Ends this process at the n-th thing that it asks the system for in the store."""
+    seen = [0]
+    counting = threading.Lock()
+
+    def heard(name: str, arguments: tuple) -> None:
+        if name not in EVENTS or not arguments:
+            return
+        if Path(path).name not in str(arguments[0]):
+            return
+        with counting:
+            seen[0] += 1
+            if seen[0] == event:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(heard)
+    return seen
+
+
+def run(job: dict) -> None:
+    """Does a job, in a process of its own."""
+    seen = kill_at(job["path"], job["event"])
+    started = time.monotonic()
+    save(job["path"], job["compression"], job["known"])
+    print("events", seen[0], time.monotonic() - started, flush=True)
+
+
+def kill_in_a_shard(path: Path, count: int, process: int, ending: select.poll) -> None:
+    """Ends a process that is seen to write so many shards, within the last of them."""
+    seen: set[str] = set()
+    while not ending.poll(0):
+        seen.update(map(str, path.rglob("c.*.__lock")))
+        if len(seen) >= count:
+            os.kill(process, signal.SIGKILL)
+            return
+
+
+def serve() -> None:
+    """Forks a process for each job, kills it if it is to be, and says how it ended."""
+    for line in sys.stdin:
+        job = json.loads(line)
+        process = os.fork()
+        if not process:
+            status = 1
+            try:
+                run(job)
+                status = 0
+            finally:
+                os._exit(status)
+        ending = select.poll()
+        ending.register(os.pidfd_open(process), select.POLLIN)
+        if job["after"] is not None and not ending.poll(job["after"] * 1000):
+            os.kill(process, signal.SIGKILL)
+        if job["shard"] is not None:
+            kill_in_a_shard(Path(job["path"]), job["shard"], process, ending)
+        _, status = os.waitpid(process, 0)
+        print("ended", os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,405 @@
+"""What any storage must do that a store is put in: the suite, and what its tests need.
+
+A module of tests derives its classes from `StoreSuite`, and from `DamageSuite` and
+`FlipSuite` beside this file, and has a fixture `new_place`, of its module: a function
+that returns a `Place` where nothing is stored yet.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from typing import Protocol
+
+import ml_dtypes
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layertap.errors import OptionError, StoreError
+from layertap.store import ArraySpec, Reader, Writer, remove
+
+
+class Place(Protocol):
+    """Where a store is, and what is stored there, byte for byte.
+
+    Args:
+        path: What `Writer.create` and `Reader` take.
+    """
+
+    path: object
+
+    def names(self):
+        """Returns the names of all that is stored, as below the root: `a/zarr.json`."""
+
+    def read(self, name):
+        """Returns what is stored under a name."""
+
+    def write(self, name, content):
+        """Stores bytes under a name, in place of what was there."""
+
+    def delete(self, name):
+        """Deletes what is stored under a name."""
+
+    def copy(self):
+        """Returns another place where the same is stored."""
+
+
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+)
+ARRAYS = [
+    ArraySpec("join/in/0", (5,), "float32", {"made_by": "left"}),
+    ArraySpec("join/in/1", (2, 3), "int8"),
+    ArraySpec("labels", (), "int64"),
+]
+ROW_BYTES = 20 + 6 + 8
+
+
+def rows_between(start, stop):
+    """The rows from one number up to another, of all of `ARRAYS`."""
+    rows = np.arange(start, stop)
+    cells = rows[:, None, None] + np.arange(6).reshape(2, 3)
+    return {
+        "join/in/0": np.sin(rows[:, None] * 5.0 + np.arange(5)).astype("float32"),
+        "join/in/1": (cells % 11).astype("int8"),
+        "labels": rows % 7,
+    }
+
+
+def values_of(shape, dtype):
+    """Values of every kind a dtype has: zeros, ones, extremes, fractions."""
+    numpy_dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    bits = np.random.default_rng(7).bytes(int(np.prod(shape)) * numpy_dtype.itemsize)
+    if dtype == "bool":
+        return (np.frombuffer(bits, "uint8") % 2 == 0).reshape(shape)
+    values = np.frombuffer(bits, numpy_dtype).reshape(shape).copy()
+    values[: shape[0] // 2] = 0
+    return values
+
+
+def write(path, values, *, memory=2000, finish=True, **options):
+    """Makes a store of some values."""
+    arrays = [ArraySpec(p, v.shape[1:], v.dtype.name) for p, v in values.items()]
+    with Writer.create(path, arrays, {}, memory=memory, **options) as writer:
+        writer.append(values)
+        writer.commit()
+        if finish:
+            writer.finish()
+
+
+def assert_holds(path, rows):
+    """Asserts that a store shows the first rows, here and in zarr-python."""
+    reader = Reader(path)
+    group = zarr.open_group(path, mode="r")
+    assert reader.rows == rows
+    for name, expected in rows_between(0, rows).items():
+        assert np.array_equal(reader.array(name)[:], expected)
+        assert np.array_equal(group[name][:], expected)
+
+
+def complaints(path):
+    """What `check` finds wrong in a store: by array and first row, the message."""
+    reader = Reader(path)
+    return {
+        (name, rows[0]): str(error)
+        for name in reader.paths
+        for rows, error in reader.array(name).check()
+        if error is not None
+    }
+
+
+def contents_of(place):
+    """All that is stored in a place, without what no two stores have the same.
+
+    That is the random id of the store, and the seals, which depend on it. All else is
+    left as it is, byte for byte.
+    """
+    return {name: _without_id(name, place.read(name)) for name in place.names()}
+
+
+def _without_id(name, content):
+    if name.rpartition("/")[2] != "zarr.json":
+        return content
+    ours = json.loads(content)["attributes"].get("layertap", {})
+    for own in ("store", "seal"):
+        if own in ours:
+            content = content.replace(f'"{own}": "{ours[own]}"'.encode(), own.encode())
+    return content
+
+
+RESUME_ELSEWHERE = """
+import sys
+from layertap.errors import StoreError
+from layertap.store import Writer
+try:
+    Writer.resume(sys.argv[1])
+except StoreError as error:
+    print(error)
+"""
+
+steps = st.lists(
+    st.integers(0, 40) | st.sampled_from(["commit", "resume"]), min_size=1, max_size=12
+)
+
+
+class StoreSuite:
+    """What a store does on any storage, while nothing is damaged."""
+
+    @pytest.fixture
+    def path(self, new_place):
+        return new_place().path
+
+    @pytest.mark.parametrize("compression", [None, "zstd"])
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_values_come_back_bit_for_bit(self, path, dtype, compression):
+        values = {f"a/{n}": values_of((23, *((2, 3)[:n])), dtype) for n in range(3)}
+        write(path, values, compression=compression)
+        reader = Reader(path)
+        assert reader.paths == list(values)
+        for name, expected in values.items():
+            found = reader.array(name)[:]
+            assert found.dtype == expected.dtype
+            assert found.shape == expected.shape
+            assert found.tobytes() == expected.tobytes()
+        assert not complaints(path)
+        reader.check_groups()
+
+    @pytest.mark.parametrize("compression", [None, "zstd"])
+    @pytest.mark.parametrize("dtype", [name for name in DTYPES if name != "bfloat16"])
+    def test_zarr_python_reads_the_same(self, path, dtype, compression):
+        values = {"my%20dense/in/0": values_of((23, 2, 3), dtype)}
+        values["labels"] = values_of((23,), dtype)
+        write(path, values, compression=compression)
+        group = zarr.open_group(path, mode="r")
+        for name, expected in values.items():
+            assert group[name].dtype == expected.dtype
+            assert group[name][:].tobytes() == expected.tobytes()
+        members = {name for name, _ in group.members(max_depth=None)}
+        assert members == {"my%20dense", "my%20dense/in", "my%20dense/in/0", "labels"}
+
+    def test_zeros_are_stored(self, path):
+        write(path, {"a": np.zeros([100, 8], "float32")})
+        array = Reader(path).array("a")
+        assert array[:].tobytes() == bytes(100 * 8 * 4)
+        assert not complaints(path)
+
+    def test_a_store_without_rows(self, path):
+        arrays = [ArraySpec("a", (2,), "float32"), ArraySpec("b", (), "bool")]
+        Writer.create(path, arrays, {"x": [1, {"y": None}]}).close()
+        reader = Reader(path)
+        assert (reader.rows, reader.complete) == (0, False)
+        assert reader.attributes == {"x": [1, {"y": None}]}
+        assert reader.array("a")[:].shape == (0, 2)
+        assert list(reader.array("a").check()) == []
+        assert np.asarray(reader.array("b")).dtype == bool
+        assert zarr.open_group(path, mode="r")["a"][:].shape == (0, 2)
+
+    def test_check_says_which_rows_it_has_read(self, path):
+        with Writer.create(path, ARRAYS, {}, memory=3 * 4 * ROW_BYTES) as writer:
+            writer.append(rows_between(0, 11))
+            writer.commit()
+        for name in rows_between(0, 0):
+            checked = list(Reader(path).array(name).check())
+            assert checked == [
+                (range(0, 4), None),
+                (range(4, 8), None),
+                (range(8, 11), None),
+            ]
+
+    @settings(deadline=None, max_examples=25)
+    @given(
+        steps=steps,
+        block=st.integers(1, 30),
+        compression=st.sampled_from([None, "zstd"]),
+    )
+    def test_any_history_ends_in_the_same_store(
+        self, new_place, steps, block, compression
+    ):
+        place, other = new_place(), new_place()
+        options = {"compression": compression, "memory": 3 * block * ROW_BYTES}
+        writer = Writer.create(place.path, ARRAYS, {"x": 1}, **options)
+        committed = 0
+        for step in steps:
+            if step == "commit":
+                writer.commit()
+                committed = writer.rows
+                assert writer.committed == committed
+            elif step == "resume":
+                # Without a commit, whole blocks are kept.
+                committed = max(committed, writer.rows - writer.rows % block)
+                writer.close()
+                assert_holds(place.path, committed)
+                writer = Writer.resume(place.path, memory=options["memory"])
+                assert writer.rows == writer.committed == committed
+            else:
+                before = writer.rows
+                writer.append(rows_between(before, before + step))
+                assert writer.rows == before + step
+        writer.finish({"y": 2})
+        rows = writer.rows
+        writer.close()
+        assert_holds(place.path, rows)
+        assert not complaints(place.path)
+        assert Reader(place.path).block_rows == block
+
+        with Writer.create(other.path, ARRAYS, {"x": 1}, **options) as once:
+            once.append(rows_between(0, rows))
+            once.finish({"y": 2})
+        assert contents_of(place) == contents_of(other)
+
+    def test_no_two_stores_have_one_id(self, new_place):
+        places = [new_place(), new_place()]
+        for place in places:
+            write(place.path, {"a": np.ones(3)})
+        roots = [json.loads(place.read("zarr.json")) for place in places]
+        ids = {root["attributes"]["layertap"]["store"] for root in roots}
+        assert len(ids) == 2
+
+    def test_rows_are_seen_when_they_are_committed(self, path):
+        writer = Writer.create(path, ARRAYS, {}, memory=3 * 10 * ROW_BYTES)
+        writer.append(rows_between(0, 7))
+        assert (writer.rows, writer.committed, writer.bytes_written) == (7, 0, 0)
+        assert_holds(path, 0)
+        writer.commit()
+        assert (writer.rows, writer.committed) == (7, 7)
+        assert_holds(path, 7)
+        writer.append(rows_between(7, 9))
+        assert_holds(path, 7)
+        writer.close()
+        assert_holds(path, 7)
+
+    def test_bytes_written(self, new_place):
+        place = new_place()
+        with Writer.create(place.path, ARRAYS, {}, memory=30 * ROW_BYTES) as writer:
+            writer.append(rows_between(0, 35))
+            writer.finish()
+        shards = [place.read(name) for name in place.names() if "/c." in name]
+        assert len(shards) == 3 * 4
+        assert writer.bytes_written == sum(map(len, shards))
+
+    def test_finish(self, path):
+        with Writer.create(path, ARRAYS, {"a": 1, "b": 2}) as writer:
+            writer.append(rows_between(0, 3))
+            assert not Reader(path).complete
+            writer.finish({"b": 3, "c": 4})
+            assert Reader(path).complete
+            assert Reader(path).attributes == {"a": 1, "b": 3, "c": 4}
+            with pytest.raises(StoreError, match="is finished: no more rows"):
+                writer.append(rows_between(3, 4))
+        assert_holds(path, 3)
+        with pytest.raises(StoreError, match="is complete: no rows can be added"):
+            Writer.resume(path)
+
+    def test_one_writer_at_a_time(self, path):
+        me = f"by process {os.getpid()} on {socket.gethostname()}, since 20"
+        with Writer.create(path, ARRAYS, {}) as writer:
+            writer.append(rows_between(0, 2))
+            for action in (Writer.resume, remove):
+                with pytest.raises(StoreError, match=f"is being written already, {me}"):
+                    action(path)
+            writer.commit()
+        with pytest.raises(StoreError, match="is closed"):
+            writer.commit()
+        assert_holds(path, 2)
+        with Writer.resume(path) as writer:
+            assert writer.rows == 2
+            with pytest.raises(StoreError, match=f"is being written already, {me}"):
+                Writer.resume(path)
+            writer.append(rows_between(2, 5))
+            writer.finish()
+        assert_holds(path, 5)
+
+    def test_another_process_is_told_who_writes(self, path):
+        command = [sys.executable, "-c", RESUME_ELSEWHERE, str(path)]
+        with Writer.create(path, ARRAYS, {}) as writer:
+            writer.append(rows_between(0, 2))
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            writer.finish()
+        me = f"by process {os.getpid()} on {socket.gethostname()}, since 20"
+        assert f"is being written already, {me}" in done.stdout
+        assert_holds(path, 2)
+
+    def test_nothing_is_said_of_a_writer_that_has_ended(self, new_place):
+        place = new_place()
+
+        def writers():
+            root = json.loads(place.read("zarr.json"))
+            return root["attributes"]["layertap"]["writer"]
+
+        with Writer.create(place.path, ARRAYS, {}):
+            assert writers()["process"] == os.getpid()
+        assert writers() is None
+        with Writer.resume(place.path) as writer:
+            assert writers()["process"] == os.getpid()
+            writer.finish()
+            assert writers() is None
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"labels": np.zeros(3, "int64")}, "same number of rows"),
+            ({"labels": np.zeros(2, "int32")}, r"labels takes .* int64; .* int32"),
+            ({"labels": np.zeros(2, ">i8")}, "labels takes rows of shape"),
+            ({"labels": np.zeros((2, 1), "int64")}, r"shape \(\) .* shape \(2, 1\)"),
+            ({"labels": np.int64(0)}, r"found an array of shape \(\)"),
+            ({"join/in/1": np.zeros((2, 3, 2), "int8")}, r"shape \(2, 3\) and .* int8"),
+            ({"other": np.zeros(2)}, r"missing: \[\], unknown: \['other'\]"),
+        ],
+    )
+    def test_rows_that_do_not_fit_are_refused_whole(self, path, change, message):
+        with Writer.create(path, ARRAYS, {}) as writer:
+            writer.append(rows_between(0, 3))
+            with pytest.raises(OptionError, match=message):
+                writer.append(rows_between(3, 5) | change)
+            fewer = rows_between(3, 5)
+            del fewer["labels"]
+            with pytest.raises(OptionError, match=r"missing: \['labels'\], unknown: "):
+                writer.append(fewer)
+            writer.append(rows_between(3, 6))
+            writer.finish()
+        assert_holds(path, 6)
+
+    def test_a_reader_keeps_its_rows_while_the_writer_goes_on(self, path):
+        rows = np.arange(40, dtype="float32").reshape(20, 2)
+        arrays = [ArraySpec("a", (2,), "float32")]
+        with Writer.create(path, arrays, {}, memory=3 * 8 * 8) as writer:
+            readers = []
+            for row in range(20):
+                writer.append({"a": rows[row : row + 1]})
+                writer.commit()
+                readers.append(Reader(path))
+                for count, reader in enumerate(readers, 1):
+                    assert reader.rows == count
+                    assert np.array_equal(reader.array("a")[:], rows[:count])
+
+    def test_readers_at_any_time_see_whole_rows(self, path):
+        rows = np.arange(600, dtype="int64")
+        arrays = [ArraySpec(name, (), "int64") for name in ("a", "b")]
+        writer = Writer.create(path, arrays, {}, memory=3 * 16 * 16)
+
+        def write_all():
+            with writer:
+                for start in range(0, 600, 3):
+                    part = rows[start : start + 3]
+                    writer.append({"a": part, "b": -part})
+                    if start % 5 == 0:
+                        writer.commit()
+                writer.finish()
+
+        thread = threading.Thread(target=write_all)
+        thread.start()
+        seen = [0]
+        while not (reader := Reader(path)).complete:
+            seen.append(reader.rows)
+            assert np.array_equal(reader.array("a")[:], rows[: reader.rows])
+            assert np.array_equal(reader.array("b")[:], -rows[: reader.rows])
+            assert thread.is_alive() or Reader(path).complete
+        thread.join()
+        assert seen == sorted(seen)
+        assert reader.rows == 600
