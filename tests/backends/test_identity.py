@@ -243,7 +243,8 @@ def test_moving_a_store_or_saving_from_elsewhere_is_no_difference(
 
 def learning(layer, learned_of):
     """A model with a layer that has learned of data what no variable holds."""
-    x = keras.Input((3,), name="x", dtype="int32")
+    dtype = "int64" if keras.backend.backend() == "tensorflow" else "int32"
+    x = keras.Input((3,), name="x", dtype=dtype)
     layer.adapt(np.array(learned_of))
     both = layers.Concatenate(name="fusion")([layer(x), x])
     return keras.Model(x, both, name="learning")
@@ -254,7 +255,7 @@ def bins():
 
 
 def words():
-    return layers.IntegerLookup(vocabulary_dtype="int32", name="learned")
+    return layers.IntegerLookup(name="learned")
 
 
 # What is learned, and something else that makes no difference for the data below.
