@@ -358,6 +358,10 @@ def _load(model: str, options: dict[str, Any]) -> Any:
     _need_keras()
     from layertap.loading import load_model
 
+    if options["trust_model"]:
+        click.echo(
+            f"Keras' safe mode is off: code that {model} holds may run.", err=True
+        )
     return load_model(model, trust=options["trust_model"], modules=options["modules"])
 
 

@@ -17,6 +17,8 @@ from layertap.errors import DataError, ModelFileError, OptionError
 from layertap.images import read_images
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
+# The first release of Keras that has its safe mode for .h5 files, too.
+SAFE_H5 = (3, 11, 3)
 # How Keras says that it does not know a class, in .keras and in .h5 files.
 CUSTOM = re.compile(
     r"(?:Could not (?:locate|deserialize) (?:class|function)|Unknown \w+:)"
@@ -39,7 +41,8 @@ def load_model(path: str, *, trust: bool = False, modules: Sequence[str] = ()) -
 
     Args:
         path: A `.keras` or a legacy `.h5` file.
-        trust: Whether code in the file may run: Keras' safe mode is off then.
+        trust: Whether code in the file may run: Keras' safe mode is off then. Else it
+            is on, or the file is not loaded.
         modules: Modules to import first; they register custom objects.
 
     Raises:
@@ -64,10 +67,20 @@ def load_model(path: str, *, trust: bool = False, modules: Sequence[str] = ()) -
             f"{path} is cut off, or was never a model: a .keras file is a zip archive. "
             "Save it again with model.save(…)."
         )
+    if file.suffix != ".keras" and not trust and _version() < SAFE_H5:
+        raise ModelFileError(
+            f"{path} may hold code, and Keras {keras.__version__} runs what is in an "
+            f"{file.suffix} file whatever its safe mode. If you trust whoever made the "
+            "file, pass --trust-model; or save it as .keras, or install a newer Keras."
+        )
     try:
         return keras.models.load_model(path, compile=False, safe_mode=not trust)
     except Exception as error:  # A model file builds any classes with any errors.
         raise ModelFileError(_why(path, error)) from error
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", keras.__version__)[:3]))
 
 
 def _why(path: str, error: Exception) -> str:

@@ -378,7 +378,11 @@ def test_a_subclassed_model_has_the_shapes_that_it_was_built_with(here, tmp_path
 
 def test_code_in_a_model_needs_trust(here):
     assert "--trust-model" in fails(2, "plan", "lambda.keras")
-    assert "twice" in succeeds("plan", "lambda.keras", "--trust-model")
+    trusted = typed("plan", "lambda.keras", "--trust-model")
+    assert (trusted.exit_code, "twice" in trusted.stdout) == (0, True)
+    assert trusted.stderr == (
+        "Keras' safe mode is off: code that lambda.keras holds may run.\n"
+    )
 
 
 def test_a_folder_of_images_brings_labels_and_ids(here, tmp_path):

@@ -1,4 +1,4 @@
-"""Writes the frozen store of the current format, `tests/plain/frozen/format_1.zarr`.
+"""Writes the frozen store of the current format, `tests/plain/frozen/format_2.zarr`.
 
 Run once for each format, and never again for the same one: the store stands for those
 that users have. The numbers are plain arithmetic, so that the test can say what they
@@ -25,7 +25,7 @@ def main() -> None:
     layertap.save(
         model,
         (rows, np.arange(30) ** 2),
-        Path(__file__).parent / "frozen" / "format_1.zarr",
+        Path(__file__).parent / "frozen" / "format_2.zarr",
         ids=[f"row-{i}" for i in range(30)],
         memory=2**16,
     )

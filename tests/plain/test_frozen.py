@@ -11,12 +11,15 @@ import layertap
 from layertap.errors import StoreError
 from layertap.store import Reader, Writer
 
-STORE = Path(__file__).parent / "frozen" / "format_1.zarr"
+FROZEN = Path(__file__).parent / "frozen"
+STORE = FROZEN / "format_1.zarr"
+both = pytest.mark.parametrize("store", [STORE, FROZEN / "format_2.zarr"])
 ROWS = np.arange(120, dtype="float32").reshape(30, 4)
 
 
-def test_a_store_of_format_1():
-    saved = layertap.open(STORE)
+@both
+def test_stores_of_all_formats(store):
+    saved = layertap.open(store)
     assert saved.complete
     assert saved.rows == 30
     assert list(saved) == [
@@ -40,8 +43,9 @@ def test_a_store_of_format_1():
     assert layertap.verify(saved)
 
 
-def test_plain_zarr_opens_it_too():
-    group = zarr.open_group(STORE, mode="r")
+@both
+def test_plain_zarr_opens_them_too(store):
+    group = zarr.open_group(store, mode="r")
     np.testing.assert_array_equal(group["first/in/0"][:], ROWS)
     np.testing.assert_array_equal(group["first/in/1"][:], -ROWS)
 
