@@ -385,7 +385,7 @@ def _show(what: Any) -> None:
 
 
 def _state(saved: Any) -> str:
-    from layertap import tables
+    from layertap import tables, texts
 
     state = "complete" if saved.complete else "not complete: run the save again"
     on_disk = tables.size(saved.bytes_on_disk)
@@ -395,4 +395,5 @@ def _state(saved: Any) -> str:
         f"\n{name}: {count:,} numbers too large for {saved.plan.dtype} became infinite."
         for name, count in saved.overflowed.items()
     )
-    return f"{saved.path}: {saved.rows:,} rows{along}, {on_disk}, {state}.{overflowed}"
+    path = texts.printable(saved.path)
+    return f"{path}: {saved.rows:,} rows{along}, {on_disk}, {state}.{overflowed}"

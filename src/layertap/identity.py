@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from layertap import listening
+from layertap import listening, texts
 from layertap.plans import Plan
 
 Verdict = Literal["identical", "within rounding", "different"]
@@ -88,7 +88,9 @@ def differences(
         whose: Whose the second is.
     """
     return [
-        f"{name}: the store has {theirs.get(name)}, {whose} {ours.get(name)}"
+        texts.printable(
+            f"{name}: the store has {theirs.get(name)}, {whose} {ours.get(name)}"
+        )
         for name in dict.fromkeys([*theirs, *ours])
         if theirs.get(name) != ours.get(name)
     ]

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from layertap import address, tables
+from layertap import address, tables, texts
 from layertap.errors import AddressError
 
 Shape = tuple[int | None, ...]
 
-# Beyond these, what was read is no shape.
+# Beyond these, what was read is no shape, and too long a text to be shown.
 _MOST_AXES, _MOST_SIZE = 64, 2**62
+_LONGEST_TEXT = 10_000
 
 
 @dataclass(frozen=True)
@@ -350,24 +350,41 @@ def shown(shape: Shape) -> str:
 
 
 def itemsize(dtype: str) -> int:
-    """Returns the bytes of one number of a Keras dtype."""
-    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+    """Returns the bytes of one number of a Keras dtype.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    # Not by NumPy: it takes a text for more than names.
+    if dtype not in _ITEMSIZES:
+        raise ValueError(f"{dtype[:100]!r} is no dtype of numbers")
+    return _ITEMSIZES[dtype]
+
+
+_ITEMSIZES = {
+    **dict.fromkeys(("bool", "int8", "uint8", "float8_e4m3fn", "float8_e5m2"), 1),
+    **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 2),
+    **dict.fromkeys(("int32", "uint32", "float32"), 4),
+    **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 8),
+    "complex128": 16,
+}
 
 
 def _text(found: Any) -> str:
-    """Returns a text that was read, without what a terminal would take for commands."""
     if not isinstance(found, str):
         raise TypeError(f"{found!r} should be a text")
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in found)
+    return texts.printable(found[:_LONGEST_TEXT])
 
 
 def _shape(found: Any) -> Shape:
     shape = tuple(None if size is None else operator.index(size) for size in found)
     sizes = [size for size in shape if size is not None]
-    if len(shape) > _MOST_AXES or min(sizes, default=0) < 0:
-        raise ValueError(f"{shape} is no shape")
-    if math.prod(sizes) > _MOST_SIZE:
-        raise ValueError(f"nothing has shape {shape}")
+    if (
+        len(shape) > _MOST_AXES
+        or not all(0 <= size <= _MOST_SIZE for size in sizes)
+        or math.prod(sizes) > _MOST_SIZE
+    ):
+        raise ValueError("a shape is negative or too large")
     return shape
 
 

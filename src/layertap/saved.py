@@ -27,6 +27,10 @@ IDS = "ids"
 LABELS = "labels"
 
 
+# No value is made of more parts, however nested.
+_MOST_DEPTH, _MOST_LEAVES = 200, 2**16
+
+
 class Rebuilt:
     """A value that is not stored itself: other arrays, joined when it is read.
 
@@ -41,7 +45,12 @@ class Rebuilt:
     def __init__(self, parts: "list[LazyArray | Rebuilt]", axis: int) -> None:
         forms = {(p.dtype, p.shape[:axis], p.shape[axis + 1 :]) for p in parts}
         if len(forms) > 1 or not 1 <= axis < parts[0].ndim:
-            raise ValueError(f"{parts} can't be joined along axis {axis}")
+            raise ValueError(f"{parts[:10]} can't be joined along axis {axis}")
+        inner = [part for part in parts if isinstance(part, Rebuilt)]
+        self.depth: int = 1 + max((part.depth for part in inner), default=0)
+        self.leaves: int = len(parts) + sum(part.leaves - 1 for part in inner)
+        if self.depth > _MOST_DEPTH or self.leaves > _MOST_LEAVES:
+            raise ValueError(f"a value is made of {self.leaves} parts of parts")
         self._parts = parts
         self._axis = axis
         first = parts[0].shape
@@ -69,16 +78,30 @@ class Rebuilt:
         return found
 
     def _read(self, rows: Any) -> NDArray[Any]:
-        count = len(np.broadcast_to(0, len(self))[rows])
+        if isinstance(rows, slice):
+            count = len(range(len(self))[rows])
+        else:
+            rows = np.asarray(rows)
+            count = int(rows.sum()) if rows.dtype == bool else len(rows)
         try:
-            # First of all: what is joined may be joined of others, and be large.
             whole = np.empty((count, *self.shape[1:]), self.dtype)
-            parts = [part[rows] for part in self._parts]
-            return np.concatenate(parts, self._axis, out=whole)
-        except MemoryError as error:
+        except (MemoryError, ValueError) as error:
             raise StoreError(
                 f"{self!r} does not fit into memory. Read fewer rows at a time."
             ) from error
+        self._fill(whole, rows)
+        return whole
+
+    def _fill(self, whole: NDArray[Any], rows: Any) -> None:
+        start = 0
+        for part in self._parts:
+            end = start + part.shape[self._axis]
+            place = whole[(slice(None),) * self._axis + (slice(start, end),)]
+            if isinstance(part, Rebuilt):
+                part._fill(place, rows)
+            else:
+                place[...] = part[rows]
+            start = end
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         array = self._read(slice(None))
@@ -108,15 +131,18 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             self._ids: str | None = self.identity["ids"]
             self._check()
             self._values: dict[str, LazyArray | Rebuilt] = {}
-            for name in self.plan.addresses:
-                self._value(name, ())
+            for value in self.plan.values:
+                found = self._value(value.address, ())
+                if found.shape[1:] != value.shape[1:]:
+                    raise ValueError(f"{found!r} should have rows of {value.shape[1:]}")
         except (
             *(KeyError, TypeError, ValueError, AttributeError, IndexError),
             *(OverflowError, RecursionError),
         ) as error:
+            why = f"{type(error).__name__}: {texts.printable(error)[:300]}"
             raise StoreCorruptError(
-                f"{self.path}: its manifest is damaged ({type(error).__name__}: "
-                f"{error}). Restore it, or delete the folder and save again."
+                f"{self.path}: its manifest is damaged ({why}). Restore it, or delete "
+                "the folder and save again."
             ) from error
 
     def _check(self) -> None:
@@ -132,9 +158,20 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             expected = (value.shape[1:], value.dtype)
             if (array.shape[1:], array.dtype.name) != expected:
                 raise ValueError(f"{array!r} should have rows of {expected}")
+        if not self.plan.stored:
+            raise ValueError("nothing is stored")
+        for name, axes in self.plan.padded.items():
+            axis_count = self.reader.array(name).ndim
+            if not axes or not all(1 <= axis < axis_count for axis in axes):
+                raise ValueError(f"{name} can't be padded along axes {axes}")
         for name, columns in beside(self.plan).items():
-            if self.reader.array(name).shape[1:] != (len(columns),):
-                raise ValueError(f"{name} should have {len(columns)} columns")
+            array = self.reader.array(name)
+            if (array.shape[1:], array.dtype.name) != ((len(columns),), "int32"):
+                raise ValueError(f"{name} should have {len(columns)} whole numbers")
+        if self.digested:
+            array = self.reader.array(DIGESTS)
+            if (array.ndim, array.dtype.name) != (1, "uint64"):
+                raise ValueError(f"{array!r} are no digests")
         _structure(self._labels, self.reader.array)
         if self._ids not in (None, "number", "text"):
             raise ValueError(f"ids are no {self._ids!r}")
@@ -150,6 +187,8 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
         recipe = self.plan.recipes.get(name)
         if name in within or recipe == Recipe(()):
             raise ValueError(f"{name} is made of nothing else")
+        if name not in self.plan.addresses:
+            raise ValueError(f"{name} is no value of the plan")
         if recipe is None:
             found: LazyArray | Rebuilt = self.reader.array(name)
         else:
@@ -302,9 +341,10 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
     def _decoded(self, ids: NDArray[Any]) -> NDArray[Any]:
         try:
             return texts.decode(ids) if self._ids == "text" else ids
-        except UnicodeDecodeError as error:
+        except (UnicodeDecodeError, MemoryError) as error:
             raise StoreCorruptError(
-                f"{self.path}: its ids are no UTF-8 ({error}). Save the values again."
+                f"{self.path}: its ids are no UTF-8, or too long ({error}). Save the "
+                "values again."
             ) from error
 
     def __repr__(self) -> str:

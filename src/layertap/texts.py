@@ -1,4 +1,4 @@
-"""Strings as arrays of bytes, which every reader of Zarr knows."""
+"""Strings: as arrays of bytes, which every reader of Zarr knows, and to be shown."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -45,3 +45,12 @@ def decode(rows: NDArray[np.uint8]) -> NDArray[Any]:
     if not len(rows):
         return np.array([], dtype=np.str_)
     return np.array([bytes(row).rstrip(b"\0").decode() for row in rows])
+
+
+def printable(text: object) -> str:
+    """Returns a text of a stranger without what a terminal would take for commands.
+
+    Args:
+        text: The text, or what is shown as one.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(text))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from layertap import address, identity, listening, tables
+from layertap import address, identity, listening, tables, texts
 from layertap.errors import DataError, OptionError, OtherRunError, StoreError
 from layertap.feed import Batch, Feed
 from layertap.padding import cut_to
@@ -22,6 +22,8 @@ from layertap.values import LENGTHS, Values, beside, length_columns
 
 Verdict = identity.Verdict | Literal["damaged"]
 
+# Damaged files of an array that are named.
+_TOLD = 20
 _ORDER: tuple[Verdict, ...] = ("identical", "within rounding", "different", "damaged")
 
 
@@ -36,7 +38,8 @@ class Check:
         verdict: The worst that was found.
         largest: The largest absolute difference.
         first: The first row that is different, or None.
-        damage: What is wrong with files of it: which, and which rows they hold.
+        files: How many files of it are damaged.
+        damage: What is wrong with the first of them: which, and the rows it holds.
     """
 
     address: str
@@ -45,6 +48,7 @@ class Check:
     verdict: Verdict = "identical"
     largest: float = 0.0
     first: int | None = None
+    files: int = 0
     damage: list[str] = field(default_factory=list)
 
     @property
@@ -121,14 +125,15 @@ class Report:
         }
 
     def __rich__(self) -> Table:
-        table = Table(title=f"Verified {self.path}", title_justify="left")
+        title = Text(texts.printable(f"Verified {self.path}"))
+        table = Table(title=title, title_justify="left")
         for heading in ("address", "compared", "rows", "verdict", "largest difference"):
             table.add_column(heading, overflow="fold")
         for check in self.checks:
             style = "green" if check.ok else "red"
             verdict: str = check.verdict
             if check.damage:
-                verdict += f", {len(check.damage)} files"
+                verdict += f", {check.files} file{'s' * (check.files != 1)}"
             elif check.first is not None:
                 verdict += f", worst of its batch in row {check.first}"
             table.add_row(
@@ -328,7 +333,8 @@ def _read_all(saved: Saved) -> Report:
         saved.reader.check_groups()
     except StoreError as error:
         groups.verdict = "damaged"
-        groups.damage.append(str(error))
+        groups.files = 1
+        groups.damage.append(texts.printable(error))
     checks = [] if groups.ok else [groups]
     for name in saved.reader.paths:
         check = Check(name, "read, checksums and digests")
@@ -337,7 +343,9 @@ def _read_all(saved: Saved) -> Report:
             if wrong is not None:
                 check.verdict = "damaged"
                 check.first = rows[0] if check.first is None else check.first
-                check.damage.append(str(wrong))
+                check.files += 1
+                if check.files <= _TOLD:
+                    check.damage.append(texts.printable(wrong))
         checks.append(check)
     return Report(saved.path, saved.rows, checks)
 

@@ -4,8 +4,10 @@ A `zarr.json` is never written in place: a reader sees the old one or the new on
 after a crash.
 """
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,22 +32,33 @@ def read_json(file: Path) -> dict[str, Any]:
         StoreError: If it can't be read.
     """
     try:
-        with file.open("rb") as opened:
-            content = opened.read(_MOST_BYTES + 1)
+        # Not through links, and not waiting for what a pipe may bring.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as opened:
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            content = opened.read(_MOST_BYTES + 1) if regular else b""
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise damaged(file, "is a link, which no file of a store is") from error
         raise unreadable(file, error) from error
+    if not regular:
+        raise damaged(file, "is no file")
     if len(content) > _MOST_BYTES:
         raise damaged(file, "is damaged: it is larger than any that is written")
     try:
-        found = json.loads(content)
+        found = json.loads(content, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         # The latter if it is nested without end.
         raise damaged(file, f"is damaged: it is not JSON ({error})") from error
     if not isinstance(found, dict):
         raise damaged(file, "is damaged: it should be a JSON object")
     return found
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON's")
 
 
 def replace_files(contents: Mapping[Path, bytes]) -> None:

@@ -10,6 +10,7 @@ Nothing here touches a disk.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -31,6 +32,9 @@ METADATA_FILE = "zarr.json"
 OURS = "layertap"
 BLOCKS = "blocks"
 SEAL = "seal"
+
+# No file system has longer ones.
+_LONGEST_PATH, _MOST_PARTS = 4096, 256
 
 DTYPES = {
     np.dtype(dtype).name: np.dtype(dtype)
@@ -183,21 +187,23 @@ class ArrayLayout:
         """Returns the name of the file that holds one block, in the array's folder."""
         return ".".join(["c", str(block)] + ["0"] * len(self.spec.shape))
 
-    def claims(self, rows: int) -> int:
-        """Returns the least bytes that the shard of a block can have.
+    def shard_bytes(self, rows: int) -> range:
+        """Returns how many bytes the shard of a block can have.
 
-        One of which nothing is compressed has its chunks, each with a checksum, and
-        their index. Zstandard makes four bytes of 128 KiB at best.
+        It has its chunks, each with a checksum, and their index. Zstandard makes four
+        bytes of 128 KiB at best, and at worst adds a little.
 
         Args:
-            rows: How many rows of the block there are.
+            rows: How many rows of the block there are at least.
         """
-        index = 16 * (self.block_rows // self.chunk_rows) + 4
+        all_chunks = self.block_rows // self.chunk_rows
         chunks = -(-rows // self.chunk_rows)
         chunk = self.chunk_rows * self.spec.row_bytes
-        if self.compression is None:
-            return index + chunks * (chunk + 4)
-        return index + chunks * (chunk >> 15)
+        index = 16 * all_chunks + 4
+        least, most = chunk + 4, chunk + 4
+        if self.compression is not None:
+            least, most = chunk >> 15, chunk + (chunk >> 7) + 512
+        return range(index + chunks * least, index + all_chunks * most + 1)
 
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -213,12 +219,13 @@ def check_paths(paths: Sequence[str]) -> None:
     Raises:
         OptionError: If they can't.
     """
-    seen = set(paths)
-    if len(seen) < len(paths):
-        twice = sorted(path for path in seen if paths.count(path) > 1)
-        raise OptionError(f"Two arrays have the path {twice[0]!r}. Rename one.")
     for path in paths:
         _check_path(path)
+    seen = set(paths)
+    if len(seen) < len(paths):
+        twice = min(path for path, count in Counter(paths).items() if count > 1)
+        raise OptionError(f"Two arrays have the path {twice!r}. Rename one.")
+    for path in paths:
         for parent in map(str, PurePosixPath(path).parents):
             if parent in seen:
                 raise OptionError(
@@ -229,11 +236,14 @@ def check_paths(paths: Sequence[str]) -> None:
 
 def _check_path(path: str) -> None:
     parts = path.split("/")
-    if not path.isprintable() or any(
-        part in ("", ".", "..", METADATA_FILE) for part in parts
+    if (
+        not path.isprintable()
+        or len(path) > _LONGEST_PATH
+        or len(parts) > _MOST_PARTS
+        or any(part in ("", ".", "..", METADATA_FILE) for part in parts)
     ):
         raise OptionError(
-            f"{path!r} can't be the path of an array. "
+            f"{path[:200]!r} can't be the path of an array. "
             "A path is names joined by '/', such as 'fusion/in/0'."
         )
 

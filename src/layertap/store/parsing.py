@@ -19,6 +19,7 @@ from layertap.store.layout import (
     METADATA_FILE,
     OURS,
     SEAL,
+    UNSEALED,
     ArrayLayout,
     ArraySpec,
     check_paths,
@@ -67,6 +68,8 @@ def read_layouts(path: Path, root: Root) -> list[ArrayLayout]:
                 f"has {layout.rows} rows, and the complete store {root.rows}: it is "
                 "damaged, or an earlier one",
             )
+        if root.format == UNSEALED and layout.rows:
+            _check_last(path, layout)
         layouts.append(layout)
     blocks = {layout.block_rows for layout in layouts}
     rows = {layout.rows for layout in layouts}
@@ -77,6 +80,13 @@ def read_layouts(path: Path, root: Root) -> list[ArrayLayout]:
             "Restore it from a copy, or save the values again."
         )
     return layouts
+
+
+def _check_last(path: Path, layout: ArrayLayout) -> None:
+    """Checks that there is a last shard, where no digest vouches for the rows."""
+    last = path / layout.spec.path / layout.shard(layout.blocks - 1)
+    if not last.is_file():
+        raise damaged(last, f"is missing, but there are {layout.rows:,} rows")
 
 
 def check_groups(path: Path, root: Root) -> None:

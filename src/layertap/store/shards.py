@@ -55,8 +55,8 @@ def open_for_writing(path: Path, layout: ArrayLayout) -> Any:
 class Shards:
     """The shards of an array, to read its first rows from.
 
-    Before anything is read of a shard, its file is looked at: one that is missing or
-    too small for what it should hold is told, and takes no memory.
+    Before anything is read of a shard, its file is looked at: one that is missing, or
+    too small or too large for what it should hold, is told, and takes no memory.
 
     Args:
         path: The folder of the store, absolute.
@@ -69,7 +69,7 @@ class Shards:
         self._layout = layout
         self._rows = rows
         self._opened: Any = None
-        self._large_enough: set[int] = set()
+        self._right_sizes: set[int] = set()
 
     def read(self, parts: Sequence[Part]) -> NDArray[Any]:
         """Reads a part of the array.
@@ -117,11 +117,11 @@ class Shards:
         tensorstore.array(values).write(self._opened.oindex[wanted]).result()
 
     def _check_size(self, block: int) -> None:
-        if block in self._large_enough:
+        if block in self._right_sizes:
             return
         file = self._folder / self._layout.shard(block)
         rows = self._layout.rows_of(block)
-        least = self._layout.claims(len(rows))
+        sizes = self._layout.shard_bytes(len(rows))
         try:
             found = file.lstat()
         except FileNotFoundError as error:
@@ -130,13 +130,13 @@ class Shards:
             raise unreadable(file, error) from error
         if not stat.S_ISREG(found.st_mode):
             raise self.damaged(block, "is no file of its own: a link, or a folder")
-        if found.st_size < least:
+        if found.st_size not in sizes:
             raise self.damaged(
                 block,
-                f"is damaged: it has {found.st_size:,} bytes instead of {least:,} at "
-                "least",
+                f"is damaged: it has {found.st_size:,} bytes instead of "
+                f"{sizes[0]:,} to {sizes[-1]:,}",
             )
-        self._large_enough.add(block)
+        self._right_sizes.add(block)
 
     def _why(self, blocks: Sequence[int], error: Exception) -> StoreError:
         """Returns what to tell when some blocks could not be read."""
@@ -168,7 +168,9 @@ def _blocks(rows: Part, block_rows: int) -> Sequence[int]:
     """Returns the blocks that rows are in."""
     if isinstance(rows, range) and rows.step < block_rows:
         return range(rows[0] // block_rows, rows[-1] // block_rows + 1)
-    found: list[int] = np.unique(np.asarray(rows) // block_rows).tolist()
+    if isinstance(rows, range):
+        return [row // block_rows for row in rows]
+    found: list[int] = np.unique(rows // block_rows).tolist()
     return found
 
 
