@@ -265,7 +265,7 @@ def test_save_show_verify(here, tmp_path):
     assert saved["fusion/in/1"][:].tobytes() == expected["fusion/in/1"].tobytes()
     assert saved.labels[:].tolist() == list(range(50))
     assert saved.ids.tolist() == list(range(100, 150))
-    assert "0 of them found a difference" in succeeds("verify", store)
+    assert "0 of them found something wrong" in succeeds("verify", store)
     report = succeeds(
         "verify", store, "--model", "two.keras", "--data", "x.npz", "--json"
     )
@@ -346,7 +346,10 @@ def test_verify_finds_other_data_and_other_bytes(here, tmp_path):
     content = bytearray(shard.read_bytes())
     content[100] ^= 1
     shard.write_bytes(content)
-    assert "fusion/in/0" in fails(1, "verify", store)
+    result = typed("verify", store)
+    assert result.exit_code == 1
+    assert "damaged, 1 file" in result.stdout
+    assert "rows 0 to 49 of fusion/in/0" in " ".join(result.stdout.split())
     fails(1, "verify", store, "--model", "two.keras", "--data", "x.npy")
 
 
@@ -505,7 +508,7 @@ def test_the_demo_and_the_commands_that_it_prints(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = succeeds("demo", "a [red] folder")
     assert "1,797 rows, with labels" in told
-    assert "0 of them found a difference" in told
+    assert "0 of them found something wrong" in told
     words = [
         shlex.split(line.removeprefix("$ layertap "))
         for line in told.splitlines()

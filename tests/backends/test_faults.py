@@ -211,7 +211,7 @@ def test_a_disk_that_is_full_before_a_store_is_made(disk, undisturbed, pages):
     with disk.filled(pages), pytest.raises(StoreError) as told:
         save(path)
     assert str(told.value).startswith(f"{path} could not be written: {SPACE[0]}")
-    assert "Free some space, then do the same again." in str(told.value)
+    assert "Free some space, or inodes, then do the same again." in str(told.value)
     assert not list(disk.path.iterdir())
     assert_goes_on(path, undisturbed)
 

@@ -91,6 +91,7 @@ PRIVATE: dict[str, Gone] = {
     "operation": (two_branches, node_of, cut),
     "arguments": (two_branches, node_of, cut),
     "is_input": (two_branches, node_of, cut),
+    "_flatten_layers": (two_branches, lambda model: layers.Layer, listening.learned),
 }
 
 

@@ -92,7 +92,10 @@ def test_values_are_padded_to_the_longest(tmp_path, pad):
         assert saved.lengths(address).tolist() == of_rows(LENGTHS)
         assert values.lengths(address).tolist() == of_rows(LENGTHS)
     array = zarr.open_group(tmp_path / "v.zarr", mode="r")["lengths"]
-    assert array.attrs["columns"] == [["fusion/in/0", 1], ["fusion/in/1", 1]]
+    assert array.attrs["layertap"]["columns"] == [
+        ["fusion/in/0", 1],
+        ["fusion/in/1", 1],
+    ]
     np.testing.assert_array_equal(array[:], np.transpose([of_rows(LENGTHS)] * 2))
     batches = list(saved.batches(5))
     lengths = [n for batch in batches for n in batch.lengths("fusion/in/1")]

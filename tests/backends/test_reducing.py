@@ -223,7 +223,7 @@ def test_what_becomes_infinite_is_counted_exactly(tmp_path, dtype):
     assert saved.overflowed == values.overflowed
     assert saved.to_json()["overflowed"] == values.overflowed
     array = zarr.open_group(path, mode="r")["overflowed"]
-    assert array.attrs["columns"] == ["first/in/0", "first/in/1"]
+    assert array.attrs["layertap"]["columns"] == ["first/in/0", "first/in/1"]
     np.testing.assert_array_equal(array[:], np.stack([counts, counts], axis=1))
     for batch, start in zip(saved.batches(110), (0, 110, 220), strict=True):
         part = int(counts[start : start + 110].sum())

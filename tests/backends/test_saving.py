@@ -1,10 +1,5 @@
 """A save ends in the same store, however it went; and says no where it must."""
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import keras
@@ -169,59 +164,6 @@ def test_the_model_trains_on_after_an_interrupted_save(tmp_path):
         (one != other).any()
         for one, other in zip(before, model.get_weights(), strict=True)
     )
-
-
-KILLED = """
-    import os, signal, sys
-    import numpy as np
-    import keras
-    import layertap
-
-    sys.path.insert(0, {folder!r})
-    import test_saving as t
-
-    model, x = t.two_branches(), t.numbers(4000)
-    ids = [f"row {{i}}" for i in range(4000)]
-
-    def batches():
-        for start in range(0, 4000, 25):
-            if start == {stop}:
-                os.kill(os.getpid(), signal.{signal})
-            yield x[start : start + 25], x[start : start + 25, 0]
-
-    layertap.save(model, batches(), {path!r}, ids=ids, memory=t.SMALL)
-"""
-
-
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
-def test_a_killed_process_leaves_whole_rows_and_the_same_call_goes_on(tmp_path, name):
-    path = tmp_path / "v.zarr"
-    for stop in (3000, 1500, 3999):
-        script = KILLED.format(
-            folder=str(Path(__file__).parent), stop=stop, path=str(path), signal=name
-        )
-        ended = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(script)],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if stop == 3999:
-            assert ended.returncode == 0, ended.stderr
-            continue
-        killed = -signal.Signals[name].value
-        assert ended.returncode in ({killed, 130} if name == "SIGINT" else {killed})
-        rows = layertap.open(path).rows
-        assert 0 < rows <= 3000
-        found = zarr.open_group(path, mode="r")["labels"][:rows]
-        np.testing.assert_array_equal(found, numbers(4000)[:rows, 0])
-    x = numbers(4000)
-    stream = ((x[i : i + 25], x[i : i + 25, 0]) for i in range(0, 4000, 25))
-    ids = [f"row {i}" for i in range(4000)]
-    whole = tmp_path / "whole.zarr"
-    layertap.save(two_branches(), stream, whole, ids=ids, memory=SMALL)
-    assert_same_store(path, whole)
 
 
 class Counted(keras.utils.PyDataset):

@@ -90,8 +90,6 @@ class Campaign:
 
     def __post_init__(self) -> None:
         self.whole = self.folder / "whole.zarr"
-        # Twice: the first one warms up.
-        self.server.save(self.folder / "first.zarr", self.case)
         status, took = self.server.save(self.whole, self.case)
         assert status == 0
         self.events, self.seconds = took
