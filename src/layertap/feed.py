@@ -135,6 +135,7 @@ class _Arrays:
                 "`batch_size` is a whole number of rows, at least 1; found "
                 f"{batch_size!r}."
             )
+        self.batch_size = int(self.batch_size)
         x, y, weight = _unpack(data, specs)
         x = keras.tree.map_structure(_column, _taken(x, specs))
         self._arrays: Any = keras.tree.map_structure(_sliceable, (x, y, weight))

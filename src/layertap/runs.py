@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from layertap import identity, texts
 from layertap.errors import DataError, DataTypeError
 from layertap.feed import Batch, Feed
+from layertap.identity import told_apart
 from layertap.plans import Plan
 from layertap.reducing import Reduction
 from layertap.saved import DIGESTS, IDS, Saved, label_paths
@@ -85,10 +86,26 @@ class Run:
             error.add_note(_note(error, batch))
             raise
 
+    def check(self, compression: str | None, memory: int) -> None:
+        """Checks that a new store can be made for the run; nothing is made.
+
+        Raises:
+            LayertapError: If none can.
+        """
+        arrays, manifest = self._store()
+        Writer.check(arrays, manifest, compression=compression, memory=memory)
+
     def writer(
         self, path: str | os.PathLike[str], compression: str | None, memory: int
     ) -> Writer:
         """Makes a new store for the run, and its writer."""
+        arrays, manifest = self._store()
+        return Writer.create(
+            path, arrays, manifest, compression=compression, memory=memory
+        )
+
+    def _store(self) -> tuple[list[ArraySpec], dict[str, Any]]:
+        """Returns the arrays and the manifest of a store for the run."""
         for value in self.plan.stored:
             if value.bytes_per_row is None:
                 raise DataError(
@@ -113,13 +130,7 @@ class Run:
             ArraySpec(name, array.shape[1:], array.dtype.name)
             for name, array in self.given(self.feed.first()).items()
         ]
-        manifest = {
-            "identity": self._identity,
-            "plan": self.plan.to_json(),
-        }
-        return Writer.create(
-            path, arrays, manifest, compression=compression, memory=memory
-        )
+        return arrays, {"identity": self._identity, "plan": self.plan.to_json()}
 
     def differences(self, saved: Saved) -> list[str]:
         """Says how this run differs from the one that made a store, at first sight.
@@ -134,7 +145,10 @@ class Run:
         ):
             found.append(f"rows: the store has {saved.rows}, the data {rows}")
         if not saved.digested:
-            found.append("format: the store has no digests of the data, as of old")
+            found.append(
+                "format: the store has the first one, which can be opened, but not "
+                "compared with data"
+            )
         return found or self.changes(saved, self.feed.first(), compute=True)
 
     def later_differences(self, saved: Saved) -> list[str]:
@@ -143,6 +157,8 @@ class Run:
         Nothing but the batch with the last row that is saved is computed again.
         """
         rows = 0
+        if not (saved.rows or saved.complete):
+            return []
         for batch in self.feed.batches():
             rows = batch.row + batch.rows
             last = batch.row < saved.rows <= rows
@@ -153,6 +169,7 @@ class Run:
                 return []
         if rows < saved.rows or (saved.complete and rows != saved.rows):
             return [f"rows: the store has {saved.rows}, the data {rows}"]
+        self.check_rows(rows)
         return []
 
     def changes(self, saved: Saved, batch: Batch, *, compute: bool) -> list[str]:
@@ -176,20 +193,17 @@ class Run:
         for name, fresh in arrays.items():
             fresh = fresh[: rows.stop - rows.start]
             stored = saved.reader.array(name)[rows]
-            if name == DIGESTS:
-                if not np.array_equal(stored, fresh):
-                    digests = ", ".join(f"{d:016x}" for d in np.unique(stored))
-                    yield (
-                        f"data: the inputs of rows {rows.start} to {rows.stop - 1} "
-                        f"have digest {digests} in the store, and {fresh[0]:016x} in "
-                        "this run"
-                    )
-                continue
-            computed = self.plan.narrowed.get(name)
-            if identity.compare(stored, fresh, computed) == "different":
-                what = "" if name in self.plan.addresses else "data: "
-                told = identity.told_apart(stored, fresh, rows.start)
-                yield f"{what}{name} of {told}"
+            if name in self.plan.addresses or name in beside(self.plan):
+                computed = self.plan.narrowed.get(name)
+                if identity.compare(stored, fresh, computed) == "different":
+                    yield f"{name} of {told_apart(stored, fresh, rows.start)}"
+            elif stored.tobytes() != fresh.tobytes():
+                if name == DIGESTS:
+                    yield _other_inputs(stored, fresh, rows)
+                    continue
+                if name == IDS and stored.ndim > 1:
+                    stored, fresh = texts.decode(stored), texts.decode(fresh)
+                yield f"data: {name} of {told_apart(stored, fresh, rows.start)}"
 
     def check_rows(self, rows: int) -> None:
         """Checks that there are as many ids as the data turned out to have rows.
@@ -201,6 +215,17 @@ class Run:
             raise DataError(
                 f"The data have {rows} rows, but there are {len(self._ids)} ids."
             )
+
+
+def _other_inputs(
+    stored: NDArray[np.uint64], fresh: NDArray[np.uint64], rows: slice
+) -> str:
+    digests = ", ".join(f"{digest:016x}" for digest in np.unique(stored))
+    return (
+        f"data: the inputs of rows {rows.start} to {rows.stop - 1} have digest "
+        f"{digests} in the store, and {fresh[0]:016x} in this run; they are others, or "
+        "in other batches"
+    )
 
 
 # What backends say when there is no memory for a tensor.

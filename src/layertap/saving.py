@@ -23,6 +23,9 @@ from layertap.store import DEFAULT_MEMORY, Writer, exists, remove
 
 Arrays = dict[str, NDArray[Any]]
 
+# Rows that are computed again before a save goes on, at least.
+_LEAST_AGAIN = 1024
+
 
 def save(
     model: keras.Model,
@@ -103,13 +106,16 @@ def save(
         model, feed, reduction, pad, before=before, outputs=outputs, joins=joins
     )
     run = Run(model, feed, plan, reduction, ids)
-    found = exists(path)
-    if found:
-        saved = Saved(path)
+    saved = Saved(path) if exists(path) else None
+    if saved is not None:
         problems = _problems(run, saved, overwrite)
+        if overwrite and not resume and not saved.complete:
+            problems = problems or ["resume=False"]
         if problems and overwrite:
+            # Not before it is known that there will be another one.
+            run.check(compression, memory)
             remove(path)
-            found = False
+            saved = None
         elif problems:
             raise _other_run(saved, problems, again=feed.again)
         elif saved.complete:
@@ -120,11 +126,16 @@ def save(
                 "complete. Pass resume=True to go on, or overwrite=True to replace it."
             )
     with in_order():
-        if found:
-            writer = Writer.resume(path, memory=memory)
-        else:
+        if saved is None:
             writer = run.writer(path, compression, memory)
+        else:
+            writer = Writer.resume(path, memory=memory)
         with writer:
+            if saved is not None and saved.reader.store != writer.store:
+                raise StoreError(
+                    f"{saved.path} was replaced by another process in the meantime. "
+                    "Nothing was written to it; do the same again."
+                )
             _drive(run, writer, progress)
     return Saved(path)
 
@@ -165,18 +176,17 @@ def _drive(run: Run, writer: Writer, progress: Show | None) -> None:
                 report(writer.rows, writer.bytes_written)
             writer.commit()
             report(writer.rows, writer.bytes_written)
-        run.check_rows(writer.rows)
-    except StoreError:
-        raise
     except BaseException as error:
         # Rows that were computed stay; the first error is the one to tell.
         with suppress(LayertapError):
             writer.commit()
-        error.add_note(
-            f"layertap: {writer.committed:,} rows are safe in {writer.path}; the same "
-            "call goes on after them."
-        )
+        if not isinstance(error, StoreError):
+            error.add_note(
+                f"layertap: {writer.committed:,} rows are safe in {writer.path}; the "
+                "same call goes on after them, once this is mended."
+            )
         raise
+    run.check_rows(writer.rows)
     writer.finish()
 
 
@@ -184,8 +194,8 @@ def _remaining(run: Run, writer: Writer) -> Iterator[Arrays]:
     """Yields the arrays of all rows that the store does not have yet.
 
     Of the rows that it has, the data are compared, and the values of its last block
-    computed again. The batch with the last of them is computed whole, as in a run that
-    never stopped.
+    computed again, or of its last tenth where the block is larger. The batch with the
+    last of them is computed whole, as in a run that never stopped.
 
     Raises:
         OtherRunError: If something is not as it was saved.
@@ -194,13 +204,14 @@ def _remaining(run: Run, writer: Writer) -> Iterator[Arrays]:
     saved = Saved(writer.path)
     block = saved.reader.block_rows
     last_block = max(done - 1, 0) // block * block
+    again = max(last_block, done - max(done // 10, _LEAST_AGAIN))
     end = 0
     for batch in _read(run.feed):
         end = batch.row + batch.rows
         if batch.row >= done:
             yield run.values(batch)
             continue
-        problems = run.changes(saved, batch, compute=end > last_block)
+        problems = run.changes(saved, batch, compute=end > again)
         if problems:
             raise _other_run(saved, problems, again=run.feed.again)
         if end > done:

@@ -6,11 +6,12 @@ import re
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import layertap
-from layertap.errors import OtherRunError
+from layertap.errors import LayertapError, OtherRunError, StoreError
 from layertap.store.root import read_root
+from layertap.tap import Tap
 
 # Blocks of some three hundred rows.
 SMALL = 3 * 2**16
@@ -241,12 +242,132 @@ def test_moving_a_store_or_saving_from_elsewhere_is_no_difference(
         assert saved[address][:].tobytes() == whole[address][:].tobytes()
 
 
+class Speaks(layers.Layer):
+    """A layer of the user's with names as Keras' own have."""
+
+    bin_boundaries = np.arange(3)
+
+    def get_vocabulary(self, language):
+        return [language]
+
+    def call(self, x):
+        return x
+
+
+def test_layers_of_the_users_own_may_have_any_names(tmp_path):
+    x = keras.Input((8,), name="x")
+    both = layers.Concatenate(name="fusion")([Speaks(name="speaks")(x), x])
+    model = keras.Model(x, both)
+    assert layertap.save(model, numbers(), tmp_path / "v.zarr").complete
+
+
+@pytest.mark.parametrize("start", [0, 600])
+def test_labels_are_compared_exactly(tmp_path, start):
+    """A label of a regression is no rounding of the one beside it."""
+    labels = np.linspace(0, 1e6, ROWS)
+    labels[3] = np.nan
+    with pytest.raises(StoppedError):
+        layertap.save(
+            two_branches(), stream(numbers(), labels, STOP), tmp_path / "v.zarr"
+        )
+    others = labels.copy()
+    others[start + 7] += 0.01
+    with pytest.raises(OtherRunError, match=f"labels of row {start + 7} is "):
+        layertap.save(two_branches(), stream(numbers(), others), tmp_path / "v.zarr")
+    same = stream(numbers(), labels)
+    assert layertap.save(two_branches(), same, tmp_path / "v.zarr").complete
+
+
+def test_ids_that_differ_are_told_as_they_are(tmp_path):
+    numbered, named = np.arange(ROWS) + 2**60, [f"row {n}" for n in range(ROWS)]
+    others = numbered.copy()
+    others[20] += 1
+    for given, other, told in (
+        (numbered, others, f"row 20 is {2**60 + 20} in the store, and {2**60 + 21} "),
+        (named, [*named[:20], "zwanzig", *named[21:]], "row 20 is row 20 .* zwanzig "),
+    ):
+        path = tmp_path / told[:8] / str(len(told))
+        layertap.save(two_branches(), stream(numbers()), path, ids=given)
+        with pytest.raises(OtherRunError, match=f"ids of {told}"):
+            layertap.save(two_branches(), stream(numbers()), path, ids=other)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"compression": "gzip"}, {"memory": 0}, {"y": np.array(["a"] * ROWS)}],
+    ids=str,
+)
+def test_nothing_is_replaced_by_what_can_not_be_made(tmp_path, options):
+    path = tmp_path / "v.zarr"
+    begin(path, complete=True)
+    before = files(path)
+    x, y = numbers(), options.pop("y", EVERY)
+    with pytest.raises(LayertapError):
+        layertap.save(other_weights(), (x, y), path, overwrite=True, **options)
+    assert files(path) == before
+
+
+def test_to_begin_anew_is_to_replace(tmp_path):
+    path = tmp_path / "v.zarr"
+    begin(path, complete=False)
+    before = read_root(path).store
+    saved = layertap.save(
+        two_branches(),
+        stream(numbers()),
+        path,
+        ids=EVERY,
+        resume=False,
+        overwrite=True,
+    )
+    assert saved.complete
+    assert saved.reader.store != before
+
+
+def test_a_reader_does_not_show_what_took_the_place_of_its_store(tmp_path):
+    path, x = tmp_path / "v.zarr", numbers()
+    opened = layertap.save(two_branches(), x, path)
+    expected = opened["fusion/in/0"][:32]
+    layertap.save(other_weights(), x, path, overwrite=True)
+    for name in ("fusion/in/0", "fusion/in/1"):
+        with pytest.raises(StoreError, match="Open it again"):
+            opened[name][:32]
+    assert (layertap.open(path)["fusion/in/0"][:32] != expected).any()
+
+
+def test_going_on_costs_a_tenth_at_most(tmp_path, monkeypatch):
+    """One block has all rows here; of them, the last tenth is computed again."""
+    computed = []
+    tapped = Tap.__call__
+
+    def counted(self, batch):
+        computed.append(batch.row)
+        return tapped(self, batch)
+
+    monkeypatch.setattr(Tap, "__call__", counted)
+    x = np.tile(numbers(), (20, 1))
+
+    def batches(stop):
+        for row in range(0, stop, 100):
+            yield x[row : row + 100]
+        if stop < len(x):
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        layertap.save(two_branches(), batches(15000), tmp_path / "v.zarr")
+    assert computed == list(range(0, 15000, 100))
+    computed.clear()
+    saved = layertap.save(two_branches(), batches(20000), tmp_path / "v.zarr")
+    assert saved.reader.block_rows > len(x)
+    assert computed == [0, *range(13500, 20000, 100)]
+
+
 def learning(layer, learned_of):
     """A model with a layer that has learned of data what no variable holds."""
+    keras.backend.clear_session()
     dtype = "int64" if keras.backend.backend() == "tensorflow" else "int32"
     x = keras.Input((3,), name="x", dtype=dtype)
     layer.adapt(np.array(learned_of))
-    both = layers.Concatenate(name="fusion")([layer(x), x])
+    both = layers.Concatenate(name="fusion")([ops.cast(layer(x), dtype), x])
     return keras.Model(x, both, name="learning")
 
 
@@ -258,11 +379,16 @@ def words():
     return layers.IntegerLookup(name="learned")
 
 
+def weighted_words():
+    return layers.IntegerLookup(output_mode="tf_idf", name="learned")
+
+
 # What is learned, and something else that makes no difference for the data below.
 LEARNED = [(bins, range(50), [*range(50), 50.5])]
 if keras.backend.backend() == "tensorflow":
     # Other backends have such layers outside of models only.
     LEARNED.append((words, [7, 7, 8], [7, 7, 8, 90]))
+    LEARNED.append((weighted_words, [[7, 7], [7, 8]], [[7, 7], [8, 8]]))
 
 
 @pytest.mark.parametrize(("layer", "one", "other"), LEARNED)

@@ -202,3 +202,48 @@ def test_what_is_behind_the_committed_rows_is_not_trusted(tmp_path):
         (path / name).write_bytes(b"not a shard")
     assert assert_first_rows_are_right(path) == 40
     finish_and_compare(path, tmp_path)
+
+
+INTERRUPTED_AT_ITS_END = """
+import os, signal, threading
+
+path, gate, closing = sys.argv[1], threading.Event(), threading.Event()
+
+def heard(event, arguments):
+    # A block is about to be committed: Ctrl-C, and a slow disk.
+    if event == "os.rename" and closing.is_set() and not gate.is_set():
+        os.kill(os.getpid(), signal.SIGINT)
+        gate.wait()
+
+writer = Writer.resume(path)
+writer.append(rows_between(0, 32))
+sys.addaudithook(heard)
+try:
+    closing.set()
+    writer.close()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+try:
+    Writer.resume(path)
+except StoreError as error:
+    print("refused" if "is being written already" in str(error) else error)
+gate.set()
+for thread in threading.enumerate():
+    if thread.name == "layertap-end":
+        thread.join()
+with Writer.resume(path) as other:
+    print(other.rows)
+    other.append(rows_between(other.rows, 1000))
+    other.finish()
+"""
+
+
+def test_a_close_that_is_interrupted_lets_no_other_writer_in_too_early(tmp_path):
+    path = tmp_path / "v"
+    create(path).close()
+    done = subprocess.run(
+        child(INTERRUPTED_AT_ITS_END, path), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["interrupted", "refused", "32"], done.stderr
+    assert assert_first_rows_are_right(path) == 1000
+    assert Reader(path).complete

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from layertap.errors import DataError, ModelError
 from layertap.listening.private import Functional, private
@@ -137,15 +138,27 @@ def learned(model: keras.Model) -> list[Any]:
         model: The model.
 
     Returns:
-        By layer, in their order: vocabularies, and boundaries of bins.
+        By layer, in their order: vocabularies with weights of words, and boundaries
+        of bins.
     """
     found: list[Any] = []
     for layer in private(model, "_flatten_layers")(include_self=False):
-        if hasattr(layer, "get_vocabulary"):
-            found.append([str(word) for word in layer.get_vocabulary()])
-        elif hasattr(layer, "bin_boundaries"):
-            found.append([float(edge) for edge in layer.bin_boundaries or ()])
+        if isinstance(layer, _VOCABULARIES):
+            # What a saved model keeps of it: weights of words, if it has such.
+            own: dict[str, Any] = {}
+            layer.save_own_variables(own)
+            weights = {name: np.asarray(array).tolist() for name, array in own.items()}
+            found.append([[str(word) for word in layer.get_vocabulary()], weights])
+        elif isinstance(layer, keras.layers.Discretization):
+            found.append([float(edge) for edge in layer.bin_boundaries])
     return found
+
+
+_VOCABULARIES = (
+    keras.layers.IntegerLookup,
+    keras.layers.StringLookup,
+    keras.layers.TextVectorization,
+)
 
 
 def functional(model: Any) -> Any:

@@ -1,24 +1,23 @@
 """Blocks of rows on their way to the disk: written in the background, in order."""
 
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from threading import Thread
+from typing import Any, Self
 
 import numpy as np
 import tensorstore
 from numpy.typing import NDArray
 
+from layertap.errors import StoreError
 from layertap.store import seals
 from layertap.store.faults import write_error
 from layertap.store.files import replace_files
 from layertap.store.layout import METADATA_FILE, ArrayLayout, to_json
 from layertap.store.shards import open_for_writing
-
-if TYPE_CHECKING:
-    from layertap.errors import StoreError
 
 
 @dataclass
@@ -159,12 +158,35 @@ class BlockWriter:
             self._failure_told = True
             raise self._failure
 
+    def abandon(self, then: Callable[[], None]) -> None:
+        """Commits nothing more; what is being written is left to end by itself.
+
+        Args:
+            then: Called when it has, in a thread of its own.
+        """
+        self._failure = self._failure or StoreError(
+            f"Writing {self._path} was given up. Do the same again."
+        )
+        self._failure_told = True
+
+        def end() -> None:
+            self._wait_for_all()
+            then()
+
+        Thread(target=end, name="layertap-end").start()
+
     def close(self) -> None:
         """Waits for all blocks.
 
         Raises:
             StoreError: If one could not be written, and nothing was raised yet.
         """
-        self._thread.shutdown()
+        self._wait_for_all()
+        self._thread.shutdown(wait=False)
         if not self._failure_told:
             self.check()
+
+    def _wait_for_all(self) -> None:
+        # Not by joining the thread: once that was interrupted, Python 3.11 takes the
+        # thread for ended.
+        wait(list(self._pending))

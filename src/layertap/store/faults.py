@@ -64,7 +64,7 @@ def damaged(file: Path, what: str) -> StoreCorruptError:
         what: What is wrong with it, as the rest of a sentence that begins with it.
     """
     return StoreCorruptError(
-        f"{file} {what}. Restore it from a copy, or save the values again."
+        f"{file} {what}. Restore it from a copy, or delete the store and save again."
     )
 
 

@@ -32,16 +32,16 @@ def read_json(file: Path) -> dict[str, Any]:
         StoreError: If it can't be read.
     """
     try:
-        # Not through links, and not waiting for what a pipe may bring.
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as opened:
-            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        with open(file, "rb", opener=_plainly) as opened:
+            regular = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
             content = opened.read(_MOST_BYTES + 1) if regular else b""
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise damaged(file, "is a link, which no file of a store is") from error
+        if error.errno in (errno.ELOOP, errno.EISDIR):
+            raise damaged(
+                file, "is a link or a folder, but should be a file"
+            ) from error
         raise unreadable(file, error) from error
     if not regular:
         raise damaged(file, "is no file")
@@ -55,6 +55,11 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise damaged(file, "is damaged: it should be a JSON object")
     return found
+
+
+def _plainly(file: str, flags: int) -> int:
+    # Not through links, and not waiting for what a pipe may bring.
+    return os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _no_number(constant: str) -> None:

@@ -3,6 +3,7 @@
 import errno
 import glob
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,8 @@ from layertap.store.root import Root, read_root
 
 _CREATING, _REMOVING = "creating", "removing"
 _TRIES = 10
+# A shard, and what TensorStore writes of one before it is whole.
+_SHARD = re.compile(r"c(\.\d+)+(\.__lock)?")
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
@@ -200,7 +203,7 @@ def _raise(error: OSError) -> None:
 def _ours(file: Path, shards: bool = True) -> bool:
     """Whether a file, by its name, is one that layertap writes."""
     plain = file.name in (METADATA_FILE, METADATA_FILE + NEW)
-    return plain or (shards and file.name.startswith("c."))
+    return plain or (shards and _SHARD.fullmatch(file.name) is not None)
 
 
 def _sibling(path: Path, purpose: str) -> Path:

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +111,15 @@ def _started(process: int) -> float | None:
     None if there is no such process. Where nothing tells, all have the same time.
     """
     proc = Path("/proc")
+    with suppress(PermissionError):  # Somebody else's process.
+        try:
+            os.kill(process, 0)
+        except (ProcessLookupError, OverflowError):
+            return None
     try:
-        os.kill(process, 0)
         # As of `man 5 proc`; what is before may have spaces and parentheses.
         _, _, rest = (proc / str(process) / "stat").read_text().rpartition(")")
         return float(rest.split()[19])
-    except (ProcessLookupError, OverflowError):
-        return None
     except OSError:
         return 0.0
 

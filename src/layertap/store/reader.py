@@ -235,6 +235,7 @@ class Reader:
         layouts = read_layouts(self.path, root)
         self.attributes: dict[str, Any] = dict(root.attributes)
         self.complete: bool = root.complete
+        self.store: str = root.store
         # An array may be ahead of the others, while rows are being committed.
         self.rows: int = min(layout.rows for layout in layouts)
         self.block_rows: int = layouts[0].block_rows

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from layertap.errors import StoreError
 from layertap.store import faults
 from layertap.store.faults import error_number, unreadable
-from layertap.store.layout import ArrayLayout
+from layertap.store.files import read_json
+from layertap.store.layout import METADATA_FILE, ArrayLayout
+from layertap.store.parsing import parse_layout
 
 # What to read of an axis.
 Part = range | NDArray[np.intp]
@@ -66,6 +68,7 @@ class Shards:
 
     def __init__(self, path: Path, layout: ArrayLayout, rows: int) -> None:
         self._folder = path / layout.spec.path
+        self._marker: tuple[int, ...] = ()
         self._layout = layout
         self._rows = rows
         self._opened: Any = None
@@ -86,6 +89,7 @@ class Shards:
         dtype = self._layout.spec.numpy_dtype
         if 0 in shape:
             return np.empty(shape, dtype)
+        self._check_store()
         blocks = _blocks(parts[0], self._layout.block_rows)
         for block in blocks:
             self._check_size(block)
@@ -115,6 +119,28 @@ class Shards:
             for part in parts
         )
         tensorstore.array(values).write(self._opened.oindex[wanted]).result()
+
+    def _check_store(self) -> None:
+        """Checks that the array is still the one that was opened.
+
+        Raises:
+            StoreError: If another store has taken its place.
+        """
+        file = self._folder / METADATA_FILE
+        try:
+            found = file.lstat()
+            marker = found.st_ino, found.st_mtime_ns, found.st_size
+            if marker == self._marker:
+                return
+            parse_layout(
+                self._layout.spec.path, file, read_json(file), self._layout.store
+            )
+        except OSError as error:
+            raise StoreError(
+                f"{self._folder} is not what it was when it was opened, and another "
+                f"store may have taken its place. Open it again. ({error})"
+            ) from error
+        self._marker = marker
 
     def _check_size(self, block: int) -> None:
         if block in self._right_sizes:

@@ -92,10 +92,7 @@ class Writer:
             OptionError: If an array can't be stored, or the attributes aren't JSON.
         """
         path = Path(path).absolute()
-        store = uuid.uuid4().hex
-        layouts = lay_out(arrays, store, compression=compression, memory=memory)
-        paths = tuple(layout.spec.path for layout in layouts)
-        root = Root(paths, attributes, store, writer=this_process())
+        root, layouts = _draft(arrays, attributes, compression, memory)
         if folder.exists(path):
             raise folder.already_there(path)
         try:
@@ -106,9 +103,31 @@ class Writer:
             raise write_error(error, path, 0) from error
         try:
             return cls(path, root, layouts, held, memory)
-        except BaseException:
+        except BaseException as error:
             release(held)
-            raise
+            raise _no_memory(path, error) from error
+
+    @staticmethod
+    def check(
+        arrays: Sequence[ArraySpec],
+        attributes: Mapping[str, Any],
+        *,
+        compression: str | None = None,
+        memory: int = DEFAULT_MEMORY,
+    ) -> None:
+        """Checks what `create` is going to be given; nothing is made.
+
+        Args:
+            arrays: As of `create`.
+            attributes: As of `create`.
+            compression: As of `create`.
+            memory: As of `create`.
+
+        Raises:
+            OptionError: If `create` would raise it.
+        """
+        root, _ = _draft(arrays, attributes, compression, memory)
+        root.contents()
 
     @classmethod
     def resume(
@@ -142,12 +161,7 @@ class Writer:
             release(held)
             if isinstance(error, OSError) and not isinstance(error, StoreError):
                 raise write_error(error, path, _safe_rows(path)) from error
-            if isinstance(error, MemoryError):
-                raise StoreError(
-                    f"{path} can't be gone on with: a block of its rows does not fit "
-                    "into memory. Write to another path."
-                ) from error
-            raise
+            raise _no_memory(path, error) from error
 
     @classmethod
     def _resumed(cls, path: Path, held: int, memory: int) -> Self:
@@ -175,6 +189,11 @@ class Writer:
         block.filled = rows - block.first
         writer._block = block
         return writer
+
+    @property
+    def store(self) -> str:
+        """Which store it is: a random text, another one for each."""
+        return self._root.store
 
     @property
     def rows(self) -> int:
@@ -247,11 +266,12 @@ class Writer:
         )
         contents = root.contents()
         self.commit()
+        before, self._root = self._root, root
         try:
             replace_files({self.path / METADATA_FILE: contents})
         except OSError as error:
+            self._root = before
             raise write_error(error, self.path, self.committed) from error
-        self._root = root
 
     def close(self) -> None:
         """Waits for blocks that are being written, and lets go of the store.
@@ -262,16 +282,25 @@ class Writer:
         if self._lock is None or self._process != os.getpid():
             # A forked process has the writer, but neither its lock nor its threads.
             return
+        held, self._lock = self._lock, None
         try:
             self._blocks.close()
-        finally:
-            if not self._root.complete:
-                # Only for messages: a disk that is full does no harm.
-                with suppress(OSError):
-                    root = replace(self._root, writer=None)
-                    replace_files({self.path / METADATA_FILE: root.contents()})
-            release(self._lock)
-            self._lock = None
+        except StoreError:
+            self._let_go(held)
+            raise
+        except BaseException:
+            # Ctrl-C: no other writer may come before the last file is written.
+            self._blocks.abandon(lambda: release(held))
+            raise
+        self._let_go(held)
+
+    def _let_go(self, held: int) -> None:
+        if not self._root.complete:
+            # Only for messages: a disk that is full does no harm.
+            with suppress(OSError):
+                root = replace(self._root, writer=None)
+                replace_files({self.path / METADATA_FILE: root.contents()})
+        release(held)
 
     def __enter__(self) -> Self:
         return self
@@ -327,6 +356,29 @@ class Writer:
             state = "closed" if self._lock is None else "finished"
             raise StoreError(f"The writer of {self.path} is {state}: no more rows.")
         self._blocks.check()
+
+
+def _draft(
+    arrays: Sequence[ArraySpec],
+    attributes: Mapping[str, Any],
+    compression: str | None,
+    memory: int,
+) -> tuple[Root, list[ArrayLayout]]:
+    """Returns what a new store is going to say of itself."""
+    store = uuid.uuid4().hex
+    layouts = lay_out(arrays, store, compression=compression, memory=memory)
+    paths = tuple(layout.spec.path for layout in layouts)
+    return Root(paths, attributes, store, writer=this_process()), layouts
+
+
+def _no_memory(path: Path, error: BaseException) -> BaseException:
+    """Returns what to tell if there is no memory for a block; else the error."""
+    if not isinstance(error, MemoryError):
+        return error
+    return StoreError(
+        f"{path} can't be written: a block of its rows does not fit into memory. Pass "
+        "less `memory`, or, of a store that is there, write to another path."
+    )
 
 
 def _safe_rows(path: Path) -> int:
