@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import OptionError, StoreError
-from layertap.store import folder, seals
+from layertap.store import folder
 from layertap.store.blocks import Block, BlockWriter
 from layertap.store.faults import write_error
 from layertap.store.files import replace_files
 from layertap.store.layout import METADATA_FILE, UNSEALED, ArrayLayout, ArraySpec
 from layertap.store.locks import lock, release, this_process
 from layertap.store.parsing import read_layouts
+from layertap.store.resuming import cut, safe_rows
 from layertap.store.root import Root, read_root
-from layertap.store.shards import Shards
 from layertap.store.sizes import BLOCKS_IN_MEMORY, DEFAULT_MEMORY, lay_out
 
 
@@ -160,7 +160,7 @@ class Writer:
         except BaseException as error:
             release(held)
             if isinstance(error, OSError) and not isinstance(error, StoreError):
-                raise write_error(error, path, _safe_rows(path)) from error
+                raise write_error(error, path, safe_rows(path)) from error
             raise _no_memory(path, error) from error
 
     @classmethod
@@ -181,7 +181,7 @@ class Writer:
         rows = min(layout.rows for layout in layouts)
         number = rows // layouts[0].block_rows
         block = Block.empty(number * layouts[0].block_rows, layouts)
-        even = [_cut(path, layout, block, number, rows) for layout in layouts]
+        even = [cut(path, layout, block, rows) for layout in layouts]
         root = replace(root, writer=this_process())
         replace_files({path / METADATA_FILE: root.contents()})
         folder.cut(path, layouts, even)
@@ -379,34 +379,3 @@ def _no_memory(path: Path, error: BaseException) -> BaseException:
         f"{path} can't be written: a block of its rows does not fit into memory. Pass "
         "less `memory`, or, of a store that is there, write to another path."
     )
-
-
-def _safe_rows(path: Path) -> int:
-    """Returns how many rows of a store are committed, as far as that can be read."""
-    with suppress(StoreError):
-        return min(layout.rows for layout in read_layouts(path, read_root(path)))
-    return 0
-
-
-def _cut(
-    path: Path, layout: ArrayLayout, block: Block, number: int, rows: int
-) -> ArrayLayout:
-    """Reads the rows of a block that count, and returns the layout with no others.
-
-    Args:
-        path: The folder of the store, absolute.
-        layout: An array, with these rows at least.
-        block: Where they are put.
-        number: The number of the block.
-        rows: How many rows of the store count.
-    """
-    if rows == block.first:
-        digest = ""
-    else:
-        shards = Shards(path, layout, rows)
-        part = shards.read([range(block.first, rows), *map(range, layout.spec.shape)])
-        digest = seals.of_rows(part)
-        if layout.rows == rows and digest != layout.digest(number):
-            raise shards.damaged(number, seals.WRONG)
-        block.values[layout.spec.path][: len(part)] = part
-    return layout.committed(number, rows, digest)
