@@ -70,7 +70,8 @@ def capture(
     tap = Tap(model, plan, reduction)
     batches, labels = [], []
     for batch in feed.batches():
-        batches.append(tap(batch))
+        # Copies: a model may use the memory of its values again in the next batch.
+        batches.append({name: np.array(array) for name, array in tap(batch).items()})
         labels.append(batch.labels)
     arrays, more = (
         {name: _together(name, [found[name] for found in batches]) for name in names}

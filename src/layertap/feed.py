@@ -1,5 +1,6 @@
 """Any data that `model.predict` takes, as batches of what the model takes."""
 
+import operator
 import os
 import sys
 from collections import deque
@@ -11,6 +12,7 @@ from numbers import Integral
 from typing import Any
 
 import keras
+import numpy as np
 
 from layertap.errors import DataError, DataTypeError, OptionError
 from layertap.inputs import arrange, array_of, check_dense, is_array, rows_of
@@ -35,6 +37,23 @@ class Batch:
     inputs: Any
     labels: Any = None
     sample_weight: Any = None
+
+    def parts(self, size: int | None) -> "Iterator[Batch]":
+        """Yields the same rows in batches of a size; None leaves them as they are."""
+        if size is None or self.rows <= size:
+            yield self
+            return
+        structures = (self.inputs, self.labels, self.sample_weight)
+        for start in range(0, self.rows, size):
+            cut = operator.itemgetter(slice(start, start + size))
+            yield Batch(
+                self.row + start,
+                min(size, self.rows - start),
+                *(
+                    s if s is None else keras.tree.map_structure(cut, s)
+                    for s in structures
+                ),
+            )
 
 
 class Feed:
@@ -78,7 +97,7 @@ class Feed:
         """
         if self._first is None:
             for element in self._source.peek():
-                self._first = self._batch(0, element)
+                self._first = next(self._batch(0, element).parts(self.batch_size))
                 break
             else:
                 raise DataError(
@@ -101,7 +120,7 @@ class Feed:
         for row, element in self._source.elements(start):
             batch = self._batch(row, element)
             _check_form(_forms(batch), first, row)
-            yield batch
+            yield from batch.parts(self.batch_size)
 
     def _batch(self, row: int, element: Any) -> Batch:
         x, y, weight = _unpack(element, self._specs)
@@ -152,20 +171,34 @@ class _Arrays:
                 f"{found}."
             )
         self.rows: int | None = lengths.pop() if lengths else 0
+        self._specs: Any = specs
 
     def peek(self) -> Iterator[Any]:
         return (element for _, element in self.elements(0))
 
     def elements(self, start: int) -> Iterator[tuple[int, Any]]:
-        size, rows = self.batch_size, self.rows or 0
-        for row in range(start // size * size if start < rows else rows, rows, size):
-            yield (
-                row,
-                keras.tree.map_structure(
-                    lambda leaf: None if leaf is None else leaf[row : row + size],  # noqa: B023
-                    self._arrays,
-                ),
-            )
+        rows = self.rows or 0
+        # What needs no memory is arranged all at once.
+        size = self.batch_size if self._converted() else max(rows, 1)
+        first = start // self.batch_size * self.batch_size if start < rows else rows
+        for row in range(first, rows, size):
+            yield row, self._rows(slice(row, row + size))
+
+    def _rows(self, part: slice) -> Any:
+        return keras.tree.map_structure(
+            lambda leaf: None if leaf is None else leaf[part], self._arrays
+        )
+
+    def _converted(self) -> bool:
+        """Whether the model takes something else than views of these arrays."""
+        given = keras.tree.flatten(self._arrays)
+        if not all(leaf is None or isinstance(leaf, np.ndarray) for leaf in given):
+            return True
+        x, _, _ = self._rows(slice(0, self.batch_size))
+        return any(
+            not any(np.may_share_memory(taken, leaf) for leaf in given)
+            for taken in keras.tree.flatten(arrange(x, self._specs, 0))
+        )
 
 
 class _Stream:

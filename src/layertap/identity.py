@@ -222,16 +222,12 @@ def _digest(text: str) -> str:
 def _digest_of_weights(model: keras.Model) -> str:
     digest = hashlib.sha256()
     for variable in model.weights:
-        _add(digest, keras.ops.convert_to_numpy(variable.value))
+        values = keras.ops.convert_to_numpy(variable.value)
+        digest.update(f"{values.shape} {values.dtype.name};".encode())
+        digest.update(_bytes(values))
     for learned in listening.learned(model):
         digest.update(json.dumps(learned).encode())
     return digest.hexdigest()[:16]
-
-
-def _add(digest: Any, array: NDArray[Any]) -> None:
-    """Adds an array to a digest: its form and its bytes."""
-    digest.update(f"{array.shape} {array.dtype.name};".encode())
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def of_inputs(inputs: Any) -> int:
@@ -242,15 +238,25 @@ def of_inputs(inputs: Any) -> int:
     """
     digest = xxhash.xxh3_64()
     for path, array in keras.tree.flatten_with_path(inputs):
-        digest.update(f"{path} ".encode())
-        _add(digest, array)
+        digest.update(_form(path, array.shape, array.dtype))
+        digest.update(_bytes(array))
     return digest.intdigest()
+
+
+# All batches of a data set have the same forms, and the names of dtypes take time.
+@functools.lru_cache(maxsize=256)
+def _form(path: tuple[Any, ...], shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    return f"{path} {shape} {dtype.name};".encode()
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _configuration(model: keras.Model) -> Any:
     name = f"{type(model).__module__}.{type(model).__qualname__}"
     try:
-        config = model.get_config()
+        config = listening.config_of(model)
     except NotImplementedError:
         # A subclassed model need not have one.
         config = {}

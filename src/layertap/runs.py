@@ -1,7 +1,8 @@
 """One run of a model over data: what it stores, and whether a store is of that run."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -74,17 +75,29 @@ class Run:
         return found
 
     def values(self, batch: Batch) -> Arrays:
-        """Returns all arrays of a batch: its values, and what follows from the data.
+        """Returns all arrays of a batch: its values, and what follows from the data."""
+        return self.begin(batch)()
+
+    def begin(self, batch: Batch) -> Callable[[], Arrays]:
+        """Begins to compute a batch.
 
         An error of the model's own is noted with the rows and the inputs that it was
         about.
+
+        Returns:
+            What gives all arrays of the batch, as `Tap.begin` does: its values, and
+            what follows from the data.
         """
-        given = self.given(batch)
-        try:
-            return self._tap(batch) | given
-        except Exception as error:
-            error.add_note(_note(error, batch))
-            raise
+        with _noting(batch):
+            begun = self._tap.begin(batch)
+
+        def ended() -> Arrays:
+            # While the backend computes.
+            given = self.given(batch)
+            with _noting(batch):
+                return begun() | given
+
+        return ended
 
     def check(self, compression: str | None, memory: int) -> None:
         """Checks that a new store can be made for the run; nothing is made.
@@ -236,6 +249,15 @@ _NO_MEMORY = (
     "allocate",
     "bad_alloc",
 )
+
+
+@contextmanager
+def _noting(batch: Batch) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        error.add_note(_note(error, batch))
+        raise
 
 
 def _note(error: Exception, batch: Batch) -> str:

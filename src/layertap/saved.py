@@ -1,5 +1,6 @@
 """Values on disk: what a save leaves, and what it is opened as."""
 
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -26,6 +27,9 @@ from layertap.values import (
 DIGESTS = "digests"
 IDS = "ids"
 LABELS = "labels"
+
+# About as much as the processor holds close.
+_READ_BYTES = 2**20
 
 
 class Saved(Mapping[str, LazyArray | Rebuilt]):
@@ -205,7 +209,7 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
         Args:
             n: Rows per batch; the last one may have fewer.
             shuffle: Whether to go through the store's blocks of rows, and through the
-                rows of each, in random order. One block is held in memory.
+                rows of each, in random order.
             seed: For the same random order again.
 
         Yields:
@@ -213,22 +217,39 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
         """
         if n < 1:
             raise OptionError(f"A batch has at least 1 row; found n={n}.")
-        if not shuffle:
-            for start in range(0, self.rows, n):
-                yield self._read(slice(start, min(start + n, self.rows)))
-            return
+        # Small batches are read some at a time.
+        row_bytes = sum(self.reader.array(name).row_bytes for name in self.reader.paths)
+        many = n * max(_READ_BYTES // (n * row_bytes), 1)
+        pieces = self._shuffled(many, seed) if shuffle else self._in_order(many)
+        for rows in pieces:
+            values = self._read(rows)
+            for start in range(0, values.rows, n):
+                yield values.map(operator.itemgetter(slice(start, start + n)))
+
+    def _in_order(self, n: int) -> Iterator[slice]:
+        """Yields all rows, so many at a time."""
+        start, size = 0, self.reader.block_rows
+        for block in self.reader.ahead(range(-(-self.rows // size))):
+            end = min((block + 1) * size, self.rows)
+            while start + n <= end:
+                yield slice(start, start + n)
+                start += n
+        if start < self.rows:
+            yield slice(start, self.rows)
+
+    def _shuffled(self, n: int, seed: int | None) -> Iterator[NDArray[np.intp]]:
+        """Yields all rows, so many at a time, in random order."""
         random = np.random.default_rng(seed)
-        block = self.reader.block_rows
-        waiting: Values | None = None
-        for start in random.permutation(range(0, self.rows, block)):
-            values = self._read(slice(start, min(start + block, self.rows)))
-            values = _take(values, random.permutation(values.rows))
-            waiting = values if waiting is None else _append(waiting, values)
-            whole = waiting.rows - waiting.rows % n
-            for first in range(0, whole, n):
-                yield _take(waiting, slice(first, first + n))
-            waiting = _take(waiting, slice(whole, None))
-        if waiting is not None and waiting.rows:
+        size = self.reader.block_rows
+        blocks = random.permutation(-(-self.rows // size)).tolist()
+        waiting = np.empty(0, np.intp)
+        for block in self.reader.ahead(blocks):
+            rows = np.arange(block * size, min((block + 1) * size, self.rows))
+            waiting = np.concatenate([waiting, random.permutation(rows)])
+            whole = len(waiting) - len(waiting) % n
+            yield from waiting[:whole].reshape(-1, n)
+            waiting = waiting[whole:]
+        if len(waiting):
             yield waiting
 
     def to_json(self) -> dict[str, Any]:
@@ -243,7 +264,7 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             "plan": self.plan.to_json(),
         }
 
-    def _read(self, rows: slice) -> Values:
+    def _read(self, rows: slice | NDArray[np.intp]) -> Values:
         arrays = {
             value.address: self.reader.array(value.address)[rows]
             for value in self.plan.stored
@@ -329,11 +350,3 @@ def _structure(paths: Any, read: Callable[[str], Any]) -> Any:
     if paths is not None and not isinstance(paths, str):
         raise TypeError(f"{paths!r} should be the path of an array")
     return None if paths is None else read(paths)
-
-
-def _take(values: Values, rows: Any) -> Values:
-    return values.map(lambda array: array[rows])
-
-
-def _append(one: Values, other: Values) -> Values:
-    return one.map(lambda a, b: np.concatenate([a, b]), other)

@@ -1,7 +1,7 @@
 """The drive: data -> tap -> store, in bounded memory, going on where it stopped."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -171,7 +171,7 @@ def _drive(run: Run, writer: Writer, progress: Show | None) -> None:
     title = f"saving {len(run.plan.stored)} values"
     try:
         with shown(title, run.feed.rows, writer.rows, progress) as report:
-            for values in _remaining(run, writer):
+            for values in _ahead(_remaining(run, writer)):
                 writer.append(values)
                 report(writer.rows, writer.bytes_written)
             writer.commit()
@@ -190,12 +190,37 @@ def _drive(run: Run, writer: Writer, progress: Show | None) -> None:
     writer.finish()
 
 
-def _remaining(run: Run, writer: Writer) -> Iterator[Arrays]:
-    """Yields the arrays of all rows that the store does not have yet.
+def _ahead(begun: Iterator[Callable[[], Arrays]]) -> Iterator[Arrays]:
+    """Yields the arrays of batches, each when the next was begun.
+
+    While the arrays of one are checked and kept, the backend computes another, where
+    it can. If a batch can't be begun, those before it are had first.
+    """
+    waiting: Callable[[], Arrays] | None = None
+    while True:
+        try:
+            following = next(begun, None)
+        except BaseException:
+            # Ctrl-C too: its rows are computed, or nearly.
+            if waiting is not None:
+                yield waiting()
+            raise
+        if waiting is not None:
+            yield waiting()
+        if following is None:
+            return
+        waiting = following
+
+
+def _remaining(run: Run, writer: Writer) -> Iterator[Callable[[], Arrays]]:
+    """Begins the batches of all rows that the store does not have yet.
 
     Of the rows that it has, the data are compared, and the values of its last block
     computed again, or of its last tenth where the block is larger. The batch with the
     last of them is computed whole, as in a run that never stopped.
+
+    Yields:
+        For each batch what gives its arrays, of the rows that are missing.
 
     Raises:
         OtherRunError: If something is not as it was saved.
@@ -209,17 +234,20 @@ def _remaining(run: Run, writer: Writer) -> Iterator[Arrays]:
     for batch in _read(run.feed):
         end = batch.row + batch.rows
         if batch.row >= done:
-            yield run.values(batch)
+            yield run.begin(batch)
             continue
         problems = run.changes(saved, batch, compute=end > again)
         if problems:
             raise _other_run(saved, problems, again=run.feed.again)
         if end > done:
-            values = run.values(batch)
-            yield {name: array[done - batch.row :] for name, array in values.items()}
+            yield _from_row(run.begin(batch), done - batch.row)
     if end < done:
         problems = [f"rows: the store has {done}, the data end before row {end}"]
         raise _other_run(saved, problems, again=run.feed.again)
+
+
+def _from_row(begun: Callable[[], Arrays], row: int) -> Callable[[], Arrays]:
+    return lambda: {name: array[row:] for name, array in begun().items()}
 
 
 def _read(feed: Feed) -> Iterator[Batch]:

@@ -1,5 +1,6 @@
 """The tap: the compiled pass that returns just the planned values."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,7 +11,7 @@ from layertap import address, listening
 from layertap.errors import DataError
 from layertap.feed import Batch
 from layertap.padding import pad_to
-from layertap.plans import Join, Plan, Value
+from layertap.plans import Join, Plan
 from layertap.reducing import AS_COMPUTED, Reduction
 from layertap.values import LENGTHS
 
@@ -45,6 +46,7 @@ class Tap:
         joined: bool = False,
     ) -> None:
         self.plan = plan
+        self._sizes = {value.address: value.shape[1:] for value in plan.stored}
         branches: dict[str, dict[int, str]] = {}
         outputs: dict[str, dict[int, str]] = {}
         for value in plan.stored:
@@ -64,33 +66,48 @@ class Tap:
         )
 
     def __call__(self, batch: Batch) -> Arrays:
-        """Returns the values of one batch by address, one row for each of its rows.
+        """Returns the values of one batch: see `begin`."""
+        return self.begin(batch)()
 
-        If some are narrowed, `overflowed` is there too: how many numbers of each row
-        became infinite by it. If some are padded, so is `lengths`: their true sizes.
+    def begin(self, batch: Batch) -> Callable[[], Arrays]:
+        """Begins the pass of one batch.
+
+        Returns:
+            What gives the values of the batch, by address, one row for each of its
+            rows. To be called once, before that of the next batch, which may have been
+            begun by then. They may be in the backend's own memory: good until the next
+            ones are asked for, and not to be written to.
+
+            If some are narrowed, `overflowed` is there too: how many numbers of each
+            row became infinite by it. If some are padded, so is `lengths`: their true
+            sizes.
 
         Raises:
             DataError: If a value has another shape than was planned.
             ListeningError: If a planned value was not computed.
         """
-        found = self._step(batch.inputs)
-        for value in self.plan.stored:
-            self._check(value, found[value.address].shape, batch)
+        begun = self._step(batch.inputs)
+        return lambda: self._ended(begun(), batch)
+
+    def _ended(self, found: Arrays, batch: Batch) -> Arrays:
+        for name, sizes in self._sizes.items():
+            if found[name].shape != (batch.rows, *sizes):
+                self._check(name, found[name].shape, batch)
         if self.plan.padded:
-            sizes = [
+            true_sizes = [
                 found[name].shape[axis]
                 for name, axes in self.plan.padded.items()
                 for axis in axes
             ]
-            found[LENGTHS] = np.tile(np.array(sizes, np.int32), (batch.rows, 1))
+            found[LENGTHS] = np.tile(np.array(true_sizes, np.int32), (batch.rows, 1))
             for value in self.plan.stored:
                 if value.address in self.plan.padded:
                     found[value.address] = pad_to(found[value.address], value)
         return found
 
-    def _check(self, value: Value, shape: tuple[int, ...], batch: Batch) -> None:
-        planned = (batch.rows, *value.shape[1:])
-        padded = self.plan.padded.get(value.address, ())
+    def _check(self, name: str, shape: tuple[int, ...], batch: Batch) -> None:
+        planned = (batch.rows, *self._sizes[name])
+        padded = self.plan.padded.get(name, ())
         if len(shape) == len(planned) and all(
             n is None or n == size or (axis in padded and n > size)
             for axis, (n, size) in enumerate(zip(planned, shape, strict=True))
@@ -105,6 +122,6 @@ class Tap:
         if self.plan.reduce is not None:
             told += " And `reduce` has to keep the rows."
         raise DataError(
-            f"{value.address} has shape {shape} in the batch that begins at row "
+            f"{name} has shape {shape} in the batch that begins at row "
             f"{batch.row}; planned was {'at most ' if padded else ''}{planned}. {told}"
         )

@@ -156,8 +156,8 @@ class Campaign:
         files = {str(file.relative_to(path)) for file in path.rglob("*")}
         group = zarr.open_group(path, mode="r")
         rows = {group[name].shape[0] for name in self.rows}
-        if any(name.endswith("__lock") for name in files):
-            return "in a transaction"
+        if any("/c." in name and name.endswith(".new") for name in files):
+            return "writing shards"
         if any(name.endswith(".new") for name in files) or len(rows) > 1:
             return "in the markers' replacement"
         block = layertap.open(path).reader.block_rows
@@ -168,7 +168,7 @@ class Campaign:
             and int(name.split("/c.")[1].split(".")[0]) * block >= max(rows)
         ]
         if ahead:
-            return "between transaction and marker"
+            return "between shards and markers"
         return "computing" if max(rows) else "compiling or computing the first block"
 
     def check_rows(self, path: Path) -> None:

@@ -106,7 +106,7 @@ def kill_in_a_shard(path: Path, count: int, process: int, ending: select.poll) -
     """Ends a process that is seen to write so many shards, within the last of them."""
     seen: set[str] = set()
     while not ending.poll(0):
-        seen.update(map(str, path.rglob("c.*.__lock")))
+        seen.update(map(str, path.rglob("c.*.new")))
         if len(seen) >= count:
             os.kill(process, signal.SIGKILL)
             return

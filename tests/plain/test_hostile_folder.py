@@ -12,6 +12,8 @@ import pytest
 
 from hostile import Store, make
 from layertap.store import Writer
+from layertap.store.parsing import read_layouts
+from layertap.store.root import read_root
 
 HERE = Path(__file__).parent
 OUTSIDE = "outside"
@@ -58,14 +60,14 @@ def resume(path):
     with Writer.resume(path) as writer:
         rows = {
             layout.spec.path: np.ones((1, *layout.spec.shape), layout.spec.numpy_dtype)
-            for layout in writer._layouts.values()
+            for layout in read_layouts(Path(path), read_root(Path(path)))
         }
         writer.append(rows)
         writer.commit()
 
 
 class Watch:
-    """Sees whoever opens or changes something in a folder, TensorStore too."""
+    """Sees whoever opens or changes something in a folder, by whatever call."""
 
     def __init__(self, folder):
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -177,7 +179,7 @@ LINKED = {
     "a shard": "ids/c.0.0",
     "the last shard": "ids/c.2.0",
     "a shard that is not there": "ids/c.9.0",
-    "the lock of a shard": "ids/c.2.0.__lock",
+    "what replaces a shard": "ids/c.2.0.new",
     "what replaces the root": "zarr.json.new",
     "what replaces an array": "ids/zarr.json.new",
     "a folder of an array": "ids",

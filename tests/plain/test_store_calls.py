@@ -22,7 +22,7 @@ from layertap.errors import StoreError
 
 # Where what is written: shards, what becomes of a `zarr.json`, and folders.
 PLACES = [
-    *("a/0/c.1.0.__lock", "a/1/c.2.__lock", "a/0/c.4.0.__lock"),
+    *("a/0/c.1.0.new", "a/1/c.2.new", "a/0/c.4.0.new"),
     *("a/0/zarr.json.new", "a/1/zarr.json.new", "zarr.json.new"),
 ]
 FOLDERS = ["a/0", "a/1", ""]
@@ -72,10 +72,10 @@ for action in (lambda: array[:], lambda: next(array.check())[1]):
 @pytest.mark.parametrize(
     ("call", "code"),
     [
-        ("pread64", "EIO"),
+        ("mmap", "EIO"),
         ("openat", "EIO"),
         ("openat", "ENFILE"),
-        ("pread64", "ESTALE"),
+        ("fstat,newfstatat", "ESTALE"),
     ],
 )
 def test_a_call_of_the_system_that_fails_when_rows_are_read(tmp_path, call, code):

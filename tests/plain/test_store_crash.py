@@ -184,7 +184,7 @@ def test_crash_between_two_files(tmp_path, before, after, renamed):
             shutil.copy(kept, path / array.path / "zarr.json")
     (path / "b/zarr.json.new").write_text('{"half')
     (path / "zarr.json.new").write_text("")
-    (path / "a/0/c.99.0.__lock").write_bytes(b"x" * 100)
+    (path / "a/0/c.99.0.new").write_bytes(b"x" * 100)
     assert assert_first_rows_are_right(path) == before
     # Nobody is to count on rows that are going to be written again.
     Writer.resume(path).close()
@@ -211,7 +211,8 @@ path, gate, closing = sys.argv[1], threading.Event(), threading.Event()
 
 def heard(event, arguments):
     # A block is about to be committed: Ctrl-C, and a slow disk.
-    if event == "os.rename" and closing.is_set() and not gate.is_set():
+    committing = event == "os.rename" and str(arguments[1]).endswith("zarr.json")
+    if committing and closing.is_set() and not gate.is_set():
         os.kill(os.getpid(), signal.SIGINT)
         gate.wait()
 

@@ -151,8 +151,9 @@ def test_a_store_that_is_reached_by_a_link(tmp_path):
     [
         "zarr.json.new",
         "labels/zarr.json.new",
-        "labels/c.0.__lock",
+        "labels/c.0.new",
         "labels/c.1",
+        "labels/c.1.new",
         "labels/c.1.__lock",
     ],
 )
@@ -162,7 +163,7 @@ def test_nothing_is_written_through_a_link(tmp_path, name):
     outside.write_text("mine")
     (tmp_path / "v" / name).symlink_to(outside)
     with Writer.resume(tmp_path / "v") as writer:
-        if name.endswith(".new"):  # What it found is gone now.
+        if name.endswith(".new") and "c.1" not in name:  # What it found is gone.
             (tmp_path / "v" / name).symlink_to(outside)
         writer.append(rows_between(3, 30))
         writer.finish()

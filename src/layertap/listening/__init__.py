@@ -32,6 +32,7 @@ from layertap.listening.models import (
     InputSpec,
     built_specs,
     check_model,
+    config_of,
     forward,
     input_specs,
     learned,
@@ -51,6 +52,7 @@ __all__ = [
     "built_specs",
     "check_model",
     "collect",
+    "config_of",
     "input_specs",
     "learned",
     "specs_of",
@@ -80,8 +82,8 @@ def tapped(
             nothing is heard any more.
 
     Returns:
-        A function that takes a batch (the structure of arrays that the model takes)
-        and returns NumPy arrays by address.
+        A function that begins the pass of a batch (the structure of arrays that the
+        model takes), and returns what gives its values: NumPy arrays by address.
     """
 
     def run(inputs: Any, keep: Keep) -> dict[str, Any]:

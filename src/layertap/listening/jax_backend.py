@@ -11,7 +11,15 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from layertap.listening.jaxprs import belongs, natively
-from layertap.listening.passes import Pass, Point, Run, Shortcut, Step, as_is
+from layertap.listening.passes import (
+    Arrays,
+    Pass,
+    Point,
+    Run,
+    Shortcut,
+    Step,
+    as_is,
+)
 
 __all__ = [
     "anew",
@@ -77,7 +85,7 @@ def compile(
         shortcut: Not needed: what is heard once is compiled.
 
     Returns:
-        A function of arrays to arrays, compiled once for each shape.
+        The step, compiled once for each shape.
     """
     variables = model.variables
 
@@ -86,8 +94,9 @@ def compile(
         with keras.StatelessScope(zip(variables, values, strict=True)):
             return run(inputs, as_is)
 
-    def step(inputs: Any) -> dict[str, Any]:
+    def step(inputs: Any) -> Callable[[], Arrays]:
+        # JAX computes while Python goes on, until the values are looked at.
         found = compiled([variable.value for variable in variables], inputs)
-        return {name: np.asarray(value) for name, value in found.items()}
+        return lambda: {name: np.asarray(value) for name, value in found.items()}
 
     return step

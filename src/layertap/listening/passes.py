@@ -16,7 +16,10 @@ from layertap.listening.private import private
 Tensor = Any
 Keep = Callable[[Tensor], Tensor]
 Run = Callable[[Any, Keep], dict[str, Tensor]]
-Step = Callable[[Any], dict[str, NDArray[Any]]]
+Arrays = dict[str, NDArray[Any]]
+# Begins the pass of a batch. What it returns is called for the arrays: before the next
+# batch's, which may have been begun by then.
+Step = Callable[[Any], Callable[[], Arrays]]
 # Another way to the wanted values, by a graph that has nothing else.
 Shortcut = Callable[[Any], dict[str, Tensor]]
 Call = Callable[..., Any]

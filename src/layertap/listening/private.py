@@ -45,7 +45,15 @@ try:
     from keras.src import backend
     from keras.src.models.functional import Functional
     from keras.src.ops import numpy as operations
+    from keras.src.utils.module_utils import tensorflow as lazy_tensorflow
 except ImportError as error:
     raise moved(error.msg) from error
 
-__all__ = ["Functional", "backend", "moved", "operations", "private"]
+__all__ = [
+    "Functional",
+    "backend",
+    "lazy_tensorflow",
+    "moved",
+    "operations",
+    "private",
+]

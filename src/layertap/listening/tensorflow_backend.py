@@ -6,10 +6,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from layertap.listening.kinds import native_name, origin
 from layertap.listening.passes import (
+    Arrays,
     Call,
     Done,
     Ear,
@@ -222,7 +225,7 @@ def compile(
         shortcut: Not needed: what is heard once is compiled.
 
     Returns:
-        A function of arrays to arrays, traced once for all numbers of rows.
+        The step, traced once for all numbers of rows.
     """
     traced: dict[Any, Any] = {}
 
@@ -237,7 +240,7 @@ def compile(
         )
         return function.get_concrete_function(*specs)
 
-    def step(inputs: Any) -> dict[str, Any]:
+    def step(inputs: Any) -> Callable[[], Arrays]:
         flat = [tf.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
         rows = flat[0].shape[0]
         key = tuple((x.dtype, tuple(x.shape[1:])) for x in flat)
@@ -248,6 +251,17 @@ def compile(
             except (TypeError, ValueError):
                 # A model may compute with the number of rows in Python.
                 function = traced[rows, key] = trace(inputs, flat, rows)
-        return {name: value.numpy() for name, value in function(*flat).items()}
+        found = function(*flat)
+        return lambda: {name: _array(tensor) for name, tensor in found.items()}
 
     return step
+
+
+def _array(tensor: Any) -> NDArray[Any]:
+    """Returns the values of a tensor, without a copy where it is on the CPU."""
+    try:
+        return np.asarray(memoryview(tensor))
+    except ValueError:
+        # Buffers of Python have no bfloat16.
+        found: NDArray[Any] = tensor.numpy()
+        return found

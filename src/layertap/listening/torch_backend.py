@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
+import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from layertap.listening.kinds import native_name, origin, stack
 from layertap.listening.passes import (
+    Arrays,
     Joining,
     Pass,
     Point,
@@ -23,8 +25,6 @@ from layertap.listening.passes import (
     rank,
 )
 from layertap.listening.private import private
-
-Arrays = dict[str, NDArray[Any]]
 
 FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys(
@@ -196,13 +196,13 @@ def compile(
         shortcut: Makes another way to the wanted values, or None.
 
     Returns:
-        A function of arrays to arrays.
+        The step.
     """
     hear = _Listening(run)
     short: Shortcut | None = None
     batches = 0
 
-    def step(inputs: Any) -> Arrays:
+    def computed(inputs: Any) -> Arrays:
         nonlocal batches, short
         if short is not None:
             return _ran(short, inputs)
@@ -215,7 +215,8 @@ def compile(
                 short = None
         return found
 
-    return step
+    # Nothing is begun ahead: the model may use the memory of its values again.
+    return lambda inputs: lambda: computed(inputs)
 
 
 class _Listening:
@@ -236,7 +237,7 @@ class _Listening:
             # The model changes tensors in place after it has joined them.
             self._cloning = True
             found, _ = self._hear(inputs)
-        return {name: keras.ops.convert_to_numpy(x) for name, x in found.items()}
+        return {name: _array(tensor) for name, tensor in found.items()}
 
     def _hear(self, inputs: Any) -> tuple[dict[str, Any], bool]:
         kept: list[tuple[torch.Tensor, int]] = []
@@ -260,7 +261,19 @@ class _Listening:
 def _ran(short: Shortcut, inputs: Any) -> Arrays:
     with torch.no_grad(), keras.StatelessScope():
         found = short(_tensors(inputs))
-    return {name: keras.ops.convert_to_numpy(x) for name, x in found.items()}
+    return {name: _array(tensor) for name, tensor in found.items()}
+
+
+def _array(tensor: torch.Tensor) -> NDArray[Any]:
+    """Returns the values of a tensor, without a copy where it is on the CPU."""
+    if tensor.dtype == torch.bfloat16:
+        # NumPy knows the bits, but not the dtype.
+        bits = tensor.detach().cpu().contiguous().view(torch.int16).numpy()
+        narrow: NDArray[Any] = bits.view(ml_dtypes.bfloat16)
+        return narrow
+    # PyTorch is faster than NumPy to bring axes into order.
+    found: NDArray[Any] = tensor.detach().cpu().contiguous().numpy()
+    return found
 
 
 def _tensors(inputs: Any) -> Any:

@@ -9,15 +9,13 @@ from threading import Thread
 from typing import Any, Self
 
 import numpy as np
-import tensorstore
 from numpy.typing import NDArray
 
 from layertap.errors import StoreError
-from layertap.store import seals
 from layertap.store.faults import write_error
 from layertap.store.files import replace_files
 from layertap.store.layout import METADATA_FILE, ArrayLayout, to_json
-from layertap.store.shards import open_for_writing
+from layertap.store.shard import Contents
 
 
 @dataclass
@@ -26,7 +24,8 @@ class Block:
 
     Args:
         first: The row of the store that its first row is.
-        values: By array, room for all rows of a block.
+        values: By array, room for all rows of a block; empty once it was committed
+            full.
         filled: How many rows it has so far.
     """
 
@@ -60,9 +59,9 @@ class Block:
 class BlockWriter:
     """Writes blocks in the background, and commits them in order.
 
-    A block that was handed over belongs to the writer: TensorStore may refer to its
-    values for as long as it likes. Only one that was not full may be added to, after
-    `wait`, and be handed over again.
+    A block that was handed over belongs to the writer, until it was committed: then its
+    memory is given out again. Only one that was not full may be added to, after `wait`,
+    and be handed over again.
 
     Args:
         path: The folder of the store, absolute.
@@ -74,68 +73,74 @@ class BlockWriter:
         self.bytes_written = 0
         self._path = path
         self._layouts = list(layouts)
-        self._targets = [open_for_writing(path, layout) for layout in layouts]
+        self._block_rows = layouts[0].block_rows
         self._thread = ThreadPoolExecutor(1, "layertap-store")
         self._pending: deque[Future[None]] = deque()
+        self._free: deque[dict[str, NDArray[Any]]] = deque()
         self._failure: StoreError | None = None
         self._failure_told = False
 
+    def room(self, first: int) -> Block:
+        """Returns a block without rows.
+
+        Args:
+            first: The row of the store that its first row is to be.
+        """
+        if self._free:
+            return Block(first, self._free.popleft())
+        return Block.empty(first, self._layouts)
+
     def submit(self, block: Block) -> None:
         """Starts to write a block, to be committed after all before it."""
-        transaction = tensorstore.Transaction()
-        for layout, target in zip(self._layouts, self._targets, strict=True):
-            values = block.values[layout.spec.path]
-            full = block.filled == layout.block_rows
-            # A chunk is written whole, so that nothing needs to be read for it.
+        for layout in self._layouts if block.filled < self._block_rows else ():
+            # A chunk is written whole.
             end = -(-block.filled // layout.chunk_rows) * layout.chunk_rows
-            values[block.filled : end] = 0
-            rows = target.with_transaction(transaction)[block.first : block.first + end]
-            rows.write(
-                values[:end], can_reference_source_data_indefinitely=full
-            ).result()
-        written = transaction.commit_async()
-        committing = self._thread.submit(self._commit, written, block, block.filled)
-        self._pending.append(committing)
+            block.values[layout.spec.path][block.filled : end] = 0
+        self._pending.append(self._thread.submit(self._commit, block, block.filled))
 
-    def _commit(self, written: Any, block: Block, filled: int) -> None:
-        """Waits for the shards of a block, then makes its rows count."""
+    def _commit(self, block: Block, filled: int) -> None:
+        """Writes the shards of a block, then makes its rows count."""
+        if self._failure is not None or not block.values:
+            # It may come again, after an interrupt.
+            return
         try:
-            number = block.first // self._layouts[0].block_rows
+            number = block.first // self._block_rows
             rows = block.first + filled
-            # While the disk is busy with the same values.
-            layouts = [
-                layout.committed(
-                    number,
-                    rows,
-                    seals.of_rows(block.values[layout.spec.path][:filled]),
-                )
+            written = [
+                Contents(block.values[layout.spec.path], filled, layout)
                 for layout in self._layouts
             ]
-            written.result()
-            if self._failure is not None:
-                return
+            folders = [self._path / layout.spec.path for layout in self._layouts]
             replace_files(
                 {
-                    self._path / layout.spec.path / METADATA_FILE: to_json(
-                        layout.metadata()
+                    folder / layout.shard(number): contents
+                    for folder, layout, contents in zip(
+                        folders, self._layouts, written, strict=True
                     )
-                    for layout in layouts
+                }
+            )
+            if self._failure is not None:
+                return
+            layouts = [
+                layout.committed(number, rows, contents.digest)
+                for layout, contents in zip(self._layouts, written, strict=True)
+            ]
+            replace_files(
+                {
+                    folder / METADATA_FILE: [to_json(layout.metadata())]
+                    for folder, layout in zip(folders, layouts, strict=True)
                 }
             )
             self._layouts = layouts
             self.committed = max(self.committed, rows)
-            self.bytes_written += self._shard_bytes(number)
+            self.bytes_written += sum(contents.size for contents in written)
+            if filled == self._block_rows:
+                values, block.values = block.values, {}
+                self._free.append(values)
         except Exception as error:
             # Of any kind: this is a thread of its own, and nobody else would tell.
             if self._failure is None:
                 self._failure = write_error(error, self._path, self.committed)
-
-    def _shard_bytes(self, number: int) -> int:
-        files = (
-            self._path / layout.spec.path / layout.shard(number)
-            for layout in self._layouts
-        )
-        return sum(file.stat().st_size for file in files)
 
     def wait(self, most: int = 0) -> None:
         """Waits until at most so many blocks are on their way.

@@ -8,12 +8,14 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from layertap.store.faults import damaged, unreadable
+
+Buffer = bytes | memoryview
 
 # What a file is to be replaced with stands beside it.
 NEW = ".new"
@@ -32,7 +34,7 @@ def read_json(file: Path) -> dict[str, Any]:
         StoreError: If it can't be read.
     """
     try:
-        with open(file, "rb", opener=_plainly) as opened:
+        with open_plainly(file) as opened:
             regular = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
             content = opened.read(_MOST_BYTES + 1) if regular else b""
     except (FileNotFoundError, NotADirectoryError):
@@ -57,22 +59,26 @@ def read_json(file: Path) -> dict[str, Any]:
     return found
 
 
-def _plainly(file: str, flags: int) -> int:
-    # Not through links, and not waiting for what a pipe may bring.
-    return os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+def open_plainly(file: Path) -> BinaryIO:
+    """Opens a file to read, but not through links, nor waiting for a pipe."""
+
+    def plainly(path: str, flags: int) -> int:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+    return open(file, "rb", opener=plainly)
 
 
 def _no_number(constant: str) -> None:
     raise ValueError(f"{constant} is no number of JSON's")
 
 
-def replace_files(contents: Mapping[Path, bytes]) -> None:
+def replace_files(contents: Mapping[Path, Iterable[Buffer]]) -> None:
     """Replaces files, each atomically, and all durably.
 
     No file is replaced before the new contents of all of them are on disk.
 
     Args:
-        contents: What each file is to hold. Their folders have to exist.
+        contents: What each file is to hold, in pieces. Their folders have to exist.
     """
     # At the same time: a disk makes many files durable in little more time than one.
     with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
@@ -86,13 +92,13 @@ def _beside(file: Path) -> Path:
     return file.with_name(file.name + NEW)
 
 
-def _write_beside(file: Path, content: bytes) -> None:
+def _write_beside(file: Path, content: Iterable[Buffer]) -> None:
     """Writes durably what a file is to be replaced with."""
     new = _beside(file)
     # One that a crash left; and, whatever it is, nothing is written through it.
     new.unlink(missing_ok=True)
     with new.open("xb") as opened:
-        opened.write(content)
+        opened.writelines(content)
         opened.flush()
         os.fsync(opened.fileno())
 

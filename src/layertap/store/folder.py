@@ -19,8 +19,9 @@ from layertap.store.root import Root, read_root
 
 _CREATING, _REMOVING = "creating", "removing"
 _TRIES = 10
-# A shard, and what TensorStore writes of one before it is whole.
-_SHARD = re.compile(r"c(\.\d+)+(\.__lock)?")
+# A shard, and what is written of one before it is whole; by layertap 0.1 under another
+# name.
+_SHARD = re.compile(rf"c(\.\d+)+({re.escape(NEW)}|\.__lock)?")
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
@@ -79,7 +80,7 @@ def create(path: Path, root: Root, layouts: Iterable[ArrayLayout]) -> int:
             held = lock(building)
         for file in files:
             (building / file).parent.mkdir(parents=True, exist_ok=True)
-        replace_files({building / file: files[file] for file in files})
+        replace_files({building / file: [files[file]] for file in files})
         building.rename(target)
         sync(target.parent)
     except BaseException as error:
@@ -128,7 +129,7 @@ def cut(
     # First no reader must count on the rows any more.
     replace_files(
         {
-            path / before.spec.path / METADATA_FILE: to_json(after.metadata())
+            path / before.spec.path / METADATA_FILE: [to_json(after.metadata())]
             for before, after in zip(layouts, even, strict=True)
             if before != after
         }

@@ -116,6 +116,11 @@ class ArrayLayout:
     others: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def chunks(self) -> int:
+        """The number of chunks that a block has room for."""
+        return self.block_rows // self.chunk_rows
+
+    @property
     def blocks(self) -> int:
         """The number of blocks that have committed rows."""
         return -(-self.rows // self.block_rows)
@@ -196,19 +201,19 @@ class ArrayLayout:
         Args:
             rows: How many rows of the block there are at least.
         """
-        all_chunks = self.block_rows // self.chunk_rows
         chunks = -(-rows // self.chunk_rows)
         chunk = self.chunk_rows * self.spec.row_bytes
-        index = 16 * all_chunks + 4
+        index = 16 * self.chunks + 4
         least, most = chunk + 4, chunk + 4
         if self.compression is not None:
             least, most = chunk >> 15, chunk + (chunk >> 7) + 512
-        return range(index + chunks * least, index + all_chunks * most + 1)
+        return range(index + chunks * least, index + self.chunks * most + 1)
 
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+ZSTD_LEVEL = 1
 COMPRESSORS = {
-    "zstd": {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
+    "zstd": {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}
 }
 _FILL_VALUES: dict[str, Any] = {"b": False, "i": 0, "u": 0, "c": [0.0, 0.0]}
 

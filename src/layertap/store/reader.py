@@ -3,7 +3,9 @@
 import math
 import operator
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,13 @@ from layertap.store.layout import ArrayLayout
 from layertap.store.parsing import check_groups, read_layouts
 from layertap.store.root import read_root
 from layertap.store.shards import Part, Shards
+from layertap.store.sizes import DEFAULT_MEMORY
+
+# How many files all arrays of a store hold open, about: a process may have 1,024 open.
+_FILES = 128
+# How many blocks are read ahead of the one that is used, and by how many threads.
+_BLOCKS_AHEAD = 4
+_READERS = 2
 
 
 class LazyArray:
@@ -31,13 +40,15 @@ class LazyArray:
         path: The folder of its store, absolute.
         layout: How it is stored.
         rows: How many rows it has.
+        held: How many of its files are held open.
     """
 
-    def __init__(self, path: Path, layout: ArrayLayout, rows: int) -> None:
+    def __init__(
+        self, path: Path, layout: ArrayLayout, rows: int, held: int = 1
+    ) -> None:
         self._layout = layout
-        self._shards = Shards(path, layout, rows)
-        # More rows, where a writer has not committed them of all arrays.
-        self._whole = Shards(path, layout, layout.rows)
+        self._store = path
+        self._shards = Shards(path, layout, held)
         self.shape: tuple[int, ...] = (rows, *layout.spec.shape)
         self.dtype = layout.spec.numpy_dtype
 
@@ -67,6 +78,11 @@ class LazyArray:
         return self.size * self.dtype.itemsize
 
     @property
+    def row_bytes(self) -> int:
+        """The bytes that one row takes in memory."""
+        return self._layout.spec.row_bytes
+
+    @property
     def chunk_rows(self) -> int:
         """The rows that are read together, at least."""
         return self._layout.chunk_rows
@@ -86,9 +102,21 @@ class LazyArray:
             IndexError: If the index is none, or outside of the array.
             StoreCorruptError: If what is on disk is not what was written.
         """
+        if isinstance(index, slice) and index.step is None:
+            return self._shards.read(range(*index.indices(len(self))))
         wanted, turn = _split(index, self.shape)
-        part: NDArray[Any] = self._shards.read(wanted)[turn]
+        part: NDArray[Any] = self._shards.read_parts(wanted)[turn]
         return part
+
+    def ahead(self, rows: range) -> None:
+        """Reads and checks rows that will be wanted soon.
+
+        What is wrong with them is told when they are read.
+
+        Args:
+            rows: Rows that follow each other.
+        """
+        self._shards.ahead(rows)
 
     def check(self) -> Iterator[tuple[range, StoreError | None]]:
         """Reads all committed rows, block by block, and says what is wrong with them.
@@ -100,15 +128,17 @@ class LazyArray:
             The rows of a block, and what is wrong with them, or None.
         """
         layout = self._layout
+        # Anew, and all its rows: a writer may not have committed them of all arrays.
+        shards = Shards(self._store, layout, held=1)
         for block in range(layout.blocks):
             rows = layout.rows_of(block)
             try:
-                values = self._whole.read([rows, *map(range, layout.spec.shape)])
+                values = shards.read(rows)
             except StoreError as error:
                 yield rows, error
                 continue
             right = not layout.store or seals.of_rows(values) == layout.digest(block)
-            yield rows, None if right else self._whole.damaged(block, seals.WRONG)
+            yield rows, None if right else shards.damaged(block, seals.WRONG)
 
     def __array__(
         self, dtype: DTypeLike | None = None, copy: bool | None = None
@@ -239,8 +269,9 @@ class Reader:
         # An array may be ahead of the others, while rows are being committed.
         self.rows: int = min(layout.rows for layout in layouts)
         self.block_rows: int = layouts[0].block_rows
+        self._held = _held(layouts)
         self._arrays = {
-            layout.spec.path: LazyArray(self.path, layout, self.rows)
+            layout.spec.path: LazyArray(self.path, layout, self.rows, self._held)
             for layout in layouts
         }
         self._layouts = layouts
@@ -266,6 +297,31 @@ class Reader:
                 + address.suggest(path, self.paths, what="array")
             )
         return self._arrays[path]
+
+    def ahead(self, blocks: Sequence[int]) -> Iterator[int]:
+        """Yields the numbers of blocks, each when its rows were read and checked.
+
+        Those that come next are read meanwhile. What is wrong with a block is told when
+        its rows are taken.
+
+        Args:
+            blocks: Which blocks, in which order.
+        """
+        depth = min(self._held - 1, _BLOCKS_AHEAD)
+        reading: deque[list[Future[None]]] = deque()
+        pool = ThreadPoolExecutor(_READERS, "layertap-ahead")
+        try:
+            for at, block in enumerate(blocks):
+                while len(reading) + at < min(at + 1 + depth, len(blocks)):
+                    following = blocks[at + len(reading)]
+                    start = following * self.block_rows
+                    rows = range(start, min(start + self.block_rows, self.rows))
+                    arrays = self._arrays.values()
+                    reading.append([pool.submit(a.ahead, rows) for a in arrays])
+                wait(reading.popleft())
+                yield block
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def check_groups(self) -> None:
         """Reads the metadata of the groups that the arrays are in.
@@ -304,6 +360,15 @@ class Reader:
             f"<layertap.Reader {self.path}: {len(self._arrays)} arrays, "
             f"{self.rows:,} rows, {state}>"
         )
+
+
+def _held(layouts: Sequence[ArrayLayout]) -> int:
+    """Returns how many shards of each array are held open, or decompressed."""
+    held = _FILES // len(layouts)
+    if any(layout.compression is not None for layout in layouts):
+        block = sum(layout.block_rows * layout.spec.row_bytes for layout in layouts)
+        held = min(held, DEFAULT_MEMORY // block)
+    return max(held, 2)
 
 
 def _attributes(layout: ArrayLayout) -> dict[str, Any]:

@@ -1,61 +1,37 @@
-"""The shards of a store, through TensorStore, which never sees a `zarr.json`.
+"""The shards of an array, to be read: looked at before, checked, and mapped."""
 
-TensorStore is told the metadata instead of reading it (`assume_metadata`). So it
-neither changes what is committed nor trusts what is not.
-"""
-
+import errno
+import os
 import stat
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorstore
 from numpy.typing import NDArray
 
 from layertap.errors import StoreError
 from layertap.store import faults
-from layertap.store.faults import error_number, unreadable
+from layertap.store.faults import unreadable
 from layertap.store.files import read_json
 from layertap.store.layout import METADATA_FILE, ArrayLayout
 from layertap.store.parsing import parse_layout
+from layertap.store.shard import Shard, ShardError
 
 # What to read of an axis.
 Part = range | NDArray[np.intp]
 
-# More rows than any array will have: the most that TensorStore can count.
-_CAPACITY = 2**62 - 2
-
-# Shared by all arrays that are read: the tables of chunks, and chunks, used last. Every
-# use looks whether their file was replaced.
-_READING = tensorstore.Context({"cache_pool": {"total_bytes_limit": 16 * 2**20}})
-
-
-def open_for_writing(path: Path, layout: ArrayLayout) -> Any:
-    """Opens an array to write rows anywhere; no file is touched.
-
-    Args:
-        path: The folder of the store, absolute.
-        layout: The array.
-
-    Returns:
-        A `tensorstore.TensorStore`.
-    """
-    return tensorstore.open(
-        {
-            **_spec(path / layout.spec.path, layout, _CAPACITY),
-            # Else chunks of zeros would not be stored, as if they were missing.
-            "store_data_equal_to_fill_value": True,
-        },
-        open=True,
-        assume_metadata=True,
-        write=True,
-        read=False,
-    ).result()
+# Rows up to this size are taken as elements of an array, larger ones one by one.
+_SMALL_ROW = 2**18
+# Read at a time, where not all of each row is wanted.
+_PIECE_BYTES = 2**24
 
 
 class Shards:
-    """The shards of an array, to read its first rows from.
+    """The shards of an array, to read its committed rows from.
 
     Before anything is read of a shard, its file is looked at: one that is missing, or
     too small or too large for what it should hold, is told, and takes no memory.
@@ -63,62 +39,174 @@ class Shards:
     Args:
         path: The folder of the store, absolute.
         layout: The array.
-        rows: How many rows are to be had.
+        held: How many shards are held open, those used last.
     """
 
-    def __init__(self, path: Path, layout: ArrayLayout, rows: int) -> None:
+    def __init__(self, path: Path, layout: ArrayLayout, held: int) -> None:
         self._folder = path / layout.spec.path
+        # As text: it is looked at before anything is read.
+        self._file = str(self._folder / METADATA_FILE)
         self._marker: tuple[int, ...] = ()
         self._layout = layout
-        self._rows = rows
-        self._opened: Any = None
+        self._held = held
+        self._opened: OrderedDict[int, Shard] = OrderedDict()
+        self._opening = threading.Lock()
         self._right_sizes: set[int] = set()
 
-    def read(self, parts: Sequence[Part]) -> NDArray[Any]:
-        """Reads a part of the array.
+    def read(self, rows: Part) -> NDArray[Any]:
+        """Reads whole rows.
 
         Args:
-            parts: For each axis what to read: a range that goes up, or positions.
+            rows: Which rows: a range that goes up, or positions.
 
         Raises:
             StoreCorruptError: If what is on disk is not what was written; the file and
                 its rows are named.
             StoreError: If it can't be read.
         """
-        shape = [len(part) for part in parts]
-        dtype = self._layout.spec.numpy_dtype
-        if 0 in shape:
-            return np.empty(shape, dtype)
-        self._check_store()
-        blocks = _blocks(parts[0], self._layout.block_rows)
-        for block in blocks:
-            self._check_size(block)
-        try:
-            # Here, for where there is no memory TensorStore would end the process; it
-            # takes that of a chunk besides, as it is on disk and as it is read.
-            values = np.empty(shape, dtype)
-            np.empty(
-                2 * self._layout.chunk_rows * self._layout.spec.row_bytes, np.uint8
+        if not len(rows):
+            return np.empty(
+                (0, *self._layout.spec.shape), self._layout.spec.numpy_dtype
             )
-        except (MemoryError, ValueError) as error:
-            raise StoreError(
-                f"{self._folder}: an array of shape {tuple(shape)} does not fit into "
-                "memory. Read fewer rows at a time."
-            ) from error
-        try:
-            self._read_into(values, parts)
-        except ValueError as error:
-            raise self._why(blocks, error) from error
+        self._check_store()
+        # No memory is taken for what no file can hold.
+        for block in _blocks(rows, self._layout.block_rows):
+            if block not in self._right_sizes:
+                self._check_size(block)
+        with self._fitting(len(rows)):
+            return self._whole(rows)
+
+    def read_parts(self, parts: Sequence[Part]) -> NDArray[Any]:
+        """Reads a part of the array.
+
+        Args:
+            parts: For each axis what to read: a range that goes up; or positions, of
+                the rows only.
+
+        Raises:
+            StoreCorruptError: As of `read`.
+            StoreError: As of `read`.
+        """
+        spec = self._layout.spec
+        rows, *inner = parts
+        if all(len(part) == n for part, n in zip(inner, spec.shape, strict=True)):
+            return self.read(rows)
+        shape = [len(part) for part in parts]
+        if 0 in shape:
+            return np.empty(shape, spec.numpy_dtype)
+        with self._fitting(len(rows)):
+            values = np.empty(shape, spec.numpy_dtype)
+        wanted = (slice(None), *map(_index, inner))
+        piece = max(_PIECE_BYTES // spec.row_bytes, 1)
+        for start in range(0, len(rows), piece):
+            part = self.read(rows[start : start + piece])
+            values[start : start + piece] = part[wanted]
         return values
 
-    def _read_into(self, values: NDArray[Any], parts: Sequence[Part]) -> None:
-        if self._opened is None:
-            self._opened = _open_for_reading(self._folder, self._layout, self._rows)
-        wanted = tuple(
-            slice(part[0], part[-1] + 1, part.step) if isinstance(part, range) else part
-            for part in parts
-        )
-        tensorstore.array(values).write(self._opened.oindex[wanted]).result()
+    @contextmanager
+    def _fitting(self, rows: int) -> Iterator[None]:
+        """Tells of so many rows that they do not fit into memory."""
+        try:
+            yield
+        except (MemoryError, ValueError) as error:
+            if isinstance(error, StoreError):
+                raise
+            shape = (rows, *self._layout.spec.shape)
+            raise StoreError(
+                f"{self._folder}: an array of shape {shape} does not fit into memory. "
+                "Read fewer rows at a time."
+            ) from error
+
+    def ahead(self, rows: range) -> None:
+        """Reads and checks rows that will be wanted soon.
+
+        What is wrong with them is told when they are read.
+
+        Args:
+            rows: Rows that follow each other.
+        """
+        with suppress(StoreError, MemoryError):
+            for block, _, last in _parts(rows, self._layout.block_rows):
+                self._check_size(block)
+                with self._telling(block):
+                    self._shard(block).check_all(last + 1)
+
+    def _whole(self, rows: Part) -> NDArray[Any]:
+        """Reads whole rows."""
+        spec = self._layout.spec
+        follow = isinstance(rows, range) and rows.step == 1
+        if not follow and spec.row_bytes <= _SMALL_ROW:
+            taken = self._taken(np.asarray(rows))
+            return taken.view(spec.numpy_dtype).reshape(-1, *spec.shape)
+        values = np.empty((len(rows), *spec.shape), spec.numpy_dtype)
+        if isinstance(rows, range) and follow:
+            self._copy(rows, values)
+        else:
+            for place, row in zip(values[:, None], rows, strict=True):
+                self._copy(range(row, row + 1), place)
+        return values
+
+    def _copy(self, rows: range, values: NDArray[Any]) -> None:
+        """Reads whole rows that follow each other."""
+        done = 0
+        for block, first, last in _parts(rows, self._layout.block_rows):
+            with self._telling(block):
+                shard = self._shard(block)
+                shard.check(first, last)
+                shard.copy(first, values[done : done + last + 1 - first])
+            done += last + 1 - first
+
+    def _taken(self, rows: NDArray[np.intp]) -> NDArray[np.void]:
+        """Reads whole rows in any order, each as one element."""
+        blocks, within = np.divmod(rows, self._layout.block_rows)
+        if blocks.min() == blocks.max():
+            return self._taken_of(int(blocks[0]), within)
+        taken = np.empty(len(rows), f"V{self._layout.spec.row_bytes}")
+        by_block = np.argsort(blocks, kind="stable")
+        cuts = np.flatnonzero(np.diff(blocks[by_block])) + 1
+        for places in np.split(by_block, cuts):
+            taken[places] = self._taken_of(int(blocks[places[0]]), within[places])
+        return taken
+
+    def _taken_of(self, block: int, rows: NDArray[np.intp]) -> NDArray[np.void]:
+        with self._telling(block):
+            shard = self._shard(block)
+            shard.check_of(rows)
+            return shard.take(rows)
+
+    def _shard(self, block: int) -> Shard:
+        with self._opening:
+            shard = self._opened.pop(block, None)
+            if shard is None:
+                shard = self._open(block)
+            self._opened[block] = shard
+            while len(self._opened) > self._held:
+                self._opened.popitem(last=False)
+            return shard
+
+    def _open(self, block: int) -> Shard:
+        file = self._folder / self._layout.shard(block)
+        try:
+            return Shard(file, self._layout)
+        except OSError as error:
+            if error.errno != errno.EMFILE or not self._opened:
+                raise
+        # Too many files are open, some of them here.
+        self._opened.clear()
+        return Shard(file, self._layout)
+
+    @contextmanager
+    def _telling(self, block: int) -> Iterator[None]:
+        """Tells of a block that can't be read, or is not as it was written."""
+        try:
+            yield
+        except ShardError as error:
+            raise self.damaged(block, f"is damaged ({error})") from error
+        except FileNotFoundError as error:
+            raise self.damaged(block, "is missing") from error
+        except OSError as error:
+            file = self._folder / self._layout.shard(block)
+            raise unreadable(file, error) from error
 
     def _check_store(self) -> None:
         """Checks that the array is still the one that was opened.
@@ -126,14 +214,17 @@ class Shards:
         Raises:
             StoreError: If another store has taken its place.
         """
-        file = self._folder / METADATA_FILE
+        file = self._file
         try:
-            found = file.lstat()
+            found = os.lstat(file)
             marker = found.st_ino, found.st_mtime_ns, found.st_size
             if marker == self._marker:
                 return
             parse_layout(
-                self._layout.spec.path, file, read_json(file), self._layout.store
+                self._layout.spec.path,
+                Path(file),
+                read_json(Path(file)),
+                self._layout.store,
             )
         except OSError as error:
             raise StoreError(
@@ -143,8 +234,6 @@ class Shards:
         self._marker = marker
 
     def _check_size(self, block: int) -> None:
-        if block in self._right_sizes:
-            return
         file = self._folder / self._layout.shard(block)
         rows = self._layout.rows_of(block)
         sizes = self._layout.shard_bytes(len(rows))
@@ -163,20 +252,6 @@ class Shards:
                 f"{sizes[0]:,} to {sizes[-1]:,}",
             )
         self._right_sizes.add(block)
-
-    def _why(self, blocks: Sequence[int], error: Exception) -> StoreError:
-        """Returns what to tell when some blocks could not be read."""
-        found = error_number(error)
-        if found:
-            return unreadable(self._folder, OSError(found, ""))
-        for block in blocks:
-            parts = [self._layout.rows_of(block), *map(range, self._layout.spec.shape)]
-            values = np.empty([*map(len, parts)], self._layout.spec.numpy_dtype)
-            try:
-                self._read_into(values, parts)
-            except ValueError as cause:
-                return self.damaged(block, f"is damaged ({cause})")
-        return self.damaged(blocks[0], f"could not be read ({error})")
 
     def damaged(self, block: int, what: str) -> StoreError:
         """Returns what to tell of a block that is not as it was written.
@@ -200,30 +275,24 @@ def _blocks(rows: Part, block_rows: int) -> Sequence[int]:
     return found
 
 
-def _open_for_reading(folder: Path, layout: ArrayLayout, rows: int) -> Any:
-    return tensorstore.open(
-        {
-            **_spec(folder, layout, rows),
-            # Else chunks that are missing would be read as zeros.
-            "fill_missing_data_reads": False,
-        },
-        open=True,
-        assume_metadata=True,
-        read=True,
-        write=False,
-        context=_READING,
-    ).result()
+def _index(part: Part) -> slice | NDArray[np.intp]:
+    """Returns a part as NumPy indexes it."""
+    if isinstance(part, range):
+        return slice(part[0], part[-1] + 1, part.step)
+    return part
 
 
-def _spec(folder: Path, layout: ArrayLayout, rows: int) -> dict[str, Any]:
-    metadata = layout.described()
-    metadata["shape"][0] = rows
-    return {
-        "driver": "zarr3",
-        "kvstore": {
-            "driver": "file",
-            "path": f"{folder}/",
-            "file_io_sync": True,
-        },
-        "metadata": metadata,
-    }
+def _parts(rows: range, block_rows: int) -> Iterator[tuple[int, int, int]]:
+    """Yields the blocks that rows are in, and of each the first and the last of them.
+
+    Args:
+        rows: Rows that follow each other.
+        block_rows: The rows of a block; the rows that are yielded are numbered in it.
+    """
+    for block in range(rows[0] // block_rows, rows[-1] // block_rows + 1):
+        start = block * block_rows
+        yield (
+            block,
+            max(rows[0] - start, 0),
+            min(rows[-1] - start, block_rows - 1),
+        )

@@ -55,7 +55,8 @@ class Writer:
     ) -> None:
         self.path = path
         self._root = root
-        self._layouts = {layout.spec.path: layout for layout in layouts}
+        specs = [layout.spec for layout in layouts]
+        self._forms = {spec.path: (spec.shape, spec.numpy_dtype) for spec in specs}
         self._lock: int | None = held
         self._process = os.getpid()
         self._blocks = BlockWriter(path, layouts)
@@ -63,7 +64,7 @@ class Writer:
         block_bytes = self._block_rows * sum(each.spec.row_bytes for each in layouts)
         self._in_flight = max(min(memory // block_bytes, BLOCKS_IN_MEMORY) - 1, 1)
         first = self.committed - self.committed % self._block_rows
-        self._block = Block.empty(first, layouts)
+        self._block = self._blocks.room(first)
 
     @classmethod
     def create(
@@ -183,7 +184,7 @@ class Writer:
         block = Block.empty(number * layouts[0].block_rows, layouts)
         even = [cut(path, layout, block, rows) for layout in layouts]
         root = replace(root, writer=this_process())
-        replace_files({path / METADATA_FILE: root.contents()})
+        replace_files({path / METADATA_FILE: [root.contents()]})
         folder.cut(path, layouts, even)
         writer = cls(path, root, even, held, memory)
         block.filled = rows - block.first
@@ -268,7 +269,7 @@ class Writer:
         self.commit()
         before, self._root = self._root, root
         try:
-            replace_files({self.path / METADATA_FILE: contents})
+            replace_files({self.path / METADATA_FILE: [contents]})
         except OSError as error:
             self._root = before
             raise write_error(error, self.path, self.committed) from error
@@ -299,7 +300,7 @@ class Writer:
             # Only for messages: a disk that is full does no harm.
             with suppress(OSError):
                 root = replace(self._root, writer=None)
-                replace_files({self.path / METADATA_FILE: root.contents()})
+                replace_files({self.path / METADATA_FILE: [root.contents()]})
         release(held)
 
     def __enter__(self) -> Self:
@@ -317,21 +318,21 @@ class Writer:
         self, values: Mapping[str, NDArray[Any]]
     ) -> tuple[int, dict[str, NDArray[Any]]]:
         """Returns how many rows there are, and the values, if they fit."""
-        if values.keys() != self._layouts.keys():
-            missing = sorted(self._layouts.keys() - values.keys())
-            unknown = sorted(values.keys() - self._layouts.keys())
+        if values.keys() != self._forms.keys():
+            missing = sorted(self._forms.keys() - values.keys())
+            unknown = sorted(values.keys() - self._forms.keys())
             raise OptionError(
                 f"Rows of all arrays of {self.path} are needed, and of no other; "
                 f"missing: {missing}, unknown: {unknown}."
             )
-        arrays = {name: np.asarray(values[name]) for name in self._layouts}
+        arrays = {name: np.asarray(values[name]) for name in self._forms}
         for name, array in arrays.items():
-            spec = self._layouts[name].spec
-            fits = array.ndim == 1 + len(spec.shape) and array.shape[1:] == spec.shape
-            if not fits or array.dtype != spec.numpy_dtype:
+            shape, dtype = self._forms[name]
+            # A number has no rows, and the `shape[1:]` of rows of one number each.
+            if array.shape[1:] != shape or array.dtype != dtype or not array.ndim:
                 raise OptionError(
-                    f"{name} takes rows of shape {spec.shape} and dtype {spec.dtype}; "
-                    f"found an array of shape {array.shape} and dtype {array.dtype}."
+                    f"{name} takes rows of shape {shape} and dtype {dtype}; found an "
+                    f"array of shape {array.shape} and dtype {array.dtype}."
                 )
         counts = {name: len(array) for name, array in arrays.items()}
         if len(set(counts.values())) > 1:
@@ -344,7 +345,7 @@ class Writer:
         self._blocks.submit(self._block)
         # Only now: if an interrupt comes before, the block is handed over again, which
         # writes the same rows again.
-        self._block = Block.empty(self._block.end, list(self._layouts.values()))
+        self._block = self._blocks.room(self._block.end)
 
     def _check_usable(self) -> None:
         if self._process != os.getpid():

@@ -1,0 +1,215 @@
+"""Tables and charts of a run of the suite: `performance.md` and two SVG files."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import charts
+from benchmarks.targets import Figure, Target, runs, targets
+from benchmarks.ways import WAYS
+from benchmarks.works import WORKS
+
+Found = dict[str, Any]
+
+INTRODUCTION = """# Performance
+
+Written by the benchmark suite from what it measured: `make bench` writes it anew. A
+figure is a ratio of medians, of ways that took turns in one run; in brackets, the least
+and the greatest ratio of a turn. Absolute times mean nothing on a shared machine.
+
+- **floor**: one compiled step of a model with all branches as outputs, written by hand
+  for the backend, over the same batches; results are copied to the host and dropped.
+- **raw**: the same, and each branch written to a plain file, which is synced.
+- **save**: `layertap.save`, with all that it promises: synced, in blocks that are
+  committed, with checksums and digests of values and inputs.
+- **predict**, **multi**: one model of all branches, `predict`, without and with
+  `np.save`.
+- **article**: one model for each branch, `predict`, `np.save`.
+- **h5py**: a loop by hand of `predict_on_batch` into data sets of h5py.
+- **keract**, **thingsvision**: the packages, each in an environment of its own.
+
+Only raw and save sync what they write. Where a share is said to be *after the first
+batch*, the time until its end is left out, on both sides: that is where both compile.
+"""
+
+
+def write(found: Found, folder: Path) -> None:
+    """Writes all that is told of a run.
+
+    Args:
+        found: What was measured.
+        folder: Where to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    charts.times(found, folder / "performance-time.svg")
+    charts.memory(found, folder / "performance-memory.svg")
+    (folder / "performance.md").write_text("\n".join(_lines(found)) + "\n")
+
+
+def _lines(found: Found) -> Iterator[str]:
+    yield INTRODUCTION
+    yield f"Measured on {found['date']} by `{found['command']}`, on:"
+    yield ""
+    yield from (f"- {name}: {value}" for name, value in found["machine"].items())
+    if found["quick"]:
+        yield "\n**A quick run, which shows that all works. Its times mean nothing.**"
+    yield "\n## Targets\n"
+    yield from _table(["figure", "target", "measured", ""], _targets(targets(found)))
+    yield "\n## Time\n"
+    yield "![Time, in multiples of the floor](performance-time.svg)\n"
+    yield "On the wall, in multiples of the floor; whole calls, nothing to compile but "
+    yield "for save, which plans and compiles anew each time.\n"
+    for backend in _backends(found):
+        yield f"\n### {backend}\n"
+        yield from _table(_TIMES, _times(found, backend))
+    yield "\n## Processors, files, first calls\n"
+    yield "Time of all processors, in multiples of the floor's, after the first batch; "
+    yield "what save leaves on disk, as a share of all branches as plain files; "
+    yield "seconds of the first call in a process that did other ways before.\n"
+    for backend in _backends(found):
+        yield f"\n### {backend}\n"
+        yield from _table(_COSTS, _costs(found, backend))
+    yield "\n## Memory\n"
+    yield "![Peak memory beyond the model's own](performance-memory.svg)\n"
+    yield "MiB at most beyond what the process had before, each in a new process.\n"
+    yield from _table(["work", "backend", "floor", "save", "multi"], _memory(found))
+    yield "\n## First calls\n"
+    yield "Seconds for one batch in a new process, planning and compiling included.\n"
+    yield from _table(
+        ["work", "backend", "floor", "save", "multi", "article"], _first(found)
+    )
+    yield "\n## Reading\n"
+    yield "Seconds of memory-mapped `.npy` files over those of the store: above 1, "
+    yield "the store is faster. The store is opened anew each time, so all checksums are "
+    yield "computed; all is in the page cache.\n"
+    yield from _table(["work", *_KINDS], _readings(found))
+
+
+_KINDS = [
+    "sequential batches",
+    "shuffled batches",
+    "random rows",
+    "one row",
+    "opening",
+]
+_TIMES = [
+    *("work", "floor, s", "raw", "save", "save, after the first batch"),
+    *("predict", "multi", "article", "h5py", "keract", "thingsvision"),
+]
+_COSTS = [
+    *("work", "raw, CPU", "save, CPU", "bytes on disk / plain", "files"),
+    *("floor, first", "save, first", "plan / building"),
+]
+
+
+def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"| {' | '.join('---' for _ in head)} |"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _backends(found: Found) -> list[str]:
+    return list(next(iter(found["works"].values())))
+
+
+def _targets(all_targets: list[Target]) -> Iterator[Sequence[str]]:
+    for target in all_targets:
+        sign = "at most" if target.upper else "at least"
+        for figure in target.figures:
+            yield (
+                f"{target.title}: {figure.what}",
+                f"{sign} {_number(target.bound)}",
+                told(figure),
+                "kept" if target.kept(figure) else "**missed**",
+            )
+
+
+def told(figure: Figure) -> str:
+    """Returns a figure with its range."""
+    if figure.least == figure.most:
+        return _number(figure.value)
+    return f"{_number(figure.value)} ({_number(figure.least)}–{_number(figure.most)})"  # noqa: RUF001
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def _relative(one: Found, way: str, key: str) -> str:
+    base = runs(one, "floor", key)
+    those = runs(one, way, key)
+    if not those:
+        tried = way in one["ways"]
+        return "fails" if tried else "–"  # noqa: RUF001
+    return _number(median(those) / median(base))
+
+
+def _times(found: Found, backend: str) -> Iterator[Sequence[str]]:
+    for work, by_backend in found["works"].items():
+        one = by_backend[backend]
+        peers = ("predict", "multi", "article", "h5py", "keract", "thingsvision")
+        yield (
+            f"{work}: {WORKS[work].title}",
+            f"{median(runs(one, 'floor', 'wall')):.2f}",
+            _relative(one, "raw", "wall"),
+            _relative(one, "save", "wall"),
+            _relative(one, "save", "after"),
+            *(_relative(one, way, "wall") for way in peers),
+        )
+
+
+def _costs(found: Found, backend: str) -> Iterator[Sequence[str]]:
+    for work, by_backend in found["works"].items():
+        one = by_backend[backend]
+        yield (
+            work,
+            _relative(one, "raw", "after_cpu"),
+            _relative(one, "save", "after_cpu"),
+            f"{one['on_disk'] / one['naive']:.3f}",
+            str(runs(one, "save", "files")[-1]),
+            f"{one['ways']['floor']['first']['wall']:.2f}",
+            f"{one['ways']['save']['first']['wall']:.2f}",
+            _number(one["planning"] / one["building"]),
+        )
+
+
+def _memory(found: Found) -> Iterator[Sequence[str]]:
+    for backend, works in found["peaks"].items():
+        for work, ways in works.items():
+            yield (work, backend, *(_mebibytes(ways, way) for way in _of(ways)))
+
+
+def _of(ways: Found) -> tuple[str, ...]:
+    return ("floor", "save", "multi")
+
+
+def _mebibytes(ways: Found, way: str) -> str:
+    if way not in ways:
+        return "–"  # noqa: RUF001
+    return "fails" if "error" in ways[way] else f"{ways[way]['peak'] / 2**20:,.0f}"
+
+
+def _first(found: Found) -> Iterator[Sequence[str]]:
+    for backend, works in found["first"].items():
+        for work, ways in works.items():
+            cells = []
+            for way in ("floor", "save", "multi", "article"):
+                walls = [one["wall"] for one in ways.get(way, []) if "error" not in one]
+                cells.append(f"{median(walls):.1f}" if walls else "–")  # noqa: RUF001
+            yield (work, backend, *cells)
+
+
+def _readings(found: Found) -> Iterator[Sequence[str]]:
+    for work, by_backend in found["works"].items():
+        reading = by_backend.get("tensorflow", {}).get("reading")
+        if reading:
+            both = (zip(*reading[kind], strict=True) for kind in _KINDS)
+            yield (
+                WORKS[work].title,
+                *(_number(median(npy) / median(ours)) for npy, ours in both),
+            )
+
+
+assert set(_TIMES[1:]) - {"floor, s", "save, after the first batch"} <= set(WAYS)

@@ -1,0 +1,239 @@
+"""Runs works in processes of their own, and has the ways take turns."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.works import WORKS
+
+Found = dict[str, Any]
+
+ROOT = Path(__file__).parents[1]
+BACKENDS = ("tensorflow", "jax", "torch")
+# Peers with a Python of their own, the Keras they have, and what they need to be set.
+PEERS: Mapping[str, tuple[str, dict[str, str]]] = {
+    "keract": ("tf_keras", {"TF_USE_LEGACY_KERAS": "1"}),
+    "thingsvision": ("keras", {}),
+}
+# These take so long that three times have to do.
+SLOW = ("article", "h5py", "keract", "thingsvision")
+SLOW_ROUNDS = 3
+# Works of which the first call, and the memory, is measured in new processes.
+FIRST = {
+    "W2": ("floor", "save", "multi", "article"),
+    "W4": ("floor", "save", "article"),
+}
+PEAK = ("floor", "save", "multi")
+PEAK_WORKS = ("W2", "W3", "W4 whole", "W5")
+
+_console = Console(stderr=True)
+
+
+class Process:
+    """A worker, which does one order after the other.
+
+    Args:
+        work: The name of the work.
+        rows: How many rows of it.
+        folder: Where it may keep values.
+        backend: The backend of Keras.
+        python: The Python to run it.
+        keras: The module of Keras.
+        more: More of its environment.
+    """
+
+    def __init__(
+        self,
+        work: str,
+        rows: int,
+        folder: Path,
+        backend: str,
+        python: Path = Path(sys.executable),
+        keras: str = "keras",
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen(
+            [
+                *(str(python), "-m", "benchmarks.worker", work, "--rows", str(rows)),
+                *("--keras", keras, "--folder", str(folder)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | quiet | {"KERAS_BACKEND": backend} | (more or {}),
+            text=True,
+        )
+
+    def ask(self, do: str, **given: Any) -> Found:
+        """Gives an order, and returns what came of it; `error` if nothing could."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do} | given) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            status = self._process.wait()
+            return {"error": f"the process ended with status {status}"}
+        answer: Found = json.loads(line)
+        return answer
+
+    def end(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+@contextmanager
+def started(*arguments: Any, **more: Any) -> Iterator[Process]:
+    """Starts a worker, and ends it."""
+    process = Process(*arguments, **more)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+def right(answer: Found) -> Found:
+    """Returns an answer, which has to be one.
+
+    Raises:
+        RuntimeError: If the order could not be done.
+    """
+    if "error" in answer:
+        raise RuntimeError(answer["error"])
+    return answer
+
+
+class Suite:
+    """All that is measured on some backends.
+
+    Args:
+        folder: Where values are kept meanwhile.
+        quick: Whether only shape and sanity count.
+        pythons: The Python of each peer that is installed.
+    """
+
+    def __init__(self, folder: Path, quick: bool, pythons: Mapping[str, Path]) -> None:
+        self._folder = folder
+        self._quick = quick
+        self._pythons = pythons
+
+    def work(self, name: str, backend: str) -> Found:
+        """Measures all ways of one work on one backend, in turn."""
+        work = WORKS[name]
+        rows = work.quick_rows if self._quick else work.rows
+        rounds = 1 if self._quick else work.rounds
+        with tempfile.TemporaryDirectory(dir=self._folder) as kept:
+            here = Path(kept)
+            with started(name, rows, here, backend) as own:
+                planned = right(own.ask("plan"))
+                ways = dict.fromkeys(("floor", "raw", "save"), own)
+                ways |= {way: own for way in work.peers if way not in PEERS}
+                others = self._others(name, rows, here, backend)
+                ways |= others
+                try:
+                    found = self._turns(name, backend, ways, rounds)
+                finally:
+                    for process in others.values():
+                        process.end()
+                keeping = right(own.ask("keep"))
+            reading = None
+            if backend == "tensorflow" and name in ("W2", "W3"):
+                reading = self._read(keeping, name)
+        kept_facts = {k: keeping[k] for k in ("apart", "rows", "naive", "on_disk")}
+        return {**planned, **kept_facts, "ways": found, "reading": reading}
+
+    def _others(
+        self, name: str, rows: int, here: Path, backend: str
+    ) -> dict[str, Process]:
+        """Starts the peers that have a Python of their own; they are on TensorFlow."""
+        wanted = [way for way in WORKS[name].peers if way in self._pythons]
+        return {
+            way: Process(name, rows, here, backend, self._pythons[way], *PEERS[way])
+            for way in (wanted if backend == "tensorflow" else [])
+        }
+
+    def _turns(
+        self, name: str, backend: str, ways: Mapping[str, Process], rounds: int
+    ) -> Found:
+        found: Found = {}
+        for way, process in ways.items():
+            answer = process.ask("run", way=way)
+            _console.print(f"{name} {backend} {way}: {_told(answer)}")
+            found[way] = {"first": answer, "runs": []}
+        for turn in range(rounds):
+            for way, process in ways.items():
+                late = way in SLOW and turn >= SLOW_ROUNDS
+                if not late and "error" not in found[way]["first"]:
+                    found[way]["runs"].append(right(process.ask("run", way=way)))
+        return found
+
+    def _read(self, keeping: Found, name: str) -> Found:
+        _console.print(f"{name}: reading")
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "benchmarks.reading", keeping["store"]),
+                *("1" if self._quick else "7", json.dumps(keeping["files"])),
+            ],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        reading: Found = json.loads(done.stdout)
+        return reading
+
+    def fresh(self, name: str, way: str, backend: str, rows: int) -> Found:
+        """Does one way once, in a process of its own."""
+        with (
+            tempfile.TemporaryDirectory(dir=self._folder) as here,
+            started(name, rows, Path(here), backend) as process,
+        ):
+            if way == "floor":
+                # So that it computes only what is stored.
+                right(process.ask("plan"))
+            answer = process.ask("run", way=way)
+        _console.print(f"{name} {backend} {way}, {rows} rows: {_told(answer)}")
+        return answer
+
+    def first_calls(self, backend: str) -> Found:
+        """Measures the first call for one batch, compile and all."""
+        return {
+            name: {
+                way: [
+                    self.fresh(name, way, backend, WORKS[name].batch_size)
+                    for _ in range(1 if self._quick or way == "article" else 3)
+                ]
+                for way in ways
+                if not (self._quick and way == "article")
+            }
+            for name, ways in FIRST.items()
+        }
+
+    def peaks(self, backend: str) -> Found:
+        """Measures the memory that is taken beyond the model's own and the data."""
+        found: Found = {}
+        for name in PEAK_WORKS:
+            rows = WORKS[name].quick_rows if self._quick else WORKS[name].rows
+            found[name] = {way: self.fresh(name, way, backend, rows) for way in PEAK}
+        rows = WORKS["W3"].quick_rows if self._quick else WORKS["W3"].rows
+        found["W3 four times"] = {"save": self.fresh("W3", "save", backend, 4 * rows)}
+        return found
+
+
+def _told(answer: Found) -> str:
+    if "error" in answer:
+        return str(answer["error"])
+    return f"{answer['wall']:.2f} s, {answer['peak'] / 2**20:,.0f} MiB"

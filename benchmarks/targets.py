@@ -1,0 +1,182 @@
+"""What is aimed for, and how far the figures are from it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+Found = dict[str, Any]
+
+# What the values on their way to the disk may take: `memory=` of `layertap.save`.
+BUDGET = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that was measured.
+
+    Attributes:
+        what: What it is of.
+        value: The ratio of medians, or what was measured once.
+        least: The least of the ratios of each turn.
+        most: The greatest.
+    """
+
+    what: str
+    value: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound that figures are to keep.
+
+    Attributes:
+        title: Which figure.
+        bound: The bound.
+        upper: Whether they are to be at most that; else at least.
+        figures: Those that were measured.
+    """
+
+    title: str
+    bound: float
+    upper: bool
+    figures: tuple[Figure, ...]
+
+    def kept(self, figure: Figure) -> bool:
+        """Whether a figure keeps the bound."""
+        below = figure.value <= self.bound
+        return below if self.upper else figure.value >= self.bound
+
+
+def ratio(what: str, over: list[float], under: list[float]) -> Figure:
+    """Returns the ratio of two medians, with the range of those of each turn."""
+    turns = [a / b for a, b in zip(over, under, strict=False)]
+    return Figure(what, median(over) / median(under), min(turns), max(turns))
+
+
+def runs(found: Found, way: str, key: str) -> list[float]:
+    """Returns what was measured of a way in all turns; nothing if it failed."""
+    return [run[key] for run in found["ways"].get(way, {"runs": []})["runs"]]
+
+
+def _ways(
+    found: Found, works: tuple[str, ...], over: str, under: str, key: str
+) -> Iterator[Figure]:
+    for work in works:
+        for backend, one in found["works"].get(work, {}).items():
+            a, b = runs(one, over, key), runs(one, under, key)
+            if a and b:
+                yield ratio(f"{work}, {backend}", a, b)
+
+
+def _first(found: Found, work: str) -> Iterator[Figure]:
+    for backend, works in found["first"].items():
+        walls = {
+            way: [one["wall"] for one in several if "error" not in one]
+            for way, several in works.get(work, {}).items()
+        }
+        if walls.get("article") and walls.get("save"):
+            turns = [walls["article"][0] / save for save in walls["save"]]
+            value = median(walls["article"]) / median(walls["save"])
+            yield Figure(f"{work}, {backend}", value, min(turns), max(turns))
+
+
+def _once(what: str, value: float) -> Figure:
+    return Figure(what, value, value, value)
+
+
+def _reading(found: Found, kind: str, *, npy_over: bool) -> Iterator[Figure]:
+    for work, title in (("W3", "W3, maps"), ("W2", "W2, vectors")):
+        reading = found["works"].get(work, {}).get("tensorflow", {}).get("reading")
+        if reading:
+            npy, ours = map(list, zip(*reading[kind], strict=True))
+            yield ratio(title, npy, ours) if npy_over else ratio(title, ours, npy)
+
+
+def _peaks(found: Found) -> Iterator[tuple[str, Found]]:
+    for backend, works in found["peaks"].items():
+        if not any("error" in one for ways in works.values() for one in ways.values()):
+            yield backend, works
+
+
+def targets(found: Found) -> list[Target]:
+    """Returns all targets, with the figures of a run of the suite."""
+    compute = tuple(_ways(found, ("W2", "W4", "W7"), "save", "floor", "after"))
+    several = tuple(_ways(found, ("W2", "W3"), "multi", "save", "wall"))
+    grown = tuple(
+        _once(
+            backend,
+            works["W3 four times"]["save"]["peak"] / works["W3"]["save"]["peak"],
+        )
+        for backend, works in _peaks(found)
+    )
+    budget = tuple(
+        _once(
+            f"{backend}, {work}",
+            (works[work]["save"]["peak"] - works[work]["floor"]["peak"]) / BUDGET,
+        )
+        for backend, works in _peaks(found)
+        for work in ("W2", "W3", "W4 whole")
+    )
+    stored = tuple(
+        _once(backend, one["on_disk"] / one["naive"])
+        for backend, one in found["works"].get("W5", {}).items()
+    )
+    return [
+        Target("save / floor, compute-bound", 1.03, True, compute),
+        Target(
+            "save / raw, I/O-bound, both synced",
+            1.10,
+            True,
+            tuple(_ways(found, ("W3",), "save", "raw", "after")),
+        ),
+        Target(
+            "save / floor, tiny model",
+            1.25,
+            True,
+            tuple(_ways(found, ("W8",), "save", "floor", "after")),
+        ),
+        Target(
+            "save / `predict`, tiny model",
+            1.0,
+            True,
+            tuple(_ways(found, ("W8",), "save", "predict", "wall")),
+        ),
+        Target(
+            "article / save",
+            6,
+            False,
+            tuple(_ways(found, ("W2",), "article", "save", "wall")),
+        ),
+        Target("first call: article / save", 25, False, tuple(_first(found, "W4"))),
+        Target("multi / save", 1.5, False, several),
+        Target(
+            "keract / save",
+            10,
+            False,
+            tuple(_ways(found, ("W2",), "keract", "save", "wall")),
+        ),
+        Target("peak memory, 4 GiB of values / 1 GiB", 1.05, True, grown),
+        Target("peak memory beyond floor / the 512 MiB stated", 1.0, True, budget),
+        Target("bytes on disk / naive bytes, W5", 1 / 6, True, stored),
+        Target(
+            "mapped npy / sequential batches",
+            0.7,
+            False,
+            tuple(_reading(found, "sequential batches", npy_over=True)),
+        ),
+        Target(
+            "mapped npy / shuffled batches",
+            0.6,
+            False,
+            tuple(_reading(found, "shuffled batches", npy_over=True)),
+        ),
+        Target(
+            "random rows / mapped npy",
+            5,
+            True,
+            tuple(_reading(found, "random rows", npy_over=False)),
+        ),
+    ]
