@@ -11,7 +11,7 @@ OLDEST := $(addprefix tests/backends/test_,moved.py listening.py zoo.py splittin
 
 KILLS ?= 200
 
-.PHONY: demo test test-oldest crash lint format clean
+.PHONY: demo test test-oldest crash bench bench-quick lint format clean
 
 demo: .venv/ready-demo  ## Train a small network, save its branches, check them
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(RUN)layertap demo
@@ -37,6 +37,13 @@ crash: .venv/ready-test  ## Kill saves at random moments, so many on each backen
 	    --kills $(KILLS); \
 	done
 
+bench: .venv/ready-test .venv-keract/ready .venv-thingsvision/ready  ## Measure, and write docs/performance.md
+	$(RUN)python -m benchmarks --json docs/performance.json --report docs
+
+bench-quick: .venv/ready-test  ## The same in little, to see that it works
+	$(RUN)python -m benchmarks --quick --json .pytest_cache/bench.json \
+	  --report .pytest_cache/bench
+
 lint: .venv/ready-lint  ## Style and types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
@@ -47,9 +54,10 @@ format: .venv/ready-lint  ## Put the code into its form
 	.venv/bin/ruff format
 
 clean:  ## Remove what was made here
-	rm -rf .venv .venv-oldest layertap-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* layertap-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.venv/bin/python .venv-oldest/bin/python: %/bin/python:
+.venv/bin/python .venv-oldest/bin/python .venv-keract/bin/python \
+.venv-thingsvision/bin/python: %/bin/python:
 	$(PYTHON) -m venv $*
 	$@ -m pip install --quiet "pip>=25.1"
 
@@ -63,6 +71,16 @@ clean:  ## Remove what was made here
 
 .venv/ready-lint: pyproject.toml | .venv/bin/python
 	.venv/bin/python -m pip install --quiet --group lint --editable .
+	touch $@
+
+# Peers, which want other releases of Keras. The second takes some gigabytes.
+.venv-keract/ready: | .venv-keract/bin/python
+	.venv-keract/bin/python -m pip install --quiet keract==4.5.2 tf_keras \
+	  tensorflow-cpu scikit-learn
+	touch $@
+
+.venv-thingsvision/ready: | .venv-thingsvision/bin/python
+	.venv-thingsvision/bin/python -m pip install --quiet thingsvision==2.7.3
 	touch $@
 
 .venv-oldest/ready: pyproject.toml | .venv-oldest/bin/python

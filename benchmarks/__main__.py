@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import write
-from benchmarks.running import BACKENDS, PEERS, ROOT, Suite
+from benchmarks.running import BACKENDS, PEERS, QUICK, ROOT, Suite
 from benchmarks.works import WORKS
 
 _PACKAGES = ("keras", "tensorflow-cpu", "jax", "torch", "numpy", "h5py", "zstandard")
@@ -39,7 +39,7 @@ def main() -> None:
         "--quick", action="store_true", help="for shape and sanity only"
     )
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
-    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--works", nargs="+", choices=WORKS)
     parser.add_argument("--json", type=Path, required=True, help="where results go")
     parser.add_argument("--report", type=Path, help="a folder for tables and charts")
     parser.add_argument("--only-report", action="store_true", help="of that JSON")
@@ -58,7 +58,7 @@ def measured(given: argparse.Namespace) -> dict[str, object]:
         suite = Suite(Path(folder), given.quick, there)
         works = {
             name: {backend: suite.work(name, backend) for backend in given.backends}
-            for name in given.works
+            for name in given.works or (QUICK if given.quick else WORKS)
         }
         first = {backend: suite.first_calls(backend) for backend in given.backends}
         peaks = {backend: suite.peaks(backend) for backend in given.backends}

@@ -81,8 +81,8 @@ def _lines(found: Found) -> Iterator[str]:
     )
     yield "\n## Reading\n"
     yield "Seconds of memory-mapped `.npy` files over those of the store: above 1, "
-    yield "the store is faster. The store is opened anew each time, so all checksums are "
-    yield "computed; all is in the page cache.\n"
+    yield "the store is faster. The store is opened anew each time, so all checksums "
+    yield "are computed; all is in the page cache.\n"
     yield from _table(["work", *_KINDS], _readings(found))
 
 

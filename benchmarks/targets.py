@@ -105,20 +105,22 @@ def targets(found: Found) -> list[Target]:
     """Returns all targets, with the figures of a run of the suite."""
     compute = tuple(_ways(found, ("W2", "W4", "W7"), "save", "floor", "after"))
     several = tuple(_ways(found, ("W2", "W3"), "multi", "save", "wall"))
+    peaks = [(backend, works) for backend, works in _peaks(found) if "W3" in works]
     grown = tuple(
         _once(
             backend,
             works["W3 four times"]["save"]["peak"] / works["W3"]["save"]["peak"],
         )
-        for backend, works in _peaks(found)
+        for backend, works in peaks
     )
     budget = tuple(
         _once(
             f"{backend}, {work}",
             (works[work]["save"]["peak"] - works[work]["floor"]["peak"]) / BUDGET,
         )
-        for backend, works in _peaks(found)
-        for work in ("W2", "W3", "W4 whole")
+        for backend, works in peaks
+        for work in ("W2", "W3", "W5")
+        if work in works
     )
     stored = tuple(
         _once(backend, one["on_disk"] / one["naive"])

@@ -46,7 +46,9 @@ class Job:
     def batches(self) -> Iterator[Any]:
         """Yields the batches of inputs."""
         if self.work.source == "loader":
-            yield from self.loader()
+            on_jax = self.keras.backend.backend() == "jax"
+            # Of TensorFlow, which JAX does not take.
+            yield from map(np.asarray, self.loader()) if on_jax else self.loader()
             return
         size = self.work.batch_size
         for start in range(0, len(self.data), size):

@@ -46,7 +46,7 @@ class Work:
         reduced: Whether maps are averaged over their places, within the pass.
         source: Where batches come from: `"arrays"`, or the backend's own `"loader"`.
         peers: The ways that are tried beside floor, raw and save.
-        rounds: How often each way is run; the slow peers at most three times.
+        rounds: How often each way is run, the slow ones less often.
         batch_size: Rows per batch.
     """
 
@@ -58,7 +58,7 @@ class Work:
     reduced: bool = False
     source: str = "arrays"
     peers: tuple[str, ...] = ("multi", "article", "h5py")
-    rounds: int = 7
+    rounds: int = 3
     batch_size: int = 32
 
     def data(self, rows: int) -> Array:
@@ -246,7 +246,7 @@ WORKS = {
     "W1a": Work(
         "the article's first example: two dense branches",
         lambda keras: article_dense(keras, 64, 32),
-        *((10,), 8192, 96),
+        *((10,), 2048, 96),
         peers=(*_ALL, "predict"),
     ),
     "W1b": Work(
@@ -258,42 +258,41 @@ WORKS = {
     "W1c": Work(
         "the article's third: three dense branches",
         lambda keras: article_dense(keras, 64, 32, 16),
-        *((10,), 8192, 96),
+        *((10,), 2048, 96),
         peers=_ALL,
     ),
     "W2": Work(
         "four vector branches on a convolutional trunk",
         trunk,
-        *((64, 64, 3), 4096, 96),
+        *((64, 64, 3), 8192, 96),
         peers=(*_ALL, "predict"),
+        rounds=5,
     ),
     "W3": Work(
         "two convolutional branches, 1 GiB of maps",
         maps,
         *((64, 64, 3), 1024, 64),
+        rounds=5,
         peers=("multi", "article", "h5py"),
     ),
     "W4": Work(
         "InceptionV3, 50 branches, averaged over places",
         lambda keras: application(keras, "InceptionV3", 139),
-        *((139, 139, 3), 192, 32),
+        *((139, 139, 3), 384, 32),
         reduced=True,
         peers=("multi",),
-        rounds=5,
     ),
     "W4 whole": Work(
         "InceptionV3, 50 branches, whole",
         lambda keras: application(keras, "InceptionV3", 139),
         *((139, 139, 3), 128, 32),
         peers=("multi", "h5py"),
-        rounds=3,
     ),
     "W5": Work(
         "DenseNet121, 116 branches",
         lambda keras: application(keras, "DenseNet121", 128),
         *((128, 128, 3), 64, 32),
         peers=("multi",),
-        rounds=3,
     ),
     "W6 nested": Work(
         "two nested encoders, 6 branches", nested, *((32, 32, 3), 2048, 96)
@@ -302,15 +301,15 @@ WORKS = {
     "W7": Work(
         "W2's model, from `tf.data` or a `DataLoader`",
         trunk,
-        *((64, 64, 3), 4096, 96),
+        *((64, 64, 3), 8192, 96),
         source="loader",
         peers=(),
+        rounds=5,
     ),
     "W8": Work(
         "a tiny dense model, 200,000 rows",
         tiny,
         *((16,), 200_000, 320),
         peers=("predict", "multi", "h5py"),
-        rounds=5,
     ),
 }

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -88,14 +87,20 @@ class Run:
             What gives all arrays of the batch, as `Tap.begin` does: its values, and
             what follows from the data.
         """
-        with _noting(batch):
+        # First, for the backend will want the same memory next.
+        given = self.given(batch)
+        try:
             begun = self._tap.begin(batch)
+        except Exception as error:
+            error.add_note(_note(error, batch))
+            raise
 
         def ended() -> Arrays:
-            # While the backend computes.
-            given = self.given(batch)
-            with _noting(batch):
+            try:
                 return begun() | given
+            except Exception as error:
+                error.add_note(_note(error, batch))
+                raise
 
         return ended
 
@@ -249,15 +254,6 @@ _NO_MEMORY = (
     "allocate",
     "bad_alloc",
 )
-
-
-@contextmanager
-def _noting(batch: Batch) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        error.add_note(_note(error, batch))
-        raise
 
 
 def _note(error: Exception, batch: Batch) -> str:

@@ -1,6 +1,8 @@
 """The drive: data -> tap -> store, in bounded memory, going on where it stopped."""
 
 import os
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -22,6 +24,9 @@ from layertap.stopping import in_order
 from layertap.store import DEFAULT_MEMORY, Writer, exists, remove
 
 Arrays = dict[str, NDArray[Any]]
+
+# So many batches are begun at once, if one takes less than so many seconds.
+_MANY, _NO_TIME = 16, 0.001
 
 # Rows that are computed again before a save goes on, at least.
 _LEAST_AGAIN = 1024
@@ -191,25 +196,34 @@ def _drive(run: Run, writer: Writer, progress: Show | None) -> None:
 
 
 def _ahead(begun: Iterator[Callable[[], Arrays]]) -> Iterator[Arrays]:
-    """Yields the arrays of batches, each when the next was begun.
+    """Yields the arrays of batches, each when later ones were begun.
 
     While the arrays of one are checked and kept, the backend computes another, where
-    it can. If a batch can't be begun, those before it are had first.
+    it can. Of batches that take no time many are begun at once, for to wake up the
+    backend's threads would take longer than they do. If a batch can't be begun, those
+    before it are had first.
     """
-    waiting: Callable[[], Arrays] | None = None
+    waiting: deque[Callable[[], Arrays]] = deque()
+    most, since = 1, time.perf_counter()
     while True:
         try:
             following = next(begun, None)
         except BaseException:
-            # Ctrl-C too: its rows are computed, or nearly.
-            if waiting is not None:
-                yield waiting()
+            # Ctrl-C too: their rows are computed, or nearly.
+            while waiting:
+                yield waiting.popleft()()
             raise
-        if waiting is not None:
-            yield waiting()
+        if following is not None:
+            waiting.append(following)
+            if len(waiting) <= most:
+                continue
+        least = 0 if following is None else 1
+        while len(waiting) > least:
+            yield waiting.popleft()()
         if following is None:
             return
-        waiting = following
+        now = time.perf_counter()
+        most, since = _MANY if now - since < _NO_TIME * most else 1, now
 
 
 def _remaining(run: Run, writer: Writer) -> Iterator[Callable[[], Arrays]]:

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from keras.src.utils import module_utils
 
 import layertap
 from layertap import listening
@@ -24,6 +25,7 @@ from layertap.errors import ListeningError
 from layertap.feed import Feed
 from layertap.listening import calls
 from layertap.listening.graph import subgraph
+from layertap.listening.models import config_of
 from layertap.tap import Tap
 
 POINTS = {
@@ -92,6 +94,7 @@ PRIVATE: dict[str, Gone] = {
     "arguments": (two_branches, node_of, cut),
     "is_input": (two_branches, node_of, cut),
     "_flatten_layers": (two_branches, lambda model: layers.Layer, listening.learned),
+    "_available": (two_branches, lambda model: module_utils.tensorflow, config_of),
 }
 
 

@@ -1,7 +1,6 @@
 """What a model takes, and how it is called."""
 
 import inspect
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ import keras
 import numpy as np
 
 from layertap.errors import DataError, ModelError
-from layertap.listening.private import Functional, lazy_tensorflow, private
+from layertap.listening.private import Functional, private, without_tensorflow
 
 
 @dataclass(frozen=True)
@@ -163,22 +162,13 @@ _VOCABULARIES = (
 
 
 def config_of(model: keras.Model) -> dict[str, Any]:
-    """Returns `model.get_config()`, without bringing TensorFlow.
-
-    Keras would import it, wherever it is installed, to know its types in the
-    configuration; it takes seconds. As long as nobody has, there are none.
+    """Returns `model.get_config()`.
 
     Raises:
         NotImplementedError: If the model has no configuration.
     """
-    unknown = private(lazy_tensorflow, "_available") is None
-    if not unknown or "tensorflow" in sys.modules:
+    with without_tensorflow():
         return dict(model.get_config())
-    lazy_tensorflow._available = False
-    try:
-        return dict(model.get_config())
-    finally:
-        lazy_tensorflow._available = None
 
 
 def functional(model: Any) -> Any:

@@ -4,6 +4,9 @@ A release of Keras without one of them is named, with the part: it ends neither 
 error from far below nor in values that are not heard.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -45,15 +48,32 @@ try:
     from keras.src import backend
     from keras.src.models.functional import Functional
     from keras.src.ops import numpy as operations
-    from keras.src.utils.module_utils import tensorflow as lazy_tensorflow
+    from keras.src.utils.module_utils import tensorflow as _tensorflow
 except ImportError as error:
     raise moved(error.msg) from error
 
 __all__ = [
     "Functional",
     "backend",
-    "lazy_tensorflow",
     "moved",
     "operations",
     "private",
+    "without_tensorflow",
 ]
+
+
+@contextmanager
+def without_tensorflow() -> Iterator[None]:
+    """Keeps Keras from importing TensorFlow to see whether it is installed.
+
+    It does so to know the types of TensorFlow in a configuration, and that takes
+    seconds. As long as nobody has imported it, there are none.
+    """
+    if private(_tensorflow, "_available") is not None or "tensorflow" in sys.modules:
+        yield
+        return
+    _tensorflow._available = False
+    try:
+        yield
+    finally:
+        _tensorflow._available = None

@@ -1,6 +1,7 @@
 """Listening on PyTorch: there is no trace, each pass is heard as it runs."""
 
 import inspect
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -58,6 +59,12 @@ AXES = {
     torch.dstack: (2, 2),
     torch.column_stack: (1, 1),
 }
+
+
+# Seconds of a pass of which hearing it may be a good part; and the number of batches
+# of which one pass more is none.
+_SMALL_PASS = 0.05
+_MANY = 64
 
 
 class FunctionEar(TorchFunctionMode):
@@ -186,8 +193,9 @@ def compile(
     """Makes a step of a run of the model.
 
     Nothing is compiled here, so each batch would be heard anew. Where the model's own
-    graph has all the wanted values, and gives for the second batch what was heard, bit
-    for bit, it is run from then on.
+    graph has all the wanted values, and gives for one batch what was heard, bit for
+    bit, it is run from then on. That takes one more pass: of a small model it is the
+    second batch that is run twice, of others a later one.
 
     Args:
         run: Takes the model's inputs and what to do with a tensor that is heard;
@@ -201,15 +209,21 @@ def compile(
     hear = _Listening(run)
     short: Shortcut | None = None
     batches = 0
+    tried = False
 
     def computed(inputs: Any) -> Arrays:
-        nonlocal batches, short
+        nonlocal batches, short, tried
         if short is not None:
             return _ran(short, inputs)
+        began = time.perf_counter()
         found = hear(inputs)
         batches += 1
+        small = batches > 1 and time.perf_counter() - began < _SMALL_PASS
+        if tried or not (small or batches == _MANY):
+            return found
+        tried = True
         # Where tensors are changed in place, it matters when each is taken.
-        if batches == 2 and not hear.in_place:
+        if not hear.in_place:
             short = shortcut()
             if short is not None and not _same(found, _ran(short, inputs)):
                 short = None
