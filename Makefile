@@ -76,7 +76,7 @@ clean:  ## Remove what was made here
 # Peers, which want other releases of Keras. The second takes some gigabytes.
 .venv-keract/ready: | .venv-keract/bin/python
 	.venv-keract/bin/python -m pip install --quiet keract==4.5.2 tf_keras \
-	  tensorflow-cpu scikit-learn
+	  tensorflow-cpu scikit-learn pillow
 	touch $@
 
 .venv-thingsvision/ready: | .venv-thingsvision/bin/python

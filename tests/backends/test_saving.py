@@ -1,5 +1,7 @@
 """A save ends in the same store, however it went; and says no where it must."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -404,3 +406,68 @@ def test_shorter_data_do_not_complete_a_store(tmp_path):
     with pytest.raises(OtherRunError, match=r"has 500, the data end .* 250"):
         layertap.save(model, iter([x[:250]]), tmp_path / "v.zarr")
     assert not layertap.open(tmp_path / "v.zarr").complete
+
+
+ANOTHER_BACKEND = """
+import sys, keras, numpy as np, layertap
+x = keras.Input((4,))
+branches = [keras.layers.Dense(3)(x), x]
+model = keras.Model(x, keras.layers.Concatenate()(branches))
+saved = layertap.save(model, np.ones((70, 4)), sys.argv[1])
+assert layertap.verify(saved, model, np.ones((70, 4)))
+print(*({"tensorflow", "jax", "torch"} & set(sys.modules)))
+"""
+
+
+def test_no_other_backend_is_brought(tmp_path):
+    """Keras looks for TensorFlow's types in a configuration, by importing it."""
+    done = subprocess.run(
+        [sys.executable, "-c", ANOTHER_BACKEND, tmp_path / "v.zarr"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [keras.backend.backend()]
+
+
+@keras.saving.register_keras_serializable("layertap_tests")
+class Reusing(keras.layers.Layer):
+    """Gives its output in the same memory each time, where the backend has that."""
+
+    def call(self, x):
+        if keras.backend.backend() != "torch" or isinstance(x, keras.KerasTensor):
+            return x * 2.0
+        if getattr(self, "memory", None) is None or len(self.memory) != len(x):
+            self.memory = x * 2.0
+        return self.memory.copy_(x * 2.0) if x.device.type != "meta" else x * 2.0
+
+
+def test_a_model_that_uses_the_memory_of_its_values_again(tmp_path):
+    x = keras.Input((4,), name="x")
+    both = keras.layers.Concatenate(name="fusion")([Reusing()(x), x])
+    model = keras.Model(x, both)
+    data = np.arange(400, dtype="float32").reshape(100, 4)
+    captured = layertap.capture(model, data, batch_size=10)["fusion/in/0"]
+    assert np.array_equal(captured, 2 * data)
+    saved = layertap.save(model, data, tmp_path / "v.zarr", batch_size=10)
+    assert np.array_equal(saved["fusion/in/0"][:], 2 * data)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 17, 18, 40])
+def test_small_batches_that_end_in_an_error_are_all_saved(tmp_path, stop):
+    """Many of them are begun at once."""
+    x = np.arange(200, dtype="float32").reshape(50, 4)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Concatenate()([inputs, inputs * 2.0]))
+
+    def batches():
+        for row in range(50):
+            if row == stop:
+                raise OSError("unplugged")
+            yield x[row : row + 1]
+
+    with pytest.raises(OSError, match="unplugged"):
+        layertap.save(model, batches(), tmp_path / "v.zarr")
+    saved = layertap.open(tmp_path / "v.zarr")
+    assert saved.rows == stop
+    assert np.array_equal(saved["concatenate/in/1"][:], 2 * x[:stop])

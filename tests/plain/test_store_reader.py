@@ -2,15 +2,19 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import tensorstore
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from faults import few_files
 from layertap.errors import (
     AddressError,
     NotAStoreError,
@@ -87,6 +91,94 @@ def test_basic_indices_are_those_of_numpy(ramp, index):
 )
 def test_arrays_of_rows_are_those_of_numpy(ramp, rows, rest):
     check_index(ramp, (rows, *(rest if isinstance(rest, tuple) else (rest,))))
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+@pytest.mark.parametrize(("dtype", "shape"), [("uint8", (3,)), ("float64", (5, 7))])
+def test_any_rows_of_many_chunks(tmp_path, dtype, shape, compression):
+    """Rows that lie unevenly in a file, many blocks, some of them not full."""
+    random = np.random.default_rng(0)
+    values = random.integers(0, 250, (5003, *shape)).astype(dtype)
+    memory = 3 * 1000 * values[0].nbytes
+    write(tmp_path / "v", {"a": values}, memory=memory, compression=compression)
+    array = Reader(tmp_path / "v").array("a")
+    assert len(values) // array.block_rows >= 5 or dtype == "uint8"
+    order = random.permutation(len(values))
+    assert np.array_equal(array[order], values[order])
+    for step in (1, 2, 7, -1, -3):
+        assert np.array_equal(array[3:4990:step], values[3:4990:step])
+    for start in (0, 1, 998, 999, 1000, 1001, 4995):
+        assert np.array_equal(array[start : start + 6], values[start : start + 6])
+    assert np.array_equal(array[order[:50], 1:3], values[order[:50], 1:3])
+
+
+def test_large_rows_in_any_order(tmp_path):
+    """Each is copied on its own."""
+    values = np.random.default_rng(0).standard_normal((40, 2**17)).astype("float32")
+    write(tmp_path / "v", {"a": values}, memory=3 * 8 * 2**19)
+    array = Reader(tmp_path / "v").array("a")
+    rows = np.array([39, 0, 0, 17, 8, 7])
+    assert np.array_equal(array[rows], values[rows])
+    assert np.array_equal(array[5:30:6], values[5:30:6])
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_chunks_may_stand_anywhere_in_a_shard(tmp_path, compression):
+    """TensorStore wrote these, in its own order, some of them again."""
+    values = np.arange(64 * 2**14, dtype="float32").reshape(64, 2**14)
+    path = tmp_path / "v"
+    write(path, {"a": values}, memory=3 * 64 * 2**16, compression=compression)
+    metadata = json.loads((path / "a/zarr.json").read_text())
+    (path / "a/c.0.0").unlink()
+    kvstore = {"driver": "file", "path": f"{path}/a/"}
+    spec = {"driver": "zarr3", "kvstore": kvstore, "metadata": metadata}
+    theirs = tensorstore.open(spec, open=True, assume_metadata=True).result()
+    for part in (slice(32, 64), slice(0, 16), slice(16, 48)):
+        theirs[part].write(values[part]).result()
+    found = Reader(path).array("a")
+    assert np.array_equal(found[:], values)
+    assert np.array_equal(found[[50, 3, 17]], values[[50, 3, 17]])
+
+
+TRUNCATED = """
+import os, sys
+from layertap.errors import StoreError
+from layertap.store import Reader
+array = Reader(sys.argv[1]).array("a")
+print(float(array[0].sum()))
+os.truncate(sys.argv[1] + "/a/c.0.0", 2**18)
+for rows in (slice(15, 16), [15, 14]):
+    try:
+        print(array[rows])
+    except StoreError as error:
+        print(error)
+"""
+
+
+def test_a_file_that_is_cut_while_it_is_mapped_ends_no_process(tmp_path):
+    write(tmp_path / "v", {"a": np.ones((16, 2**16), "float32")})
+    done = subprocess.run(
+        [sys.executable, "-c", TRUNCATED, tmp_path / "v"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    first, *told = done.stdout.splitlines()
+    assert float(first) == 2**16
+    assert len(told) == 2
+    for message in told:
+        assert "v/a/c.0.0 can't be read: Input/output error" in message
+
+
+def test_more_files_than_may_be_open(tmp_path):
+    """Those used last are let go."""
+    values = np.arange(40, dtype="int32")
+    write(tmp_path / "v", {"a": values}, memory=3 * 4)
+    array = Reader(tmp_path / "v").array("a")
+    assert array.block_rows == 1
+    with few_files(3):
+        assert np.array_equal(array[::-1], values[::-1])
+        assert np.array_equal(array[:], values)
 
 
 @pytest.mark.parametrize(

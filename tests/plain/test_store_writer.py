@@ -8,6 +8,7 @@ import pytest
 
 from layertap.errors import NotAStoreError, OptionError, StoreError
 from layertap.store import ArraySpec, Reader, Writer, exists, remove
+from layertap.store.blocks import BlockWriter
 from store_suite import ARRAYS, ROW_BYTES, assert_holds, rows_between
 
 
@@ -166,3 +167,38 @@ def test_folder_that_can_not_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"could not be written: File exists: .*/file"):
         Writer.create(tmp_path / "file/v", ARRAYS, {})
+
+
+def test_an_interrupt_between_two_blocks_harms_none(tmp_path, monkeypatch):
+    """The block was handed over, and comes again: its memory is given out only once."""
+    interrupts = [KeyboardInterrupt, KeyboardInterrupt]
+    room = BlockWriter.room
+
+    def interrupted(self, first):
+        if first >= 20 and interrupts:
+            raise interrupts.pop()
+        return room(self, first)
+
+    monkeypatch.setattr(BlockWriter, "room", interrupted)
+    path = tmp_path / "v"
+    with Writer.create(path, ARRAYS, {}, memory=3 * 10 * ROW_BYTES) as writer:
+        while writer.rows < 200:
+            start = writer.rows
+            try:
+                writer.append(rows_between(start, start + 5))
+            except KeyboardInterrupt:
+                assert writer.rows == start + 5
+        writer.finish()
+    assert not interrupts
+    assert_holds(path, 200)
+
+
+def test_the_memory_of_blocks_is_used_again(tmp_path):
+    """Each new page of it would have to be cleared first."""
+    with Writer.create(tmp_path / "v", ARRAYS, {}, memory=3 * 10 * ROW_BYTES) as writer:
+        seen = set()
+        for start in range(0, 500, 10):
+            writer.append(rows_between(start, start + 10))
+            writer.commit()
+            seen.update(id(array) for array in writer._block.values.values())
+    assert len(seen) <= 3 * len(ARRAYS)
