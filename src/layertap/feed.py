@@ -378,10 +378,20 @@ def _sliceable(leaf: Any) -> Any:
 
 def _owned(structures: list[Any], given: Any) -> list[Any]:
     """Copies the arrays that share memory with what was given."""
-    theirs = {id(leaf) for leaf in keras.tree.flatten(given)}
+    leaves = keras.tree.flatten(given)
+    theirs = {id(leaf) for leaf in leaves}
+    # What else makes an array of itself may give one that it will write to.
+    plain = all(
+        leaf is None
+        or isinstance(leaf, np.ndarray | int | float)
+        or type(leaf).__module__.startswith(("tensorflow", "jax", "torch"))
+        for leaf in leaves
+    )
 
     def own(leaf: Any) -> Any:
-        shared = leaf is not None and (leaf.base is not None or id(leaf) in theirs)
+        shared = leaf is not None and (
+            not plain or leaf.base is not None or id(leaf) in theirs
+        )
         return leaf.copy() if shared else leaf
 
     return [keras.tree.map_structure(own, structure) for structure in structures]

@@ -215,6 +215,7 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
         Yields:
             Each batch as `Values`.
         """
+        n = operator.index(n)
         if n < 1:
             raise OptionError(f"A batch has at least 1 row; found n={n}.")
         # Small batches are read some at a time.

@@ -59,7 +59,7 @@ def save(
     are read, to see that they are the same. (To have the values, `layertap.open`.)
 
     Ctrl-C, and SIGTERM in the main thread, end it with all rows committed that were
-    computed.
+    computed, but for those of batches that were under way at that moment.
 
     Args:
         model: A Keras model. It is not changed; one that was never called is built.
@@ -119,8 +119,9 @@ def save(
         if problems and overwrite:
             # Not before it is known that there will be another one.
             run.check(compression, memory)
-            remove(path)
+            # Without holding its files open.
             saved = None
+            remove(path)
         elif problems:
             raise _other_run(saved, problems, again=feed.again)
         elif saved.complete:
@@ -209,7 +210,7 @@ def _ahead(begun: Iterator[Callable[[], Arrays]]) -> Iterator[Arrays]:
         try:
             following = next(begun, None)
         except BaseException:
-            # Ctrl-C too: their rows are computed, or nearly.
+            # Ctrl-C too.
             while waiting:
                 yield waiting.popleft()()
             raise

@@ -83,8 +83,10 @@ class Tap:
             sizes.
 
         Raises:
-            DataError: If a value has another shape than was planned.
-            ListeningError: If a planned value was not computed.
+            DataError: If a value has another shape than was planned; by what is
+                returned.
+            ListeningError: If a planned value was not computed; here, or by what is
+                returned.
         """
         begun = self._step(batch.inputs)
         return lambda: self._ended(begun(), batch)

@@ -19,6 +19,7 @@ import zarr
 
 import layertap
 from faults import few_files, python, running, small_disk, unprivileged
+from layertap import saving
 from layertap.errors import StoreError
 from store_folder import Folder
 from store_suite import contents_of
@@ -27,6 +28,12 @@ ROWS, BATCH = 1000, 25
 # Blocks of two hundred rows or so.
 MEMORY = 2**17
 HERE = socket.gethostname()
+
+
+@pytest.fixture(autouse=True)
+def one_batch_ahead(monkeypatch):
+    """So that it is known how many batches are under way."""
+    monkeypatch.setattr(saving, "_MANY", 1)
 
 
 @functools.cache
@@ -153,8 +160,10 @@ def when_idle(path, row, happen):
     """Batches; at a row, when nothing is being written, something happens."""
 
     def wait_and_happen():
-        # Full blocks are committed by and by, the one that has room is not.
-        while layertap.open(path).rows + layertap.open(path).reader.block_rows <= row:
+        # Full blocks are committed by and by, the one that has room is not; and one
+        # batch is under way.
+        there = row - BATCH
+        while layertap.open(path).rows + layertap.open(path).reader.block_rows <= there:
             pass
         happen()
 

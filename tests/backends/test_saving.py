@@ -415,11 +415,11 @@ branches = [keras.layers.Dense(3)(x), x]
 model = keras.Model(x, keras.layers.Concatenate()(branches))
 saved = layertap.save(model, np.ones((70, 4)), sys.argv[1])
 assert layertap.verify(saved, model, np.ones((70, 4)))
-print(*({"tensorflow", "jax", "torch"} & set(sys.modules)))
+print("tensorflow" in sys.modules)
 """
 
 
-def test_no_other_backend_is_brought(tmp_path):
+def test_tensorflow_is_not_brought_to_others(tmp_path):
     """Keras looks for TensorFlow's types in a configuration, by importing it."""
     done = subprocess.run(
         [sys.executable, "-c", ANOTHER_BACKEND, tmp_path / "v.zarr"],
@@ -427,7 +427,7 @@ def test_no_other_backend_is_brought(tmp_path):
         text=True,
         check=True,
     )
-    assert done.stdout.split() == [keras.backend.backend()]
+    assert done.stdout.split() == [str(keras.backend.backend() == "tensorflow")]
 
 
 @keras.saving.register_keras_serializable("layertap_tests")
@@ -458,7 +458,9 @@ def test_small_batches_that_end_in_an_error_are_all_saved(tmp_path, stop):
     """Many of them are begun at once."""
     x = np.arange(200, dtype="float32").reshape(50, 4)
     inputs = keras.Input((4,))
-    model = keras.Model(inputs, keras.layers.Concatenate()([inputs, inputs * 2.0]))
+    model = keras.Model(
+        inputs, keras.layers.Concatenate(name="fusion")([inputs, inputs * 2.0])
+    )
 
     def batches():
         for row in range(50):
@@ -470,4 +472,4 @@ def test_small_batches_that_end_in_an_error_are_all_saved(tmp_path, stop):
         layertap.save(model, batches(), tmp_path / "v.zarr")
     saved = layertap.open(tmp_path / "v.zarr")
     assert saved.rows == stop
-    assert np.array_equal(saved["concatenate/in/1"][:], 2 * x[:stop])
+    assert np.array_equal(saved["fusion/in/1"][:], 2 * x[:stop])

@@ -1,6 +1,8 @@
 """Reading a store: lazily, as NumPy indexes, and never what was not written."""
 
+import copy
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 import tensorstore
 import zarr
+import zstandard
+from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -140,6 +144,70 @@ def test_chunks_may_stand_anywhere_in_a_shard(tmp_path, compression):
     assert np.array_equal(found[[50, 3, 17]], values[[50, 3, 17]])
 
 
+def test_chunks_of_another_order_are_put_into_order(tmp_path):
+    values = np.arange(64 * 2**14, dtype="float32").reshape(64, 2**14)
+    path = tmp_path / "v"
+    write(path, {"a": values}, memory=3 * 64 * 2**16)
+    (layout,) = read_layouts(path, read_root(path))
+    assert layout.chunks > 4
+    shard = path / "a/c.0.0"
+    content = bytearray(shard.read_bytes())
+    start = len(content) - 16 * layout.chunks - 4
+    index = np.frombuffer(content[start:-4], "<u8").reshape(-1, 2).copy()
+    (first, size), (second, _) = index[1].tolist(), index[3].tolist()
+    one, other = content[first : first + size], content[second : second + size]
+    content[first : first + size], content[second : second + size] = other, one
+    index[[1, 3]] = index[[3, 1]]
+    content[start:-4] = index.tobytes()
+    content[-4:] = crc32c(index.tobytes()).to_bytes(4, "little")
+    shard.write_bytes(content)
+    found = Reader(path).array("a")
+    assert np.array_equal(found[:], values)
+    assert np.array_equal(found[::-3], values[::-3])
+    assert not any(error for _, error in found.check())
+
+
+BOMB = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
+from layertap.errors import StoreError
+from layertap.store import Reader
+try:
+    Reader(sys.argv[1]).array("a")[:]
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_a_chunk_that_says_it_is_huge_takes_no_memory(tmp_path):
+    """Its checksum and the index are right."""
+    path = tmp_path / "v"
+    write(path, {"a": np.zeros(2**22, "uint8")}, memory=2**30, compression="zstd")
+    (layout,) = read_layouts(path, read_root(path))
+    huge = zstandard.ZstdCompressor().compress(bytes(2**30))
+    content, index = b"", []
+    for chunk in range(layout.chunks):
+        frame = huge if not chunk else b"x"
+        index.append((len(content), len(frame) + 4))
+        content += frame + crc32c(frame).to_bytes(4, "little")
+    table = np.array(index, "<u8").tobytes()
+    content += table + crc32c(table).to_bytes(4, "little")
+    (path / "a/c.0").write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-c", BOMB, path], capture_output=True, text=True, check=True
+    )
+    assert "says that it has 1,073,741,824 bytes" in done.stdout
+
+
+def test_a_reader_can_be_handed_to_another_process(ramp):
+    path, values = ramp
+    reader = Reader(path)
+    assert np.array_equal(reader.array("a/b")[3:9], values[3:9])
+    other = pickle.loads(pickle.dumps(reader))
+    assert np.array_equal(other.array("a/b")[:], values)
+    assert np.array_equal(copy.deepcopy(reader).array("a/b")[::-1], values[::-1])
+
+
 TRUNCATED = """
 import os, sys
 from layertap.errors import StoreError
@@ -156,7 +224,8 @@ for rows in (slice(15, 16), [15, 14]):
 
 
 def test_a_file_that_is_cut_while_it_is_mapped_ends_no_process(tmp_path):
-    write(tmp_path / "v", {"a": np.ones((16, 2**16), "float32")})
+    values = np.ones((16, 2**16), "float32")
+    write(tmp_path / "v", {"a": values}, memory=2**30)
     done = subprocess.run(
         [sys.executable, "-c", TRUNCATED, tmp_path / "v"],
         capture_output=True,

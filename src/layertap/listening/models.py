@@ -161,14 +161,14 @@ _VOCABULARIES = (
 )
 
 
-def config_of(model: keras.Model) -> dict[str, Any]:
+def config_of(model: keras.Model) -> Any:
     """Returns `model.get_config()`.
 
     Raises:
         NotImplementedError: If the model has no configuration.
     """
     with without_tensorflow():
-        return dict(model.get_config())
+        return model.get_config()
 
 
 def functional(model: Any) -> Any:

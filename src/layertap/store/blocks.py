@@ -151,6 +151,9 @@ class BlockWriter:
         while len(self._pending) > most:
             self._pending[0].result()
             self._pending.popleft()
+        if not most:
+            # One may be on its way that an interrupt kept from being noted.
+            self._thread.submit(int).result()
         self.check()
 
     def check(self) -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 from pathlib import Path
 
 from layertap.errors import StoreCorruptError, StoreError
@@ -28,7 +27,7 @@ def write_error(error: Exception, path: Path, rows: int) -> StoreError:
     """Returns what to tell when a store can't be written.
 
     Args:
-        error: What TensorStore or the operating system said.
+        error: What the operating system said.
         path: The folder of the store, absolute.
         rows: How many rows of it are committed.
     """
@@ -70,7 +69,4 @@ def damaged(file: Path, what: str) -> StoreCorruptError:
 
 def error_number(error: Exception) -> int:
     """Returns the operating system's number of an error, or 0."""
-    if isinstance(error, OSError) and error.errno:
-        return error.errno
-    found = re.search(r"os_error_code='(\d+)'", str(error))
-    return int(found[1]) if found else 0
+    return error.errno or 0 if isinstance(error, OSError) else 0

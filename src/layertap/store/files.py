@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -97,10 +98,16 @@ def _write_beside(file: Path, content: Iterable[Buffer]) -> None:
     new = _beside(file)
     # One that a crash left; and, whatever it is, nothing is written through it.
     new.unlink(missing_ok=True)
-    with new.open("xb") as opened:
-        opened.writelines(content)
-        opened.flush()
-        os.fsync(opened.fileno())
+    try:
+        with new.open("xb") as opened:
+            opened.writelines(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+    except BaseException:
+        # A full disk is not to be kept full by what nobody will read.
+        with suppress(OSError):
+            new.unlink()
+        raise
 
 
 def sync(folder: Path) -> None:

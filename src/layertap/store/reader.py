@@ -17,16 +17,14 @@ from layertap import address
 from layertap.errors import AddressError, StoreError
 from layertap.store import seals
 from layertap.store.faults import unreadable
+from layertap.store.files import NEW
+from layertap.store.held import Held
 from layertap.store.layout import ArrayLayout
 from layertap.store.parsing import check_groups, read_layouts
 from layertap.store.root import read_root
 from layertap.store.shards import Part, Shards
-from layertap.store.sizes import DEFAULT_MEMORY
 
-# How many files all arrays of a store hold open, about: a process may have 1,024 open.
-_FILES = 128
-# How many blocks are read ahead of the one that is used, and by how many threads.
-_BLOCKS_AHEAD = 4
+# How many threads read ahead of the block that is used, one block.
 _READERS = 2
 
 
@@ -40,12 +38,10 @@ class LazyArray:
         path: The folder of its store, absolute.
         layout: How it is stored.
         rows: How many rows it has.
-        held: How many of its files are held open.
+        held: Where its files are held open.
     """
 
-    def __init__(
-        self, path: Path, layout: ArrayLayout, rows: int, held: int = 1
-    ) -> None:
+    def __init__(self, path: Path, layout: ArrayLayout, rows: int, held: Held) -> None:
         self._layout = layout
         self._store = path
         self._shards = Shards(path, layout, held)
@@ -105,7 +101,8 @@ class LazyArray:
         if isinstance(index, slice) and index.step is None:
             return self._shards.read(range(*index.indices(len(self))))
         wanted, turn = _split(index, self.shape)
-        part: NDArray[Any] = self._shards.read_parts(wanted)[turn]
+        rows, inner = wanted
+        part: NDArray[Any] = self._shards.read_parts(rows, inner)[turn]
         return part
 
     def ahead(self, rows: range) -> None:
@@ -129,7 +126,7 @@ class LazyArray:
         """
         layout = self._layout
         # Anew, and all its rows: a writer may not have committed them of all arrays.
-        shards = Shards(self._store, layout, held=1)
+        shards = Shards(self._store, layout, Held(1))
         for block in range(layout.blocks):
             rows = layout.rows_of(block)
             try:
@@ -151,7 +148,9 @@ class LazyArray:
         return f"<layertap.LazyArray {self.path} {self.shape} {self.dtype}>"
 
 
-def _split(index: Any, shape: tuple[int, ...]) -> tuple[list[Part], tuple[Any, ...]]:
+def _split(
+    index: Any, shape: tuple[int, ...]
+) -> tuple[tuple[Part, list[range]], tuple[Any, ...]]:
     """Splits an index into what to read and how to turn that round.
 
     Args:
@@ -159,8 +158,8 @@ def _split(index: Any, shape: tuple[int, ...]) -> tuple[list[Part], tuple[Any, .
         shape: The shape of what is indexed.
 
     Returns:
-        For each axis what to read: a range that goes up, or positions. And the index
-        that makes of it what was asked for.
+        What to read: of the rows, a range that goes up or positions; of each other
+        axis such a range. And the index that makes of it what was asked for.
     """
     parts = list(index) if isinstance(index, tuple) else [index]
     ellipses = [n for n, part in enumerate(parts) if part is Ellipsis]
@@ -173,7 +172,9 @@ def _split(index: Any, shape: tuple[int, ...]) -> tuple[list[Part], tuple[Any, .
         _axis(part, size, axis)
         for axis, (part, size) in enumerate(zip(parts, shape, strict=True))
     ]
-    return [wanted for wanted, _ in split], tuple(turn for _, turn in split)
+    rows, *others = (wanted for wanted, _ in split)
+    inner = [wanted for wanted in others if isinstance(wanted, range)]
+    return (rows, inner), tuple(turn for _, turn in split)
 
 
 def _axis(part: Any, size: int, axis: int) -> tuple[Part, Any]:
@@ -269,9 +270,9 @@ class Reader:
         # An array may be ahead of the others, while rows are being committed.
         self.rows: int = min(layout.rows for layout in layouts)
         self.block_rows: int = layouts[0].block_rows
-        self._held = _held(layouts)
+        held = Held(len(layouts))
         self._arrays = {
-            layout.spec.path: LazyArray(self.path, layout, self.rows, self._held)
+            layout.spec.path: LazyArray(self.path, layout, self.rows, held)
             for layout in layouts
         }
         self._layouts = layouts
@@ -307,12 +308,11 @@ class Reader:
         Args:
             blocks: Which blocks, in which order.
         """
-        depth = min(self._held - 1, _BLOCKS_AHEAD)
         reading: deque[list[Future[None]]] = deque()
         pool = ThreadPoolExecutor(_READERS, "layertap-ahead")
         try:
             for at, block in enumerate(blocks):
-                while len(reading) + at < min(at + 1 + depth, len(blocks)):
+                while len(reading) + at < min(at + 2, len(blocks)):
                     following = blocks[at + len(reading)]
                     start = following * self.block_rows
                     rows = range(start, min(start + self.block_rows, self.rows))
@@ -339,8 +339,9 @@ class Reader:
     def _member(self, layout: ArrayLayout) -> Member:
         folder = self.path / layout.spec.path
         try:
-            files = list(folder.iterdir())
-            on_disk = sum(file.stat().st_size for file in files)
+            # What is being written has another name in a moment.
+            names = [file for file in folder.iterdir() if file.suffix != NEW]
+            on_disk = sum(file.stat().st_size for file in names)
         except OSError as error:
             raise unreadable(folder, error) from error
         return Member(
@@ -350,7 +351,7 @@ class Reader:
             attributes=_attributes(layout),
             compression=layout.compression,
             chunk_rows=layout.chunk_rows,
-            files=len(files),
+            files=len(names),
             bytes_on_disk=on_disk,
         )
 
@@ -360,15 +361,6 @@ class Reader:
             f"<layertap.Reader {self.path}: {len(self._arrays)} arrays, "
             f"{self.rows:,} rows, {state}>"
         )
-
-
-def _held(layouts: Sequence[ArrayLayout]) -> int:
-    """Returns how many shards of each array are held open, or decompressed."""
-    held = _FILES // len(layouts)
-    if any(layout.compression is not None for layout in layouts):
-        block = sum(layout.block_rows * layout.spec.row_bytes for layout in layouts)
-        held = min(held, DEFAULT_MEMORY // block)
-    return max(held, 2)
 
 
 def _attributes(layout: ArrayLayout) -> dict[str, Any]:

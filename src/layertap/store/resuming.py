@@ -6,6 +6,7 @@ from pathlib import Path
 from layertap.errors import StoreError
 from layertap.store import seals
 from layertap.store.blocks import Block
+from layertap.store.held import Held
 from layertap.store.layout import ArrayLayout
 from layertap.store.parsing import read_layouts
 from layertap.store.root import read_root
@@ -32,7 +33,7 @@ def cut(path: Path, layout: ArrayLayout, block: Block, rows: int) -> ArrayLayout
     if rows == block.first:
         digest = ""
     else:
-        shards = Shards(path, layout, held=1)
+        shards = Shards(path, layout, Held(1))
         part = shards.read(range(block.first, rows))
         digest = seals.of_rows(part)
         if layout.rows == rows and digest != layout.digest(number):

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import functools
 import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ from layertap.store.layout import ZSTD_LEVEL, ArrayLayout
 Bytes = NDArray[np.uint8]
 
 _CHECKSUM = 4
+_ZEROS = 2**16
 _MISSING = 2**64 - 1
 # Linux' MADV_POPULATE_READ. Where a page can't be read, it is an error of this call,
 # while reading the page itself would end the process.
 _POPULATE = 22
+# Bytes of chunks that are read ahead; larger ones are when they are needed.
+_SMALL_CHUNK = 2**26
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -90,11 +94,17 @@ def _running(size: int, chunks: int) -> int:
         size: The bytes of a chunk, without its checksum.
         chunks: How many chunks.
     """
-    zeros = bytes(size)
-    one = zeros + _checksum(zeros)
+    zeros = bytes(min(size, _ZEROS))
+
+    def after(found: int) -> int:
+        for start in range(0, size, _ZEROS):
+            found = int(crc32c(zeros[: size - start], found))
+        return found
+
+    end = after(0).to_bytes(_CHECKSUM, "little")
     found = 0
     for _ in range(chunks):
-        found = int(crc32c(one, found))
+        found = int(crc32c(end, after(found)))
     return found
 
 
@@ -111,8 +121,9 @@ def _checksum(content: Any) -> bytes:
 class Shard:
     """A shard on disk. Each of its chunks is checked when it is first needed.
 
-    Rows that are not compressed are taken from a map of the file: nothing of it is held
-    in memory. Others are decompressed into memory, once.
+    Rows that are not compressed are taken from a map of the file. Others are put into
+    memory, chunk by chunk: those that are, and those of which the chunks do not follow
+    each other, as layertap writes them.
 
     Args:
         file: The file.
@@ -125,6 +136,8 @@ class Shard:
 
     def __init__(self, file: Path, layout: ArrayLayout) -> None:
         with open_plainly(file) as opened:
+            if not os.fstat(opened.fileno()).st_size:
+                raise ShardError("it is empty")
             self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         self._file: Bytes = np.frombuffer(self._map, np.uint8)
         self._chunk = layout.chunk_rows * layout.spec.row_bytes
@@ -147,6 +160,11 @@ class Shard:
             if self._in_place
             else np.empty(layout.chunks * self._chunk, np.uint8)
         )
+
+    @property
+    def in_memory(self) -> int:
+        """The bytes of it that are in memory, besides the map of the file."""
+        return 0 if self._in_place else len(self._bytes)
 
     def _read_index(self, chunks: int) -> NDArray[np.uint64]:
         size = 16 * chunks
@@ -192,13 +210,15 @@ class Shard:
             return
         end = chunks * (self._chunk + _CHECKSUM)
         there = self._index[:chunks, 0] != _MISSING
-        if self._in_place and there.all() and end <= len(self._file):
+        small = self._chunk <= _SMALL_CHUNK
+        if self._in_place and small and there.all() and end <= len(self._file):
             self._populate(0, end)
             if crc32c(self._file[:end].data) == _running(self._chunk, chunks):
                 self._known[:chunks] = b"\1" * chunks
                 return
         # One by one, so that it can be said which one it is.
-        self.check(0, rows - 1)
+        if small:
+            self.check(0, rows - 1)
 
     def check_of(self, rows: NDArray[np.intp]) -> None:
         """Checks the chunks with some rows: see `check`."""
@@ -226,7 +246,10 @@ class Shard:
 
     def _decompressed(self, content: Bytes, chunk: int) -> Bytes:
         try:
-            # A limit, for a chunk may say that it is of any size.
+            # What a frame says of its size is taken for granted below; -1 says nothing.
+            size = zstandard.frame_content_size(content.data)
+            if size not in (-1, self._chunk):
+                raise ShardError(f"chunk {chunk} says that it has {size:,} bytes")
             found = zstandard.ZstdDecompressor(max_window_size=2**27).decompress(
                 content.data, max_output_size=self._chunk, allow_extra_data=False
             )
@@ -246,7 +269,10 @@ class Shard:
             _POPULATE,
         )
         # An older Linux, or another system, does not know this advice.
-        if failed and ctypes.get_errno() != errno.EINVAL:
+        code = ctypes.get_errno() if failed else 0
+        if code == errno.ENOMEM:
+            raise OSError(code, os.strerror(code))
+        if code not in (0, errno.EINVAL):
             raise OSError(errno.EIO, "its pages can't be read")
 
     def copy(self, first: int, rows: NDArray[Any]) -> None:

@@ -3,8 +3,6 @@
 import errno
 import os
 import stat
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,9 +15,12 @@ from layertap.errors import StoreError
 from layertap.store import faults
 from layertap.store.faults import unreadable
 from layertap.store.files import read_json
+from layertap.store.held import Held
 from layertap.store.layout import METADATA_FILE, ArrayLayout
 from layertap.store.parsing import parse_layout
 from layertap.store.shard import Shard, ShardError
+
+_TOO_MUCH = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 # What to read of an axis.
 Part = range | NDArray[np.intp]
@@ -39,18 +40,16 @@ class Shards:
     Args:
         path: The folder of the store, absolute.
         layout: The array.
-        held: How many shards are held open, those used last.
+        held: Where its shards are held open.
     """
 
-    def __init__(self, path: Path, layout: ArrayLayout, held: int) -> None:
+    def __init__(self, path: Path, layout: ArrayLayout, held: Held) -> None:
         self._folder = path / layout.spec.path
         # As text: it is looked at before anything is read.
         self._file = str(self._folder / METADATA_FILE)
         self._marker: tuple[int, ...] = ()
         self._layout = layout
         self._held = held
-        self._opened: OrderedDict[int, Shard] = OrderedDict()
-        self._opening = threading.Lock()
         self._right_sizes: set[int] = set()
 
     def read(self, rows: Part) -> NDArray[Any]:
@@ -73,30 +72,29 @@ class Shards:
         for block in _blocks(rows, self._layout.block_rows):
             if block not in self._right_sizes:
                 self._check_size(block)
-        with self._fitting(len(rows)):
+        with self._fitting((len(rows), *self._layout.spec.shape)):
             return self._whole(rows)
 
-    def read_parts(self, parts: Sequence[Part]) -> NDArray[Any]:
+    def read_parts(self, rows: Part, inner: Sequence[range]) -> NDArray[Any]:
         """Reads a part of the array.
 
         Args:
-            parts: For each axis what to read: a range that goes up; or positions, of
-                the rows only.
+            rows: As of `read`.
+            inner: What to read of each row, for each axis a range that goes up.
 
         Raises:
             StoreCorruptError: As of `read`.
             StoreError: As of `read`.
         """
         spec = self._layout.spec
-        rows, *inner = parts
         if all(len(part) == n for part, n in zip(inner, spec.shape, strict=True)):
             return self.read(rows)
-        shape = [len(part) for part in parts]
+        shape = (len(rows), *map(len, inner))
         if 0 in shape:
             return np.empty(shape, spec.numpy_dtype)
-        with self._fitting(len(rows)):
+        with self._fitting(shape):
             values = np.empty(shape, spec.numpy_dtype)
-        wanted = (slice(None), *map(_index, inner))
+        wanted = (slice(None), *(slice(p[0], p[-1] + 1, p.step) for p in inner))
         piece = max(_PIECE_BYTES // spec.row_bytes, 1)
         for start in range(0, len(rows), piece):
             part = self.read(rows[start : start + piece])
@@ -104,14 +102,13 @@ class Shards:
         return values
 
     @contextmanager
-    def _fitting(self, rows: int) -> Iterator[None]:
-        """Tells of so many rows that they do not fit into memory."""
+    def _fitting(self, shape: tuple[int, ...]) -> Iterator[None]:
+        """Tells of an array of a shape that it does not fit into memory."""
         try:
             yield
         except (MemoryError, ValueError) as error:
             if isinstance(error, StoreError):
                 raise
-            shape = (rows, *self._layout.spec.shape)
             raise StoreError(
                 f"{self._folder}: an array of shape {shape} does not fit into memory. "
                 "Read fewer rows at a time."
@@ -175,25 +172,20 @@ class Shards:
             return shard.take(rows)
 
     def _shard(self, block: int) -> Shard:
-        with self._opening:
-            shard = self._opened.pop(block, None)
-            if shard is None:
-                shard = self._open(block)
-            self._opened[block] = shard
-            while len(self._opened) > self._held:
-                self._opened.popitem(last=False)
-            return shard
-
-    def _open(self, block: int) -> Shard:
-        file = self._folder / self._layout.shard(block)
-        try:
-            return Shard(file, self._layout)
-        except OSError as error:
-            if error.errno != errno.EMFILE or not self._opened:
-                raise
-        # Too many files are open, some of them here.
-        self._opened.clear()
-        return Shard(file, self._layout)
+        key = (self._layout.spec.path, block)
+        shard = self._held.use(key)
+        if shard is None:
+            file = self._folder / self._layout.shard(block)
+            try:
+                shard = Shard(file, self._layout)
+            except (OSError, MemoryError) as error:
+                if getattr(error, "errno", errno.ENOMEM) not in _TOO_MUCH:
+                    raise
+                # Of files or of memory, some of it here.
+                self._held.clear()
+                shard = Shard(file, self._layout)
+            self._held.hold(key, shard)
+        return shard
 
     @contextmanager
     def _telling(self, block: int) -> Iterator[None]:
@@ -273,13 +265,6 @@ def _blocks(rows: Part, block_rows: int) -> Sequence[int]:
         return [row // block_rows for row in rows]
     found: list[int] = np.unique(rows // block_rows).tolist()
     return found
-
-
-def _index(part: Part) -> slice | NDArray[np.intp]:
-    """Returns a part as NumPy indexes it."""
-    if isinstance(part, range):
-        return slice(part[0], part[-1] + 1, part.step)
-    return part
 
 
 def _parts(rows: range, block_rows: int) -> Iterator[tuple[int, int, int]]:

@@ -65,6 +65,8 @@ class Writer:
         self._in_flight = max(min(memory // block_bytes, BLOCKS_IN_MEMORY) - 1, 1)
         first = self.committed - self.committed % self._block_rows
         self._block = self._blocks.room(first)
+        # Whether the block that is being filled was handed over, to be committed.
+        self._being_written = False
 
     @classmethod
     def create(
@@ -223,6 +225,10 @@ class Writer:
             StoreError: If rows appended earlier could not be written.
         """
         self._check_usable()
+        if self._being_written:
+            # A commit was interrupted: nothing is added to what is being read.
+            self._blocks.wait()
+            self._being_written = False
         rows, checked = self._checked(values)
         start = 0
         while start < rows:
@@ -248,8 +254,10 @@ class Writer:
         self._check_usable()
         self._blocks.wait()
         if self.rows > self.committed:
+            self._being_written = True
             self._blocks.submit(self._block)
             self._blocks.wait()
+        self._being_written = False
 
     def finish(self, attributes: Mapping[str, Any] | None = None) -> None:
         """Commits everything and marks the store as complete.
