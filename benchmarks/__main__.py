@@ -43,11 +43,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="where results go")
     parser.add_argument("--report", type=Path, help="a folder for tables and charts")
     parser.add_argument("--only-report", action="store_true", help="of that JSON")
+    parser.add_argument("--note", help="what else is to be known of the run")
     given = parser.parse_args()
-    if not given.only_report:
-        given.json.write_text(json.dumps(measured(given), indent=1))
+    before = given.json.read_text() if given.only_report else ""
+    found = json.loads(before) if given.only_report else measured(given)
+    if given.note is not None:
+        found["note"] = given.note
+    given.json.write_text(json.dumps(found, indent=1) + "\n")
     if given.report is not None:
-        write(json.loads(given.json.read_text()), given.report)
+        write(found, given.report)
 
 
 def measured(given: argparse.Namespace) -> dict[str, object]:

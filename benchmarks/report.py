@@ -54,18 +54,20 @@ def _lines(found: Found) -> Iterator[str]:
     yield from (f"- {name}: {value}" for name, value in found["machine"].items())
     if found["quick"]:
         yield "\n**A quick run, which shows that all works. Its times mean nothing.**"
+    if "note" in found:
+        yield f"\n{found['note']}"
     yield "\n## Targets\n"
     yield from _table(["figure", "target", "measured", ""], _targets(targets(found)))
     yield "\n## Time\n"
     yield "![Time, in multiples of the floor](performance-time.svg)\n"
-    yield "On the wall, in multiples of the floor; whole calls, nothing to compile but "
-    yield "for save, which plans and compiles anew each time.\n"
+    yield "On the wall, in multiples of the floor: whole calls, for which nothing is to"
+    yield "be compiled any more, but for save, which plans and compiles each time.\n"
     for backend in _backends(found):
         yield f"\n### {backend}\n"
         yield from _table(_TIMES, _times(found, backend))
     yield "\n## Processors, files, first calls\n"
-    yield "Time of all processors, in multiples of the floor's, after the first batch; "
-    yield "what save leaves on disk, as a share of all branches as plain files; "
+    yield "Time of all processors, in multiples of the floor's, after the first batch;"
+    yield "what save leaves on disk, as a share of all branches as plain files;"
     yield "seconds of the first call in a process that did other ways before.\n"
     for backend in _backends(found):
         yield f"\n### {backend}\n"
@@ -80,8 +82,8 @@ def _lines(found: Found) -> Iterator[str]:
         ["work", "backend", "floor", "save", "multi", "article"], _first(found)
     )
     yield "\n## Reading\n"
-    yield "Seconds of memory-mapped `.npy` files over those of the store: above 1, "
-    yield "the store is faster. The store is opened anew each time, so all checksums "
+    yield "Seconds of memory-mapped `.npy` files over those of the store: above 1,"
+    yield "the store is faster. The store is opened anew each time, so all checksums"
     yield "are computed; all is in the page cache.\n"
     yield from _table(["work", *_KINDS], _readings(found))
 

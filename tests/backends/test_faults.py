@@ -173,9 +173,11 @@ def when_idle(path, row, happen):
 def assert_survives(path, wrong, undisturbed, reason, advice, at=625):
     """Asserts that a save ends well in which something goes wrong at a row."""
     fault = Fault(wrong)
-    with pytest.raises(StoreError) as told:
-        save(path, when_idle(path, at, fault.happen))
-    fault.mend()
+    try:
+        with pytest.raises(StoreError) as told:
+            save(path, when_idle(path, at, fault.happen))
+    finally:
+        fault.mend()
     safe = assert_told(told.value, path, reason, advice)
     # The folders of the last block may not have been durable yet.
     assert at - 600 < safe <= ROWS
@@ -281,11 +283,11 @@ def test_rights_that_are_missing_from_the_start(undisturbed):
         assert contents_of(Folder(home / "v")) == expected
 
 
-@pytest.mark.parametrize("more", [0, 1, 2])
-def test_too_many_open_files_for_a_time(tmp_path, undisturbed, more):
+def test_too_many_open_files_for_a_time(tmp_path, undisturbed):
+    # With one more, the files might all be written, one after the other.
     path = tmp_path / "v"
     reason, advice = "Too many open files", "Raise the limit on open files"
-    assert_survives(path, few_files(more), undisturbed, reason, advice)
+    assert_survives(path, few_files(0), undisturbed, reason, advice)
 
 
 def interrupt():
