@@ -9,6 +9,7 @@ saved = layertap.save(model, data, "values.zarr")  # on disk
 saved = layertap.open("values.zarr")
 report = layertap.verify(saved, model, data)
 models = layertap.submodels(model, before="fusion")
+stem, head = layertap.split(model, before="fusion")
 ```
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from layertap.saved import Saved as Saved
     from layertap.saved import open as open
     from layertap.saving import save as save
+    from layertap.splitting import split as split
     from layertap.splitting import submodels as submodels
     from layertap.values import Values as Values
     from layertap.verifying import Report as Report
@@ -40,6 +42,7 @@ _ROOMS = {
     "open": "saved",
     "plan": "planning",
     "save": "saving",
+    "split": "splitting",
     "submodels": "splitting",
     "verify": "verifying",
 }

@@ -11,7 +11,7 @@ from layertap import listening
 from layertap.errors import DataError
 from layertap.feed import Batch, Feed
 from layertap.padding import Pad, plan_padded
-from layertap.planning import plan_for
+from layertap.planning import Selection, plan_for
 from layertap.plans import Plan
 from layertap.reducing import Reduce, Reduction
 from layertap.tap import Tap
@@ -29,6 +29,7 @@ def capture(
     dtype: str | None = None,
     reduce: Reduce = None,
     pad: Pad | None = None,
+    for_head: bool = False,
 ) -> Values:
     """Returns the values of a model for some data, in memory, in one pass.
 
@@ -45,6 +46,7 @@ def capture(
             numbers became infinite by it.
         reduce: As of `layertap.plan`.
         pad: For data whose batches have different sizes, as of `layertap.save`.
+        for_head: As of `layertap.plan`.
 
     Returns:
         The values by address: NumPy arrays of shape `(rows, *value shape)`, with the
@@ -64,9 +66,8 @@ def capture(
     listening.check_model(model)
     reduction = Reduction(dtype, reduce)
     feed = Feed(data, listening.input_specs(model), batch_size)
-    plan = plan_of(
-        model, feed, reduction, pad, before=before, outputs=outputs, joins=joins
-    )
+    selection = Selection(before, outputs, joins, for_head)
+    plan = plan_of(model, feed, selection, reduction, pad)
     tap = Tap(model, plan, reduction)
     batches, labels = [], []
     for batch in feed.batches():
@@ -98,29 +99,16 @@ def _together(name: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:
 def plan_of(
     model: keras.Model,
     feed: Feed,
+    selection: Selection,
     reduction: Reduction,
     pad: Pad | None,
-    *,
-    before: str | Sequence[str] | None,
-    outputs: str | Sequence[str] | None,
-    joins: str | Sequence[str],
 ) -> Plan:
     """Plans a model for the data of a feed.
 
     With the sizes of its first batch; if it is to be padded, with the largest.
     """
     if pad is not None and pad is not False:
-        return plan_padded(
-            model, feed, pad, reduction, before=before, outputs=outputs, joins=joins
-        )
+        return plan_padded(model, feed, selection, reduction, pad)
     first: Batch = feed.first()
     specs = listening.specs_of(first.inputs, listening.input_specs(model))
-    return plan_for(
-        model,
-        specs,
-        rows=first.rows,
-        before=before,
-        outputs=outputs,
-        joins=joins,
-        reduction=reduction,
-    )
+    return plan_for(model, specs, selection, reduction, rows=first.rows)

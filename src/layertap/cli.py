@@ -151,6 +151,11 @@ def _selection(command: Any) -> Any:
             show_default=True,
             help="Kinds of join: add, multiply, attention, ...; '*' for all of them.",
         ),
+        click.option(
+            "--for-head",
+            is_flag=True,
+            help="Take what runs past the joins too: all that a head needs.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -367,7 +372,8 @@ def _load(model: str, options: dict[str, Any]) -> Any:
 
 def _selected(options: dict[str, Any]) -> dict[str, Any]:
     names = ("before", "outputs", "joins", "dtype", "reduce")
-    return {name: options[name] or None for name in names}
+    chosen = {name: options[name] or None for name in names}
+    return chosen | {"for_head": options["for_head"]}
 
 
 def _show(what: Any) -> None:

@@ -16,7 +16,7 @@ from layertap import listening
 from layertap.errors import DataError, ModelError, OptionError
 from layertap.feed import Feed
 from layertap.listening import InputSpec
-from layertap.planning import plan_for
+from layertap.planning import Selection, plan_for
 from layertap.plans import Plan, Value
 from layertap.reducing import Reduction, without_joins
 
@@ -27,24 +27,19 @@ Array = NDArray[Any]
 def plan_padded(
     model: keras.Model,
     feed: Feed,
-    pad: Pad,
+    selection: Selection,
     reduction: Reduction,
-    *,
-    before: str | Sequence[str] | None,
-    outputs: str | Sequence[str] | None,
-    joins: str | Sequence[str],
+    pad: Pad,
 ) -> Plan:
     """Plans a model for data of different sizes.
 
     Args:
         model: The model.
         feed: The data.
+        selection: What is to be taken of it.
+        reduction: What is done to each value before it is stored.
         pad: True to look for the longest in the data; or the most that an open size
             of an input is.
-        reduction: What is done to each value before it is stored.
-        before: As of `layertap.plan`.
-        outputs: As of `layertap.plan`.
-        joins: As of `layertap.plan`.
 
     Returns:
         The plan for the largest inputs. `padded` of it names the axes along which a
@@ -64,7 +59,7 @@ def plan_padded(
     # sizes no number of rows is given: it would stand in for them all, unnoticed.
     rows = feed.first().rows
     most, opened = (
-        plan_for(model, specs, rows=known, before=before, outputs=outputs, joins=joins)
+        plan_for(model, specs, selection, rows=known)
         for specs, known in ((most_specs, rows), (open_specs, None))
     )
     if most.addresses != opened.addresses:

@@ -1,13 +1,14 @@
 """From a model to its plan, with symbolic tensors: no data is run."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 
 from layertap import address, listening
 from layertap.choosing import inner_first, kinds_of, of_data, undecided
-from layertap.errors import ModelError
+from layertap.errors import ModelError, OptionError
 from layertap.feed import Feed
 from layertap.plans import Branch, Ignored, Join, Output, Plan, Recipe, Refused, Value
 from layertap.reducing import AS_COMPUTED, Reduce, Reduction
@@ -24,6 +25,7 @@ def plan(
     joins: str | Sequence[str] = ("concatenate",),
     dtype: str | None = None,
     reduce: Reduce = None,
+    for_head: bool = False,
 ) -> Plan:
     """Says what a save of a model would take: its joins, their branches, the bytes.
 
@@ -39,7 +41,8 @@ def plan(
         before: Glob, or globs, over the paths of joins: take every branch of those.
             By default all joins; none if `outputs` is given alone. A join that was
             left out, as not of data, is taken if it is named in full.
-        outputs: Glob, or globs, over the paths of operations: take their outputs.
+        outputs: Glob, or globs, over the paths of operations: take their outputs. An
+            input of the model is taken if it is named in full.
         joins: Kind, or kinds, of join: `"concatenate"`, `"add"`, `"subtract"`,
             `"multiply"`, `"average"`, `"maximum"`, `"minimum"`, `"dot"`, `"stack"`,
             `"attention"` (query, key and value); `"*"` for all of them. `"all"` also
@@ -51,6 +54,8 @@ def plan(
             `"flatten"`, all numbers along one axis; or a function of the tensor that
             keeps its rows, such as `lambda x: keras.ops.mean(x, axis=(1, 2))`, global
             average pooling. It comes before `dtype`.
+        for_head: Whether to take all that the head of `layertap.split` needs: where
+            connections run past the joins, their values too.
 
     Returns:
         The plan. Printed, it is a table.
@@ -71,40 +76,52 @@ def plan(
     """
     listening.check_model(model)
     reduction = Reduction(dtype, reduce)
-    specs, rows = _specs(model, like)
-    return plan_for(
-        model,
-        specs,
-        rows=rows,
-        before=before,
-        outputs=outputs,
-        joins=joins,
-        reduction=reduction,
-    )
+    selection = Selection(before, outputs, joins, for_head)
+    specs, rows = specs_for(model, like)
+    return plan_for(model, specs, selection, reduction, rows=rows)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is to be taken of a model.
+
+    Attributes:
+        before: As of `plan`.
+        outputs: As of `plan`.
+        joins: As of `plan`.
+        for_head: As of `plan`.
+    """
+
+    before: Patterns = None
+    outputs: Patterns = None
+    joins: str | Sequence[str] = ("concatenate",)
+    for_head: bool = False
 
 
 def plan_for(
     model: keras.Model,
     specs: Any,
+    selection: Selection,
+    reduction: Reduction = AS_COMPUTED,
     *,
     rows: int | None = None,
-    before: Patterns = None,
-    outputs: Patterns = None,
-    joins: str | Sequence[str] = ("concatenate",),
-    reduction: Reduction = AS_COMPUTED,
 ) -> Plan:
     """Plans a model for inputs of these specs.
 
     Args:
         model: The model.
         specs: The structure of `listening.InputSpec` that it is given.
-        rows: A number of rows that it is known to take.
-        before: As of `plan`.
-        outputs: As of `plan`.
-        joins: As of `plan`.
+        selection: What is to be taken of it.
         reduction: What is done to each value before it is stored.
+        rows: A number of rows that it is known to take.
     """
-    kinds, everything = kinds_of(joins)
+    if selection.for_head and reduction.reduce is not None:
+        raise OptionError(
+            f"A head takes whole values, not reduced ones: for_head=True and "
+            f"reduce={reduction.name!r} don't go together. Leave one of them out."
+        )
+    before, outputs = selection.before, selection.outputs
+    kinds, everything = kinds_of(selection.joins)
     if before is None and outputs is None:
         before = "*"
     heard = listening.survey(model, specs, kinds if before is not None else (), rows)
@@ -118,14 +135,11 @@ def plan_for(
     drafting = _Drafting(chosen)
     if heard.stopped is not None:
         drafting.refused.append(Refused(heard.stopped[0], undecided(heard.stopped[1])))
-    paths = address.match(
-        address.patterns(outputs), list(heard.outputs), what="operation"
-    )
-    taken = [
-        output
-        for path in paths
-        for output in drafting.outputs(path, heard.outputs[path])
-    ]
+    named = address.patterns(outputs)
+    inputs = {name: (value,) for name, value in heard.inputs.items()}
+    known = {name: inputs[name] for name in inputs if name in named} | {**heard.outputs}
+    paths = address.match(named, list(known), what="operation")
+    taken = [output for path in paths for output in drafting.outputs(path, known[path])]
     made = Plan(
         model.name,
         tuple(drafting.joins),
@@ -134,10 +148,75 @@ def plan_for(
         drafting.recipes,
         ignored=tuple(ignored),
     )
+    if selection.for_head:
+        made = _for_head(model, specs, made, drafting, {**inputs, **heard.outputs})
     if not made.addresses:
         reasons = "; ".join(f"{r.address}: {r.reason}" for r in made.refused)
         raise ModelError(f"Nothing of {model.name!r} can be had as asked. {reasons}")
     return reduction.planned(made)
+
+
+def cut_of(model: keras.Model, specs: Any, made: Plan) -> listening.Cut:
+    """Cuts a model before the joins of a plan.
+
+    Args:
+        model: The model.
+        specs: The structure of `listening.InputSpec` that it takes.
+        made: The plan, of whole joins.
+
+    Raises:
+        ModelError: If it can't be cut there.
+        OptionError: If one of the joins only leads to others of them.
+    """
+    for join in made.joins:
+        if not join.whole:
+            reasons = "; ".join(f"{r.address}: {r.reason}" for r in made.refused)
+            raise ModelError(f"Not every branch of {join.path!r} can be had. {reasons}")
+    branches = {
+        join.path: {branch.address: branch.dtype for branch in join.branches}
+        for join in made.joins
+    }
+    try:
+        return listening.cut(model, specs, branches, {j.kind for j in made.joins})
+    except ModelError as error:
+        raise ModelError(
+            f"{model.name!r} can't be cut before {', '.join(map(repr, branches))}. "
+            f"{error} What works: save the branches (layertap.save needs no graph), "
+            "and write what comes after the join as a model of its own."
+        ) from error
+
+
+def _for_head(
+    model: keras.Model,
+    specs: Any,
+    made: Plan,
+    drafting: "_Drafting",
+    known: Mapping[str, Sequence[listening.ValueHeard]],
+) -> Plan:
+    """Returns a plan with the values that run past its joins.
+
+    Raises:
+        ModelError: If one of them can't be had.
+    """
+    skips = list(cut_of(model, specs, made).skips)
+    there = {output.address for output in made.outputs}
+    more = []
+    for skip in skips:
+        path, _, _ = address.parse(skip)
+        if skip not in there:
+            more += [
+                output
+                for output in drafting.outputs(path, known.get(path, ()))
+                if output.address == skip
+            ]
+    outputs = (*made.outputs, *more)
+    for skip in set(skips) - {output.address for output in outputs}:
+        reasons = [r.reason for r in drafting.refused if r.address == skip]
+        raise ModelError(
+            f"A head of {model.name!r} needs {skip}, which can't be had: "
+            f"{'; '.join(reasons) or 'it was not heard'}."
+        )
+    return replace(made, outputs=outputs, skips=tuple(skips))
 
 
 class _Drafting:
@@ -216,7 +295,13 @@ class _Drafting:
                 yield branch.address
 
 
-def _specs(model: keras.Model, like: Any) -> tuple[Any, int | None]:
+def specs_for(model: keras.Model, like: Any) -> tuple[Any, int | None]:
+    """Returns the specs of what a model is given, and a number of rows that it takes.
+
+    Args:
+        model: The model.
+        like: As of `plan`.
+    """
     declared = listening.input_specs(model)
     if like is None:
         specs = declared if declared is not None else listening.built_specs(model)

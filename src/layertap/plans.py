@@ -131,6 +131,8 @@ class Plan:
         padded: The axes along which stored values are padded, by address: their sizes
             are the largest, and the true ones are stored beside.
         ignored: Joins that were heard and are not of data, each with the reason.
+        skips: The addresses of those among `outputs` that a head takes, too: values
+            of connections that run past the joins.
     """
 
     model: str
@@ -143,6 +145,7 @@ class Plan:
     narrowed: Mapping[str, str] = field(default_factory=dict)
     padded: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ignored: tuple[Ignored, ...] = ()
+    skips: tuple[str, ...] = ()
 
     @property
     def values(self) -> Iterator[Value]:
@@ -260,6 +263,7 @@ class Plan:
                 Ignored(_text(r["path"]), _text(r["kind"]), _text(r["reason"]))
                 for r in data.get("ignored", ())
             ),
+            skips=tuple(map(_text, data.get("skips", ()))),
         )
 
     def __str__(self) -> str:
@@ -319,6 +323,8 @@ class Plan:
             text.append(f"\nreduced: {self.reduce}")
         if self.dtype is not None:
             text.append(f"\nfloating numbers stored as {self.dtype}")
+        if self.skips:
+            text.append(f"\nrun past the joins to the head: {', '.join(self.skips)}")
         if self.padded:
             text.append(f"\n{len(self.padded)} of them padded to the shapes shown")
         if self.ignored:

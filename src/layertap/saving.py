@@ -15,6 +15,7 @@ from layertap.capturing import plan_of
 from layertap.errors import LayertapError, OtherRunError, StoreError
 from layertap.feed import Batch, Feed
 from layertap.padding import Pad
+from layertap.planning import Selection
 from layertap.progress import Show
 from layertap.progress import progress as shown
 from layertap.reducing import Reduce, Reduction
@@ -46,6 +47,7 @@ def save(
     pad: Pad | None = None,
     compression: str | None = None,
     ids: Any = None,
+    for_head: bool = False,
     resume: bool = True,
     overwrite: bool = False,
     progress: Show | None = None,
@@ -82,6 +84,8 @@ def save(
             open size of the inputs is, for data that come only once.
         compression: None or `"zstd"`.
         ids: One integer or string for each row, to be saved along.
+        for_head: As of `layertap.plan`: whether to save all that the head of
+            `layertap.split` needs.
         resume: Whether to go on with the store of a run that stopped. If not, it has
             to be overwritten.
         overwrite: Whether to replace a store that is of another run.
@@ -107,9 +111,8 @@ def save(
     listening.check_model(model)
     reduction = Reduction(dtype, reduce)
     feed = Feed(data, listening.input_specs(model), batch_size)
-    plan = plan_of(
-        model, feed, reduction, pad, before=before, outputs=outputs, joins=joins
-    )
+    selection = Selection(before, outputs, joins, for_head)
+    plan = plan_of(model, feed, selection, reduction, pad)
     run = Run(model, feed, plan, reduction, ids)
     saved = Saved(path) if exists(path) else None
     if saved is not None:

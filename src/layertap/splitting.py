@@ -1,4 +1,4 @@
-"""Parts of a model, as models: one for each branch of a join."""
+"""Parts of a model, as models: its branches; what is before a join, and after it."""
 
 import re
 from collections.abc import Sequence
@@ -8,9 +8,63 @@ import keras
 
 from layertap import address, listening
 from layertap.errors import ModelError, OptionError
-from layertap.planning import plan
-from layertap.plans import Branch
+from layertap.planning import cut_of, plan, specs_for
 from layertap.values import branches
+
+
+def split(
+    model: keras.Model,
+    before: str | Sequence[str] | None = None,
+    *,
+    like: Any = None,
+    joins: str | Sequence[str] = ("concatenate",),
+    copy: bool = False,
+) -> tuple[keras.Model, keras.Model]:
+    """Cuts a model in two before a join: `head(stem(x))` is `model(x)`, bit for bit.
+
+    The head takes what `layertap.save(model, data, path, before=before,
+    for_head=True)` saves: a dictionary of the join's branches by address and, where
+    connections run past the join, of the values that they carry. Nested models are
+    opened where the join stands inside.
+
+    The parts share the layers of the model, and its weights: training the head trains
+    them in the model too. They are functional models, which can be compiled, trained,
+    saved and loaded on their own. (Loading a head, Keras warns that its inputs have
+    other names than their addresses, which have a slash.)
+
+    Args:
+        model: A Keras model. It is not changed, and its layers get no new nodes.
+        before: Glob, or globs, over the paths of joins, which are one cut: the head
+            takes the branches of all of them. Not needed if there is only one.
+        like: As of `layertap.plan`.
+        joins: As of `layertap.plan`.
+        copy: Whether the head is to have layers and weights of its own.
+
+    Returns:
+        The stem, which takes what the model takes, and the head, which returns what it
+        returns.
+
+    Raises:
+        ModelError: If the model can't be written out as one graph with the join in it:
+            its `call` has to be run with values, or uses weights of its own. The way
+            that works then is told.
+        OptionError: If one of the joins only leads to others of them.
+        LayertapError: As of `layertap.plan`.
+
+    Example:
+    ```python
+    stem, head = layertap.split(model, before="fusion")
+    saved = layertap.save(model, (x, y), "fusion.zarr", before="fusion", for_head=True)
+    head.compile("adam", "sparse_categorical_crossentropy")
+    head.fit(saved.dataset(batch_size=32, shuffle=True))
+    ```
+    """
+    made = plan(model, like=like, before=before, joins=joins)
+    specs, _ = specs_for(model, like)
+    cut = cut_of(model, specs, made)
+    stem = cut.stem(f"{model.name}_stem")
+    head = cut.head(f"{model.name}_head")
+    return stem, listening.clone(head) if copy else head
 
 
 def submodels(
@@ -34,8 +88,9 @@ def submodels(
 
     Returns:
         By what made the branch, in the order of the branches, models that take what
-        `model` takes. Where the join stands in a functional graph, they are functional
-        and can be saved; elsewhere they listen to the original, and can't.
+        `model` takes. Where the model can be written out as a graph, as of `split`,
+        they are functional and can be saved; elsewhere they listen to the original,
+        and can't.
 
     Raises:
         OptionError: If `before` does not name one join.
@@ -55,24 +110,22 @@ def submodels(
             f"{model.name!r}."
         )
     join = made.joins[0]
-    if not join.whole:
-        reasons = "; ".join(f"{r.address}: {r.reason}" for r in made.refused)
-        raise ModelError(f"Not every branch of {join.path!r} can be had. {reasons}")
-    by_address = {branch.address: branch for branch in join.branches}
-    return {
-        made_by: _submodel(model, by_address[name], join.kind)
-        for made_by, name in branches(made, join.path)
-    }
+    names = branches(made, join.path)
+    try:
+        cut = cut_of(model, specs_for(model, like)[0], made)
+    except ModelError:
+        if not join.whole:
+            raise
+        return {
+            made_by: ListeningModel(model, name, join.kind, name=_name(name))
+            for made_by, name in names
+        }
+    return {made_by: cut.stem(_name(name), [name]) for made_by, name in names}
 
 
-def _submodel(model: keras.Model, branch: Branch, kind: str) -> keras.Model:
-    path, _, index = address.parse(branch.address)
+def _name(branch: str) -> str:
     # TensorFlow takes a model's name as that of a scope, which is narrow.
-    name = "before_" + re.sub(r"\W", "_", branch.address, flags=re.ASCII)
-    graph = listening.branch_graph(model, path, index, branch.dtype, name)
-    if graph is not None:
-        return graph
-    return ListeningModel(model, branch.address, kind, name=name)
+    return "before_" + re.sub(r"\W", "_", branch, flags=re.ASCII)
 
 
 class ListeningModel(keras.Model):

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from keras.src import backend
 from keras.src.utils import module_utils
 
 import layertap
@@ -68,12 +69,14 @@ def plan_sequential(model: keras.Model) -> None:
     layertap.plan(model, outputs="*")
 
 
-def cut(model: keras.Model) -> None:
-    listening.branch_graph(model, "fusion", 0, "float32", "branch")
-
-
-def cut_all(model: keras.Model) -> None:
+def shortcut(model: keras.Model) -> None:
     subgraph(model, {}, {"fusion": {0: "fusion/out"}})
+
+
+def cut(model: keras.Model) -> None:
+    specs = listening.input_specs(model)
+    branches = {"fusion/in/0": "float32", "fusion/in/1": "float32"}
+    listening.cut(model, specs, {"fusion": branches}, ["concatenate"]).head("head")
 
 
 def sequential() -> keras.Model:
@@ -89,9 +92,13 @@ PRIVATE: dict[str, Gone] = {
     "_functional": (sequential, lambda model: model, plan_sequential),
     "_nodes_by_depth": (two_branches, lambda model: model, cut),
     "_inbound_nodes": (two_branches, lambda model: model.get_layer("fusion"), cut),
-    "outputs": (two_branches, node_of, cut_all),
+    "_outbound_nodes": (two_branches, lambda model: model.get_layer("fusion"), cut),
+    "_outputs_struct": (two_branches, lambda model: model, cut),
+    "outputs": (two_branches, node_of, shortcut),
     "operation": (two_branches, node_of, cut),
     "arguments": (two_branches, node_of, cut),
+    "keras_tensors": (two_branches, lambda model: node_of(model).arguments, cut),
+    "get_keras_mask": (two_branches, lambda model: backend, cut),
     "is_input": (two_branches, node_of, cut),
     "_flatten_layers": (two_branches, lambda model: layers.Layer, listening.learned),
     "_available": (two_branches, lambda model: module_utils.tensorflow, config_of),
@@ -166,6 +173,7 @@ HEARD: list[tuple[str, str, Callable[[Any], Any]]] = [
 
 # The same for the loops and for what joins, each by itself.
 ALONE: dict[str, Callable[[Any], Any]] = {
+    "Operation.symbolic_call": lambda x: ops.relu(keras.KerasTensor(x.shape)),
     "core.cond": lambda x: ops.cond(ops.sum(x) > 0, lambda: x, lambda: -x),
     "core.switch": lambda x: ops.switch(0, [lambda y: y, lambda y: -y], x),
     "numpy.hstack": lambda x: ops.hstack([x, x]),

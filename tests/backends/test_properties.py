@@ -220,6 +220,10 @@ def assert_right(graph: Graph, values: Any) -> None:
             )
 
 
+def as_numpy(tensors: Any) -> list[Array]:
+    return [ops.convert_to_numpy(tensor) for tensor in keras.tree.flatten(tensors)]
+
+
 def assert_stored_once(graph: Graph, plan: layertap.Plan) -> None:
     """One tensor is stored once, and a join that feeds a join is not stored at all."""
     distinct = {
@@ -255,6 +259,13 @@ def test_any_graph(program):
         parts = [found[f"{path}/in/{index}"] for index in range(len(tensors))]
         own = tap(batch)[f"{path}/out"]
         assert np.concatenate(parts, axis).tobytes() == own.tobytes()
+
+    for before in graph.branches:
+        stem, head = layertap.split(model, before)
+        for one, other in zip(
+            *(map(as_numpy, (head(stem(graph.x)), model(graph.x)))), strict=True
+        ):
+            assert one.tobytes() == other.tobytes()
 
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/values.zarr"

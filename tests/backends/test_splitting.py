@@ -55,12 +55,15 @@ def test_submodels_see_how_the_original_is_trained():
 
 
 class Joins(keras.Model):
+    """Joins in its `call`, which uses a weight of its own."""
+
     def __init__(self) -> None:
         super().__init__()
         self.left, self.right = keras.layers.Dense(3), keras.layers.Dense(4)
+        self.scale = self.add_weight(shape=(1,), initializer="ones")
 
     def call(self, x):
-        return keras.ops.concatenate([self.left(x), self.right(x)], axis=-1)
+        return keras.ops.concatenate([self.left(x) * self.scale, self.right(x)], -1)
 
 
 def test_a_listening_submodel_says_why_it_cannot_be_saved(tmp_path):

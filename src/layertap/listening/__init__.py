@@ -25,7 +25,8 @@ from layertap.errors import ListeningError
 from layertap.listening.backends import backend_module
 from layertap.listening.calls import hearing
 from layertap.listening.collection import Collection, Wanted
-from layertap.listening.graph import branch_graph, subgraph
+from layertap.listening.cutting import Cut, cut
+from layertap.listening.graph import subgraph
 from layertap.listening.heard import Heard, JoinHeard, ValueHeard
 from layertap.listening.kinds import KINDS, is_native
 from layertap.listening.models import (
@@ -38,21 +39,24 @@ from layertap.listening.models import (
     learned,
     specs_of,
 )
+from layertap.listening.parts import clone
 from layertap.listening.passes import Done, Keep, Shortcut, Step, as_is
 from layertap.listening.surveying import survey
 
 __all__ = [
     "KINDS",
+    "Cut",
     "Heard",
     "InputSpec",
     "JoinHeard",
     "Step",
     "ValueHeard",
-    "branch_graph",
     "built_specs",
     "check_model",
+    "clone",
     "collect",
     "config_of",
+    "cut",
     "input_specs",
     "learned",
     "specs_of",

@@ -89,6 +89,18 @@ def _operation_call(original: Call) -> Call:
     return call
 
 
+def _symbolic_call(original: Call) -> Call:
+    @functools.wraps(original)
+    def symbolic_call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = original(self, *args, **kwargs)
+        heard = _heard.get()
+        if heard is not None and heard.symbolic and heard.frames and heard.listens:
+            heard.symbolically(self, args, kwargs, outputs)
+        return outputs
+
+    return symbolic_call
+
+
 def _through(
     heard: Pass, original: Call, operation: Any, args: Any, kwargs: Any
 ) -> Any:
@@ -114,7 +126,7 @@ def _inside(heard: Pass, frame: Frame, original: Call, args: Any, kwargs: Any) -
                 joining, _inputs_of(frame.operation, joining.kind, args, kwargs)
             )
         with heard.ear.scope(frame):
-            outputs = original(frame.operation, *args, **kwargs)
+            outputs = heard.run(frame, original, args, kwargs)
         heard.ear.moves()
         if joining is not None:
             heard.joined(joining, tensors_of(outputs)[0])
@@ -287,6 +299,7 @@ def points() -> list[Point]:
     found: list[Point] = [
         (keras.layers.Layer, "__call__", _layer_call),
         (keras.Operation, "__call__", _operation_call),
+        (keras.Operation, "symbolic_call", _symbolic_call),
         (Functional, "_standardize_inputs", _standardize_inputs),
         (backend, "rnn", _loop(RNN_LOOP)),
     ]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from layertap.listening.models import named_inputs
 from layertap.listening.passes import (
     Done,
     Frame,
@@ -45,6 +46,14 @@ class Collection(Pass):
         self._missing = sum(map(len, branches.values())) + sum(
             map(len, outputs.values())
         )
+
+    def begin(self, frame: Frame, args: Any, kwargs: Any) -> None:
+        """Keeps the model's inputs, if they are wanted."""
+        super().begin(frame, args, kwargs)
+        if not frame.path and self.outputs:
+            for name, tensor in named_inputs(frame.operation, args[0]).items():
+                if name in self.outputs:
+                    self._collect(self.outputs[name], [tensor])
 
     def leave(self, frame: Frame, outputs: Any) -> None:
         """Keeps the operation's outputs, if they are wanted."""

@@ -57,12 +57,14 @@ class Heard:
     Attributes:
         joins: The joins by path.
         outputs: The outputs of every operation by path, flat.
+        inputs: The model's inputs by name, those that no layer shares it with.
         stopped: Where the pass could not go on, and why: a path and a reason; None if
             it came to its end.
     """
 
     joins: Mapping[str, JoinHeard] = field(default_factory=dict)
     outputs: Mapping[str, tuple[ValueHeard, ...]] = field(default_factory=dict)
+    inputs: Mapping[str, ValueHeard] = field(default_factory=dict)
     stopped: tuple[str, str] | None = None
 
     @property
@@ -91,7 +93,11 @@ def merge(runs: Sequence[Heard]) -> Heard:
             for path, values in first.outputs.items()
             if path in other.outputs
         }
-        first = Heard(joins, outputs, first.stopped or other.stopped)
+        inputs = {
+            name: _agree((value,), (other.inputs[name],))[0]
+            for name, value in first.inputs.items()
+        }
+        first = Heard(joins, outputs, inputs, first.stopped or other.stopped)
     return first
 
 

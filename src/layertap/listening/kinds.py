@@ -51,6 +51,14 @@ OPERATIONS = {
     for kind in KINDS
 }
 
+# Those whose branches are the arguments of their call, in their order.
+IN_ORDER = tuple(
+    each
+    for kind, classes in OPERATIONS.items()
+    if kind != "attention"
+    for each in classes
+)
+
 # Layers whose arguments are the join's inputs, whatever they do with them.
 WHOLE = {kind: _LAYERS[kind] for kind in KINDS if kind not in ("concatenate", "stack")}
 

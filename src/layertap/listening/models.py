@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from layertap import address
 from layertap.errors import DataError, ModelError
 from layertap.listening.private import Functional, private, without_tensorflow
 
@@ -129,6 +130,30 @@ def specs_of(inputs: Any, declared: Any = None) -> Any:
         return InputSpec(name, (None, *structure.shape[1:]), dtype)
 
     return named(inputs, "input")
+
+
+def named_inputs(model: keras.Model, inputs: Any) -> dict[str, Any]:
+    """Returns the inputs of a model by their names, as parts of paths.
+
+    One that has the name of a layer is left out: that path is the layer's.
+
+    Args:
+        model: The model.
+        inputs: The structure of tensors that it is given.
+    """
+    specs = specs_of(inputs, input_specs(model))
+    taken = {
+        layer.name
+        for layer in model.layers
+        if not isinstance(layer, keras.layers.InputLayer)
+    }
+    return {
+        address.component(spec.name): tensor
+        for spec, tensor in zip(
+            keras.tree.flatten(specs), keras.tree.flatten(inputs), strict=True
+        )
+        if spec.name not in taken
+    }
 
 
 def learned(model: keras.Model) -> list[Any]:

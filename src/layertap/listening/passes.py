@@ -133,6 +133,8 @@ class Pass:
 
     # Whether it collects values. One that does not asks whose business a join is.
     computes = False
+    # Whether it hears operations of `keras.ops` that are called with symbolic tensors.
+    symbolic = False
 
     def __init__(self, kinds: Iterable[str]) -> None:
         self.kinds = frozenset(kinds)
@@ -164,6 +166,15 @@ class Pass:
         """The operation's own `call` begins, with arguments as it receives them."""
         self.ear.moves()
         frame.inside = True
+
+    def run(self, frame: Frame, call: Call, args: Any, kwargs: Any) -> Any:
+        """Runs an operation's own `call`, and returns its outputs."""
+        return call(frame.operation, *args, **kwargs)
+
+    def symbolically(
+        self, operation: Any, args: Any, kwargs: Any, outputs: Any
+    ) -> None:
+        """An operation of `keras.ops` was called with symbolic tensors."""
 
     def converted(self, before: Any, after: Any) -> None:
         """A functional model converted one of its inputs."""

@@ -48,12 +48,14 @@ try:
     from keras.src import backend
     from keras.src.models.functional import Functional
     from keras.src.ops import numpy as operations
+    from keras.src.ops.node import Node
     from keras.src.utils.module_utils import tensorflow as _tensorflow
 except ImportError as error:
     raise moved(error.msg) from error
 
 __all__ = [
     "Functional",
+    "Node",
     "backend",
     "moved",
     "operations",

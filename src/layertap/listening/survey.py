@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from layertap.listening.heard import Heard, JoinHeard, ValueHeard
+from layertap.listening.models import named_inputs
 from layertap.listening.passes import (
     Frame,
     Joining,
@@ -36,6 +37,7 @@ class Survey(Pass):
         self.model_name = model_name
         self.joins_heard: dict[str, JoinHeard] = {}
         self.outputs: dict[str, tuple[ValueHeard, ...]] = {}
+        self.inputs: dict[str, ValueHeard] = {}
         self._begun: dict[str, JoinHeard] = {}
         self._rows: Any = None
         self._makers: dict[Hashable, str] = {}
@@ -65,7 +67,7 @@ class Survey(Pass):
             path: tuple(map(self._attributed, values))
             for path, values in self.outputs.items()
         }
-        return Heard(joins, outputs, stopped)
+        return Heard(joins, outputs, self.inputs, stopped)
 
     def enter(self, operation: Any, args: Any, kwargs: Any) -> Frame:
         """Notes that what is given to an operation was made where it was called."""
@@ -84,6 +86,8 @@ class Survey(Pass):
             self._rows = inputs[0].shape[0]
             for name, tensor in zip(self.input_names, inputs, strict=True):
                 self._made(tensor, name)
+            named = named_inputs(frame.operation, args[0])
+            self.inputs = {name: self._value(tensor) for name, tensor in named.items()}
             return
         for before, after in _pairs(frame.arguments, (args, kwargs)):
             self.converted(before, after)
