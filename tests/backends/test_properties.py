@@ -130,7 +130,8 @@ class Graph:
             tensor, calls = self.pick(one), 0
             inner = keras.Input(tensor.truth.shape[1:])
             width = tensor.truth.shape[-1]
-            halves = [dense(width, "left")(inner), ops.tanh(inner)]
+            tanh = layers.Activation("tanh", name="tanh")
+            halves = [dense(width, "left")(inner), tanh(inner)]
             mix = layers.Concatenate(name="mix")(halves)
             model = keras.Model(
                 inner, dense(width, "end")(mix), name=self.name("model")
