@@ -20,6 +20,7 @@ from layertap.errors import LayertapError
 
 if TYPE_CHECKING:
     from layertap.capturing import capture as capture
+    from layertap.importances import Importance as Importance
     from layertap.planning import plan as plan
     from layertap.plans import Plan as Plan
     from layertap.saved import Saved as Saved
@@ -30,15 +31,18 @@ if TYPE_CHECKING:
     from layertap.values import Values as Values
     from layertap.verifying import Report as Report
     from layertap.verifying import verify as verify
+    from layertap.weighing import importance as importance
 
 # Where each name stands. Loaded when it is first used: `layertap --help` and
 # `layertap.open` need no Keras.
 _ROOMS = {
+    "Importance": "importances",
     "Plan": "plans",
     "Report": "verifying",
     "Saved": "saved",
     "Values": "values",
     "capture": "capturing",
+    "importance": "weighing",
     "open": "saved",
     "plan": "planning",
     "save": "saving",
@@ -47,7 +51,7 @@ _ROOMS = {
     "verify": "verifying",
 }
 
-_WITHOUT_KERAS = ("plans", "saved", "values")
+_WITHOUT_KERAS = ("importances", "plans", "saved", "values")
 
 __all__ = ["LayertapError", *_ROOMS]
 

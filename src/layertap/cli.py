@@ -102,6 +102,7 @@ def main() -> None:
     layertap save model.keras data.npz -o out.zarr   save it
     layertap show out.zarr                           what was saved
     layertap verify out.zarr --model model.keras --data data.npz
+    layertap importance out.zarr model.keras         which branch matters
 
     Keras' backend is the one that KERAS_BACKEND names. Exit status: 0 success,
     1 checked and found wrong, 2 bad input.
@@ -317,6 +318,58 @@ def verify(
 
 
 @main.command(cls=_Command)
+@click.argument("store")
+@click.argument("model")
+@click.option("--loss", metavar="NAME", help="The one the model was compiled with.")
+@click.option(
+    "--metric", "metrics", multiple=True, metavar="NAME", help="Likewise, with --loss."
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="How often each branch is permuted.",
+)
+@click.option("--seed", type=int, default=0, help="For other permutations.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@_json
+@_model_options
+def importance(
+    store: str,
+    model: str,
+    loss: str | None,
+    metrics: tuple[str, ...],
+    repeats: int,
+    seed: int,
+    **options: Any,
+) -> None:
+    """Show which branch MODEL leans on, from STORE alone.
+
+    STORE has the branches of MODEL and, if connections run past the join, was saved
+    with --for-head. MODEL may also be just the head.
+    """
+    from layertap.saved import open as open_saved
+
+    saved = open_saved(store)
+    loaded = _load(model, options, compiled=loss is None)
+    from layertap.weighing import head_of
+    from layertap.weighing import importance as measured
+
+    found = measured(
+        saved,
+        head_of(saved, loaded),
+        loss=loss,
+        metrics=list(metrics) or None,
+        repeats=repeats,
+        seed=seed,
+        progress=False if options["quiet"] else None,
+    )
+    _show(found.to_json() if options["as_json"] else found)
+
+
+@main.command(cls=_Command)
 @click.argument("folder", default="layertap-demo")
 @_verbose
 def demo(folder: str, verbose: bool) -> None:
@@ -359,7 +412,7 @@ def _need_keras() -> None:
     importlib.import_module("layertap.listening")
 
 
-def _load(model: str, options: dict[str, Any]) -> Any:
+def _load(model: str, options: dict[str, Any], *, compiled: bool = False) -> Any:
     _need_keras()
     from layertap.loading import load_model
 
@@ -367,7 +420,12 @@ def _load(model: str, options: dict[str, Any]) -> Any:
         click.echo(
             f"Keras' safe mode is off: code that {model} holds may run.", err=True
         )
-    return load_model(model, trust=options["trust_model"], modules=options["modules"])
+    return load_model(
+        model,
+        trust=options["trust_model"],
+        modules=options["modules"],
+        compiled=compiled,
+    )
 
 
 def _selected(options: dict[str, Any]) -> dict[str, Any]:

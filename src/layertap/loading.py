@@ -36,7 +36,13 @@ class Data(NamedTuple):
     ids: Any = None
 
 
-def load_model(path: str, *, trust: bool = False, modules: Sequence[str] = ()) -> Any:
+def load_model(
+    path: str,
+    *,
+    trust: bool = False,
+    modules: Sequence[str] = (),
+    compiled: bool = False,
+) -> Any:
     """Loads a model.
 
     Args:
@@ -44,6 +50,7 @@ def load_model(path: str, *, trust: bool = False, modules: Sequence[str] = ()) -
         trust: Whether code in the file may run: Keras' safe mode is off then. Else it
             is on, or the file is not loaded.
         modules: Modules to import first; they register custom objects.
+        compiled: Whether to compile it as it was when it was saved.
 
     Raises:
         ModelFileError: If there is no such file, or no model in it that may be
@@ -74,7 +81,7 @@ def load_model(path: str, *, trust: bool = False, modules: Sequence[str] = ()) -
             "file, pass --trust-model; or save it as .keras, or install a newer Keras."
         )
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=not trust)
+        return keras.models.load_model(path, compile=compiled, safe_mode=not trust)
     except Exception as error:  # A model file builds any classes with any errors.
         raise ModelFileError(_why(path, error)) from error
 

@@ -1,6 +1,7 @@
 """How tables and sizes look: on a terminal, as text, in a notebook."""
 
 import io
+import math
 from typing import Any
 
 from rich.console import Console
@@ -37,3 +38,12 @@ def size(count: float | None) -> str:
             return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:,.1f} TB"
+
+
+def finite(data: Any) -> Any:
+    """Returns data for JSON, with None for numbers that JSON does not have."""
+    if isinstance(data, dict):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
