@@ -353,13 +353,17 @@ def importance(
     from layertap.saved import open as open_saved
 
     saved = open_saved(store)
-    loaded = _load(model, options, compiled=loss is None)
+    loaded = _load(model, options)
+    from layertap.loading import compile_as_saved
     from layertap.weighing import head_of
     from layertap.weighing import importance as measured
 
+    head = head_of(saved, loaded)
+    if loss is None:
+        compile_as_saved(head, model)
     found = measured(
         saved,
-        head_of(saved, loaded),
+        head,
         loss=loss,
         metrics=list(metrics) or None,
         repeats=repeats,
@@ -412,7 +416,7 @@ def _need_keras() -> None:
     importlib.import_module("layertap.listening")
 
 
-def _load(model: str, options: dict[str, Any], *, compiled: bool = False) -> Any:
+def _load(model: str, options: dict[str, Any]) -> Any:
     _need_keras()
     from layertap.loading import load_model
 
@@ -420,12 +424,7 @@ def _load(model: str, options: dict[str, Any], *, compiled: bool = False) -> Any
         click.echo(
             f"Keras' safe mode is off: code that {model} holds may run.", err=True
         )
-    return load_model(
-        model,
-        trust=options["trust_model"],
-        modules=options["modules"],
-        compiled=compiled,
-    )
+    return load_model(model, trust=options["trust_model"], modules=options["modules"])
 
 
 def _selected(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the command line is given, as what the API takes: a model, data."""
 
 import importlib
+import json
 import re
 import sys
 import zipfile
@@ -36,13 +37,7 @@ class Data(NamedTuple):
     ids: Any = None
 
 
-def load_model(
-    path: str,
-    *,
-    trust: bool = False,
-    modules: Sequence[str] = (),
-    compiled: bool = False,
-) -> Any:
+def load_model(path: str, *, trust: bool = False, modules: Sequence[str] = ()) -> Any:
     """Loads a model.
 
     Args:
@@ -50,7 +45,6 @@ def load_model(
         trust: Whether code in the file may run: Keras' safe mode is off then. Else it
             is on, or the file is not loaded.
         modules: Modules to import first; they register custom objects.
-        compiled: Whether to compile it as it was when it was saved.
 
     Raises:
         ModelFileError: If there is no such file, or no model in it that may be
@@ -81,8 +75,31 @@ def load_model(
             "file, pass --trust-model; or save it as .keras, or install a newer Keras."
         )
     try:
-        return keras.models.load_model(path, compile=compiled, safe_mode=not trust)
+        return keras.models.load_model(path, compile=False, safe_mode=not trust)
     except Exception as error:  # A model file builds any classes with any errors.
+        raise ModelFileError(_why(path, error)) from error
+
+
+def compile_as_saved(model: Any, path: str) -> None:
+    """Compiles a model as the one in a file was; its optimizer is a new one.
+
+    Args:
+        model: The model, or a part of it with the same outputs.
+        path: A `.keras` file. Of any other, or of a model that was not compiled, there
+            is nothing to compile with, and nothing is done.
+
+    Raises:
+        ModelFileError: If that can't be had, as it takes what is not Keras' own.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("config.json")).get("compile_config")
+    if not config:
+        return
+    try:
+        model.compile_from_config(config)
+    except Exception as error:  # Custom losses raise what they like.
         raise ModelFileError(_why(path, error)) from error
 
 

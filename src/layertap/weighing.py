@@ -8,7 +8,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.errors import AddressError, DataError, OptionError
+from layertap import listening
+from layertap.errors import AddressError, DataError, NoJoinsError, OptionError
 from layertap.facts import Facts, alignment, comparable, shares
 from layertap.importances import BranchImportance, Change, Importance
 from layertap.perturbing import Batches, Changed, Reading, constant, permuted
@@ -185,7 +186,7 @@ def _taken(saved: Saved, head: keras.Model) -> tuple[list[str], Join | None]:
         AddressError: If it takes what was not saved.
     """
     plan = saved.plan
-    given = getattr(head, "input", None) if getattr(head, "inputs", None) else None
+    given = listening.input_specs(head)
     if isinstance(given, dict):
         missing = sorted(given.keys() - set(plan.addresses))
         if missing:
@@ -219,16 +220,17 @@ def head_of(saved: Saved, model: keras.Model) -> keras.Model:
         LayertapError: As of `layertap.split`.
     """
     plan = saved.plan
-    given = getattr(model, "input", None) if getattr(model, "inputs", None) else None
+    given = listening.input_specs(model)
     if isinstance(given, dict) and given.keys() <= set(plan.addresses):
         return model
-    joins = {join.shape[1:] for join in plan.joins}
-    if isinstance(given, keras.KerasTensor) and given.shape[1:] in joins:
-        return model
     kinds = sorted({join.kind for join in plan.joins})
-    _, head = split(model, [join.path for join in plan.joins], joins=kinds)
-    if model.compiled:
-        head.compile_from_config(model.get_compile_config())
+    try:
+        _, head = split(model, [join.path for join in plan.joins], joins=kinds)
+    except (NoJoinsError, AddressError):
+        shapes = [spec.shape[1:] for spec in keras.tree.flatten(given)]
+        if any(shapes == [join.shape[1:]] for join in plan.joins):
+            return model
+        raise
     return head
 
 

@@ -8,15 +8,18 @@ import pytest
 import layertap
 
 NAMES = [
+    "Importance",
     "LayertapError",
     "Plan",
     "Report",
     "Saved",
     "Values",
     "capture",
+    "importance",
     "open",
     "plan",
     "save",
+    "split",
     "submodels",
     "verify",
 ]
