@@ -15,7 +15,7 @@ from layertap.identity import told_apart
 from layertap.plans import Plan
 from layertap.reducing import Reduction
 from layertap.saved import DIGESTS, IDS, Saved, label_paths
-from layertap.store import ArraySpec, Writer
+from layertap.store import ArraySpec, Observer, Writer
 from layertap.tap import Tap
 from layertap.values import beside
 
@@ -114,13 +114,16 @@ class Run:
         Writer.check(arrays, manifest, compression=compression, memory=memory)
 
     def writer(
-        self, path: str | os.PathLike[str], compression: str | None, memory: int
+        self,
+        path: str | os.PathLike[str],
+        compression: str | None,
+        memory: int,
+        observer: Observer,
     ) -> Writer:
         """Makes a new store for the run, and its writer."""
         arrays, manifest = self._store()
-        return Writer.create(
-            path, arrays, manifest, compression=compression, memory=memory
-        )
+        options: dict[str, Any] = {"compression": compression, "memory": memory}
+        return Writer.create(path, arrays, manifest, observer=observer, **options)
 
     def _store(self) -> tuple[list[ArraySpec], dict[str, Any]]:
         """Returns the arrays and the manifest of a store for the run."""
