@@ -272,7 +272,11 @@ def show(store: str, as_json: bool, verbose: bool) -> None:
     if as_json:
         _show(saved.to_json())
         return
+    from layertap import showing
+
     _show(saved.plan.table(saved.rows))
+    if saved.statistics:
+        _show(showing.table(saved.statistics))
     click.echo(_state(saved))
 
 

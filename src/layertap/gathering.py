@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import OptionError
+from layertap.keeping import to_texts
 from layertap.plans import Plan
 from layertap.statistics import Statistics, sound
 from layertap.units import unit_axes
@@ -76,7 +77,7 @@ class Gatherer:
     def to_json(self) -> dict[str, Any]:
         """Returns what a store keeps of the statistics, by address."""
         return {
-            name: self._found[name].to_texts()
+            name: to_texts(self._found[name])
             for name in self._axes
             if name in self._found
         }
@@ -93,15 +94,18 @@ def of_rows(array: NDArray[Any], axis: int | None) -> Statistics:
     units = 1 if axis is None else shape[axis]
     inner = 1 if axis is None else math.prod(shape[axis + 1 :])
     found = Statistics.nothing(axis, units)
-    for places, tables in _tables(array.reshape(-1, units, inner)):
-        # Tables of as many rows are put together at once.
-        for _, alike in itertools.groupby(tables, lambda table: table.shape[1]):
-            pieces = (piece for table in alike for piece in _pieces(table))
-            columns = Statistics.joined(
-                None, [_of_piece(_computable(piece)) for piece in pieces]
-            )
-            form = (columns.units // (units * places), units, places)
-            found = found.merged(columns.folded(axis, form))
+    if not array.size:
+        return found
+    # NaN, infinities, numbers that are too large to be squared: all are looked after.
+    with np.errstate(all="ignore"):
+        for places, tables in _tables(array.reshape(-1, units, inner)):
+            # Tables of as many rows are put together at once.
+            for _, alike in itertools.groupby(tables, lambda table: table.shape[1]):
+                pieces = (piece for table in alike for piece in _pieces(table))
+                columns = [_of_piece(_computable(piece)) for piece in pieces]
+                together = Statistics.joined(None, columns)
+                form = (together.units // (units * places), units, places)
+                found = found.merged(together.folded(axis, form))
     return found
 
 
@@ -182,32 +186,31 @@ def _widened(part: NDArray[Any]) -> NDArray[Any]:
 def _of_piece(piece: NDArray[Any]) -> Statistics:
     """Returns the statistics of small tables, each column a unit."""
     rows, precision = piece.shape[1], piece.dtype.name
-    with np.errstate(all="ignore"):
-        sums = np.add.reduce(piece, 1).astype(np.float64)
-        squares = np.einsum("tij,tij->tj", piece, piece).astype(np.float64)
-        if not np.isfinite(sums.sum() + squares.sum()):
-            return _carefully(piece)
-        low, high = np.minimum.reduce(piece, 1), np.maximum.reduce(piece, 1)
-        same = low == high
-        small = np.maximum(high, -low) < _SMALL[precision]
-        if (small & ~same).any():
-            return _carefully(piece)
-        mean = sums / rows
-        variance = squares / rows - mean**2
-        if ((variance * _FAR[precision] < mean**2) & ~same).any():
-            about = mean.astype(piece.dtype)
-            apart = piece - about[:, None]
-            center = np.add.reduce(apart, 1).astype(np.float64) / rows
-            squares = np.einsum("tij,tij->tj", apart, apart).astype(np.float64)
-            variance = squares / rows - center**2
-            mean = about + center
-        zeros: NDArray[Any] = np.zeros(mean.shape, np.uint8)
-        if ((low <= 0) & (high >= 0)).any():
-            zeros = np.add.reduce((piece == 0).view(np.uint8), 1, np.uint8)
-        none = np.zeros(mean.size, np.int64)
-        moments = (mean, np.maximum(variance, 0), low, high)
-        floats = [part.astype(np.float64).ravel() for part in moments]
-        return sound(None, rows, *floats, zeros.astype(np.int64).ravel(), none, none)
+    sums = np.add.reduce(piece, 1).astype(np.float64)
+    squares = np.einsum("tij,tij->tj", piece, piece).astype(np.float64)
+    if not np.isfinite(sums.sum() + squares.sum()):
+        return _carefully(piece)
+    low, high = np.minimum.reduce(piece, 1), np.maximum.reduce(piece, 1)
+    same = low == high
+    small = np.maximum(high, -low) < _SMALL[precision]
+    if (small & ~same).any():
+        return _carefully(piece)
+    mean = sums / rows
+    variance = squares / rows - mean**2
+    if ((variance * _FAR[precision] < mean**2) & ~same).any():
+        about = mean.astype(piece.dtype)
+        apart = piece - about[:, None]
+        center = np.add.reduce(apart, 1).astype(np.float64) / rows
+        squares = np.einsum("tij,tij->tj", apart, apart).astype(np.float64)
+        variance = squares / rows - center**2
+        mean = about + center
+    zeros: NDArray[Any] = np.zeros(mean.shape, np.uint8)
+    if ((low <= 0) & (high >= 0)).any():
+        zeros = np.add.reduce((piece == 0).view(np.uint8), 1, np.uint8)
+    none = np.zeros(mean.size, np.int64)
+    moments = (mean, np.maximum(variance, 0), low, high)
+    floats = [part.astype(np.float64).ravel() for part in moments]
+    return sound(None, rows, *floats, zeros.astype(np.int64).ravel(), none, none)
 
 
 def _carefully(piece: NDArray[Any]) -> Statistics:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap import address, tables, texts, units
+from layertap import address, keeping, tables, texts, units
 from layertap.errors import OptionError, StoreCorruptError
 from layertap.plans import Plan, Recipe
 from layertap.rebuilding import Rebuilt
@@ -183,9 +183,10 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
         Raises:
             StoreCorruptError: If they are damaged.
         """
-        texts = self.reader.attributes.get(STATISTICS, {})
+        found = self.reader.attributes.get(STATISTICS, {})
         try:
-            return units.of_values(self.plan, units.kept(self.plan, self.rows, texts))
+            kept = keeping.kept(self.plan, self.rows, found)
+            return units.of_values(self.plan, kept)
         except _DAMAGED as error:
             raise self._damaged(error) from error
 
@@ -288,6 +289,7 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             "complete": self.complete,
             "bytes_on_disk": self.bytes_on_disk,
             "overflowed": self.overflowed,
+            "statistics": {n: known.to_json() for n, known in self.statistics.items()},
             "identity": self.identity,
             "plan": self.plan.to_json(),
         }

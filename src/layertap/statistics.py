@@ -6,22 +6,20 @@ or of other units, make one of all of them, by the formulas of Chan, Golub and L
 """
 
 import functools
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-# A value with more units is described as a whole, or a store would say more of its
-# values than it holds.
-MOST_UNITS = 2**15
-
-_MOMENTS = ("mean", "variance", "minimum", "maximum")
-_COUNTED = ("zeros", "nan", "inf")
+MOMENTS = ("mean", "variance", "minimum", "maximum")
+COUNTED = ("zeros", "nan", "inf")
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,7 @@ class Statistics:
         """
         if len(parts) == 1 and parts[0].axis == axis:
             return parts[0]
-        names = (*_MOMENTS, *_COUNTED)
+        names = (*MOMENTS, *COUNTED)
         units = (np.concatenate([getattr(p, name) for p in parts]) for name in names)
         return cls(axis, parts[0].count, *units)
 
@@ -184,7 +182,7 @@ class Statistics:
                 squares / all_n,
                 np.fmin.reduce(self.minimum.reshape(form), (0, 2)),
                 np.fmax.reduce(self.maximum.reshape(form), (0, 2)),
-                *(getattr(self, name).reshape(form).sum((0, 2)) for name in _COUNTED),
+                *(getattr(self, name).reshape(form).sum((0, 2)) for name in COUNTED),
             )
 
     def merged(self, other: "Statistics") -> "Statistics":
@@ -206,15 +204,15 @@ class Statistics:
                 ),
                 np.fmin(self.minimum, other.minimum),
                 np.fmax(self.maximum, other.maximum),
-                *(getattr(self, name) + getattr(other, name) for name in _COUNTED),
+                *(getattr(self, name) + getattr(other, name) for name in COUNTED),
             )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the statistics as data for JSON, which has no NaN: None for it."""
         units = {
             name: [n if np.isfinite(n) else None for n in getattr(self, name).tolist()]
-            for name in _MOMENTS
-        } | {name: getattr(self, name).tolist() for name in _COUNTED}
+            for name in MOMENTS
+        } | {name: getattr(self, name).tolist() for name in COUNTED}
         total = {
             name: n if np.isfinite(n) else None for name, n in vars(self.total).items()
         }
@@ -224,76 +222,6 @@ class Statistics:
             "total": total,
             "by unit": units,
         }
-
-    def to_texts(self) -> dict[str, Any]:
-        """Returns what a store keeps of the statistics: a text of numbers for each.
-
-        Texts, for lists of numbers would be read, sealed and laid out one by one
-        whenever the store is opened.
-        """
-        texts = {
-            # What is computed is rounded anyway, what was there is exact.
-            "mean": " ".join(f"{number:.9g}" for number in self.mean.tolist()),
-            "variance": " ".join(f"{number:.9g}" for number in self.variance.tolist()),
-            "minimum": " ".join(_shortest(n) for n in self.minimum.tolist()),
-            "maximum": " ".join(_shortest(n) for n in self.maximum.tolist()),
-        }
-        for name in _COUNTED:
-            counts = getattr(self, name)
-            if counts.any():
-                texts[name] = " ".join(map(str, counts.tolist()))
-        return {"axis": self.axis, **texts}
-
-    @classmethod
-    def from_texts(cls, data: Mapping[str, Any], shape: Sequence[int]) -> "Statistics":
-        """Returns the statistics that `to_texts` gave.
-
-        Args:
-            data: What is in the store.
-            shape: The shape of the value, rows and all.
-
-        Raises:
-            KeyError: If a part is missing.
-            TypeError: If a part is of another type.
-            ValueError: If they can't be those of such a value.
-        """
-        axis = data["axis"]
-        if axis is not None and not (type(axis) is int and 1 <= axis < len(shape)):
-            raise ValueError(f"there is no axis of units {axis!r} in shape {shape}")
-        units = 1 if axis is None else shape[axis]
-        numbers = 1
-        for size in shape:
-            numbers *= size
-        if units > MOST_UNITS or numbers >= 2**63:
-            raise ValueError(f"shape {shape} is too large to have statistics")
-        none = " ".join(["0"] * units)
-        found = cls(
-            axis,
-            numbers // units,
-            *(_numbers(data[name], units, np.float64) for name in _MOMENTS),
-            *(_numbers(data.get(name, none), units, np.int64) for name in _COUNTED),
-        )
-        found._check()
-        return found
-
-    def _check(self) -> None:
-        """Checks that these can be statistics of anything.
-
-        Raises:
-            ValueError: If not.
-        """
-        counts = np.stack([self.zeros, self.nan, self.inf])
-        # As floating numbers: the sum of three whole ones may be too large.
-        if counts.min() < 0 or counts.sum(0, np.float64).max() > self.count:
-            raise ValueError(f"units of {self.count} numbers hold more of a kind")
-        some = self.finite > 0
-        known = [~np.isnan(self.minimum), ~np.isnan(self.maximum)]
-        if any((there != some).any() for there in known):
-            raise ValueError("units have extremes, but no numbers, or the reverse")
-        if np.isinf([self.minimum, self.maximum]).any():
-            raise ValueError("an extreme of finite numbers is infinite")
-        if (self.minimum > self.maximum).any() or (self.variance < 0).any():
-            raise ValueError("a minimum is above a maximum, or a variance below 0")
 
 
 def sound(axis: int | None, count: int, *parts: Any) -> Statistics:
@@ -308,17 +236,3 @@ def sound(axis: int | None, count: int, *parts: Any) -> Statistics:
     same = minimum == maximum
     mean, variance = np.where(same, minimum, mean), np.where(same, 0.0, variance)
     return Statistics(axis, count, mean, variance, minimum, maximum, *counts)
-
-
-def _shortest(number: float) -> str:
-    return repr(number).removesuffix(".0")
-
-
-def _numbers(text: Any, units: int, dtype: type) -> NDArray[Any]:
-    """Returns the numbers of a text, of which there have to be so many."""
-    if not isinstance(text, str):
-        raise TypeError(f"numbers should be a text, not {type(text).__name__}")
-    # Before it is taken apart, which takes memory.
-    if text.count(" ") != units - 1 or len(text) > 32 * units:
-        raise ValueError(f"{text[:40]!r}… should be {units} numbers")
-    return np.array([dtype(word) for word in text.split(" ")], dtype)

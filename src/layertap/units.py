@@ -6,14 +6,14 @@ are made of others follow from them.
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from layertap.plans import Plan, Recipe, Value
-from layertap.statistics import MOST_UNITS, Statistics
+from layertap.statistics import Statistics
 
-# All units of a store, and all units that are made of them. Values after which there
-# would be more are described as a whole.
-_MOST_STORED, _MOST_TOGETHER = 2**17, 2**18
+# Of a value, of all values that are stored, and of those too that are made of them. A
+# value with more units, or after which there would be more, is described as a whole, or
+# a store would say more of its values than it holds.
+MOST_UNITS, MOST_STORED, _MOST_TOGETHER = 2**15, 2**17, 2**18
 
 
 def unit_axes(plan: Plan) -> dict[str, int | None]:
@@ -36,7 +36,7 @@ def unit_axes(plan: Plan) -> dict[str, int | None]:
         if not value.dtype.startswith("complex"):
             axis = _unit_axis(value, joined.get(value.address))
             units = 1 if axis is None else value.shape[axis] or 1
-            if units > MOST_UNITS or together + units > _MOST_STORED:
+            if units > MOST_UNITS or together + units > MOST_STORED:
                 axis = None
             together += units if axis is not None else 1
             found[value.address] = axis
@@ -46,31 +46,6 @@ def unit_axes(plan: Plan) -> dict[str, int | None]:
 def _unit_axis(value: Value, joined: int | None) -> int | None:
     last = len(value.shape) - 1
     return (joined if joined and joined <= last else last) or None
-
-
-def kept(plan: Plan, rows: int, texts: Mapping[str, Any]) -> dict[str, Statistics]:
-    """Returns the statistics that a store keeps of its values.
-
-    Args:
-        plan: The plan of the values.
-        rows: How many rows there are.
-        texts: By address, what `Statistics.to_texts` gave.
-
-    Raises:
-        KeyError: If a part is missing.
-        TypeError: If a part is of another type.
-        ValueError: If they can't be those of such values.
-    """
-    found: dict[str, Statistics] = {}
-    room = _MOST_STORED + len(plan.stored)
-    for value in plan.stored:
-        if value.address in texts:
-            shape = [rows, *(size or 0 for size in value.shape[1:])]
-            found[value.address] = Statistics.from_texts(texts[value.address], shape)
-            room -= found[value.address].units
-            if room < 0:
-                raise ValueError("there are more units than any store has")
-    return found
 
 
 def of_values(plan: Plan, stored: Mapping[str, Statistics]) -> dict[str, Statistics]:
