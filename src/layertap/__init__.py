@@ -8,6 +8,7 @@ values = layertap.capture(model, x)                # in memory
 saved = layertap.save(model, data, "values.zarr")  # on disk
 saved = layertap.open("values.zarr")
 report = layertap.verify(saved, model, data)
+report = layertap.diff("one.zarr", "other.zarr")
 models = layertap.submodels(model, before="fusion")
 ```
 """
@@ -19,6 +20,8 @@ from layertap.errors import LayertapError
 
 if TYPE_CHECKING:
     from layertap.capturing import capture as capture
+    from layertap.comparing import diff as diff
+    from layertap.differing import Difference as Difference
     from layertap.planning import plan as plan
     from layertap.plans import Plan as Plan
     from layertap.saved import Saved as Saved
@@ -32,11 +35,13 @@ if TYPE_CHECKING:
 # Where each name stands. Loaded when it is first used: `layertap --help` and
 # `layertap.open` need no Keras.
 _ROOMS = {
+    "Difference": "differing",
     "Plan": "plans",
     "Report": "verifying",
     "Saved": "saved",
     "Values": "values",
     "capture": "capturing",
+    "diff": "comparing",
     "open": "saved",
     "plan": "planning",
     "save": "saving",
@@ -44,7 +49,7 @@ _ROOMS = {
     "verify": "verifying",
 }
 
-_WITHOUT_KERAS = ("plans", "saved", "values")
+_WITHOUT_KERAS = ("comparing", "differing", "plans", "saved", "values")
 
 __all__ = ["LayertapError", *_ROOMS]
 

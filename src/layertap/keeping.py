@@ -24,6 +24,8 @@ def kept(plan: Plan, rows: int, texts: Mapping[str, Any]) -> dict[str, Statistic
         TypeError: If a part is of another type.
         ValueError: If they can't be those of such values.
     """
+    if not isinstance(texts, Mapping):
+        raise TypeError(f"statistics are no {type(texts).__name__}")
     found: dict[str, Statistics] = {}
     room = MOST_STORED + len(plan.stored)
     for value in plan.stored:

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap import identity, texts
+from layertap import grades, identity, texts
 from layertap.errors import DataError, DataTypeError
 from layertap.feed import Batch, Feed
-from layertap.identity import told_apart
+from layertap.grades import told_apart
 from layertap.plans import Plan
 from layertap.reducing import Reduction
 from layertap.saved import DIGESTS, IDS, Saved, label_paths
@@ -159,7 +159,7 @@ class Run:
         What can be hashed is compared; of the data only the first batch, which is
         computed again.
         """
-        found = identity.differences(saved.identity, self._identity)
+        found = grades.differences(saved.identity, self._identity)
         rows = self.feed.rows
         if rows is not None and (
             saved.rows > rows or (saved.complete and saved.rows != rows)
@@ -216,7 +216,7 @@ class Run:
             stored = saved.reader.array(name)[rows]
             if name in self.plan.addresses or name in beside(self.plan):
                 computed = self.plan.narrowed.get(name)
-                if identity.compare(stored, fresh, computed) == "different":
+                if grades.compare(stored, fresh, computed) == "different":
                     yield f"{name} of {told_apart(stored, fresh, rows.start)}"
             elif stored.tobytes() != fresh.tobytes():
                 if name == DIGESTS:

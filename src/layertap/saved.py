@@ -151,9 +151,18 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
     @property
     def ids(self) -> NDArray[Any] | None:
         """The ids of the rows that were given to `save`, or None."""
-        if self._ids is None:
-            return None
-        return self._decoded(self.reader.array(IDS)[:])
+        return None if self._ids is None else self.ids_of(slice(None))
+
+    def ids_of(self, rows: slice | NDArray[np.intp]) -> NDArray[Any]:
+        """Returns the ids of some rows.
+
+        Args:
+            rows: Which ones.
+
+        Raises:
+            AddressError: If no ids were given to `save`.
+        """
+        return self._decoded(self.reader.array(IDS)[rows])
 
     @property
     def labels(self) -> Any:
@@ -300,9 +309,7 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             for value in self.plan.stored
         }
         labels = _structure(self._labels, lambda path: self.reader.array(path)[rows])
-        ids = None
-        if self._ids is not None:
-            ids = self._decoded(self.reader.array(IDS)[rows])
+        ids = None if self._ids is None else self.ids_of(rows)
         more = {name: self.reader.array(name)[rows] for name in beside(self.plan)}
         return Values(self.plan, arrays, labels, ids, more)
 

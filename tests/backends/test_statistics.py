@@ -97,6 +97,7 @@ def test_units_lie_along_the_axis_of_the_join(tmp_path):
     saved = layertap.save(
         *(model, data, tmp_path / "v.zarr"),
         joins=["concatenate", "add"],
+        before="*",
         outputs="twice",
     )
     axes = {name: found.axis for name, found in saved.statistics.items()}
@@ -140,8 +141,9 @@ def test_they_are_shown(tmp_path):
     path = str(tmp_path / "v.zarr")
     saved = layertap.save(model, x, path)
     shown = CliRunner().invoke(main, ["show", path]).output
-    (line,) = [line for line in shown.splitlines() if "fusion/in/0   " in line][1:]
-    assert line.split()[1:] == [
+    lines = [line.split() for line in shown.split("Statistics")[1].splitlines()]
+    (line,) = [line for line in lines if line[:1] == ["fusion/in/0"]]
+    assert line[1:] == [
         *("0.01562", "0.06052", "0", "0.25", "93.8%", "0", "0", "16", "of", "16"),
     ]
     found = json.loads(CliRunner().invoke(main, ["show", path, "--json"]).output)

@@ -8,12 +8,14 @@ import pytest
 import layertap
 
 NAMES = [
+    "Difference",
     "LayertapError",
     "Plan",
     "Report",
     "Saved",
     "Values",
     "capture",
+    "diff",
     "open",
     "plan",
     "save",
@@ -39,6 +41,8 @@ def test_a_name_that_is_not_there():
     [
         "layertap",
         "layertap.open",
+        "layertap.diff",
+        "layertap.Difference",
         "layertap.Plan",
         "layertap.Values",
         "layertap.LayertapError",
