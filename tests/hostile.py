@@ -235,7 +235,7 @@ def use_alone(path, *, verify=True, gib=3, seconds=40):
     code = (
         "import sys, hostile\n"
         f"hostile.bounded({gib}, {seconds}, {verify})\n"
-        f"without = {[] if verify else ['verify']}\n"
+        f"without = {[] if verify else ['verify', 'diff']}\n"
         "print(hostile.json.dumps(sorted(hostile.use(sys.argv[1], without=without))))"
     )
     done = subprocess.run(
@@ -285,6 +285,7 @@ def uses(saved):
         "no value": lambda: saved["no value"],
         "no join": lambda: saved.before("no join"),
         "verify": lambda: of_report(layertap.verify(saved)),
+        "diff": lambda: of_report(layertap.diff(saved, saved)),
     }
 
 

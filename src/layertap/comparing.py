@@ -1,14 +1,13 @@
 """Compares two stores: which numbers differ, by how much, and where."""
 
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from layertap import grades, texts
 from layertap.differing import Compared, Difference
-from layertap.errors import OptionError
+from layertap.errors import OptionError, StoreError
 from layertap.saved import IDS, LABELS, Saved
 from layertap.values import LENGTHS
 
@@ -123,7 +122,7 @@ def _blocks(first: Saved, second: Saved, end: int) -> Iterator[range]:
 
 def _parts(block: range, array: Any) -> Iterator[slice]:
     """Yields the rows of a block, not too many numbers at a time."""
-    size = max(_AT_A_TIME // max(int(np.prod(array.shape[1:])), 1), 1)
+    size = max(_AT_A_TIME // max(math.prod(array.shape[1:]), 1), 1)
     for start in range(block.start, block.stop, size):
         yield slice(start, min(start + size, block.stop))
 
@@ -158,7 +157,13 @@ def _add(found: Compared, rows: slice, first: Saved, second: Saved) -> None:
         found.add_texts(rows.start, first.ids_of(rows), second.ids_of(rows))
         return
     one, other = (_array(saved, name)[rows] for saved in (first, second))
-    found.add(rows.start, one, other, _share(name, first, second))
+    try:
+        found.add(rows.start, one, other, _share(name, first, second))
+    except MemoryError as error:
+        raise StoreError(
+            f"{name}: a row of {one[0].size:,} numbers can't be compared, for it does "
+            "not fit into memory several times. Compare it on a larger machine."
+        ) from error
 
 
 def _identity(first: Saved, second: Saved) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -12,6 +13,9 @@ from layertap import grades, tables, texts
 from layertap.address import suggest
 from layertap.errors import AddressError
 from layertap.grades import Verdict
+
+# Of a text that differs, so much is shown.
+_LONGEST = 60
 
 _ORDER: tuple[Verdict, ...] = ("identical", "within rounding", "different")
 
@@ -176,17 +180,30 @@ class Difference:
 
     def __rich__(self) -> Table:
         a, b = (texts.printable(path) for path in self.paths)
-        table = Table(title=Text(f"A: {a}\nB: {b}"), title_justify="left")
-        for heading in ("address", "rows", "verdict", "largest difference"):
+        table = Table(
+            title=Text(f"A: {a}\nB: {b}"),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
+        table.add_column("address", overflow="fold")
+        table.add_column("rows", justify="right", no_wrap=True)
+        table.add_column("verdict", no_wrap=True)
+        for heading in ("largest", "relative", "mean"):
+            table.add_column(heading, justify="right")
+        for heading in ("where", "in A", "in B"):
             table.add_column(heading, overflow="fold")
-        table.add_column("of the largest number", justify="right")
-        table.add_column("mean difference", justify="right")
         for each in self.compared:
             table.add_row(*_cells(each))
         count = sum(not each.ok for each in self.compared)
-        lines = [f"{len(self.compared)} compared, {count} of them differ."]
+        lines = [
+            "Differences: the largest, the same beside the largest number of both, and "
+            "the mean.",
+            f"{len(self.compared)} compared, {count} of them differ beyond rounding.",
+        ]
         if self.alike:
-            lines[0] += f" {self.alike} more are made of those, alike in both."
+            lines[1] += f" {self.alike} more are made of those, alike in both."
         if self.rows[0] != self.rows[1]:
             lines.append(f"A has {self.rows[0]:,} rows, B {self.rows[1]:,}.")
         lines += self.identity
@@ -203,28 +220,33 @@ class Difference:
 
 def _cells(each: Compared) -> list[Text]:
     style = "green" if each.ok else "red"
-    verdict = each.verdict + (f": {each.why}" if each.why else "")
+    verdict = [each.verdict, *each.why.split(", ")]
     if each.dtypes[0] != each.dtypes[1] and not each.why:
-        verdict += f" ({each.dtypes[0]}, {each.dtypes[1]})"
+        verdict.append(f"{each.dtypes[0]}, {each.dtypes[1]}")
     if each.broken:
-        verdict += f", {each.broken:,} not finite in one"
-    lines = [f"{each.largest:.3g}"] if each.largest or each.at is None else []
+        verdict.append(f"{each.broken:,} not finite in one")
+    where, values = "", ["", ""]
     if each.at is not None and each.values is not None:
-        place = f" at {', '.join(map(str, each.at[1:]))}" if each.at[1:] else ""
-        one, other = (_shown(value) for value in each.values)
-        lines.append(f"row {each.at[0]:,}{place}: {one}, {other}")
+        where = f"row {each.at[0]:,}" + _place(each.at[1:])
+        values = [_shown(value) for value in each.values]
     return [
         Text(each.address),
         Text(f"{each.rows:,}"),
-        Text(verdict, style=style),
-        Text("\n".join(lines)),
-        Text(f"{each.relative:.2g}" if each.largest else "0"),
+        Text("\n".join(filter(None, verdict)), style=style),
+        Text(f"{each.largest:.3g}"),
+        Text(f"{each.relative:.2g}"),
         Text(f"{each.mean:.3g}"),
+        *map(Text, (where, *values)),
     ]
 
 
+def _place(index: tuple[int, ...]) -> str:
+    return f" at {', '.join(map(str, index))}" if index else ""
+
+
 def _shown(value: Any) -> str:
-    return f"{value:.9g}" if isinstance(value, float) else str(value)
+    text = f"{value:.9g}" if isinstance(value, float) else texts.printable(value)
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
 def _plain(part: Any) -> Any:
