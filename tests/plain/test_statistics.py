@@ -293,6 +293,23 @@ def test_rows_out_of_order_are_refused():
         gatherer.add(0, rows)
 
 
+def test_a_store_that_is_finished_again_gives_no_row_twice(tmp_path):
+    seen = []
+
+    def observer(row, arrays):
+        seen.append((row, arrays["x"].tolist()))
+
+    array = ArraySpec("x", (), "int64")
+    options = {"memory": 3 * 8 * 8, "observer": observer}
+    with Writer.create(tmp_path / "v", [array], {}, **options) as writer:
+        writer.append({"x": np.arange(19)})
+        with pytest.raises(OptionError, match="have to be JSON"):
+            writer.finish(lambda: {"no JSON": object()})
+        writer.finish(lambda: {"blocks": len(seen)})
+    assert seen == [(row, list(range(row, min(row + 8, 19)))) for row in (0, 8, 16)]
+    assert Reader(tmp_path / "v").attributes == {"blocks": 3}
+
+
 class BrokenError(Exception):
     """Raised by what looks at the rows."""
 
