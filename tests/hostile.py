@@ -16,6 +16,7 @@ import numpy as np
 import layertap
 from layertap import cli, texts
 from layertap.errors import LayertapError
+from layertap.gathering import Gatherer
 from layertap.plans import Branch, Ignored, Join, Output, Plan, Recipe, Refused
 from layertap.store import ArraySpec, Writer, seals
 from layertap.store.layout import group_metadata
@@ -89,7 +90,8 @@ def make(path, *, complete=True, plan=PLAN, beside=BESIDE, values=None, **given)
     arrays += [ArraySpec(name, *form) for name, form in beside.items()]
     row = sum(array.row_bytes for array in arrays)
     manifest = {"identity": IDENTITY, "plan": plan.to_json()}
-    given = {"memory": 3 * BLOCK_ROWS * row, **given}
+    gatherer = Gatherer(plan)
+    given = {"memory": 3 * BLOCK_ROWS * row, "observer": gatherer.add, **given}
     with Writer.create(path, arrays, manifest, **given) as writer:
         ids = texts.encode([f"row-{i:02}" for i in range(ROWS)])
         rows = {
@@ -97,7 +99,7 @@ def make(path, *, complete=True, plan=PLAN, beside=BESIDE, values=None, **given)
         }
         writer.append(rows | {"ids": ids} | (values or {}))
         if complete:
-            writer.finish()
+            writer.finish(lambda: {"statistics": gatherer.to_json()})
         else:
             writer.commit()
 
@@ -233,14 +235,14 @@ def use_alone(path, *, verify=True, gib=3, seconds=40):
     code = (
         "import sys, hostile\n"
         f"hostile.bounded({gib}, {seconds}, {verify})\n"
-        f"without = {[] if verify else ['verify']}\n"
+        f"without = {[] if verify else ['verify', 'diff']}\n"
         "print(hostile.json.dumps(sorted(hostile.use(sys.argv[1], without=without))))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return set(json.loads(done.stdout.splitlines()[-1]))
@@ -271,6 +273,7 @@ def uses(saved):
         "ids": lambda: saved.ids,
         "labels": lambda: each(saved.labels, operator.itemgetter(slice(None, 3))),
         "overflowed": lambda: saved.overflowed,
+        "statistics": lambda: of_statistics(saved.statistics),
         **{f"lengths of {a}": lambda a=a: saved.lengths(a) for a in saved},
         **{f"3 of {a}": lambda a=a: saved[a][:3] for a in saved},
         **{f"one of {a}": lambda a=a: first_number(saved[a]) for a in saved},
@@ -282,6 +285,7 @@ def uses(saved):
         "no value": lambda: saved["no value"],
         "no join": lambda: saved.before("no join"),
         "verify": lambda: of_report(layertap.verify(saved)),
+        "diff": lambda: of_report(layertap.diff(saved, saved)),
     }
 
 
@@ -305,6 +309,10 @@ def of_batch(batch):
                     action(name)
                 except LayertapError:
                     continue
+
+
+def of_statistics(statistics):
+    return [(known.total, known.dead, known.to_json()) for known in statistics.values()]
 
 
 def of_report(report):

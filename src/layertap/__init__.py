@@ -8,6 +8,7 @@ values = layertap.capture(model, x)                # in memory
 saved = layertap.save(model, data, "values.zarr")  # on disk
 saved = layertap.open("values.zarr")
 report = layertap.verify(saved, model, data)
+report = layertap.diff("one.zarr", "other.zarr")
 models = layertap.submodels(model, before="fusion")
 stem, head = layertap.split(model, before="fusion")
 ```
@@ -20,6 +21,8 @@ from layertap.errors import LayertapError
 
 if TYPE_CHECKING:
     from layertap.capturing import capture as capture
+    from layertap.comparing import diff as diff
+    from layertap.differing import Difference as Difference
     from layertap.importances import Importance as Importance
     from layertap.planning import plan as plan
     from layertap.plans import Plan as Plan
@@ -36,12 +39,14 @@ if TYPE_CHECKING:
 # Where each name stands. Loaded when it is first used: `layertap --help` and
 # `layertap.open` need no Keras.
 _ROOMS = {
+    "Difference": "differing",
     "Importance": "importances",
     "Plan": "plans",
     "Report": "verifying",
     "Saved": "saved",
     "Values": "values",
     "capture": "capturing",
+    "diff": "comparing",
     "importance": "weighing",
     "open": "saved",
     "plan": "planning",
@@ -51,7 +56,7 @@ _ROOMS = {
     "verify": "verifying",
 }
 
-_WITHOUT_KERAS = ("importances", "plans", "saved", "values")
+_WITHOUT_KERAS = ("comparing", "differing", "importances", "plans", "saved", "values")
 
 __all__ = ["LayertapError", *_ROOMS]
 

@@ -103,6 +103,7 @@ def main() -> None:
     layertap show out.zarr                           what was saved
     layertap verify out.zarr --model model.keras --data data.npz
     layertap importance out.zarr model.keras         which branch matters
+    layertap diff out.zarr other.zarr                what differs
 
     Keras' backend is the one that KERAS_BACKEND names. Exit status: 0 success,
     1 checked and found wrong, 2 bad input.
@@ -278,7 +279,11 @@ def show(store: str, as_json: bool, verbose: bool) -> None:
     if as_json:
         _show(saved.to_json())
         return
+    from layertap import showing
+
     _show(saved.plan.table(saved.rows))
+    if saved.statistics:
+        _show(showing.table(saved.statistics))
     click.echo(_state(saved))
 
 
@@ -371,6 +376,30 @@ def importance(
         progress=False if options["quiet"] else None,
     )
     _show(found.to_json() if options["as_json"] else found)
+
+
+@main.command(cls=_Command)
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many rows to compare, the first ones; all, if not given.",
+)
+@_json
+@_verbose
+def diff(a: str, b: str, rows: int | None, as_json: bool, verbose: bool) -> None:
+    """Compare the values of two stores, A and B, number by number.
+
+    Exit status 0 if nothing differs beyond rounding, 1 if something does.
+    """
+    from layertap.comparing import diff as compared
+
+    report = compared(a, b, rows=rows)
+    _show(report.to_json() if as_json else report)
+    if not report:
+        sys.exit(WRONG)
 
 
 @main.command(cls=_Command)

@@ -1,25 +1,19 @@
-"""What must be equal for two runs to be one, and for two values to be the same."""
+"""What must be equal for two runs to be one."""
 
 import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from types import CodeType
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from layertap import listening, texts
+from layertap import listening
 from layertap.plans import Plan
-
-Verdict = Literal["identical", "within rounding", "different"]
-
-# Of a dtype's own precision, as a share of the largest value: sums of some thousand
-# products in another order stay below it.
-ROUNDING = 256
 
 
 def identity(
@@ -75,113 +69,6 @@ def told(function: Callable[..., Any]) -> str:
     owner = function if hasattr(function, "__qualname__") else type(function)
     digest = _digest(json.dumps(_content(function, ())))
     return f"{owner.__module__}.{owner.__qualname__} ({digest})"
-
-
-def differences(
-    theirs: Mapping[str, Any], ours: Mapping[str, Any], whose: str = "this run"
-) -> list[str]:
-    """Says in which points two identities differ, both sides.
-
-    Args:
-        theirs: The identity in a store.
-        ours: The identity of the run that is to be it.
-        whose: Whose the second is.
-    """
-    return [
-        texts.printable(
-            f"{name}: the store has {theirs.get(name)}, {whose} {ours.get(name)}"
-        )
-        for name in dict.fromkeys([*theirs, *ours])
-        if theirs.get(name) != ours.get(name)
-    ]
-
-
-def compare(
-    saved: NDArray[Any], fresh: NDArray[Any], computed: str | None = None
-) -> Verdict:
-    """Grades how much two arrays are the same. NaN equals NaN.
-
-    Args:
-        saved: What was saved.
-        fresh: The same, recomputed.
-        computed: The dtype that both were computed in, if it is not theirs.
-
-    Returns:
-        `"identical"` bit for bit; `"within rounding"` if all differences are less than
-        256 times the dtype's precision, relative to the largest value of the row;
-        else `"different"`. The dtype is the one of the computation; where the result
-        was narrowed, once the precision of what is left is added.
-    """
-    if saved.shape != fresh.shape or saved.dtype != fresh.dtype:
-        return "different"
-    if saved.tobytes() == fresh.tobytes():
-        return "identical"
-    if saved.dtype.kind in "biuSU":
-        return "different"
-    difference = distance(saved, fresh)
-    if not np.isfinite(difference).all():
-        return "different"
-    wide = np.abs(_wide(fresh))
-    scale = np.where(np.isfinite(wide), wide, 0)
-    axes = tuple(range(1, scale.ndim))
-    share = ROUNDING * _precision(saved.dtype.name)
-    if computed is not None:
-        share = ROUNDING * _precision(computed) + _precision(saved.dtype.name)
-    bound = share * scale.max(axis=axes, keepdims=True)
-    return "within rounding" if (difference <= bound).all() else "different"
-
-
-def told_apart(
-    saved: NDArray[Any], fresh: NDArray[Any], row: int, whose: str = "this run"
-) -> str:
-    """Says where two arrays of the same rows differ most, both sides.
-
-    Args:
-        saved: What was saved.
-        fresh: What there is now.
-        row: The number of their first row.
-        whose: Whose the second is.
-    """
-    texts_both = saved.dtype.kind == fresh.dtype.kind == "U"
-    if saved.shape != fresh.shape or (saved.dtype != fresh.dtype and not texts_both):
-        return (
-            f"rows from {row} on are {saved.dtype} of shape {saved.shape} in the "
-            f"store, and {fresh.dtype} of shape {fresh.shape} in {whose}"
-        )
-    exact = saved.dtype.kind in "biuU"
-    apart = saved != fresh if exact else distance(saved, fresh)
-    at = np.unravel_index(np.argmax(apart), apart.shape)
-    number = f"row {row + int(at[0])}"
-    if at[1:]:
-        number += f" at {', '.join(str(int(n)) for n in at[1:])}"
-    return f"{number} is {saved[at]} in the store, and {fresh[at]} in {whose}"
-
-
-def distance(saved: NDArray[Any], fresh: NDArray[Any]) -> NDArray[np.float64]:
-    """Returns the absolute difference, number by number; 0 where both are equal.
-
-    Two NaN are equal, and so are two infinities of one sign; NaN or an infinity
-    against anything else is infinitely far.
-    """
-    a, b = _wide(saved), _wide(fresh)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    with np.errstate(invalid="ignore"):
-        apart = np.abs(a - b)
-    apart = np.where(np.isnan(apart), np.inf, apart)
-    result: NDArray[np.float64] = np.where(same, 0.0, apart).astype(np.float64)
-    return result
-
-
-def _wide(array: NDArray[Any]) -> NDArray[Any]:
-    if array.dtype.kind == "c":
-        return array.astype(np.complex128)
-    return array.astype(np.float64)
-
-
-def _precision(dtype: str) -> float:
-    if dtype == "bfloat16":
-        return 2.0**-7
-    return float(np.finfo(dtype).eps)
 
 
 def _content(part: Any, within: tuple[int, ...]) -> Any:

@@ -8,14 +8,14 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap import identity, texts
+from layertap import grades, identity, texts
 from layertap.errors import DataError, DataTypeError
 from layertap.feed import Batch, Feed
-from layertap.identity import told_apart
+from layertap.grades import told_apart
 from layertap.plans import Plan
 from layertap.reducing import Reduction
 from layertap.saved import DIGESTS, IDS, Saved, label_paths
-from layertap.store import ArraySpec, Writer
+from layertap.store import ArraySpec, Observer, Writer
 from layertap.tap import Tap
 from layertap.values import beside
 
@@ -114,13 +114,16 @@ class Run:
         Writer.check(arrays, manifest, compression=compression, memory=memory)
 
     def writer(
-        self, path: str | os.PathLike[str], compression: str | None, memory: int
+        self,
+        path: str | os.PathLike[str],
+        compression: str | None,
+        memory: int,
+        observer: Observer,
     ) -> Writer:
         """Makes a new store for the run, and its writer."""
         arrays, manifest = self._store()
-        return Writer.create(
-            path, arrays, manifest, compression=compression, memory=memory
-        )
+        options: dict[str, Any] = {"compression": compression, "memory": memory}
+        return Writer.create(path, arrays, manifest, observer=observer, **options)
 
     def _store(self) -> tuple[list[ArraySpec], dict[str, Any]]:
         """Returns the arrays and the manifest of a store for the run."""
@@ -156,7 +159,7 @@ class Run:
         What can be hashed is compared; of the data only the first batch, which is
         computed again.
         """
-        found = identity.differences(saved.identity, self._identity)
+        found = grades.differences(saved.identity, self._identity)
         rows = self.feed.rows
         if rows is not None and (
             saved.rows > rows or (saved.complete and saved.rows != rows)
@@ -213,7 +216,7 @@ class Run:
             stored = saved.reader.array(name)[rows]
             if name in self.plan.addresses or name in beside(self.plan):
                 computed = self.plan.narrowed.get(name)
-                if identity.compare(stored, fresh, computed) == "different":
+                if grades.compare(stored, fresh, computed) == "different":
                     yield f"{name} of {told_apart(stored, fresh, rows.start)}"
             elif stored.tobytes() != fresh.tobytes():
                 if name == DIGESTS:

@@ -1,5 +1,6 @@
 """Values on disk: what a save leaves, and what it is opened as."""
 
+import functools
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -8,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap import address, tables, texts
+from layertap import address, keeping, tables, texts, units
 from layertap.errors import OptionError, StoreCorruptError
 from layertap.plans import Plan, Recipe
 from layertap.rebuilding import Rebuilt
+from layertap.statistics import Statistics
 from layertap.store import LazyArray, Reader
 from layertap.values import (
     LENGTHS,
@@ -27,6 +29,14 @@ from layertap.values import (
 DIGESTS = "digests"
 IDS = "ids"
 LABELS = "labels"
+# What the root of a complete store has of them.
+STATISTICS = "statistics"
+
+# What comes of a manifest that does not say what it should.
+_DAMAGED = (
+    *(KeyError, TypeError, ValueError, AttributeError, IndexError),
+    *(OverflowError, RecursionError),
+)
 
 # About as much as the processor holds close.
 _READ_BYTES = 2**20
@@ -56,15 +66,15 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
                 found = self._value(value.address, ())
                 if found.shape[1:] != value.shape[1:]:
                     raise ValueError(f"{found!r} should have rows of {value.shape[1:]}")
-        except (
-            *(KeyError, TypeError, ValueError, AttributeError, IndexError),
-            *(OverflowError, RecursionError),
-        ) as error:
-            why = f"{type(error).__name__}: {texts.printable(error)[:300]}"
-            raise StoreCorruptError(
-                f"{self.path}: its manifest is damaged ({why}). Restore it, or delete "
-                "the folder and save again."
-            ) from error
+        except _DAMAGED as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> StoreCorruptError:
+        why = f"{type(error).__name__}: {texts.printable(error)[:300]}"
+        return StoreCorruptError(
+            f"{self.path}: its manifest is damaged ({why}). Restore it, or delete the "
+            "folder and save again."
+        )
 
     def _check(self) -> None:
         """Checks that the manifest and the arrays go together.
@@ -141,9 +151,18 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
     @property
     def ids(self) -> NDArray[Any] | None:
         """The ids of the rows that were given to `save`, or None."""
-        if self._ids is None:
-            return None
-        return self._decoded(self.reader.array(IDS)[:])
+        return None if self._ids is None else self.ids_of(slice(None))
+
+    def ids_of(self, rows: slice | NDArray[np.intp]) -> NDArray[Any]:
+        """Returns the ids of some rows.
+
+        Args:
+            rows: Which ones.
+
+        Raises:
+            AddressError: If no ids were given to `save`.
+        """
+        return self._decoded(self.reader.array(IDS)[rows])
 
     @property
     def labels(self) -> Any:
@@ -161,6 +180,24 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             part = array[start : min(start + self.reader.block_rows, self.rows)]
             counts += part.sum(axis=0, dtype=np.int64)
         return overflows(self.plan, counts)
+
+    @functools.cached_property
+    def statistics(self) -> Mapping[str, Statistics]:
+        """What is known of the numbers of each value, by address.
+
+        They were gathered while the values were saved, and are kept when a save has
+        ended: of a store that is not complete, or that an older layertap wrote, there
+        are none. Complex values have none.
+
+        Raises:
+            StoreCorruptError: If they are damaged.
+        """
+        found = self.reader.attributes.get(STATISTICS, {})
+        try:
+            kept = keeping.kept(self.plan, self.rows, found)
+            return units.of_values(self.plan, kept)
+        except _DAMAGED as error:
+            raise self._damaged(error) from error
 
     def lengths(self, name: str) -> NDArray[Any]:
         """Returns the true sizes of the rows of a value that was padded.
@@ -261,6 +298,7 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             "complete": self.complete,
             "bytes_on_disk": self.bytes_on_disk,
             "overflowed": self.overflowed,
+            "statistics": {n: known.to_json() for n, known in self.statistics.items()},
             "identity": self.identity,
             "plan": self.plan.to_json(),
         }
@@ -271,9 +309,7 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             for value in self.plan.stored
         }
         labels = _structure(self._labels, lambda path: self.reader.array(path)[rows])
-        ids = None
-        if self._ids is not None:
-            ids = self._decoded(self.reader.array(IDS)[rows])
+        ids = None if self._ids is None else self.ids_of(rows)
         more = {name: self.reader.array(name)[rows] for name in beside(self.plan)}
         return Values(self.plan, arrays, labels, ids, more)
 

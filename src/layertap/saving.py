@@ -14,13 +14,14 @@ from layertap import listening
 from layertap.capturing import plan_of
 from layertap.errors import LayertapError, OtherRunError, StoreError
 from layertap.feed import Batch, Feed
+from layertap.gathering import Gatherer
 from layertap.padding import Pad
 from layertap.planning import Selection
 from layertap.progress import Show
 from layertap.progress import progress as shown
 from layertap.reducing import Reduce, Reduction
 from layertap.runs import Run
-from layertap.saved import Saved
+from layertap.saved import STATISTICS, Saved
 from layertap.stopping import in_order
 from layertap.store import DEFAULT_MEMORY, Writer, exists, remove
 
@@ -134,18 +135,19 @@ def save(
                 f"{saved.path} has {saved.rows:,} rows of this run, and is not "
                 "complete. Pass resume=True to go on, or overwrite=True to replace it."
             )
+    gatherer = Gatherer(plan)
     with in_order():
         if saved is None:
-            writer = run.writer(path, compression, memory)
+            writer = run.writer(path, compression, memory, gatherer.add)
         else:
-            writer = Writer.resume(path, memory=memory)
+            writer = Writer.resume(path, memory=memory, observer=gatherer.add)
         with writer:
             if saved is not None and saved.reader.store != writer.store:
                 raise StoreError(
                     f"{saved.path} was replaced by another process in the meantime. "
                     "Nothing was written to it; do the same again."
                 )
-            _drive(run, writer, progress)
+            _drive(run, writer, gatherer, progress)
     return Saved(path)
 
 
@@ -175,11 +177,12 @@ def _other_run(saved: Saved, problems: Sequence[str], *, again: bool) -> OtherRu
     )
 
 
-def _drive(run: Run, writer: Writer, progress: Show | None) -> None:
+def _drive(run: Run, writer: Writer, gatherer: Gatherer, progress: Show | None) -> None:
     """Taps batch by batch until the data end; whatever happens, commits."""
     title = f"saving {len(run.plan.stored)} values"
     try:
         with shown(title, run.feed.rows, writer.rows, progress) as report:
+            _gather_saved(gatherer, Saved(writer.path))
             for values in _ahead(_remaining(run, writer)):
                 writer.append(values)
                 report(writer.rows, writer.bytes_written)
@@ -196,7 +199,17 @@ def _drive(run: Run, writer: Writer, progress: Show | None) -> None:
             )
         raise
     run.check_rows(writer.rows)
-    writer.finish()
+    writer.finish(lambda: {STATISTICS: gatherer.to_json()})
+
+
+def _gather_saved(gatherer: Gatherer, saved: Saved) -> None:
+    """Gathers of the blocks that a store has in full: the writer gives the others."""
+    size = saved.reader.block_rows
+    for block in saved.reader.ahead(range(saved.rows // size)):
+        row = block * size
+        for name in gatherer.names:
+            rows = saved.reader.array(name)[row : row + size]
+            gatherer.add(row, {name: rows})
 
 
 def _ahead(begun: Iterator[Callable[[], Arrays]]) -> Iterator[Arrays]:

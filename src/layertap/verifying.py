@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from layertap import address, identity, listening, tables, texts
+from layertap import address, grades, identity, listening, tables, texts
 from layertap.errors import DataError, OptionError, OtherRunError, StoreError
 from layertap.feed import Batch, Feed
 from layertap.padding import cut_to
@@ -20,7 +20,7 @@ from layertap.saved import DIGESTS, Saved
 from layertap.tap import Tap, rebuilt
 from layertap.values import LENGTHS, Values, beside, length_columns
 
-Verdict = identity.Verdict | Literal["damaged"]
+Verdict = grades.Verdict | Literal["damaged"]
 
 # Damaged files of an array that are named.
 _TOLD = 20
@@ -72,14 +72,14 @@ class Check:
             computed: The dtype that both were computed in, if it is not theirs.
         """
         self.rows += len(saved)
-        verdict: Verdict = identity.compare(saved, fresh, computed)
+        verdict: Verdict = grades.compare(saved, fresh, computed)
         self.verdict = max(self.verdict, verdict, key=_ORDER.index)
         if verdict == "identical":
             return
         if saved.shape != fresh.shape or saved.dtype != fresh.dtype:
             self.largest, found = np.inf, 0
         else:
-            apart = identity.distance(saved, fresh).reshape(len(saved), -1).max(axis=1)
+            apart = grades.distance(saved, fresh).reshape(len(saved), -1).max(axis=1)
             self.largest = max(self.largest, float(apart.max()))
             found = int(apart.argmax())
         if verdict == "different" and self.first is None:
@@ -308,7 +308,7 @@ def _joined(join: Join, values: Values) -> NDArray[Any]:
 
 def _check_model(saved: Saved, model: keras.Model) -> None:
     versions = listening.versions()
-    found = identity.differences(
+    found = grades.differences(
         {"configuration": saved.identity.get("configuration")},
         {"configuration": identity.configuration(model)},
         "the model",

@@ -6,7 +6,7 @@ import pytest
 import tensorstore
 
 import layertap
-from layertap import identity
+from layertap import grades
 from layertap.errors import DataError, OtherRunError
 
 
@@ -137,17 +137,17 @@ def test_without_a_model_every_row_is_read(store):
 
 def test_grades():
     one = np.array([[1.0, -2.0, np.nan, np.inf]], "float32")
-    assert identity.compare(one, one.copy()) == "identical"
+    assert grades.compare(one, one.copy()) == "identical"
     near = one.copy()
     near[0, 0] = np.nextafter(near[0, 0], 2)
-    assert identity.compare(one, near) == "within rounding"
+    assert grades.compare(one, near) == "within rounding"
     for wrong in (0.5, np.nan, np.inf):
         far = one.copy()
         far[0, 0] = wrong
-        assert identity.compare(one, far) == "different"
-        assert identity.compare(far, one) == "different"
+        assert grades.compare(one, far) == "different"
+        assert grades.compare(far, one) == "different"
     signed = one.copy()
     signed[0, 3] = -np.inf
-    assert identity.compare(one, signed) == "different"
-    assert identity.compare(one, one.astype("float64")) == "different"
-    assert identity.compare(np.array([1]), np.array([2])) == "different"
+    assert grades.compare(one, signed) == "different"
+    assert grades.compare(one, one.astype("float64")) == "different"
+    assert grades.compare(np.array([1]), np.array([2])) == "different"

@@ -117,6 +117,41 @@ def test_shapes_of_values_that_are_stored(store, size, axes, rows):
     use(store.path)
 
 
+# Statistics.
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        *(None, [], "", 3, {"fusion/in/0": None}, {"fusion/in/0": {"axis": 1}}),
+        {"words/out": {"axis": HUGE, "mean": "1"}},
+        {
+            "words/out": dict.fromkeys(("mean", "variance", "minimum"), "1 1")
+            | {"axis": 2}
+        },
+        {
+            "words/out": dict.fromkeys(("mean", "minimum", "maximum"), " " * 2**20)
+            | {"axis": 2, "variance": "1 1"}
+        },
+    ],
+    ids=lambda found: str(found)[:40],
+)
+def test_statistics_that_are_none(store, found):
+    store.put_root(store.ours() | {"statistics": found})
+    told = use(store.path)
+    assert {"statistics", "to_json", "show", "show --json"} <= told
+    assert "open" not in told
+
+
+def test_statistics_of_what_is_not_there(store):
+    ours = store.ours()
+    more = {"../x": {}, "ids": {"axis": None}, "no": ours["statistics"]["words/out"]}
+    before = list(layertap.open(store.path).statistics)
+    store.put_root(ours | {"statistics": ours["statistics"] | more})
+    assert list(layertap.open(store.path).statistics) == before
+    assert "statistics" not in use(store.path)
+
+
 # Recipes.
 
 BAD_RECIPES = {

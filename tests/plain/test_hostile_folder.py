@@ -132,7 +132,7 @@ def do(action, store):
         capture_output=True,
         text=True,
         timeout=20,
-        env=os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE}"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
     )
     assert done.returncode == 0, done.stderr[-4000:]
     touched, ended = json.loads(done.stdout.splitlines()[-1])

@@ -8,6 +8,7 @@ import pytest
 import layertap
 
 NAMES = [
+    "Difference",
     "Importance",
     "LayertapError",
     "Plan",
@@ -15,6 +16,7 @@ NAMES = [
     "Saved",
     "Values",
     "capture",
+    "diff",
     "importance",
     "open",
     "plan",
@@ -42,6 +44,8 @@ def test_a_name_that_is_not_there():
     [
         "layertap",
         "layertap.open",
+        "layertap.diff",
+        "layertap.Difference",
         "layertap.Plan",
         "layertap.Values",
         "layertap.LayertapError",

@@ -3,6 +3,7 @@
 Knows nothing of Keras, of plans, of models.
 """
 
+from layertap.store.blocks import Observer
 from layertap.store.folder import exists, remove
 from layertap.store.layout import ArraySpec
 from layertap.store.reader import LazyArray, Member, Reader
@@ -14,6 +15,7 @@ __all__ = [
     "ArraySpec",
     "LazyArray",
     "Member",
+    "Observer",
     "Reader",
     "Writer",
     "exists",

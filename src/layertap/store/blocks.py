@@ -1,7 +1,7 @@
 """Blocks of rows on their way to the disk: written in the background, in order."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,10 @@ from layertap.store.faults import write_error
 from layertap.store.files import replace_files
 from layertap.store.layout import METADATA_FILE, ArrayLayout, to_json
 from layertap.store.shard import Contents
+
+# Looks at rows that are on their way: is given the number of the first one, and by
+# array the rows, which are good until it returns and not to be written to.
+Observer = Callable[[int, Mapping[str, NDArray[Any]]], None]
 
 
 @dataclass
@@ -66,9 +70,16 @@ class BlockWriter:
     Args:
         path: The folder of the store, absolute.
         layouts: Its arrays, all with the same number of rows.
+        observer: Looks at each block when it is full, once and in order, while it is
+            being written; at one that is not full, when it is told to.
     """
 
-    def __init__(self, path: Path, layouts: Sequence[ArrayLayout]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        layouts: Sequence[ArrayLayout],
+        observer: Observer | None = None,
+    ) -> None:
         self.committed = layouts[0].rows
         self.bytes_written = 0
         self._path = path
@@ -77,6 +88,10 @@ class BlockWriter:
         self._thread = ThreadPoolExecutor(1, "layertap-store")
         self._pending: deque[Future[None]] = deque()
         self._free: deque[dict[str, NDArray[Any]]] = deque()
+        self._observer = observer
+        # Beside the other one, which waits for the disk much of the time.
+        self._observing = ThreadPoolExecutor(1, "layertap-observe")
+        self._observed = 0
         self._failure: StoreError | None = None
         self._failure_told = False
 
@@ -99,48 +114,85 @@ class BlockWriter:
         self._pending.append(self._thread.submit(self._commit, block, block.filled))
 
     def _commit(self, block: Block, filled: int) -> None:
-        """Writes the shards of a block, then makes its rows count."""
+        """Writes a block, and has it looked at meanwhile if it is full."""
         if self._failure is not None or not block.values:
             # It may come again, after an interrupt.
             return
+        observing: list[Future[None]] = []
         try:
-            number = block.first // self._block_rows
-            rows = block.first + filled
-            written = [
-                Contents(block.values[layout.spec.path], filled, layout)
-                for layout in self._layouts
-            ]
-            folders = [self._path / layout.spec.path for layout in self._layouts]
-            replace_files(
-                {
-                    folder / layout.shard(number): contents
-                    for folder, layout, contents in zip(
-                        folders, self._layouts, written, strict=True
-                    )
-                }
-            )
-            if self._failure is not None:
-                return
-            layouts = [
-                layout.committed(number, rows, contents.digest)
-                for layout, contents in zip(self._layouts, written, strict=True)
-            ]
-            replace_files(
-                {
-                    folder / METADATA_FILE: [to_json(layout.metadata())]
-                    for folder, layout in zip(folders, layouts, strict=True)
-                }
-            )
-            self._layouts = layouts
-            self.committed = max(self.committed, rows)
-            self.bytes_written += sum(contents.size for contents in written)
+            if filled == self._block_rows and self._observer is not None:
+                observing.append(self._observing.submit(self._observe, block))
+            try:
+                self._write(block, filled)
+            finally:
+                # It looks at the block's memory.
+                wait(observing)
+            for observed in observing:
+                observed.result()
             if filled == self._block_rows:
                 values, block.values = block.values, {}
                 self._free.append(values)
         except Exception as error:
-            # Of any kind: this is a thread of its own, and nobody else would tell.
-            if self._failure is None:
-                self._failure = write_error(error, self._path, self.committed)
+            self._fail(error)
+
+    def _write(self, block: Block, filled: int) -> None:
+        """Writes the shards of a block, then makes its rows count."""
+        number = block.first // self._block_rows
+        rows = block.first + filled
+        written = [
+            Contents(block.values[layout.spec.path], filled, layout)
+            for layout in self._layouts
+        ]
+        folders = [self._path / layout.spec.path for layout in self._layouts]
+        replace_files(
+            {
+                folder / layout.shard(number): contents
+                for folder, layout, contents in zip(
+                    folders, self._layouts, written, strict=True
+                )
+            }
+        )
+        if self._failure is not None:
+            return
+        layouts = [
+            layout.committed(number, rows, contents.digest)
+            for layout, contents in zip(self._layouts, written, strict=True)
+        ]
+        replace_files(
+            {
+                folder / METADATA_FILE: [to_json(layout.metadata())]
+                for folder, layout in zip(folders, layouts, strict=True)
+            }
+        )
+        self._layouts = layouts
+        self.committed = max(self.committed, rows)
+        self.bytes_written += sum(contents.size for contents in written)
+
+    def observe(self, block: Block) -> None:
+        """Has a block looked at that is not full, for no more rows are to come.
+
+        Raises:
+            StoreError: If what looks at it fails, or a block could not be written.
+        """
+        self._pending.append(self._thread.submit(self._observe_last, block))
+        self.wait()
+
+    def _observe_last(self, block: Block) -> None:
+        try:
+            self._observe(block)
+        except Exception as error:
+            self._fail(error)
+
+    def _observe(self, block: Block) -> None:
+        if self._observer is not None and self._observed < block.end:
+            rows = {name: part[: block.filled] for name, part in block.values.items()}
+            self._observer(block.first, rows)
+            self._observed = block.end
+
+    def _fail(self, error: Exception) -> None:
+        """Keeps an error of any kind: in this thread, nobody else would tell it."""
+        if self._failure is None:
+            self._failure = write_error(error, self._path, self.committed)
 
     def wait(self, most: int = 0) -> None:
         """Waits until at most so many blocks are on their way.
@@ -191,6 +243,7 @@ class BlockWriter:
         """
         self._wait_for_all()
         self._thread.shutdown(wait=False)
+        self._observing.shutdown(wait=False)
         if not self._failure_told:
             self.check()
 

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from layertap.errors import OptionError, StoreError
 from layertap.store import folder
-from layertap.store.blocks import Block, BlockWriter
+from layertap.store.blocks import Block, BlockWriter, Observer
 from layertap.store.faults import write_error
 from layertap.store.files import replace_files
 from layertap.store.layout import METADATA_FILE, UNSEALED, ArrayLayout, ArraySpec
@@ -22,6 +22,8 @@ from layertap.store.parsing import read_layouts
 from layertap.store.resuming import cut, safe_rows
 from layertap.store.root import Root, read_root
 from layertap.store.sizes import BLOCKS_IN_MEMORY, DEFAULT_MEMORY, lay_out
+
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Writer:
@@ -52,6 +54,7 @@ class Writer:
         layouts: Sequence[ArrayLayout],
         held: int,
         memory: int,
+        observer: Observer | None,
     ) -> None:
         self.path = path
         self._root = root
@@ -59,7 +62,7 @@ class Writer:
         self._forms = {spec.path: (spec.shape, spec.numpy_dtype) for spec in specs}
         self._lock: int | None = held
         self._process = os.getpid()
-        self._blocks = BlockWriter(path, layouts)
+        self._blocks = BlockWriter(path, layouts, observer)
         self._block_rows = layouts[0].block_rows
         block_bytes = self._block_rows * sum(each.spec.row_bytes for each in layouts)
         self._in_flight = max(min(memory // block_bytes, BLOCKS_IN_MEMORY) - 1, 1)
@@ -77,6 +80,7 @@ class Writer:
         *,
         compression: str | None = None,
         memory: int = DEFAULT_MEMORY,
+        observer: Observer | None = None,
     ) -> Self:
         """Makes a store without rows, and a writer for it.
 
@@ -88,6 +92,11 @@ class Writer:
             attributes: What else is to be known of it, as JSON.
             compression: None or `"zstd"`.
             memory: Bytes of rows to be held at a time; more if a single row is larger.
+            observer: Is given all rows, each once and in order, as blocks of them:
+                the number of the first one and, by array, the rows. It is called in
+                the background, while a block is being written; for the last one,
+                which may not be full, by `finish`. An error of its own is told like
+                one of writing.
 
         Raises:
             NotAStoreError: If something else is there.
@@ -105,7 +114,7 @@ class Writer:
         except OSError as error:
             raise write_error(error, path, 0) from error
         try:
-            return cls(path, root, layouts, held, memory)
+            return cls(path, root, layouts, held, memory, observer)
         except BaseException as error:
             release(held)
             raise _no_memory(path, error) from error
@@ -134,7 +143,11 @@ class Writer:
 
     @classmethod
     def resume(
-        cls, path: str | os.PathLike[str], *, memory: int = DEFAULT_MEMORY
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        memory: int = DEFAULT_MEMORY,
+        observer: Observer | None = None,
     ) -> Self:
         """Makes a writer that goes on after the committed rows of a store.
 
@@ -144,6 +157,8 @@ class Writer:
             path: The folder of the store.
             memory: Bytes of rows to be held at a time. The size of blocks is fixed
                 when a store is created; two of them are held at least.
+            observer: As of `create`, of blocks that were not committed in full. Those
+                that were are in the store.
 
         Raises:
             NotAStoreError: If there is no store.
@@ -159,7 +174,7 @@ class Writer:
         except OSError as error:
             raise write_error(error, path, 0) from error
         try:
-            return cls._resumed(path, held, memory)
+            return cls._resumed(path, held, memory, observer)
         except BaseException as error:
             release(held)
             if isinstance(error, OSError) and not isinstance(error, StoreError):
@@ -167,7 +182,9 @@ class Writer:
             raise _no_memory(path, error) from error
 
     @classmethod
-    def _resumed(cls, path: Path, held: int, memory: int) -> Self:
+    def _resumed(
+        cls, path: Path, held: int, memory: int, observer: Observer | None
+    ) -> Self:
         root = read_root(path)
         if root.complete:
             raise StoreError(
@@ -188,7 +205,7 @@ class Writer:
         root = replace(root, writer=this_process())
         replace_files({path / METADATA_FILE: [root.contents()]})
         folder.cut(path, layouts, even)
-        writer = cls(path, root, even, held, memory)
+        writer = cls(path, root, even, held, memory, observer)
         block.filled = rows - block.first
         writer._block = block
         return writer
@@ -259,28 +276,39 @@ class Writer:
             self._blocks.wait()
         self._being_written = False
 
-    def finish(self, attributes: Mapping[str, Any] | None = None) -> None:
+    def finish(
+        self, attributes: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = _NOTHING
+    ) -> None:
         """Commits everything and marks the store as complete.
 
         Args:
-            attributes: To be added to those of the store.
+            attributes: To be added to those of the store; or what gives them, called
+                once the observer was given all rows.
 
         Raises:
             StoreError: If it could not be written. Committed rows stay as they are.
             OptionError: If the attributes aren't JSON.
         """
-        merged = {**self._root.attributes, **(attributes or {})}
-        root = replace(
-            self._root, attributes=merged, complete=True, rows=self.rows, writer=None
-        )
-        contents = root.contents()
+        if not callable(attributes):
+            # Before it costs anything.
+            self._completed(attributes).contents()
         self.commit()
+        if 0 < self._block.filled < self._block_rows:
+            self._blocks.observe(self._block)
+        root = self._completed(attributes() if callable(attributes) else attributes)
+        contents = root.contents()
         before, self._root = self._root, root
         try:
             replace_files({self.path / METADATA_FILE: [contents]})
         except OSError as error:
             self._root = before
             raise write_error(error, self.path, self.committed) from error
+
+    def _completed(self, attributes: Mapping[str, Any]) -> Root:
+        merged = {**self._root.attributes, **attributes}
+        return replace(
+            self._root, attributes=merged, complete=True, rows=self.rows, writer=None
+        )
 
     def close(self) -> None:
         """Waits for blocks that are being written, and lets go of the store.

@@ -1,0 +1,281 @@
+"""What `layertap diff` says of two stores, held against what was put into them."""
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import layertap
+from layertap import texts
+from layertap.cli import main
+from layertap.errors import AddressError, NotAStoreError, OptionError
+from layertap.plans import Branch, Join, Plan, Recipe
+from layertap.store import ArraySpec, Writer
+from layertap.tables import plain
+
+ROWS = 50
+
+
+def plan_of(width=3, dtype="float32", narrowed=None, others=()):
+    """A plan of two branches, and a join that has one of them and the join of both."""
+    left = Branch("fusion/in/0", "left", (None, width), dtype)
+    right = Branch("fusion/in/1", "right", (None, 2, 2), "int32")
+    more = tuple(Branch(f"{n}/in/0", "more", (None,), "float64") for n in others)
+    again = Branch("again/in/0", "left", (None, width), dtype, "fusion/in/0")
+    joins = (
+        Join("fusion", "concatenate", 1, (None, 9), dtype, (left, right)),
+        Join("again", "concatenate", 1, (None, 9), dtype, (again, *more)),
+    )
+    recipes = {"again/in/0": Recipe(("fusion/in/0",))}
+    return Plan("m", joins, recipes=recipes, narrowed=narrowed or {})
+
+
+def values_of(plan, rows=ROWS):
+    found = {}
+    for value in plan.stored:
+        random = np.random.default_rng(6)
+        numbers = 100 * random.normal(size=(rows, *value.shape[1:]))
+        found[value.address] = numbers.astype(value.dtype)
+    return found
+
+
+def store(path, plan, values, *, block_rows=8, ids=None, labels=None, **identity):
+    """Writes a store as a save does, of a model that was never there."""
+    beside = {}
+    if ids is not None:
+        beside["ids"] = texts.encode(ids) if isinstance(ids[0], str) else np.array(ids)
+    if labels is not None:
+        beside["labels"] = np.array(labels)
+    if plan.narrowed:
+        beside["overflowed"] = np.zeros((len(values["fusion/in/0"]), 1), "int32")
+    arrays = values | beside
+    specs = [ArraySpec(n, a.shape[1:], a.dtype.name) for n, a in arrays.items()]
+    kind = {"i": "number", "u": "text"}.get(beside["ids"].dtype.kind if ids else "")
+    known = {"backend": "jax", "labels": labels and "labels", "ids": kind, **identity}
+    memory = 3 * block_rows * sum(spec.row_bytes for spec in specs)
+    manifest = {"identity": known, "plan": plan.to_json()}
+    with Writer.create(path, specs, manifest, memory=memory) as writer:
+        writer.append(arrays)
+        writer.finish()
+    return path
+
+
+@pytest.fixture
+def one(tmp_path):
+    return store(tmp_path / "one", plan_of(), values_of(plan_of()))
+
+
+@pytest.mark.parametrize("block_rows", [1, 8, 13, 60])
+def test_stores_of_the_same_values(tmp_path, one, block_rows):
+    values = values_of(plan_of())
+    other = store(tmp_path / "other", plan_of(), values, block_rows=block_rows)
+    report = layertap.diff(one, layertap.open(other))
+    assert report
+    assert [each.address for each in report.compared] == ["fusion/in/0", "fusion/in/1"]
+    for each in report.compared:
+        assert (each.verdict, each.rows, each.largest) == ("identical", ROWS, 0)
+        assert (each.at, each.values) == (None, None)
+    assert (report.alike, report.rows, report.identity) == (1, (ROWS, ROWS), [])
+
+
+@pytest.mark.parametrize("block_rows", [7, 8, 60])
+def test_what_differs_most_and_where(tmp_path, one, block_rows):
+    values = values_of(plan_of())
+    first = values["fusion/in/0"].copy()
+    for row, column, apart in ((3, 0, 0.5), (31, 2, -4.0), (49, 1, 2.0)):
+        values["fusion/in/0"][row, column] += np.float32(apart)
+    values["fusion/in/1"][17, 1, 0] += 3
+    other = store(tmp_path / "other", plan_of(), values, block_rows=block_rows)
+    report = layertap.diff(one, other)
+    assert not report
+    found = report["fusion/in/0"]
+    exact = np.abs(first.astype("float64") - values["fusion/in/0"].astype("float64"))
+    assert (found.verdict, found.rows, found.at) == ("different", ROWS, (31, 2))
+    assert found.largest == exact[31, 2]
+    assert found.values == (first[31, 2], values["fusion/in/0"][31, 2])
+    np.testing.assert_allclose(found.mean, exact.mean(), rtol=1e-12)
+    assert found.scale == max(np.abs(first).max(), np.abs(values["fusion/in/0"]).max())
+    assert found.relative == found.largest / found.scale
+    whole = report["fusion/in/1"]
+    assert (whole.verdict, whole.at, whole.largest) == ("different", (17, 1, 0), 3)
+    np.testing.assert_allclose(whole.mean, 3 / (4 * ROWS))
+    shown = " ".join(plain(report).split())
+    assert "row 31 at 2" in shown
+    assert "2 compared, 2 of them differ beyond rounding. 1 more are made" in shown
+
+
+@pytest.mark.parametrize(("steps", "ok"), [(200, True), (300, False)])
+def test_rounding_is_no_difference(tmp_path, one, steps, ok):
+    values = values_of(plan_of())
+    row = values["fusion/in/0"][20]
+    row[0] = 0
+    before = store(tmp_path / "before", plan_of(), values)
+    row[0] = steps * np.finfo("float32").eps * np.abs(row).max()
+    other = store(tmp_path / "other", plan_of(), values)
+    report = layertap.diff(before, other)
+    verdict = "within rounding" if ok else "different"
+    assert (bool(report), report["fusion/in/0"].verdict) == (ok, verdict)
+    assert report["fusion/in/0"].at == (20, 0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_narrower_store_is_within_its_rounding(tmp_path, one, dtype):
+    values = values_of(plan_of())
+    wide = values["fusion/in/0"].astype("float64")
+    kind = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]
+    values["fusion/in/0"] = values["fusion/in/0"].astype(kind)
+    plan = plan_of(dtype=dtype, narrowed={"fusion/in/0": "float32"})
+    half = store(tmp_path / "half", plan, values)
+    for a, b in ((one, half), (half, one)):
+        report = layertap.diff(a, b)
+        assert report, report
+        found = report["fusion/in/0"]
+        assert set(found.dtypes) == {"float32", dtype}
+        apart = np.abs(wide - values["fusion/in/0"].astype("float64"))
+        assert found.largest == apart.max()
+        assert apart[found.at] == apart.max()
+    values["fusion/in/0"][4, 1] += values["fusion/in/0"].dtype.type(3)
+    worse = store(tmp_path / "worse", plan, values)
+    assert layertap.diff(one, worse)["fusion/in/0"].at == (4, 1)
+    assert not layertap.diff(one, worse)
+
+
+def test_nan_and_infinities(tmp_path):
+    values = values_of(plan_of())
+    values["fusion/in/0"][2] = np.nan, np.inf, -np.inf
+    one = store(tmp_path / "a", plan_of(), values)
+    same = store(tmp_path / "b", plan_of(), values)
+    assert layertap.diff(one, same)["fusion/in/0"].verdict == "identical"
+    values["fusion/in/0"][2] = 1, np.inf, np.inf
+    report = layertap.diff(one, store(tmp_path / "c", plan_of(), values))
+    found = report["fusion/in/0"]
+    assert (found.verdict, found.largest, found.broken) == ("different", np.inf, 2)
+    assert found.at == (2, 0)
+    assert np.isnan(found.values[0])
+    assert found.values[1] == 1
+    assert found.mean == 0
+    json.dumps(report.to_json(), allow_nan=False)
+    assert "2 not finite in one" in " ".join(plain(report).split())
+
+
+def test_whole_numbers_beyond_floating_ones(tmp_path):
+    values = values_of(plan_of())
+    ids = [2**60 + row for row in range(ROWS)]
+    one = store(tmp_path / "a", plan_of(), values, ids=ids)
+    ids[23] += 1
+    report = layertap.diff(one, store(tmp_path / "b", plan_of(), values, ids=ids))
+    found = report["ids"]
+    assert (found.verdict, found.at) == ("different", (23,))
+    assert found.values == (2**60 + 23, 2**60 + 24)
+
+
+def test_zeros_of_two_signs(tmp_path):
+    values = values_of(plan_of())
+    values["fusion/in/0"][5, 0] = 0.0
+    one = store(tmp_path / "a", plan_of(), values)
+    values["fusion/in/0"][5, 0] = -0.0
+    report = layertap.diff(one, store(tmp_path / "b", plan_of(), values))
+    found = report["fusion/in/0"]
+    assert (found.verdict, found.largest, found.at) == ("within rounding", 0, None)
+
+
+def test_texts_of_other_lengths(tmp_path):
+    values = values_of(plan_of())
+    names = [f"row {row}" for row in range(ROWS)]
+    one = store(tmp_path / "a", plan_of(), values, ids=names)
+    longer = [*names[:40], "ein längerer Name", *names[41:]]
+    report = layertap.diff(one, store(tmp_path / "b", plan_of(), values, ids=longer))
+    found = report["ids"]
+    assert (found.verdict, found.at, found.rows) == ("different", (40,), ROWS)
+    assert found.values == ("row 40", "ein längerer Name")
+    assert "row 40 row 40 ein längerer Name" in " ".join(plain(report).split())
+
+
+def test_labels_are_exact(tmp_path):
+    values, labels = values_of(plan_of()), list(np.linspace(0, 1e6, ROWS))
+    one = store(tmp_path / "a", plan_of(), values, labels=labels)
+    labels[7] += 1e-6
+    report = layertap.diff(one, store(tmp_path / "b", plan_of(), values, labels=labels))
+    assert (report["labels"].verdict, report["labels"].at) == ("different", (7,))
+    assert report["fusion/in/0"].ok
+    assert not report
+
+
+def test_addresses_and_shapes_that_one_store_has(tmp_path, one):
+    plan = plan_of(width=4, others=("beyond",))
+    other = store(tmp_path / "other", plan, values_of(plan), labels=[1] * ROWS)
+    for a, b, side in ((one, other, "B"), (other, one, "A")):
+        report = layertap.diff(a, b)
+        assert not report
+        assert report["beyond/in/0"].why == report["labels"].why == f"only in {side}"
+        shapes = {"B": "(3,) in A, of (4,) in B", "A": "(4,) in A, of (3,) in B"}
+        assert report["fusion/in/0"].why == f"rows of {shapes[side]}"
+        assert report["fusion/in/0"].rows == 0
+        assert report["fusion/in/1"].verdict == "identical"
+
+
+def test_other_numbers_of_rows(tmp_path, one):
+    values = {name: array[:30] for name, array in values_of(plan_of()).items()}
+    other = store(tmp_path / "other", plan_of(), values, block_rows=11)
+    report = layertap.diff(one, other)
+    assert not report
+    assert report.rows == (ROWS, 30)
+    assert {(e.rows, e.verdict) for e in report.compared} == {(30, "identical")}
+    assert "A has 50 rows, B 30." in plain(report)
+    assert layertap.diff(one, other, rows=30)
+    assert layertap.diff(one, other, rows=9)["fusion/in/0"].rows == 9
+    assert not layertap.diff(one, other, rows=31)
+
+
+def test_runs_that_differ_are_told_and_no_difference(tmp_path, one):
+    other = store(
+        tmp_path / "o", plan_of(), values_of(plan_of()), backend="\x1b[31mtorch"
+    )
+    report = layertap.diff(one, other)
+    assert report
+    assert report.identity == ["backend: A jax, B \ufffd[31mtorch"]
+    assert report.identity[0] in plain(report)
+
+
+def test_what_is_made_in_another_way_is_compared(tmp_path, one):
+    plan = plan_of()
+    plan = Plan(plan.model, plan.joins, recipes={})
+    values = values_of(plan_of())
+    values["again/in/0"] = values["fusion/in/0"]
+    report = layertap.diff(one, store(tmp_path / "other", plan, values))
+    assert report["again/in/0"].verdict == "identical"
+    assert report["again/in/0"].rows == ROWS
+
+
+def test_bad_input(tmp_path, one):
+    with pytest.raises(NotAStoreError):
+        layertap.diff(one, tmp_path / "gone")
+    with pytest.raises(OptionError, match="rows=0"):
+        layertap.diff(one, one, rows=0)
+    with pytest.raises(AddressError, match="fusion/in/0"):
+        layertap.diff(one, one)["fusion/in/9"]
+
+
+def command(*words):
+    done = CliRunner().invoke(main, ["diff", *map(str, words)])
+    return done.exit_code, done.output
+
+
+def test_the_command(tmp_path, one):
+    assert command(one, one)[0] == 0
+    values = values_of(plan_of())
+    values["fusion/in/0"][3, 1] = 1e6
+    other = store(tmp_path / "other", plan_of(), values)
+    status, shown = command(one, other)
+    assert status == 1
+    assert "row 3 at 1" in shown
+    status, shown = command(one, other, "--json")
+    found = json.loads(shown)
+    assert (status, found["ok"]) == (1, False)
+    assert found["compared"][0]["at"] == [3, 1]
+    assert found["compared"][0]["values"][1] == 1e6
+    assert command(one, other, "--rows", 3)[0] == 0
+    assert command(one, tmp_path / "gone")[0] == 2
+    assert command(one)[0] == 2
