@@ -2,13 +2,13 @@
 
 import operator
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap import address, tables, texts
+from layertap import structures, tables, texts
 from layertap.errors import OptionError, StoreCorruptError
 from layertap.plans import Plan, Recipe
 from layertap.rebuilding import Rebuilt
@@ -27,6 +27,7 @@ from layertap.values import (
 DIGESTS = "digests"
 IDS = "ids"
 LABELS = "labels"
+SAMPLE_WEIGHT = "sample_weight"
 
 # About as much as the processor holds close.
 _READ_BYTES = 2**20
@@ -50,6 +51,7 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             self.identity: dict[str, Any] = dict(manifest["identity"])
             self._labels = self.identity["labels"]
             self._ids: str | None = self.identity["ids"]
+            self._weights = self.identity.get(SAMPLE_WEIGHT)
             self._check()
             self._values: dict[str, LazyArray | Rebuilt] = {}
             for value in self.plan.values:
@@ -93,7 +95,8 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             array = self.reader.array(DIGESTS)
             if (array.ndim, array.dtype.name) != (1, "uint64"):
                 raise ValueError(f"{array!r} are no digests")
-        _structure(self._labels, self.reader.array)
+        self._along(self._labels)
+        self._along(self._weights)
         if self._ids not in (None, "number", "text"):
             raise ValueError(f"ids are no {self._ids!r}")
         if self._ids is not None:
@@ -148,7 +151,24 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
     @property
     def labels(self) -> Any:
         """The labels that came with the data, as lazy arrays, or None."""
-        return _structure(self._labels, self.reader.array)
+        return self._along(self._labels)
+
+    @property
+    def sample_weight(self) -> Any:
+        """The weights of the samples that came with the data, likewise, or None."""
+        return self._along(self._weights)
+
+    def _along(self, paths: Any) -> Any:
+        """Returns the arrays of labels or sample weights, in their structure.
+
+        Raises:
+            TypeError: If there is anything but paths in it.
+            AddressError: If there is no such array.
+        """
+        for path in structures.leaves(paths):
+            if not isinstance(path, str):
+                raise TypeError(f"{path!r} should be the path of an array")
+        return structures.mapped(self.reader.array, paths)
 
     @property
     def overflowed(self) -> dict[str, int]:
@@ -270,12 +290,15 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             value.address: self.reader.array(value.address)[rows]
             for value in self.plan.stored
         }
-        labels = _structure(self._labels, lambda path: self.reader.array(path)[rows])
+        labels, weights = (
+            structures.mapped(lambda path: self.reader.array(path)[rows], paths)
+            for paths in (self._labels, self._weights)
+        )
         ids = None
         if self._ids is not None:
             ids = self._decoded(self.reader.array(IDS)[rows])
         more = {name: self.reader.array(name)[rows] for name in beside(self.plan)}
-        return Values(self.plan, arrays, labels, ids, more)
+        return Values(self.plan, arrays, labels, ids, weights, more)
 
     def _decoded(self, ids: NDArray[Any]) -> NDArray[Any]:
         try:
@@ -321,33 +344,3 @@ def open(path: str | os.PathLike[str]) -> Saved:
     ```
     """
     return Saved(path)
-
-
-def label_paths(labels: Any) -> Any:
-    """Returns the structure of labels with the arrays' paths in place of its leaves.
-
-    Args:
-        labels: An array, a list or a dictionary of them, or None.
-    """
-
-    def paths(structure: Any, path: str) -> Any:
-        if isinstance(structure, Mapping):
-            return {
-                str(key): paths(value, f"{path}/{address.component(str(key))}")
-                for key, value in structure.items()
-            }
-        if isinstance(structure, list | tuple):
-            return [paths(value, f"{path}/{i}") for i, value in enumerate(structure)]
-        return path
-
-    return None if labels is None else paths(labels, LABELS)
-
-
-def _structure(paths: Any, read: Callable[[str], Any]) -> Any:
-    if isinstance(paths, Mapping):
-        return {key: _structure(value, read) for key, value in paths.items()}
-    if isinstance(paths, list):
-        return [_structure(value, read) for value in paths]
-    if paths is not None and not isinstance(paths, str):
-        raise TypeError(f"{paths!r} should be the path of an array")
-    return None if paths is None else read(paths)
