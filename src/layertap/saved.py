@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from layertap import structures, tables, texts
 from layertap.errors import OptionError, StoreCorruptError
+from layertap.ordering import Order
 from layertap.plans import Plan, Recipe
 from layertap.rebuilding import Rebuilt
 from layertap.store import LazyArray, Reader
@@ -238,40 +239,25 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
         n = operator.index(n)
         if n < 1:
             raise OptionError(f"A batch has at least 1 row; found n={n}.")
+        order = Order(
+            range(self.rows), self.reader.block_rows, shuffle=shuffle, seed=seed
+        )
         # Small batches are read some at a time.
         row_bytes = sum(self.reader.array(name).row_bytes for name in self.reader.paths)
         many = n * max(_READ_BYTES // (n * row_bytes), 1)
-        pieces = self._shuffled(many, seed) if shuffle else self._in_order(many)
-        for rows in pieces:
+        for rows in self._pieces(order, many):
             values = self._read(rows)
             for start in range(0, values.rows, n):
                 yield values.map(operator.itemgetter(slice(start, start + n)))
 
-    def _in_order(self, n: int) -> Iterator[slice]:
-        """Yields all rows, so many at a time."""
-        start, size = 0, self.reader.block_rows
-        for block in self.reader.ahead(range(-(-self.rows // size))):
-            end = min((block + 1) * size, self.rows)
-            while start + n <= end:
-                yield slice(start, start + n)
+    def _pieces(self, order: Order, n: int) -> Iterator[slice | NDArray[np.intp]]:
+        """Yields all rows, so many at a time, their blocks being read ahead."""
+        blocks, ends = zip(*order.blocks(), strict=True) if len(order) else ((), ())
+        start = 0
+        for end, _ in zip(ends, self.reader.ahead(blocks), strict=True):
+            while start + n <= end or start < end == len(order):
+                yield order.rows(start, min(start + n, end))
                 start += n
-        if start < self.rows:
-            yield slice(start, self.rows)
-
-    def _shuffled(self, n: int, seed: int | None) -> Iterator[NDArray[np.intp]]:
-        """Yields all rows, so many at a time, in random order."""
-        random = np.random.default_rng(seed)
-        size = self.reader.block_rows
-        blocks = random.permutation(-(-self.rows // size)).tolist()
-        waiting = np.empty(0, np.intp)
-        for block in self.reader.ahead(blocks):
-            rows = np.arange(block * size, min((block + 1) * size, self.rows))
-            waiting = np.concatenate([waiting, random.permutation(rows)])
-            whole = len(waiting) - len(waiting) % n
-            yield from waiting[:whole].reshape(-1, n)
-            waiting = waiting[whole:]
-        if len(waiting):
-            yield waiting
 
     def to_json(self) -> dict[str, Any]:
         """Returns what there is, as data for JSON."""

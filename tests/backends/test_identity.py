@@ -293,12 +293,10 @@ def test_sample_weights_are_compared_exactly(tmp_path, start):
     others[start + 7] += 0.01
     with pytest.raises(OtherRunError, match=f"sample_weight of row {start + 7} is "):
         layertap.save(two_branches(), weighted(others), path)
-    with pytest.raises(
-        OtherRunError, match="sample_weight: the store has sample_w.*No"
-    ):
+    with pytest.raises(OtherRunError, match="sample_weight: the store has "):
         layertap.save(two_branches(), stream(numbers()), path)
     assert layertap.save(two_branches(), weighted(weights), path).complete
-    with pytest.raises(OtherRunError, match="sample_weight of row 7 is |row 607 is "):
+    with pytest.raises(OtherRunError, match=f"sample_weight of row {start + 7} is "):
         layertap.save(two_branches(), weighted(others), path)
 
 
