@@ -1,13 +1,13 @@
 """In which order rows are gone through, also in random order, block by block."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import OptionError
+from layertap.keeping import keep
 
 Rows = range | NDArray[np.intp]
 
@@ -81,6 +81,16 @@ class Order:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, np.intp)
 
+    def at(self, places: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Returns the rows at some places, without shuffling.
+
+        Args:
+            places: Which places.
+        """
+        if isinstance(self._rows, range):
+            return self._rows.start + places * self._rows.step
+        return self._rows[places]
+
     def blocks(self, epoch: int = 0) -> Iterator[tuple[int, int]]:
         """Yields the blocks in order, each with the place at which its rows end.
 
@@ -103,7 +113,7 @@ class Order:
             order = self._random(epoch).permutation(len(self._blocks))
             found = order, np.cumsum(np.diff(self._begins)[order])
             # One after the other, threads may be in two of them.
-            _keep(self._epochs, epoch, found, 2)
+            keep(self._epochs, epoch, found, 2)
         return found
 
     def _of_block(self, block: int, epoch: int) -> NDArray[np.intp]:
@@ -114,7 +124,7 @@ class Order:
             begin, end = int(self._begins[block]), int(self._begins[block + 1])
             places = self._random(epoch, block).permutation(end - begin)
             found = _numbers(self._rows[begin:end])[places]
-            _keep(self._kept, key, found, max(_KEPT_ROWS // self._block_rows, 2))
+            keep(self._kept, key, found, max(_KEPT_ROWS // self._block_rows, 2))
         return found
 
     def _random(self, *of: int) -> np.random.Generator:
@@ -122,15 +132,6 @@ class Order:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_epochs": {}, "_kept": {}}
-
-
-def _keep(kept: dict[Any, Any], key: Any, value: Any, most: int) -> None:
-    """Keeps a value, and not too many others. Without a lock: see `store.held`."""
-    kept[key] = value
-    while len(kept) > most:
-        # Another thread may change it in this moment.
-        with suppress(RuntimeError, StopIteration):
-            kept.pop(next(iter(kept)), None)
 
 
 def _numbers(rows: Rows) -> NDArray[np.intp]:

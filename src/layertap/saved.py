@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap import structures, tables, texts
+from layertap.datasets import Trainable
 from layertap.errors import OptionError, StoreCorruptError
 from layertap.ordering import Order
 from layertap.plans import Plan, Recipe
@@ -34,7 +35,7 @@ SAMPLE_WEIGHT = "sample_weight"
 _READ_BYTES = 2**20
 
 
-class Saved(Mapping[str, LazyArray | Rebuilt]):
+class Saved(Trainable, Mapping[str, LazyArray | Rebuilt]):
     """Values on disk, by address: a read-only mapping of lazy arrays.
 
     Slicing an array reads those rows: `saved["fusion/in/0"][10:20]`.

@@ -22,9 +22,9 @@ def mapped(function: Callable[..., Any], first: Any, *others: Any) -> Any:
             for key, value in first.items()
         }
     if isinstance(first, list | tuple):
-        return [
-            mapped(function, *members) for members in zip(first, *others, strict=True)
-        ]
+        members = zip(first, *others, strict=True)
+        found = [mapped(function, *same) for same in members]
+        return found if isinstance(first, list) else tuple(found)
     return function(first, *others)
 
 
