@@ -95,6 +95,10 @@ def head(shapes):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
+    # Else `fit` does it, from a batch of the data, and with workers gives again in the
+    # first epoch what they had read ahead for that.
+    one = {name: np.zeros((1, size), "float32") for name, size in shapes.items()}
+    built.train_on_batch(one, np.zeros(1, "int64"), sample_weight=np.zeros(1))
     return built
 
 

@@ -57,6 +57,9 @@ class Trainable:
                 none.
             drop_remainder: Whether a last batch that has fewer rows is left out.
             workers: As of `keras.utils.PyDataset`: with 2 or more, threads read ahead.
+                Keras gives again what they have read ahead when a `fit` begins: where
+                it first has to build the model's metrics, some batches come twice in
+                the first epoch, in place of others.
             use_multiprocessing: As of `keras.utils.PyDataset`: processes read ahead.
             max_queue_size: As of `keras.utils.PyDataset`: by how many batches.
 

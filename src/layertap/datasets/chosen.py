@@ -63,8 +63,9 @@ def labels_and_weights(
         DataError: If there is not one for each row, or weights without labels.
         DataTypeError: If they are no numbers.
     """
-    found = saved.labels if labels is True else _given("labels", labels, saved.rows)
-    weights = saved.sample_weight
+    found, weights = _tuples(saved.labels), _tuples(saved.sample_weight)
+    if labels is not True:
+        found = _given("labels", labels, saved.rows)
     if sample_weight is not True:
         weights = _given("sample_weight", sample_weight, saved.rows)
         if found is None and weights is not None:
