@@ -159,11 +159,14 @@ def test_fit_as_it_is_by_default_takes_every_row(store, truth):
     mine, theirs = head(FIRST), head(FIRST)
     for built in (mine, theirs):
         built.optimizer.learning_rate = 0.0
-    found = mine.fit(store.dataset("first", shuffle=True), verbose=0).history
+    dataset = store.dataset("first", shuffle=True)
+    found = mine.fit(dataset, epochs=2, verbose=0).history
     expected = theirs.fit(
         first_of(truth), LABELS, sample_weight=WEIGHTS, verbose=0
     ).history
-    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-4)
+    np.testing.assert_allclose(found["loss"], expected["loss"] * 2, rtol=1e-4)
+    # The orders 1 and 2 are done: Keras ends an epoch before the first, too.
+    assert dataset.epoch == 3
 
 
 def test_batches_hold_what_is_chosen(store, truth):
@@ -202,15 +205,16 @@ def test_sizes_and_the_last_batch(store):
 
 
 def test_batches_are_the_same_in_any_order_and_are_the_callers(store):
-    dataset = store.dataset("first", batch_size=7, shuffle=True, seed=1)
-    expected = list(dataset)
-    for number in np.random.default_rng(0).permutation(len(dataset)):
+    options = {"batch_size": 7, "shuffle": True, "seed": 1}
+    expected = list(store.dataset("first", **options))
+    dataset = store.dataset("first", **options)
+    numbers = np.random.default_rng(0).permutation(2 * len(dataset)) // 2
+    for number in numbers.tolist():
         x, y, _ = dataset[number]
-        np.testing.assert_array_equal(
-            x["first/in/1"], expected[number][0]["first/in/1"]
-        )
+        values = x["first/in/1"]
+        np.testing.assert_array_equal(values, expected[number][0]["first/in/1"])
         np.testing.assert_array_equal(y, expected[number][1])
-        x["first/in/1"][:] = np.nan
+        values[:] = np.nan
         y[:] = -1
 
 
@@ -394,7 +398,7 @@ def test_a_loader_of_pytorch_has_the_rows_as_tensors(store, workers, whole):
 
 def test_one_row_of_pytorch(store):
     torch = pytest.importorskip("torch")
-    data = store.torch("first", rows=[5, 3])
+    data = store.torch("first", rows=range(2, 4))
     assert len(data) == 2
     x, y, weight = data[-1]
     assert x["first/in/1"].shape == (24,)
