@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap import listening
+from layertap import listening, structures
 from layertap.errors import DataError
 from layertap.feed import Batch, Feed
 from layertap.padding import Pad, plan_padded
@@ -69,19 +69,20 @@ def capture(
     selection = Selection(before, outputs, joins, for_head)
     plan = plan_of(model, feed, selection, reduction, pad)
     tap = Tap(model, plan, reduction)
-    batches, labels = [], []
+    batches, along = [], []
     for batch in feed.batches():
         # Copies: a model may use the memory of its values again in the next batch.
         batches.append({name: np.array(array) for name, array in tap(batch).items()})
-        labels.append(batch.labels)
+        along.append((batch.labels, batch.sample_weight))
     arrays, more = (
         {name: _together(name, [found[name] for found in batches]) for name in names}
         for names in ([value.address for value in plan.stored], beside(plan))
     )
-    joined = None
-    if labels[0] is not None:
-        joined = keras.tree.map_structure(lambda *y: np.concatenate(y), *labels)
-    return Values(plan, arrays, joined, beside=more)
+    labels, weights = (
+        structures.mapped(lambda *parts: np.concatenate(parts), *found)
+        for found in zip(*along, strict=True)
+    )
+    return Values(plan, arrays, labels, sample_weight=weights, beside=more)
 
 
 def _together(name: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:

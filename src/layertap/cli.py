@@ -21,7 +21,8 @@ DATA_HELP = """\b
 DATA is one of
   a .npy file               the rows of a model with one input
   a .npz file               one array for each input, by its name; arrays
-                            called `labels` and `ids` are saved along
+                            called `labels`, `sample_weight` and `ids` are
+                            saved along
   a folder of images        resized to the model's input; the paths are ids
   package.module:callable   returns anything that layertap.save takes
 """
@@ -481,11 +482,17 @@ def _state(saved: Any) -> str:
 
     state = "complete" if saved.complete else "not complete: run the save again"
     on_disk = tables.size(saved.bytes_on_disk)
-    extra = [name for name in ("labels", "ids") if saved.identity[name] is not None]
-    along = f", with {' and '.join(extra)}" if extra else ""
+    along = {
+        "labels": saved.labels,
+        "sample weights": saved.sample_weight,
+        "ids": saved.identity["ids"],
+    }
+    extra = [name for name, found in along.items() if found is not None]
+    with_ = ", ".join([*extra[:-2], " and ".join(extra[-2:])])
+    told = f", with {with_}" if extra else ""
     overflowed = "".join(
         f"\n{name}: {count:,} numbers too large for {saved.plan.dtype} became infinite."
         for name, count in saved.overflowed.items()
     )
     path = texts.printable(saved.path)
-    return f"{path}: {saved.rows:,} rows{along}, {on_disk}, {state}.{overflowed}"
+    return f"{path}: {saved.rows:,} rows{told}, {on_disk}, {state}.{overflowed}"

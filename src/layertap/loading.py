@@ -27,7 +27,7 @@ CUSTOM = re.compile(
 )
 UNREADABLE = (ValueError, OSError, EOFError)
 # Entries of an .npz that are no inputs, unless the model has inputs of that name.
-LABELS, IDS = "labels", "ids"
+ALONG = ("labels", "sample_weight", "ids")
 
 
 class Data(NamedTuple):
@@ -175,14 +175,17 @@ def _archive(path: Path, model: Any) -> Data:
         raise DataError(f"{path} is no .npz that NumPy can read: {error}") from error
     specs = listening.input_specs(model)
     names = {spec.name for spec in keras.tree.flatten(specs)} if specs else set()
-    labels = arrays.pop(LABELS, None) if LABELS not in names else None
-    ids = arrays.pop(IDS, None) if IDS not in names else None
+    labels, weights, ids = (
+        arrays.pop(name, None) if name not in names else None for name in ALONG
+    )
     if not arrays:
         raise DataError(f"{path} holds no input for {model.name!r}.")
     inputs: Any = arrays
     if len(arrays) == 1 and not names:
         (inputs,) = arrays.values()
-    return Data(inputs if labels is None else (inputs, labels), ids)
+    if labels is None and weights is None:
+        return Data(inputs, ids)
+    return Data((inputs, labels) if weights is None else (inputs, labels, weights), ids)
 
 
 def _import(name: str, where: str) -> Any:

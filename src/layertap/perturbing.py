@@ -80,7 +80,7 @@ class Reading:
             return np.asarray(array[rows])
 
         batch = [inputs, keras.tree.map_structure(of, self._labels)]
-        if getattr(self.saved, "sample_weight", None) is not None:
+        if self.saved.sample_weight is not None:
             batch.append(keras.tree.map_structure(of, self.saved.sample_weight))
         return tuple(batch)
 

@@ -8,13 +8,13 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap import grades, identity, texts
+from layertap import grades, identity, structures, texts
 from layertap.errors import DataError, DataTypeError
 from layertap.feed import Batch, Feed
 from layertap.grades import told_apart
 from layertap.plans import Plan
 from layertap.reducing import Reduction
-from layertap.saved import DIGESTS, IDS, Saved, label_paths
+from layertap.saved import DIGESTS, IDS, LABELS, SAMPLE_WEIGHT, Saved
 from layertap.store import ArraySpec, Observer, Writer
 from layertap.tap import Tap
 from layertap.values import beside
@@ -48,21 +48,26 @@ class Run:
         kind = None
         if ids is not None:
             self._ids, kind = _ids(ids, feed.rows)
-        self._label_paths = label_paths(feed.first().labels)
+        self._labels = structures.paths(feed.first().labels, LABELS)
+        self._weights = structures.paths(feed.first().sample_weight, SAMPLE_WEIGHT)
         self._identity = {
             **identity.identity(model, plan, feed.batch_size),
-            "labels": self._label_paths,
+            "labels": self._labels,
             "ids": kind,
         }
+        if self._weights is not None:
+            # Not a None, which stores that were made before do not have.
+            self._identity[SAMPLE_WEIGHT] = self._weights
 
     def given(self, batch: Batch) -> Arrays:
         """Returns the arrays of a batch that follow from the data alone.
 
-        They are its labels, its ids, and the digest of its inputs.
+        They are its labels and sample weights, its ids, and the digest of its inputs.
         """
         digest = identity.of_inputs(batch.inputs)
         found = {DIGESTS: np.full(batch.rows, digest, np.uint64)}
-        found.update(_labels(self._label_paths, batch.labels))
+        found.update(_along(LABELS, self._labels, batch.labels))
+        found.update(_along(SAMPLE_WEIGHT, self._weights, batch.sample_weight))
         if self._ids is not None:
             end = batch.row + batch.rows
             if end > len(self._ids):
@@ -275,24 +280,29 @@ def _note(error: Exception, batch: Batch) -> str:
     return note
 
 
-def _labels(paths: Any, labels: Any) -> Arrays:
-    """Returns labels by the paths of their arrays."""
-    if paths is None:
-        return {}
-    flat_paths = keras.tree.flatten(paths)
-    flat = keras.tree.flatten(labels)
-    if len(flat) != len(flat_paths):
+def _along(what: str, first: Any, given: Any) -> Arrays:
+    """Returns labels or sample weights by the paths of their arrays.
+
+    Args:
+        what: Which of them.
+        first: The structure of paths of the first batch.
+        given: The structure of arrays of a batch.
+    """
+    expected = list(structures.leaves(first))
+    paths = list(structures.leaves(structures.paths(given, what)))
+    found = dict(zip(paths, structures.leaves(given), strict=True))
+    if found.keys() != set(expected):
         raise DataError(
-            f"The labels of the first batch were {len(flat_paths)} arrays, now they "
-            f"are {len(flat)}."
+            f"The first batch had {', '.join(expected) or f'no {what}'}; now there "
+            f"are {', '.join(paths) or 'none'}."
         )
-    for array in flat:
+    for path, array in found.items():
         if array.dtype.kind in "OSUV":
             raise DataTypeError(
-                f"Labels of dtype {array.dtype} can't be saved: pass class numbers, "
-                "and texts as `ids=`."
+                f"{path} of dtype {array.dtype} can't be saved: pass numbers, and "
+                "texts as `ids=`."
             )
-    return dict(zip(flat_paths, flat, strict=True))
+    return found
 
 
 def _ids(ids: Any, rows: int | None) -> tuple[NDArray[Any], str]:

@@ -3,14 +3,16 @@
 import functools
 import operator
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap import address, keeping, tables, texts, units
+from layertap import keeping, structures, tables, texts, units
+from layertap.datasets import Trainable
 from layertap.errors import OptionError, StoreCorruptError
+from layertap.ordering import Order
 from layertap.plans import Plan, Recipe
 from layertap.rebuilding import Rebuilt
 from layertap.statistics import Statistics
@@ -37,12 +39,13 @@ _DAMAGED = (
     *(KeyError, TypeError, ValueError, AttributeError, IndexError),
     *(OverflowError, RecursionError),
 )
+SAMPLE_WEIGHT = "sample_weight"
 
 # About as much as the processor holds close.
 _READ_BYTES = 2**20
 
 
-class Saved(Mapping[str, LazyArray | Rebuilt]):
+class Saved(Trainable, Mapping[str, LazyArray | Rebuilt]):
     """Values on disk, by address: a read-only mapping of lazy arrays.
 
     Slicing an array reads those rows: `saved["fusion/in/0"][10:20]`.
@@ -60,6 +63,7 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             self.identity: dict[str, Any] = dict(manifest["identity"])
             self._labels = self.identity["labels"]
             self._ids: str | None = self.identity["ids"]
+            self._weights = self.identity.get(SAMPLE_WEIGHT)
             self._check()
             self._values: dict[str, LazyArray | Rebuilt] = {}
             for value in self.plan.values:
@@ -103,7 +107,8 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             array = self.reader.array(DIGESTS)
             if (array.ndim, array.dtype.name) != (1, "uint64"):
                 raise ValueError(f"{array!r} are no digests")
-        _structure(self._labels, self.reader.array)
+        self._along(self._labels)
+        self._along(self._weights)
         if self._ids not in (None, "number", "text"):
             raise ValueError(f"ids are no {self._ids!r}")
         if self._ids is not None:
@@ -167,7 +172,24 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
     @property
     def labels(self) -> Any:
         """The labels that came with the data, as lazy arrays, or None."""
-        return _structure(self._labels, self.reader.array)
+        return self._along(self._labels)
+
+    @property
+    def sample_weight(self) -> Any:
+        """The weights of the samples that came with the data, likewise, or None."""
+        return self._along(self._weights)
+
+    def _along(self, paths: Any) -> Any:
+        """Returns the arrays of labels or sample weights, in their structure.
+
+        Raises:
+            TypeError: If there is anything but paths in it.
+            AddressError: If there is no such array.
+        """
+        for path in structures.leaves(paths):
+            if not isinstance(path, str):
+                raise TypeError(f"{path!r} should be the path of an array")
+        return structures.mapped(self.reader.array, paths)
 
     @property
     def overflowed(self) -> dict[str, int]:
@@ -255,40 +277,25 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
         n = operator.index(n)
         if n < 1:
             raise OptionError(f"A batch has at least 1 row; found n={n}.")
+        order = Order(
+            range(self.rows), self.reader.block_rows, shuffle=shuffle, seed=seed
+        )
         # Small batches are read some at a time.
         row_bytes = sum(self.reader.array(name).row_bytes for name in self.reader.paths)
         many = n * max(_READ_BYTES // (n * row_bytes), 1)
-        pieces = self._shuffled(many, seed) if shuffle else self._in_order(many)
-        for rows in pieces:
+        for rows in self._pieces(order, many):
             values = self._read(rows)
             for start in range(0, values.rows, n):
                 yield values.map(operator.itemgetter(slice(start, start + n)))
 
-    def _in_order(self, n: int) -> Iterator[slice]:
-        """Yields all rows, so many at a time."""
-        start, size = 0, self.reader.block_rows
-        for block in self.reader.ahead(range(-(-self.rows // size))):
-            end = min((block + 1) * size, self.rows)
-            while start + n <= end:
-                yield slice(start, start + n)
+    def _pieces(self, order: Order, n: int) -> Iterator[slice | NDArray[np.intp]]:
+        """Yields all rows, so many at a time, their blocks being read ahead."""
+        blocks, ends = zip(*order.blocks(), strict=True) if len(order) else ((), ())
+        start = 0
+        for end, _ in zip(ends, self.reader.ahead(blocks), strict=True):
+            while start + n <= end or start < end == len(order):
+                yield order.rows(start, min(start + n, end))
                 start += n
-        if start < self.rows:
-            yield slice(start, self.rows)
-
-    def _shuffled(self, n: int, seed: int | None) -> Iterator[NDArray[np.intp]]:
-        """Yields all rows, so many at a time, in random order."""
-        random = np.random.default_rng(seed)
-        size = self.reader.block_rows
-        blocks = random.permutation(-(-self.rows // size)).tolist()
-        waiting = np.empty(0, np.intp)
-        for block in self.reader.ahead(blocks):
-            rows = np.arange(block * size, min((block + 1) * size, self.rows))
-            waiting = np.concatenate([waiting, random.permutation(rows)])
-            whole = len(waiting) - len(waiting) % n
-            yield from waiting[:whole].reshape(-1, n)
-            waiting = waiting[whole:]
-        if len(waiting):
-            yield waiting
 
     def to_json(self) -> dict[str, Any]:
         """Returns what there is, as data for JSON."""
@@ -308,10 +315,13 @@ class Saved(Mapping[str, LazyArray | Rebuilt]):
             value.address: self.reader.array(value.address)[rows]
             for value in self.plan.stored
         }
-        labels = _structure(self._labels, lambda path: self.reader.array(path)[rows])
+        labels, weights = (
+            structures.mapped(lambda path: self.reader.array(path)[rows], paths)
+            for paths in (self._labels, self._weights)
+        )
         ids = None if self._ids is None else self.ids_of(rows)
         more = {name: self.reader.array(name)[rows] for name in beside(self.plan)}
-        return Values(self.plan, arrays, labels, ids, more)
+        return Values(self.plan, arrays, labels, ids, weights, more)
 
     def _decoded(self, ids: NDArray[Any]) -> NDArray[Any]:
         try:
@@ -357,33 +367,3 @@ def open(path: str | os.PathLike[str]) -> Saved:
     ```
     """
     return Saved(path)
-
-
-def label_paths(labels: Any) -> Any:
-    """Returns the structure of labels with the arrays' paths in place of its leaves.
-
-    Args:
-        labels: An array, a list or a dictionary of them, or None.
-    """
-
-    def paths(structure: Any, path: str) -> Any:
-        if isinstance(structure, Mapping):
-            return {
-                str(key): paths(value, f"{path}/{address.component(str(key))}")
-                for key, value in structure.items()
-            }
-        if isinstance(structure, list | tuple):
-            return [paths(value, f"{path}/{i}") for i, value in enumerate(structure)]
-        return path
-
-    return None if labels is None else paths(labels, LABELS)
-
-
-def _structure(paths: Any, read: Callable[[str], Any]) -> Any:
-    if isinstance(paths, Mapping):
-        return {key: _structure(value, read) for key, value in paths.items()}
-    if isinstance(paths, list):
-        return [_structure(value, read) for value in paths]
-    if paths is not None and not isinstance(paths, str):
-        raise TypeError(f"{paths!r} should be the path of an array")
-    return None if paths is None else read(paths)

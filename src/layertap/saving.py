@@ -67,7 +67,8 @@ def save(
     Args:
         model: A Keras model. It is not changed; one that was never called is built.
         data: Whatever `model.predict` takes. A tuple is `(x, y)` or
-            `(x, y, sample_weight)`, as in a data set; labels are saved along.
+            `(x, y, sample_weight)`, as in a data set; labels and sample
+            weights are saved along.
         path: The folder of the store, `"values.zarr"`.
         before: As of `layertap.plan`.
         outputs: As of `layertap.plan`.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap import address, tables
+from layertap import address, structures, tables
 from layertap.errors import AddressError, OptionError
 from layertap.plans import Plan
 
@@ -31,6 +31,7 @@ class Values(Mapping[str, Array]):
         labels: The labels that came with the data: an array, a structure of arrays, or
             None.
         ids: The ids of the rows, or None.
+        sample_weight: The weights of the samples, as `labels`.
         beside: What is stored beside the values: `overflowed` and `lengths`.
     """
 
@@ -40,11 +41,13 @@ class Values(Mapping[str, Array]):
         arrays: Mapping[str, Array],
         labels: Any = None,
         ids: Array | None = None,
+        sample_weight: Any = None,
         beside: Mapping[str, Array] | None = None,
     ) -> None:
         self.plan = plan
         self.labels = labels
         self.ids = ids
+        self.sample_weight = sample_weight
         self._arrays = arrays
         self._beside = beside or {}
 
@@ -107,7 +110,7 @@ class Values(Mapping[str, Array]):
         return {made_by: self[name] for made_by, name in branches(self.plan, join)}
 
     def map(self, function: Callable[..., Array], *others: "Values") -> "Values":
-        """Returns new values: a function of each stored array, of labels and ids too.
+        """Returns new values: a function of each array, labels and the like too.
 
         Args:
             function: Takes an array, and the same one of each of the `others`.
@@ -117,28 +120,20 @@ class Values(Mapping[str, Array]):
             name: function(array, *(other._arrays[name] for other in others))
             for name, array in self._arrays.items()
         }
-        labels = _map(function, self.labels, *(other.labels for other in others))
-        ids = _map(function, self.ids, *(other.ids for other in others))
-        beside = _map(function, self._beside, *(other._beside for other in others))
-        return Values(self.plan, arrays, labels, ids, beside)
+        labels, ids, weights, beside = (
+            structures.mapped(function, *same)
+            for same in zip(self._along(), *(o._along() for o in others), strict=True)
+        )
+        return Values(self.plan, arrays, labels, ids, weights, beside)
+
+    def _along(self) -> tuple[Any, ...]:
+        return self.labels, self.ids, self.sample_weight, self._beside
 
     def __repr__(self) -> str:
         return f"<layertap.Values: {len(self)} values, {self.rows:,} rows>"
 
     def _repr_html_(self) -> str:
         return tables.html(self.plan.table(self.rows))
-
-
-def _map(function: Callable[..., Array], first: Any, *others: Any) -> Any:
-    if first is None:
-        return None
-    if isinstance(first, Mapping):
-        return {k: _map(function, v, *(o[k] for o in others)) for k, v in first.items()}
-    if isinstance(first, list | tuple):
-        return [
-            _map(function, *members) for members in zip(first, *others, strict=True)
-        ]
-    return function(first, *others)
 
 
 def branches(plan: Plan, join: str) -> Iterator[tuple[str, str]]:

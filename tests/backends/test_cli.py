@@ -388,6 +388,17 @@ def test_code_in_a_model_needs_trust(here):
     )
 
 
+def test_sample_weights_of_an_archive_are_saved_along(here, tmp_path):
+    along = {"sample_weight": np.arange(50) / 8, "labels": np.arange(50)}
+    archive, store = tmp_path / "w.npz", tmp_path / "w.zarr"
+    np.savez(archive, x=np.load("x.npy"), ids=np.arange(50), **along)
+    said = succeeds("save", "two.keras", archive, "-o", store)
+    assert "50 rows, with labels, sample weights and ids, " in said
+    np.testing.assert_array_equal(
+        layertap.open(store).sample_weight[:], along["sample_weight"]
+    )
+
+
 def test_a_folder_of_images_brings_labels_and_ids(here, tmp_path):
     store = tmp_path / "v.zarr"
     succeeds("save", "of_images.keras", "images", "-o", store)

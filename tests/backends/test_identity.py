@@ -278,6 +278,28 @@ def test_labels_are_compared_exactly(tmp_path, start):
     assert layertap.save(two_branches(), same, tmp_path / "v.zarr").complete
 
 
+@pytest.mark.parametrize("start", [0, 600])
+def test_sample_weights_are_compared_exactly(tmp_path, start):
+    def weighted(weights, stop=None):
+        for row, (x, y) in zip(
+            range(0, ROWS, BATCH), stream(numbers(), stop=stop), strict=False
+        ):
+            yield x, y, weights[row : row + BATCH]
+
+    weights, path = np.linspace(0, 1e6, ROWS), tmp_path / "v.zarr"
+    with pytest.raises(StoppedError):
+        layertap.save(two_branches(), weighted(weights, STOP), path)
+    others = weights.copy()
+    others[start + 7] += 0.01
+    with pytest.raises(OtherRunError, match=f"sample_weight of row {start + 7} is "):
+        layertap.save(two_branches(), weighted(others), path)
+    with pytest.raises(OtherRunError, match="sample_weight: the store has "):
+        layertap.save(two_branches(), stream(numbers()), path)
+    assert layertap.save(two_branches(), weighted(weights), path).complete
+    with pytest.raises(OtherRunError, match=f"sample_weight of row {start + 7} is "):
+        layertap.save(two_branches(), weighted(others), path)
+
+
 def test_ids_that_differ_are_told_as_they_are(tmp_path):
     numbered, named = np.arange(ROWS) + 2**60, [f"row {n}" for n in range(ROWS)]
     others = numbered.copy()

@@ -100,6 +100,25 @@ def test_labels_and_ids_are_kept(tmp_path):
     np.testing.assert_array_equal(saved.labels["box"][3], labels["box"][3])
 
 
+def test_sample_weights_are_kept_in_their_structure(tmp_path):
+    x, labels = numbers(10), {"class": np.arange(10), "box": np.ones((10, 4))}
+    weights = {"class": np.arange(10) / 4, "box": np.arange(10, dtype="float32")}
+    data = (x, labels, weights)
+    layertap.save(two_branches(), data, tmp_path / "v.zarr", batch_size=4)
+    saved = layertap.open(tmp_path / "v.zarr")
+    values = layertap.capture(two_branches(), data, batch_size=4)
+    (batch,) = saved.batches(10)
+    for name, expected in weights.items():
+        for found in (saved, values, batch):
+            assert found.sample_weight[name].dtype == expected.dtype
+            np.testing.assert_array_equal(found.sample_weight[name][:], expected)
+    group = zarr.open_group(tmp_path / "v.zarr", mode="r")
+    np.testing.assert_array_equal(group["sample_weight/class"][:], weights["class"])
+    without = layertap.save(two_branches(), (x, labels), tmp_path / "without.zarr")
+    assert without.sample_weight is None
+    assert "sample_weight" not in without.identity
+
+
 def test_a_stream_of_unknown_length_is_saved_whole_and_in_order(tmp_path):
     model, x = two_branches(), numbers(1003)
     stream = (x[start : start + 17] for start in range(0, 1003, 17))

@@ -1,0 +1,122 @@
+"""Random orders: every row once, block by block, the same wherever they are made."""
+
+import pickle
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layertap.errors import OptionError
+from layertap.ordering import Order
+
+sizes = st.integers(1, 50)
+ranges = st.builds(
+    range, st.integers(0, 300), st.integers(0, 300), st.sampled_from([1, 2, 3, 70, -1])
+)
+lists = st.lists(st.integers(0, 300), max_size=200).map(lambda r: np.array(r, np.intp))
+seeds = st.integers(0, 2**70)
+
+
+def all_of(order, epoch=0):
+    return taken(order, 0, len(order), epoch)
+
+
+def taken(order, start, end, epoch=0):
+    return np.arange(10_000)[order.rows(start, end, epoch)].tolist()
+
+
+@given(rows=ranges | lists, size=sizes, seed=seeds, epoch=st.integers(0, 3))
+def test_each_row_comes_once_and_blocks_one_after_the_other(rows, size, seed, epoch):
+    order = Order(rows, size, shuffle=True, seed=seed)
+    found = all_of(order, epoch)
+    assert sorted(found) == sorted(np.asarray(rows).tolist())
+    blocks = [row // size for row in found]
+    runs = [b for at, b in enumerate(blocks) if at == 0 or blocks[at - 1] != b]
+    assert len(runs) == len(set(blocks))
+    told = list(order.blocks(epoch))
+    assert [block for block, _ in told] == runs
+    ends = [at + 1 for at, b in enumerate(blocks) if blocks[at + 1 : at + 2] != [b]]
+    assert [end for _, end in told] == ends
+
+
+@given(
+    rows=ranges | lists,
+    size=sizes,
+    shuffle=st.booleans(),
+    cuts=st.lists(st.integers(0, 300), max_size=6),
+)
+def test_parts_are_those_of_the_whole_in_any_process(rows, size, shuffle, cuts):
+    order = Order(rows, size, shuffle=shuffle, seed=3)
+    whole = {epoch: all_of(order, epoch) for epoch in (0, 1)}
+    other = pickle.loads(pickle.dumps(order))
+    for start, length in zip(cuts, reversed(cuts), strict=True):
+        end = min(start + length, len(order))
+        for epoch in (1, 0):
+            part = taken(other, min(start, end), end, epoch)
+            assert part == whole[epoch][min(start, end) : end]
+
+
+@given(rows=ranges | lists, size=sizes)
+def test_without_shuffling_the_order_is_kept(rows, size):
+    order = Order(rows, size)
+    assert all_of(order) == np.asarray(rows).tolist()
+    at = 0
+    for block, end in order.blocks():
+        assert {row // size for row in all_of(order)[at:end]} == {block}
+        at = end
+    assert at == len(rows)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    orders = {
+        (seed, epoch): tuple(
+            all_of(Order(range(100), 10, shuffle=True, seed=seed), epoch)
+        )
+        for seed in (0, 1, 2**64 + 1)
+        for epoch in (0, 1, 2)
+    }
+    assert len(set(orders.values())) == 9
+    # The rows of a block are not in the same order in all blocks.
+    blocks = np.array(orders[0, 0]).reshape(10, 10) % 10
+    assert len({tuple(block) for block in blocks}) > 8
+    unseeded = [all_of(Order(range(100), 10, shuffle=True)) for _ in range(2)]
+    assert unseeded[0] != unseeded[1]
+
+
+def test_a_part_of_a_thousand_million_rows_takes_no_memory_for_all():
+    order = Order(range(10**9), 10**6, shuffle=True, seed=1)
+    part = order.rows(5 * 10**8 - 10, 5 * 10**8 + 10)
+    assert len(set(part.tolist())) == 20
+    assert len({row // 10**6 for row in part.tolist()}) == 2
+    kept = sum(rows.nbytes for rows in order._kept.values())
+    for start in range(0, 10**9, 10**8):
+        order.rows(start, start + 1)
+        kept = max(kept, sum(rows.nbytes for rows in order._kept.values()))
+    assert kept <= 2**26
+
+
+def test_threads_have_the_same_order():
+    order = Order(range(10_000), 100, shuffle=True, seed=1)
+    expected = all_of(Order(range(10_000), 100, shuffle=True, seed=1))
+    wrong = []
+
+    def read(offset):
+        for start in range(offset, 10_000, 70):
+            end = min(start + 70, 10_000)
+            if order.rows(start, end).tolist() != expected[start:end]:
+                wrong.append(start)
+
+    threads = [threading.Thread(target=read, args=(n * 7,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "one"])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(OptionError, match="A seed is a whole number from 0 on"):
+        Order(range(3), 2, shuffle=True, seed=seed)
