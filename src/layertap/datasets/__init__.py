@@ -17,6 +17,7 @@ class Trainable:
         before: Globs = None,
         *,
         outputs: Globs = None,
+        joined: bool = False,
         batch_size: int = 32,
         shuffle: bool = False,
         seed: int | None = None,
@@ -39,6 +40,8 @@ class Trainable:
             outputs: Globs over paths of operations, whose outputs are taken instead,
                 or as well if `before` is given. Of a store that has only outputs, all
                 are taken by default.
+            joined: Whether `x` is one array, the branches of one join concatenated as
+                it does: for heads that know nothing of branches.
             batch_size: Rows per batch.
             shuffle: Whether to go through the store's blocks of rows, and through the
                 rows of each, in random order, a new one in each epoch. `fit` shuffles
@@ -88,6 +91,7 @@ class Trainable:
             cast("Saved", self),
             before,
             outputs=outputs,
+            joined=joined,
             rows=rows,
             labels=labels,
             sample_weight=sample_weight,
@@ -106,6 +110,7 @@ class Trainable:
         before: Globs = None,
         *,
         outputs: Globs = None,
+        joined: bool = False,
         rows: Any = None,
         labels: Any = True,
         sample_weight: Any = True,
@@ -115,6 +120,7 @@ class Trainable:
         Args:
             before: As of `dataset`, and so the others.
             outputs: Which outputs.
+            joined: Whether they are one array.
             rows: Which rows.
             labels: Which labels.
             sample_weight: Which sample weights.
@@ -142,6 +148,7 @@ class Trainable:
                 cast("Saved", self),
                 before,
                 outputs=outputs,
+                joined=joined,
                 rows=rows,
                 labels=labels,
                 sample_weight=sample_weight,
@@ -153,6 +160,7 @@ class Trainable:
         before: Globs = None,
         *,
         outputs: Globs = None,
+        joined: bool = False,
         batch_size: int = 32,
         shuffle: bool = False,
         seed: int | None = None,
@@ -169,6 +177,7 @@ class Trainable:
         Args:
             before: As of `dataset`, and so the others.
             outputs: Which outputs.
+            joined: Whether they are one array.
             batch_size: Rows per batch.
             shuffle: Whether they are in random order, a new one in each iteration.
             seed: For the same random orders again, from the first iteration on.
@@ -196,6 +205,7 @@ class Trainable:
             cast("Saved", self),
             before,
             outputs=outputs,
+            joined=joined,
             rows=rows,
             labels=labels,
             sample_weight=sample_weight,

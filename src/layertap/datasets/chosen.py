@@ -48,6 +48,29 @@ def values(plan: Plan, before: Globs, outputs: Globs) -> list[str]:
     return sorted(found)
 
 
+def joined_values(plan: Plan, names: Sequence[str]) -> tuple[list[str], int]:
+    """Returns the branches of the only join among values, and the axis it joins.
+
+    Args:
+        plan: The plan of the store.
+        names: The addresses of the values.
+
+    Raises:
+        OptionError: If they are not those of one concatenation.
+    """
+    for join in plan.joins:
+        branches = [branch.address for branch in join.branches]
+        alike = (
+            join.kind == "concatenate" and join.whole and set(branches) == set(names)
+        )
+        if alike and join.axis:
+            return branches, join.axis
+    raise OptionError(
+        f"`joined=True` takes the branches of one concatenation; found "
+        f"{', '.join(names)}. Choose a join by `before=`."
+    )
+
+
 def labels_and_weights(
     saved: "Saved", labels: Any, sample_weight: Any
 ) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from layertap import structures
 from layertap.datasets import chosen
 from layertap.errors import OptionError
 from layertap.ordering import Order
+from layertap.rebuilding import Rebuilt
 from layertap.recent import keep
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Examples:
         saved: The store.
         before: As of `Saved.dataset`, and so the others.
         outputs: Which outputs.
+        joined: Whether they are one array.
         rows: Which rows.
         labels: Which labels.
         sample_weight: Which sample weights.
@@ -53,6 +55,7 @@ class Examples:
         before: chosen.Globs = None,
         *,
         outputs: chosen.Globs = None,
+        joined: bool = False,
         rows: Any = None,
         labels: Any = True,
         sample_weight: Any = True,
@@ -60,7 +63,11 @@ class Examples:
         seed: int | None = None,
     ) -> None:
         names = chosen.values(saved.plan, before, outputs)
-        parts: tuple[Any, ...] = ({name: saved[name] for name in names},)
+        x: Any = {name: saved[name] for name in names}
+        if joined:
+            branches, axis = chosen.joined_values(saved.plan, names)
+            x = Rebuilt([saved[name] for name in branches], axis)
+        parts: tuple[Any, ...] = (x,)
         for part in chosen.labels_and_weights(saved, labels, sample_weight):
             parts += () if part is None else (part,)
         found = {id(array): array for array in structures.leaves(parts)}
