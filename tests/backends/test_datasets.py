@@ -185,6 +185,37 @@ def test_batches_hold_what_is_chosen(store, truth):
         np.testing.assert_array_equal(weights, WEIGHTS)
 
 
+def test_a_join_is_one_array_if_asked_for(store, truth):
+    batches = store.dataset("second", joined=True, labels=False, batch_size=ROWS)
+    ((x,),) = list(batches)
+    parts = [truth[f"second/in/{index}"] for index in range(3)]
+    np.testing.assert_allclose(x, np.concatenate(parts, 1), rtol=1e-5, atol=1e-6)
+    with pytest.raises(OptionError, match="branches of one concatenation"):
+        store.dataset(joined=True)
+
+
+def test_what_runs_past_the_joins_comes_along(tmp_path):
+    x = keras.Input((8,), name="x")
+    left = layers.Dense(3, name="left")(x)
+    joined = layers.Concatenate(name="fusion")([left, layers.Dense(4)(x)])
+    end = layers.Add()([layers.Dense(8)(joined), x])
+    made = keras.Model(x, end)
+    saved = layertap.save(
+        *(made, (numbers(), LABELS), tmp_path / "v.zarr"),
+        outputs="left",
+        before="*",
+        for_head=True,
+    )
+    names = ["fusion/in/0", "fusion/in/1", "x/out"]
+    assert list(saved.dataset()[0][0]) == names
+    assert list(saved.dataset("fusion")[0][0]) == names
+    assert list(saved.dataset(outputs="left")[0][0]) == ["left/out"]
+    _, head = layertap.split(made)
+    found = head.predict(saved.dataset(labels=False), verbose=0)
+    expected = made.predict(numbers(), verbose=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_only_outputs_are_all_outputs(tmp_path):
     path = tmp_path / "v.zarr"
     layertap.save(model(), numbers(), path, outputs=["d*", "head"])
