@@ -335,7 +335,7 @@ def commands(path, wanted=COMMANDS):
     told = set()
     for words in wanted:
         done = click.testing.CliRunner().invoke(cli.main, [*words, str(path)])
-        # An error that is none of layertap's is told so; see `cli._line`.
+        # An error that is none of layertap's is told so; see `options.line_of`.
         if done.exit_code not in (0, 1, 2) or "--verbose shows where" in done.output:
             raise AssertionError(f"{words}: {done.output}") from done.exception
         if done.exit_code:

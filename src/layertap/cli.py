@@ -5,83 +5,28 @@ Nothing heavy is imported before a command needs it, so that `--help` is quick.
 
 import importlib
 import json
-import re
 import sys
-import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
+from layertap.options import (
+    DATA_HELP,
+    WRONG,
+    Command,
+    Commands,
+    Pad,
+    Resumable,
+    fail,
+    json_option,
+    less,
+    line_of,
+    model_options,
+    selection,
+    verbose_option,
+)
 from layertap.quiet import quiet_start
-
-WRONG, BAD_INPUT, INTERRUPTED = 1, 2, 130
-
-DATA_HELP = """\b
-DATA is one of
-  a .npy file               the rows of a model with one input
-  a .npz file               one array for each input, by its name; arrays
-                            called `labels`, `sample_weight` and `ids` are
-                            saved along
-  a folder of images        resized to the model's input; the paths are ids
-  package.module:callable   returns anything that layertap.save takes
-"""
-
-
-class _Group(click.Group):
-    """Commands of which a wrong word is told in one line, too."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except click.UsageError as error:
-            command = (error.ctx or ctx).command_path
-            told = error.format_message().removesuffix(".")
-            _fail(f"{told}. See `{command} --help`.")
-
-
-class _Command(click.Command):
-    """A command whose errors are one clear line."""
-
-    stopped = ""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
-            raise
-        except KeyboardInterrupt:
-            click.echo("Stopped." + self.stopped, err=True)
-            sys.exit(INTERRUPTED)
-        except Exception as error:
-            if ctx.params.get("verbose"):
-                traceback.print_exc()
-            _fail(_line(error))
-
-
-class _Save(_Command):
-    stopped = " Rows that were committed stay; the same command goes on after them."
-
-
-def _line(error: Exception) -> str:
-    """Returns what an error says, in one line and in the words of the command line."""
-    from layertap.errors import LayertapError
-
-    text = " ".join(" ".join([str(error), *getattr(error, "__notes__", ())]).split())
-    if not isinstance(error, LayertapError):
-        return f"{type(error).__name__}: {text} (--verbose shows where)"
-    text = re.sub(r"\bpad=(\d+|True)", r"--pad \1", text)
-    text = text.replace("--pad True", "--pad longest")
-    return re.sub(
-        r'\b(before|outputs|joins|overwrite)=(?:True)?(")?',
-        lambda found: f"--{found[1]}" + (' "' if found[2] else ""),
-        text,
-    )
-
-
-def _fail(line: str, status: int = BAD_INPUT) -> NoReturn:
-    click.echo(f"Error: {line}", err=True)
-    sys.exit(status)
 
 
 def run() -> None:
@@ -92,11 +37,11 @@ def run() -> None:
 
 
 @click.group(
-    "layertap", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}
+    "layertap", cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.version_option(package_name="layertap")
 def main() -> None:
-    r"""Save what flows into every concatenation of a Keras model.
+    """Save what flows into every concatenation of a Keras model.
 
     \b
     layertap plan model.keras                        what would be saved
@@ -108,108 +53,21 @@ def main() -> None:
 
     Keras' backend is the one that KERAS_BACKEND names. Exit status: 0 success,
     1 checked and found wrong, 2 bad input.
-    """
+    """  # noqa: D301 -- the character itself, for click
 
 
-def _model_options(command: Any) -> Any:
-    options = [
-        click.option(
-            "--import",
-            "modules",
-            multiple=True,
-            metavar="MODULE",
-            help="Import this first: it registers custom objects.",
-        ),
-        click.option(
-            "--trust-model",
-            is_flag=True,
-            help="Run code that the model file holds (turns Keras' safe mode off).",
-        ),
-        _verbose,
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _selection(command: Any) -> Any:
-    options = [
-        click.option(
-            "--before",
-            multiple=True,
-            metavar="GLOB",
-            help="Joins to take the branches of; all, if nothing is asked for.",
-        ),
-        click.option(
-            "--outputs",
-            multiple=True,
-            metavar="GLOB",
-            help="Operations to take the outputs of.",
-        ),
-        click.option(
-            "--joins",
-            multiple=True,
-            metavar="KIND",
-            default=["concatenate"],
-            show_default=True,
-            help="Kinds of join: add, multiply, attention, ...; '*' for all of them.",
-        ),
-        click.option(
-            "--for-head",
-            is_flag=True,
-            help="Take what runs past the joins too: all that a head needs.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-class _Pad(click.ParamType):  # type: ignore[type-arg]
-    name = "N|longest"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> bool | int:
-        if value in ("longest", True):
-            return True
-        return click.IntRange(min=1).convert(value, param, ctx)
-
-
-def _less(command: Any) -> Any:
-    options = [
-        click.option(
-            "--dtype",
-            type=click.Choice(["float16", "bfloat16"]),
-            help="What floating numbers are stored as; as they are, by default.",
-        ),
-        click.option(
-            "--reduce",
-            type=click.Choice(["mean", "max", "flatten"]),
-            help="Store the mean or the largest number of each row, or all flat.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-_verbose = click.option(
-    "--verbose", is_flag=True, help="Show the backend's messages, and tracebacks."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-@main.command(cls=_Command)
+@main.command(cls=Command)
 @click.argument("model")
-@_selection
-@_less
+@selection
+@less
 @click.option(
     "--rows",
     type=click.IntRange(min=0),
     metavar="N",
     help="Rows of data, for the total.",
 )
-@_json
-@_model_options
+@json_option
+@model_options
 def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
     """Show what a save of MODEL would take. Nothing is computed."""
     loaded = _load(model, options)
@@ -219,7 +77,7 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
     _show(found.to_json() if as_json else found.table(rows))
 
 
-@main.command(cls=_Save, epilog=DATA_HELP)
+@main.command(cls=Resumable, epilog=DATA_HELP)
 @click.argument("model")
 @click.argument("data")
 @click.option(
@@ -229,8 +87,8 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
     metavar="STORE",
     help="Where to: a folder, values.zarr.",
 )
-@_selection
-@_less
+@selection
+@less
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -239,13 +97,13 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
 )
 @click.option(
     "--pad",
-    type=_Pad(),
+    type=Pad(),
     help="Pad batches of different sizes: to the longest, or to N.",
 )
 @click.option("--compression", type=click.Choice(["zstd"]), help="None by default.")
 @click.option("--overwrite", is_flag=True, help="Replace the store of another run.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-@_model_options
+@model_options
 def save(model: str, data: str, output: str, **options: Any) -> None:
     """Save the values of MODEL for DATA. Run again, it goes on where it stopped."""
     loaded = _load(model, options)
@@ -268,10 +126,10 @@ def save(model: str, data: str, output: str, **options: Any) -> None:
     click.echo(_state(saved))
 
 
-@main.command(cls=_Command)
+@main.command(cls=Command)
 @click.argument("store")
-@_json
-@_verbose
+@json_option
+@verbose_option
 def show(store: str, as_json: bool, verbose: bool) -> None:
     """Show what STORE holds."""
     from layertap.saved import open as open_saved
@@ -288,7 +146,7 @@ def show(store: str, as_json: bool, verbose: bool) -> None:
     click.echo(_state(saved))
 
 
-@main.command(cls=_Command, epilog=DATA_HELP)
+@main.command(cls=Command, epilog=DATA_HELP)
 @click.argument("store")
 @click.option(
     "--model", metavar="MODEL", help="The model that the values were saved from."
@@ -301,8 +159,8 @@ def show(store: str, as_json: bool, verbose: bool) -> None:
     metavar="N",
     help="About how many rows to recompute, 1024 if not given; 0 for all.",
 )
-@_json
-@_model_options
+@json_option
+@model_options
 def verify(
     store: str, model: str | None, data: str | None, rows: int, **options: Any
 ) -> None:
@@ -317,13 +175,13 @@ def verify(
     try:
         report = _report(store, model, data, rows or None, options)
     except StoreCorruptError as error:
-        _fail(_line(error), WRONG)
+        fail(line_of(error), WRONG)
     _show(report.to_json() if options["as_json"] else report)
     if not report:
         sys.exit(WRONG)
 
 
-@main.command(cls=_Command)
+@main.command(cls=Command)
 @click.argument("store")
 @click.argument("model")
 @click.option("--loss", metavar="NAME", help="The one the model was compiled with.")
@@ -340,8 +198,8 @@ def verify(
 )
 @click.option("--seed", type=int, default=0, help="For other permutations.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-@_json
-@_model_options
+@json_option
+@model_options
 def importance(
     store: str,
     model: str,
@@ -379,7 +237,7 @@ def importance(
     _show(found.to_json() if options["as_json"] else found)
 
 
-@main.command(cls=_Command)
+@main.command(cls=Command)
 @click.argument("a")
 @click.argument("b")
 @click.option(
@@ -388,8 +246,8 @@ def importance(
     metavar="N",
     help="How many rows to compare, the first ones; all, if not given.",
 )
-@_json
-@_verbose
+@json_option
+@verbose_option
 def diff(a: str, b: str, rows: int | None, as_json: bool, verbose: bool) -> None:
     """Compare the values of two stores, A and B, number by number.
 
@@ -403,9 +261,9 @@ def diff(a: str, b: str, rows: int | None, as_json: bool, verbose: bool) -> None
         sys.exit(WRONG)
 
 
-@main.command(cls=_Command)
+@main.command(cls=Command)
 @click.argument("folder", default="layertap-demo")
-@_verbose
+@verbose_option
 def demo(folder: str, verbose: bool) -> None:
     """Train a small network on handwritten digits and save its branches.
 

@@ -614,10 +614,14 @@ def test_help_imports_nothing_heavy():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert "Usage: layertap" in done.stdout
+    assert "\n  layertap show out.zarr        " in done.stdout
     assert done.stdout.endswith("imported: []\n")
 
 
-@pytest.mark.parametrize("command", ["plan", "save", "show", "verify", "demo"])
+COMMANDS = ["plan", "save", "show", "verify", "importance", "diff", "demo"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command(command):
     told = succeeds(command, "--help")
     assert told.startswith(f"Usage: layertap {command}")
