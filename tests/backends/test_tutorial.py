@@ -26,7 +26,7 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
     rights = dict(re.findall(r"(\w+)(?: alone)?: ([\d.]+)% right", ended.stdout))
     assert list(rights) == ["reader_head", "line", "deep", "look", "weigh"]
     # Ten digits, or even and odd: far better than by chance.
-    chances = dict(reader_head=10, line=50, deep=50, look=10, weigh=10)
+    chances = {"reader_head": 10, "line": 50, "deep": 50, "look": 10, "weigh": 10}
     assert all(float(rights[name]) > chances[name] + 25 for name in chances)
     for head in ("reader_head", "line", "deep"):
         assert f"{head} leans on look." in ended.stdout
