@@ -18,11 +18,13 @@ each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 # mask would have to go over the cut.
 REFUSED = {
     "class_token": "`call` of token",
-    "bidirectional_sequences": "`call` of bidirectional",
-    "bidirectional_last": "`call` of bidirectional",
     "masks_side_by_side": "fusion/in/0 has a mask",
     "masks_end_to_end": "fusion/in/0 has a mask",
 }
+if hasattr(layers.Bidirectional, "_can_attempt_fused_lstm"):
+    # Newer releases of Keras look for kernels that have numbers of rows.
+    REFUSED["bidirectional_sequences"] = "`call` of bidirectional"
+    REFUSED["bidirectional_last"] = "`call` of bidirectional"
 
 
 def run(model: keras.Model, x: Any) -> list[np.ndarray]:

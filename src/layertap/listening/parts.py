@@ -156,10 +156,17 @@ def _told_apart(steps: Sequence[Step], taken: set[str]) -> list[Step]:
         key = id(operation), repr(_numbered(step, given))
         if key not in wraps:
             name = _free(step.path or operation.name, {*owners, *_names(steps)})
-            outputs = step.outputs if len(step.outputs) > 1 else step.outputs[0]
-            wraps[key] = owners[name] = part(given, [step], outputs, name)
-        found.append(Step(wraps[key], step.path, (given,), {}, step.outputs))
+            wraps[key] = owners[name] = part(
+                _alone(given), [step], _alone(step.outputs), name
+            )
+        args = (_alone(given),)
+        found.append(Step(wraps[key], step.path, args, {}, step.outputs))
     return found
+
+
+def _alone(tensors: list[Any]) -> Any:
+    """Returns a tensor that is the only one, or all of them."""
+    return tensors if len(tensors) > 1 else tensors[0]
 
 
 def _numbered(step: Step, given: Sequence[Any]) -> Any:

@@ -30,12 +30,14 @@ class Unrolled:
         names: Their names, flat.
         steps: The calls, in an order in which they can be run.
         outputs: The structure of tensors that the model returns.
+        by_call: Whether something was opened that has no graph.
     """
 
     inputs: Any
     names: list[str]
     steps: list[Step]
     outputs: Any
+    by_call: bool
 
 
 def unrolled(
@@ -68,19 +70,8 @@ def unrolled(
     found = _unrolled(model, specs, opened, kinds, training=False)
     if found.by_call:
         trained = _unrolled(model, specs, opened, kinds, training=True)
-        steps = _agreed(model, found.steps, trained.steps)
-        return replace(found.graph, steps=steps)
-    return found.graph
-
-
-@dataclass(frozen=True)
-class _Found:
-    graph: Unrolled
-    by_call: bool
-
-    @property
-    def steps(self) -> list[Step]:
-        return self.graph.steps
+        return replace(found, steps=_agreed(model, found.steps, trained.steps))
+    return found
 
 
 def _unrolled(
@@ -90,7 +81,7 @@ def _unrolled(
     kinds: Iterable[str],
     *,
     training: bool,
-) -> _Found:
+) -> Unrolled:
     unrolling = _Unrolling(opened, kinds)
     inputs = _inputs(model, specs)
     try:
@@ -100,13 +91,13 @@ def _unrolled(
         raise
     except Exception as error:  # Whatever a `call` raises.
         path = unrolling.failed[1] or model.name
+        told = next(iter(str(error).splitlines()), "")
         raise ModelError(
             f"The `call` of {path} can't be run with Keras' symbolic tensors, so there "
-            f"is no graph of it: {type(error).__name__}: {str(error).splitlines()[0]}"
+            f"is no graph of it: {type(error).__name__}: {told}"
         ) from error
     names = [spec.name for spec in keras.tree.flatten(specs)]
-    graph = Unrolled(inputs, names, unrolling.steps, outputs)
-    return _Found(graph, unrolling.by_call)
+    return Unrolled(inputs, names, unrolling.steps, outputs, unrolling.by_call)
 
 
 class _Unrolling(Pass):
