@@ -44,6 +44,8 @@ def run(folder: Path, command: Callable[..., None]) -> None:
     _type(command, "show", store)
     console.print("\nIs it what the model computes?")
     _type(command, "verify", store, "--model", model, "--data", data, "--rows", "0")
+    console.print("\nWhich branch does the classifier lean on?")
+    _type(command, "importance", store, model)
     console.print(
         f"\n{folder} has the model, the data and the store. In Python:\n"
         f"  import layertap\n  saved = layertap.open({store!r})\n"
