@@ -525,7 +525,8 @@ def test_the_demo_and_the_commands_that_it_prints(tmp_path, monkeypatch):
         for line in told.splitlines()
         if line.startswith("$ layertap ")
     ]
-    assert [command for command, *_ in words] == ["plan", "save", "show", "verify"]
+    commands = ["plan", "save", "show", "verify", "importance"]
+    assert [command for command, *_ in words] == commands
     for again in words:
         assert succeeds(*again) in told
     saved = layertap.open("a [red] folder/digits.zarr")
