@@ -50,6 +50,11 @@ def plan_padded(
         DataError: If the largest size of a value can't be known.
         LayertapError: As of `layertap.plan`.
     """
+    if selection.for_head:
+        raise OptionError(
+            "A head takes values of their true sizes, not padded ones: for_head=True "
+            "and `pad` don't go together. Pad the data themselves."
+        )
     if pad is not True and (isinstance(pad, bool) or not isinstance(pad, int)):
         raise OptionError(f"`pad` is True or a whole number; found {pad!r}.")
     if pad < 1:

@@ -120,6 +120,10 @@ def plan_for(
             f"A head takes whole values, not reduced ones: for_head=True and "
             f"reduce={reduction.name!r} don't go together. Leave one of them out."
         )
+    if selection.for_head and selection.before is None and selection.outputs:
+        raise OptionError(
+            "A head comes after joins: with for_head=True, say by `before` which."
+        )
     before, outputs = selection.before, selection.outputs
     kinds, everything = kinds_of(selection.joins)
     if before is None and outputs is None:

@@ -9,9 +9,10 @@ import keras
 from layertap import address
 from layertap.errors import ModelError, OptionError
 from layertap.listening.kinds import IN_ORDER
-from layertap.listening.parts import Step, part, tensors_in
+from layertap.listening.opening import mask_of
+from layertap.listening.parts import Step, like, part, tensors_in
 from layertap.listening.private import private
-from layertap.listening.unrolling import Unrolled, mask_of, unrolled
+from layertap.listening.unrolling import Unrolled, unrolled
 
 # By the path of a join, the dtypes in which it receives its branches, by address.
 Branches = Mapping[str, Mapping[str, str]]
@@ -53,7 +54,8 @@ class Cut:
         for value in wanted:
             tensor, dtype = tensors[value], self._dtypes.get(value)
             if dtype is not None and tensor.dtype != dtype:
-                cast = keras.ops.cast(tensor, dtype)
+                # Of another tensor, so that the layer that made this one gets no node.
+                cast = keras.ops.cast(like(tensor), dtype)
                 maker = private(cast, "_keras_history").operation
                 casts.append(Step(maker, "", (tensor,), {}, [cast]))
                 tensor = cast
@@ -93,7 +95,11 @@ class Cut:
             kwargs = keras.tree.map_structure(taken, step.kwargs)
             steps.append(Step(step.operation, step.path, args, kwargs, step.outputs))
         outputs = keras.tree.map_structure(taken, self._model.outputs)
-        return part(inputs, steps, outputs, name)
+        made = part(inputs, steps, outputs, name)
+        if self._model.output_names is not None:
+            # Losses and metrics are told by them.
+            made.output_names = list(self._model.output_names)
+        return made
 
 
 def cut(model: keras.Model, specs: Any, joins: Branches, kinds: Iterable[str]) -> Cut:
@@ -118,6 +124,8 @@ def cut(model: keras.Model, specs: Any, joins: Branches, kinds: Iterable[str]) -
     edges: dict[tuple[int, int], str] = {}
     branches: dict[str, Any] = {}
     dtypes: dict[str, str] = {}
+    if "attention" in kinds:
+        raise ModelError("Nothing can be cut before an attention.")
     for path, wanted in joins.items():
         step = by_path.get(path)
         tensors = [] if step is None else tensors_in(step.args)
@@ -139,6 +147,13 @@ def cut(model: keras.Model, specs: Any, joins: Branches, kinds: Iterable[str]) -
             raise OptionError(
                 f"{path!r} leads to the other joins only: nothing after them takes its "
                 "branches. Leave it out, or cut before it alone."
+            )
+    for step in after:
+        if step.fixed:
+            raise ModelError(
+                f"{step.path} is always told training={step.kwargs['training']}, "
+                "whatever the model is told; in a graph it would be told what the head "
+                "is."
             )
     skips = _skips(whole, after, edges, branches, dtypes)
     for name, tensor in {**branches, **skips}.items():

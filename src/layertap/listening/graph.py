@@ -9,10 +9,10 @@ from layertap import address
 from layertap.listening.collection import Wanted
 from layertap.listening.kinds import IN_ORDER
 from layertap.listening.models import functional
+from layertap.listening.opening import GRAPH_CALLS
 from layertap.listening.order import nodes_of
 from layertap.listening.passes import tensors_of
 from layertap.listening.private import Functional, private
-from layertap.listening.unrolling import GRAPH_CALLS
 
 _PART = re.compile(r"(?P<name>.*?)(?:@(?P<call>\d+))?")
 

@@ -1,7 +1,9 @@
 """Models made of calls of a user's layers, which get no new nodes by it."""
 
+import copy
 import itertools
 import re
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,9 +12,13 @@ from typing import Any
 
 import keras
 
+from layertap.errors import ModelError
 from layertap.listening.private import Functional, Node, private
 
 Lists = list[tuple[list[Any], list[Any]]]
+
+# Two parts of a model may have the same layers. A part is made within another.
+_lock = threading.RLock()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +31,8 @@ class Step:
         args: Its positional arguments.
         kwargs: Its arguments by name.
         outputs: The tensors that it returns, flat.
+        untold: What it is told of training if the model is told nothing.
+        fixed: Whether it is told that in any case.
     """
 
     operation: Any
@@ -32,6 +40,8 @@ class Step:
     args: Any
     kwargs: Any
     outputs: list[Any]
+    untold: bool | None = None
+    fixed: bool = False
 
     @property
     def inputs(self) -> list[Any]:
@@ -49,7 +59,7 @@ def part(inputs: Any, steps: Sequence[Step], outputs: Any, name: str) -> keras.M
     """Makes a functional model of calls.
 
     It shares the layers that are called. Nodes are put into them only while the model
-    is made, or its configuration read, so that the model they are from stays as it is.
+    is made, so that the model they are from stays as it is.
 
     Args:
         inputs: The structure of tensors that the model takes. Those that no layer made
@@ -61,7 +71,8 @@ def part(inputs: Any, steps: Sequence[Step], outputs: Any, name: str) -> keras.M
     names = {step.operation.name for step in steps}
     tensors: dict[int, Any] = {}
     for tensor in keras.tree.flatten(inputs):
-        tensors[id(tensor)] = like_input(tensor, names)
+        new = tensors[id(tensor)] = like_input(tensor, names)
+        names.add(new.name)
 
     def here(leaf: Any) -> Any:
         return tensors[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
@@ -81,19 +92,50 @@ def part(inputs: Any, steps: Sequence[Step], outputs: Any, name: str) -> keras.M
                 name=name,
             )
 
+        frame = _frame(model)
+    operations = {operation.name: operation for operation in model.operations}
+
     def get_config() -> Any:
-        with nodes.alone():
-            return Functional.get_config(model)
+        if frame is None:
+            with nodes.alone():
+                return Functional.get_config(model)
+        layers = []
+        for layer in frame["layers"]:
+            now = keras.saving.serialize_keras_object(operations[layer["name"]])
+            layers.append({**layer, "config": now["config"]})
+        return copy.deepcopy({**frame, "trainable": model.trainable, "layers": layers})
 
     model.get_config = get_config
     return model
 
 
+def _frame(model: keras.Model) -> dict[str, Any] | None:
+    """Returns the configuration of a model; None if a layer of it has none."""
+    try:
+        found: dict[str, Any] = Functional.get_config(model)
+    except Exception:  # Whatever a layer raises; it is told who asks for it.
+        return None
+    return found
+
+
 def clone(model: keras.Model) -> keras.Model:
-    """Returns a functional model like another, with layers and weights of its own."""
-    with keys_may_be_addresses():
-        found = keras.models.clone_model(model)
-    found.set_weights(model.get_weights())
+    """Returns a functional model like another, with layers and weights of its own.
+
+    Raises:
+        ModelError: If Keras can't copy it.
+    """
+    try:
+        with keys_may_be_addresses():
+            found = keras.models.clone_model(model)
+    except ValueError as error:
+        raise ModelError(f"{model.name!r} can't be copied: {error}") from error
+    weights = model.get_weights()
+    if [weight.shape for weight in found.weights] != [each.shape for each in weights]:
+        raise ModelError(
+            f"{model.name!r} can't be copied: it shares layers with a model inside it, "
+            "which Keras does not copy as shared."
+        )
+    found.set_weights(weights)
     return found
 
 
@@ -123,11 +165,12 @@ class _Nodes:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Lets the operations have these nodes, and no others."""
-        self._exchange()
-        try:
-            yield
-        finally:
+        with _lock:
             self._exchange()
+            try:
+                yield
+            finally:
+                self._exchange()
 
     def _exchange(self) -> None:
         for theirs, ours in self._lists:

@@ -1,6 +1,5 @@
 """A model as one flat list of calls, opened as far as some joins stand inside."""
 
-import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,15 +9,10 @@ import keras
 
 from layertap.errors import LayertapError, ModelError
 from layertap.listening.calls import hearing, points
-from layertap.listening.kinds import OPERATIONS
 from layertap.listening.models import functional
-from layertap.listening.order import nodes_in_order
-from layertap.listening.parts import Step, like, like_input
-from layertap.listening.passes import Call, Frame, Pass, tensors_of
-from layertap.listening.private import Functional, backend, private
-
-# Keras' own `call` of a graph: to run it is to run the nodes of the graph.
-GRAPH_CALLS = (Functional.call, keras.Sequential.call)
+from layertap.listening.opening import Opening, takes_training
+from layertap.listening.parts import Step, like_input
+from layertap.listening.private import backend, private
 
 
 @dataclass(frozen=True)
@@ -30,14 +24,14 @@ class Unrolled:
         names: Their names, flat.
         steps: The calls, in an order in which they can be run.
         outputs: The structure of tensors that the model returns.
-        by_call: Whether something was opened that has no graph.
+        output_names: The names of these, flat; None if they have none.
     """
 
     inputs: Any
     names: list[str]
     steps: list[Step]
     outputs: Any
-    by_call: bool
+    output_names: list[str] | None
 
 
 def unrolled(
@@ -67,168 +61,69 @@ def unrolled(
         parts = join.split("/")
         opened |= {"/".join(parts[:depth]) for depth in range(len(parts))}
     kinds = frozenset(kinds)
-    found = _unrolled(model, specs, opened, kinds, training=False)
-    if found.by_call:
-        trained = _unrolled(model, specs, opened, kinds, training=True)
-        return replace(found, steps=_agreed(model, found.steps, trained.steps))
-    return found
+    opening = Opening(opened, kinds)
+    found = _unrolled(model, specs, opening, training=False)
+    if any(id(step.operation) in opening.found for step in found.steps):
+        # Called elsewhere too: or a part would have layers, and the model they are in.
+        found = _unrolled(model, specs, opening.again(), training=False)
+    trained = _unrolled(model, specs, opening.again(), training=True)
+    return replace(found, steps=_agreed(model, found.steps, trained.steps))
 
 
 def _unrolled(
     model: keras.Model,
     specs: Any,
-    opened: set[str],
-    kinds: Iterable[str],
+    opening: Opening,
     *,
     training: bool,
 ) -> Unrolled:
-    unrolling = _Unrolling(opened, kinds)
     inputs = _inputs(model, specs)
+    given = {"training": training} if takes_training(model) else {}
+    scope = _Untouched()
     try:
-        with _no_nodes_left(model), hearing(unrolling):
-            outputs = model(inputs, **_training(model, training))
+        with _no_nodes_left(model), scope, hearing(opening):
+            outputs = model(inputs, **given)
     except LayertapError:
         raise
     except Exception as error:  # Whatever a `call` raises.
-        path = unrolling.failed[1] or model.name
+        path = opening.failed[1] or model.name
         told = next(iter(str(error).splitlines()), "")
         raise ModelError(
             f"The `call` of {path} can't be run with Keras' symbolic tensors, so there "
-            f"is no graph of it: {type(error).__name__}: {told}"
+            f"is no graph of it: {type(error).__name__}: {told} (Does it want a size "
+            "that is open, as that of the rows, or values?)"
         ) from error
+    if scope.touched:
+        raise ModelError(
+            f"A `call` within {model.name!r} reads or changes {scope.touched[0]} "
+            "outside of a layer, which no graph does."
+        )
     names = [spec.name for spec in keras.tree.flatten(specs)]
-    return Unrolled(inputs, names, unrolling.steps, outputs, unrolling.by_call)
+    return Unrolled(
+        inputs, names, opening.steps, outputs, getattr(model, "output_names", None)
+    )
 
 
-class _Unrolling(Pass):
-    """A pass with Keras' symbolic tensors that notes every call.
+class _Untouched(keras.StatelessScope):
+    """Leaves variables as they are, and notes which were read or written.
 
-    Args:
-        opened: The paths of the operations to be opened.
-        kinds: The kinds of the joins that are looked for.
+    Layers that infer shapes have scopes of their own: what comes here is the business
+    of a `call` that is opened.
     """
 
-    computes = True
-    symbolic = True
+    def __init__(self) -> None:
+        super().__init__()
+        self.touched: list[str] = []
 
-    def __init__(self, opened: set[str], kinds: Iterable[str]) -> None:
-        super().__init__(kinds)
-        self.steps: list[Step] = []
-        # Whether something was opened that has no graph.
-        self.by_call = False
-        self._opened = opened
+    def add_update(self, update: Any) -> None:
+        """Notes a variable that is written."""
+        self.touched.append(update[0].path)
+        super().add_update(update)
 
-    def begin(self, frame: Frame, args: Any, kwargs: Any) -> None:
-        """Lets what an operation does be heard only if it is opened."""
-        frame.inside = frame.path in self._opened
-
-    def run(self, frame: Frame, call: Call, args: Any, kwargs: Any) -> Any:
-        """Runs what is opened: the nodes of a graph, or a `call`."""
-        if not frame.inside:
-            return call(frame.operation, *args, **kwargs)
-        graph = functional(frame.operation)
-        if graph is not None and type(frame.operation).call in GRAPH_CALLS:
-            return self._nodes(frame, graph, args, kwargs)
-        self.by_call = True
-        return frame.operation.call(*args, **kwargs)
-
-    def leave(self, frame: Frame, outputs: Any) -> None:
-        """Notes the call of an operation that was not opened."""
-        if frame.path not in self._opened:
-            args, kwargs = frame.arguments
-            _check_weights(self.frames[-2], frame.operation, args, kwargs)
-            self._note(frame.operation, frame.path, args, kwargs, outputs)
-
-    def symbolically(
-        self, operation: Any, args: Any, kwargs: Any, outputs: Any
-    ) -> None:
-        """Notes an operation of `keras.ops`; a join among them has a path."""
-        path = ""
-        for kind, classes in OPERATIONS.items():
-            counted = kind in self.kinds or kind == "concatenate"
-            if counted and isinstance(operation, classes):
-                name = kind if kind == "concatenate" else f"ops.{kind}"
-                path = self.frames[-1].child(name)
-        _check_weights(self.frames[-1], operation, args, kwargs)
-        self._note(operation, path, args, kwargs, outputs)
-
-    def _note(
-        self, operation: Any, path: str, args: Any, kwargs: Any, outputs: Any
-    ) -> None:
-        found = keras.tree.flatten(outputs)
-        self.steps.append(Step(operation, path, args, dict(kwargs), found))
-
-    def _nodes(self, frame: Frame, graph: Any, args: Any, kwargs: Any) -> Any:
-        """Notes the nodes of a graph, with tensors of their own."""
-        given = self._given(frame, graph, args, kwargs)
-        tensors = dict(zip(map(id, graph.inputs), given, strict=True))
-        training = kwargs.get("training")
-
-        def here(leaf: Any) -> Any:
-            return tensors[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
-
-        for node in nodes_in_order(graph):
-            operation, arguments = (
-                private(node, "operation"),
-                private(node, "arguments"),
-            )
-            if any(id(t) not in tensors for t in private(arguments, "keras_tensors")):
-                continue
-            args, kwargs = keras.tree.map_structure(
-                here, (arguments.args, arguments.kwargs)
-            )
-            made = tensors_of(private(node, "outputs"))
-            counted = dict(frame.calls)
-            path = frame.calls_operation(operation)
-            if path in self._opened:
-                # Its call is counted when it comes.
-                frame.calls = counted
-                kwargs |= _training(operation, training)
-                found = keras.tree.flatten(operation(*args, **kwargs))
-            else:
-                found = [_like(tensor) for tensor in made]
-                self._note(operation, path, args, kwargs, found)
-            tensors.update(zip(map(id, made), found, strict=True))
-        return keras.tree.map_structure(here, private(graph, "_outputs_struct"))
-
-    def _given(self, frame: Frame, graph: Any, args: Any, kwargs: Any) -> list[Any]:
-        """Returns what a graph is given, as it takes it."""
-        given = args[0] if args else kwargs.get("inputs")
-        flat, taken = keras.tree.flatten(given), private(graph, "_inputs_struct")
-        named = isinstance(given, dict) != isinstance(taken, dict)
-        masked = kwargs.get("mask") is not None and any(
-            mask is not None for mask in keras.tree.flatten(kwargs["mask"])
-        )
-        ranks = [len(tensor.shape) for tensor in flat]
-        if named or masked or ranks != [len(tensor.shape) for tensor in graph.inputs]:
-            what = "a mask" if masked else "inputs in another structure than its own"
-            raise ModelError(
-                f"{frame.path} is given {what}, so its graph can't be written out as "
-                "a part of another."
-            )
-        return [
-            given if given.dtype == taken.dtype else keras.ops.cast(given, taken.dtype)
-            for given, taken in zip(flat, graph.inputs, strict=True)
-        ]
-
-
-def _training(operation: Any, training: bool | None) -> dict[str, bool]:
-    """Returns what tells an operation whether it is trained, as Keras does."""
-    takes = "training" in inspect.signature(operation.call).parameters
-    return {} if training is None or not takes else {"training": training}
-
-
-def mask_of(tensor: Any) -> Any:
-    """Returns the mask that goes with a symbolic tensor, or None."""
-    return backend.get_keras_mask(tensor)
-
-
-def _like(tensor: Any) -> Any:
-    """Returns another symbolic tensor of the same form, with the same mask."""
-    found = like(tensor)
-    if mask_of(tensor) is not None:
-        backend.set_keras_mask(found, mask_of(tensor))
-    return found
+    def get_current_value(self, variable: Any) -> Any:
+        """Notes a variable that is read."""
+        self.touched.append(variable.path)
+        return super().get_current_value(variable)
 
 
 def _inputs(model: keras.Model, specs: Any) -> Any:
@@ -268,19 +163,8 @@ def _no_nodes_left(model: keras.Model) -> Iterator[None]:
             del nodes[length:]
 
 
-def _check_weights(frame: Frame, operation: Any, args: Any, kwargs: Any) -> None:
-    """Raises if a `call` hands on numbers that may change: weights, say."""
-    for leaf in keras.tree.flatten((args, kwargs)):
-        if isinstance(leaf, keras.Variable) or keras.ops.is_tensor(leaf):
-            raise ModelError(
-                f"The `call` of {frame.path or 'the model'} gives weights, or tensors "
-                f"that it has made itself, to {operation.name}: in a graph they would "
-                "stay as they are now."
-            )
-
-
 def _agreed(model: keras.Model, steps: list[Step], trained: list[Step]) -> list[Step]:
-    """Returns steps without what they are told of training, which a graph tells too.
+    """Returns steps that are told of training only what does not follow from a graph's.
 
     Raises:
         ModelError: If the model does something else when it is trained.
@@ -293,9 +177,12 @@ def _agreed(model: keras.Model, steps: list[Step], trained: list[Step]) -> list[
     agreed = []
     for step, other in zip(steps, trained, strict=True):
         kwargs = dict(step.kwargs)
-        if kwargs.get("training") != other.kwargs.get("training"):
-            del kwargs["training"]
-        agreed.append(replace(step, kwargs=kwargs))
+        told = kwargs.pop("training", None)
+        fixed = told is not None and told == other.kwargs.get("training")
+        told = told if fixed else step.untold
+        if told is not None and takes_training(step.operation):
+            kwargs["training"] = told
+        agreed.append(replace(step, kwargs=kwargs, fixed=fixed))
     return agreed
 
 
