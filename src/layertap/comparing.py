@@ -8,7 +8,7 @@ from typing import Any
 from layertap import grades, texts
 from layertap.differing import Compared, Difference
 from layertap.errors import OptionError, StoreError
-from layertap.saved import IDS, LABELS, Saved
+from layertap.saved import IDS, LABELS, SAMPLE_WEIGHT, Saved
 from layertap.values import LENGTHS
 
 # Numbers that are compared at a time: in 64 bits, and a few times, they take memory.
@@ -82,7 +82,7 @@ def _names(first: Saved, second: Saved) -> list[str]:
         name
         for saved in (first, second)
         for name in saved.reader.paths
-        if name in (IDS, LABELS, LENGTHS) or name.startswith(f"{LABELS}/")
+        if name.partition("/")[0] in (IDS, LABELS, LENGTHS, SAMPLE_WEIGHT)
     ]
     names = dict.fromkeys([*first, *second, *beside])
     return [name for name in names if name not in made]
@@ -171,7 +171,7 @@ def _identity(first: Saved, second: Saved) -> list[str]:
     return [
         texts.printable(f"{name}: A {one}, B {other}")
         for name in dict.fromkeys([*first.identity, *second.identity])
-        if name not in ("labels", "ids")
+        if name not in (IDS, LABELS, SAMPLE_WEIGHT)
         for one, other in [(first.identity.get(name), second.identity.get(name))]
         if one != other
     ]

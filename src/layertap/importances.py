@@ -33,7 +33,7 @@ class BranchImportance:
         address: The branch.
         made_by: The operation that it came from.
         join: The path of its join.
-        permuted: By metric, the change when each row has the branch of another row.
+        permuted: By metric, the change when the branch is permuted between rows.
         zeroed: By metric, the change when the branch is zero.
         averaged: By metric, the change when each row has the mean of the branch.
         width_share: Its share of the size of the join, along the axis that it joins;

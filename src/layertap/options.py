@@ -69,7 +69,7 @@ def line_of(error: Exception) -> str:
     text = re.sub(r"\bpad=(\d+|True)", r"--pad \1", text)
     text = text.replace("--pad True", "--pad longest")
     return re.sub(
-        r'\b(before|outputs|joins|overwrite|for_head)=(?:True)?(")?',
+        r'\b(before|outputs|joins|overwrite|for_head|loss)=(?:True)?(")?',
         lambda found: f"--{found[1].replace('_', '-')}" + (' "' if found[2] else ""),
         text,
     )

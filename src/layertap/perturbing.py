@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap import structures
 from layertap.plans import Join
 from layertap.saved import Saved
 
@@ -27,7 +28,7 @@ class Reading:
         names: The addresses of those that the head takes.
         joined: The join that the head takes as one array, or None if it takes a
             dictionary by address.
-        labels: The labels of all rows.
+        labels: The labels and the sample weights, or None, of all rows.
         rows: The chosen rows.
         batch_size: Rows of a batch, or None for as many as are some MiB.
     """
@@ -37,7 +38,7 @@ class Reading:
         saved: Saved,
         names: Sequence[str],
         joined: Join | None,
-        labels: Any,
+        labels: tuple[Any, Any],
         rows: NDArray[np.intp],
         batch_size: int | None,
     ) -> None:
@@ -79,10 +80,8 @@ class Reading:
         def of(array: Any) -> Array:
             return np.asarray(array[rows])
 
-        batch = [inputs, keras.tree.map_structure(of, self._labels)]
-        if self.saved.sample_weight is not None:
-            batch.append(keras.tree.map_structure(of, self.saved.sample_weight))
-        return tuple(batch)
+        given = [part for part in self._labels if part is not None]
+        return (inputs, *(structures.mapped(of, part) for part in given))
 
     def pieces(self, name: str) -> Iterator[Array]:
         """Yields the chosen rows of a value, some at a time."""
@@ -112,7 +111,7 @@ class Batches(keras.utils.PyDataset):
 
 
 def permuted(read: Reading, name: str, random: np.random.Generator) -> Changed:
-    """Returns what gives each row the branch of another row, drawn at random."""
+    """Returns what permutes a branch between rows, at random."""
     other = read.rows[random.permutation(len(read.rows))]
     return lambda at: read.saved[name][other[at]]
 

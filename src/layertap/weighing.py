@@ -1,6 +1,7 @@
 """Which branch a head leans on, measured on saved values alone."""
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap import listening
+from layertap.datasets.chosen import labels_and_weights, rows_of
 from layertap.errors import AddressError, DataError, NoJoinsError, OptionError
 from layertap.facts import Facts, alignment, comparable, shares
 from layertap.importances import BranchImportance, Change, Importance
@@ -24,7 +26,7 @@ Report = Callable[[int, int], None]
 
 
 def importance(
-    saved: Saved,
+    saved: Saved | str | os.PathLike[str],
     head: keras.Model,
     *,
     loss: Any = None,
@@ -38,21 +40,21 @@ def importance(
 ) -> Importance:
     """Measures which branch a head leans on, with no pass through what is before it.
 
-    For each branch: how the loss and the metrics change when each row has the branch
-    of another row, drawn at random (permutation importance: Breiman 2001, "Random
-    Forests"), when the branch is zero, and when it is its mean over the rows. Beside
-    it, what of the join it is, and how much the branches tell of each other.
+    For each branch: how the loss and the metrics change when the branch is permuted
+    between rows (permutation importance: Breiman 2001, "Random Forests"), when it is
+    zero, and when it is its mean over the rows. Beside it, what of the join it is, and
+    how much the branches tell of each other.
 
     Args:
-        saved: The saved values, all that the head takes.
+        saved: The saved values, or the path of their store: all that the head takes.
         head: The head, as of `layertap.split`; or any model that takes a dictionary
             by address, or one that takes the branches of a single join concatenated.
         loss: A loss, as of `head.compile`; by default what the head was compiled with.
         metrics: Metrics likewise; with `loss`, none by default.
         labels: The labels of all rows of the store, as `saved.labels`, if they were
             not saved.
-        rows: The rows to measure on: a slice, or indices or booleans, as NumPy takes
-            them; by default all. Best those that the head was not trained on.
+        rows: The rows to measure on, as of `Saved.dataset`; by default all. Best those
+            that the head was not trained on.
         repeats: How often each branch is permuted.
         seed: For the same permutations again.
         batch_size: Rows at a time; by default as many as are 64 MiB, at most 1024.
@@ -74,13 +76,22 @@ def importance(
     print(layertap.importance(saved, head))
     ```
     """
-    if repeats < 1:
-        raise OptionError(f"`repeats` is at least 1; found {repeats}.")
-    chosen = np.arange(saved.rows)[slice(None) if rows is None else rows]
+    saved = saved if isinstance(saved, Saved) else Saved(saved)
+    least = {"repeats": (repeats, 1), "seed": (seed, 0), "batch_size": (batch_size, 1)}
+    for name, (given, most) in least.items():
+        if given is not None and given < most:
+            raise OptionError(f"`{name}` is at least {most}; found {given}.")
+    chosen = np.asarray(rows_of(rows, saved.rows), np.intp)
     if len(chosen) < 2:
         raise OptionError(f"`rows` are at least 2; found {len(chosen)}.")
     names, joined = _taken(saved, head)
-    read = Reading(saved, names, joined, _labels(saved, labels), chosen, batch_size)
+    found, weights = labels_and_weights(saved, True if labels is None else labels, True)
+    if found is None:
+        raise DataError(
+            f"{saved.path} has no labels, and without them there is no loss. Pass "
+            "`labels=`, or save them along: save(model, (x, y), path)."
+        )
+    read = Reading(saved, names, joined, (found, weights), chosen, batch_size)
     weighing = _Weighing(read, _measured(head, loss, metrics), repeats, seed)
     with shown("weighing branches", weighing.total, 0, progress) as report:
         base = weighing.evaluate(report)
@@ -114,6 +125,10 @@ class _Weighing:
             for join in read.saved.plan.joins
             if {branch.address for branch in join.branches} <= taken
         ]
+        if not self.joins:
+            raise AddressError(
+                f"The head takes {', '.join(read.names)}: not all branches of any join."
+            )
         count = sum(len(join.branches) for join in self.joins)
         self.total = len(read.rows) * (1 + count * (repeats + 2))
         self._read, self._measured = read, measured
@@ -197,14 +212,18 @@ def _taken(saved: Saved, head: keras.Model) -> tuple[list[str], Join | None]:
             )
         return sorted(given), None
     names = [branch.address for join in plan.joins for branch in join.branches]
+    if not names:
+        raise AddressError(f"{saved.path} has no branches, only outputs of layers.")
     if given is None:
         return sorted({*names, *plan.skips}), None
     whole = [join for join in plan.joins if join.whole and join.kind == "concatenate"]
-    if len(plan.joins) != 1 or len(whole) != 1:
+    shapes = [spec.shape[1:] for spec in keras.tree.flatten(given)]
+    if len(plan.joins) != 1 or shapes != [join.shape[1:] for join in whole]:
         raise AddressError(
-            f"{head.name!r} takes no dictionary by address, nor the branches of one "
-            f"concatenation: {saved.path} has {len(plan.joins)} joins. Use a head of "
-            "layertap.split, or a store of one join."
+            f"{head.name!r} takes neither a dictionary by address nor the branches of "
+            f"one concatenation as one array: it takes {shapes}, and {saved.path} has "
+            f"the joins {', '.join(join.path for join in plan.joins)}. Of a whole "
+            "model, pass the head: layertap.split(model, before=…)."
         )
     return names, whole[0]
 
@@ -234,16 +253,6 @@ def head_of(saved: Saved, model: keras.Model) -> keras.Model:
     return head
 
 
-def _labels(saved: Saved, labels: Any) -> Any:
-    found = saved.labels if labels is None else labels
-    if found is None:
-        raise DataError(
-            f"{saved.path} has no labels, and without them there is no loss. Pass "
-            "`labels=`, or save them along: save(model, (x, y), path)."
-        )
-    return found
-
-
 class _Measured(keras.Model):
     """A head, to be compiled anew: the user's own stays as it is."""
 
@@ -251,6 +260,9 @@ class _Measured(keras.Model):
         super().__init__(name="layertap_measured")
         self.head = head
         self.built = True
+        # Losses and metrics are told by them.
+        if getattr(head, "output_names", None):
+            self.output_names = list(head.output_names)
 
     def call(self, inputs: Any) -> Any:
         return self.head(inputs, training=False)
@@ -266,14 +278,21 @@ def _measured(head: keras.Model, loss: Any, metrics: Any) -> keras.Model:
             raise OptionError(f"`loss` is none that Keras knows: {error}") from error
         measured.compile(loss=loss, metrics=metrics)
         return measured
+    if metrics is not None:
+        raise OptionError("`metrics` go with a loss: pass `loss=`, too.")
     config = head.get_compile_config() if head.compiled else None
     if not config or not config.get("loss"):
         raise OptionError(
-            f"{head.name!r} was not compiled with a loss. Pass one: "
-            'importance(saved, head, loss="sparse_categorical_crossentropy", '
-            'metrics=["accuracy"]).'
+            f"{head.name!r} was not compiled with a loss. Pass "
+            'loss="sparse_categorical_crossentropy", say, and `metrics=`, if any.'
         )
-    measured.compile_from_config(config)
+    try:
+        measured.compile_from_config(config)
+    except Exception as error:  # Whatever a loss of the user's raises.
+        raise OptionError(
+            f"What {head.name!r} was compiled with can't be had again: {error} Pass "
+            "`loss=` and `metrics=`."
+        ) from error
     return measured
 
 

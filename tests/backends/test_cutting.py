@@ -1,6 +1,7 @@
 """A model in two parts: bit for bit the whole, whose layers they share."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -239,6 +240,151 @@ def test_a_head_knows_that_it_is_trained():
     assert not np.allclose(trained, ops.convert_to_numpy(head(values)))
 
 
+class Tells(keras.Model):
+    """Tells a functional model inside it that it is trained: always, never, or not."""
+
+    def __init__(self, told: bool | None) -> None:
+        super().__init__(name="tells")
+        x = keras.Input((6,))
+        joined = layers.Concatenate(name="fusion")([layers.Dense(3)(x), x])
+        normal = layers.BatchNormalization(name="normal")(joined)
+        self.base = keras.Model(x, normal, name="base")
+        self.told, self.top = told, layers.Dense(2, name="top")
+
+    def call(self, x, training=None):
+        told = training if self.told is None else self.told
+        return self.top(self.base(x, training=told))
+
+
+def test_what_is_told_of_training_is_told_in_the_parts_too():
+    x = six(4)
+    model = Tells(None)
+    model(x)
+    stem, head = layertap.split(model, "base/fusion", like=x)
+    weights = model.get_weights()
+    for training in (None, False, True):
+        expected = ops.convert_to_numpy(model(x, training=training))
+        model.set_weights(weights)
+        found = ops.convert_to_numpy(head(stem(x), training=training))
+        model.set_weights(weights)
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_head_that_could_not_be_told_so_is_refused(told):
+    model = Tells(told)
+    model(six(4))
+    with pytest.raises(ModelError, match=f"always told training={told}"):
+        layertap.split(model, "base/fusion", like=six(4))
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_node_that_says_whether_it_is_trained(told):
+    inner = Tells(None).base
+    x = keras.Input((6,))
+    model = keras.Model(x, layers.Dense(2)(inner(x, training=told)))
+    stem, head = layertap.split(model)
+    weights = model.get_weights()
+    expected = ops.convert_to_numpy(model(six(4)))
+    model.set_weights(weights)
+    np.testing.assert_array_equal(ops.convert_to_numpy(head(stem(six(4)))), expected)
+
+
+class Counts(keras.layers.Layer):
+    """Joins, and has a regularizer, or a variable that its `call` reads or changes."""
+
+    def __init__(self, how: str, **more: Any) -> None:
+        regularizer = "l2" if how == "regularizer" else None
+        super().__init__(name="counts", activity_regularizer=regularizer, **more)
+        self.how = how
+        self.count = self.add_weight(shape=(), initializer="ones", trainable=False)
+
+    def call(self, x):
+        if self.how == "changes":
+            self.count.assign(7.0)
+        factor = float(self.count.value) if self.how == "reads" else 1.0
+        return ops.concatenate([x * factor, x], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("regularizer", "counts has an activity regularizer"),
+        ("changes", "reads or changes counts/"),
+    ],
+)
+def test_what_a_graph_of_a_call_would_not_have_is_refused(how, told):
+    x = keras.Input((6,))
+    model = keras.Model(x, layers.Dense(2)(Counts(how)(x)))
+    before = model.get_weights()
+    with pytest.raises(ModelError, match=told):
+        layertap.split(model)
+    assert_same_bits(model.get_weights(), before)
+
+
+def test_a_weight_that_is_a_constant_of_a_graph_is_refused():
+    x = keras.Input((6,))
+    dense = layers.Dense(6, name="dense")
+    joined = layers.Concatenate(name="fusion")([dense(x)[:, :3], x[:, :3]])
+    model = keras.Model(x, layers.Dense(2)(ops.add(joined, dense.bias)))
+    with pytest.raises(ModelError, match="gives weights"):
+        layertap.split(model, "fusion")
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_call_in_mixed_precision(policy):
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = Drops()
+        model(six(4))
+    finally:
+        keras.config.set_dtype_policy(previous)
+    stem, head = layertap.split(model, like=six(4))
+    assert {tensor.dtype for tensor in head.input.values()} == {policy[6:]}
+    assert_same_bits(run(head, stem(six(4))), run(model, six(4)))
+
+
+@pytest.mark.parametrize("before", ["encoder/mixed", "encoder@2/mixed"])
+def test_a_model_that_is_called_twice_is_opened_twice(before, tmp_path):
+    x = keras.Input((6,), name="x")
+    inner = encoder("encoder", 3)
+    ends = [inner(x), inner(layers.Dense(6, name="turn")(x))]
+    model = keras.Model(x, layers.Dense(2, name="end")(layers.Add(name="sum")(ends)))
+    parts = layertap.split(model, before)
+    given = six(3)
+    for part in parts:
+        part.save(tmp_path / "part.keras")
+        loaded, expected = load(tmp_path / "part.keras"), run(part, given)
+        assert len(loaded.weights) == len(part.weights)
+        assert_same_bits(run(loaded, given), expected)
+        given = part(given)
+    assert_same_bits(run(parts[1], parts[0](six(3))), run(model, six(3)))
+
+
+def test_outputs_keep_their_names():
+    x = keras.Input((6,), name="x")
+    early = layers.Dense(2, name="early")(x)
+    joined = layers.Concatenate(name="fusion")([layers.Dense(3)(x), x])
+    model = keras.Model(x, [layers.Dense(2, name="late")(joined), early])
+    _, head = layertap.split(model)
+    assert head.output_names == model.output_names == ["late", "early"]
+    head.compile("sgd", loss={"late": "mse", "early": "mae"})
+    values, y = layertap.capture(model, six(8), for_head=True), np.ones((8, 2))
+    head.fit({name: values[name] for name in values}, [y, y], epochs=1, verbose=0)
+
+
+def test_configurations_can_be_read_by_many_threads():
+    model = skipping()
+    _, head = layertap.split(model, "fusion")
+    expected = {id(each): str(each.get_config()) for each in (model, head)}
+    with ThreadPoolExecutor(3) as pool:
+        for each, found in pool.map(
+            lambda each: (each, str(each.get_config())), [model, head] * 60
+        ):
+            assert found == expected[id(each)]
+
+
 class Minds(keras.layers.Layer):
     """Joins, and does something that no graph does; `how` says what."""
 
@@ -283,9 +429,20 @@ def test_what_no_graph_does_is_refused(how, told):
     assert len(layertap.capture(model, six(2))) == 2
 
 
-def test_a_head_takes_no_reduced_values():
+def test_a_head_takes_neither_reduced_nor_padded_values():
     with pytest.raises(OptionError, match="whole values"):
         layertap.plan(skipping(), before="fusion", for_head=True, reduce="mean")
+    with pytest.raises(OptionError, match="not padded ones"):
+        layertap.capture(skipping(), six(3), before="fusion", for_head=True, pad=True)
+    with pytest.raises(OptionError, match="say by `before` which"):
+        layertap.plan(skipping(), outputs="a", for_head=True)
+
+
+def test_nothing_is_cut_before_an_attention():
+    x = keras.Input((4, 6))
+    seen = layers.MultiHeadAttention(2, 3, name="attention")(x, x)
+    with pytest.raises(ModelError, match="before an attention"):
+        layertap.split(keras.Model(x, seen), joins="attention")
 
 
 @pytest.mark.parametrize("name", ["fusion_in_0", "c_out"])

@@ -122,6 +122,38 @@ def test_a_head_of_ones_own_takes_the_join_as_one_array(saved):
         assert one.zeroed["loss"] == pytest.approx(other.zeroed["loss"], rel=1e-5)
 
 
+def test_weights_of_samples_count(tmp_path):
+    x, w = inputs(), np.linspace(0, 1, ROWS).astype("float32")
+    y = np.zeros((ROWS, 1), "float32")
+    path = tmp_path / "weighted.zarr"
+    layertap.save(model(), (x, y, w), path)
+    found = layertap.importance(path, head(), loss="mse", repeats=1, batch_size=ROWS)
+    whole = head()
+    whole.compile(loss="mse")
+    values = layertap.capture(model(), x)
+    expected = whole.evaluate(
+        {name: values[name] for name in values},
+        *(y, ROWS),
+        sample_weight=w,
+        verbose=0,
+    )
+    assert found.metrics["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_outputs_of_a_head_keep_their_names(tmp_path):
+    x = keras.Input((3,), name="x")
+    joined = layers.Concatenate(name="fusion")([layers.Dense(2)(x), x])
+    outputs = [layers.Dense(1, name=name)(joined) for name in ("one", "two")]
+    both = keras.Model(x, outputs)
+    y = [np.zeros((ROWS, 1), "float32"), np.ones((ROWS, 1), "float32")]
+    layertap.save(both, (inputs(), y), tmp_path / "v.zarr")
+    _, made = layertap.split(both)
+    made.compile(loss={"one": "mse", "two": "mae"})
+    found = layertap.importance(tmp_path / "v.zarr", made, repeats=1)
+    assert set(found.metrics) == {"loss", "one_loss", "two_loss"}
+    assert sum(found.metrics.values()) == pytest.approx(2 * found.metrics["loss"])
+
+
 def test_the_head_stays_as_it_is(saved):
     whole = model()
     whole.compile("adam", "mse", metrics=["mae"])
@@ -155,6 +187,19 @@ def test_what_cannot_be_measured_is_told(saved, tmp_path):
         layertap.importance(saved, head(), loss="mse", rows=slice(1))
     with pytest.raises(OptionError, match="at least 1"):
         layertap.importance(saved, head(), loss="mse", repeats=0)
+    for options in ({"batch_size": 0}, {"seed": -1}, {"rows": [ROWS]}):
+        with pytest.raises(OptionError):
+            layertap.importance(saved, head(), loss="mse", **options)
+    with pytest.raises(OptionError, match="go with a loss"):
+        layertap.importance(saved, head(), metrics=["mae"])
+    with pytest.raises(DataError, match="one for each"):
+        layertap.importance(saved, head(), loss="mse", labels=np.ones(ROWS - 1))
+    wide = keras.Sequential([keras.Input((7,)), layers.Dense(1)])
+    with pytest.raises(AddressError, match="pass the head"):
+        layertap.importance(saved, wide, loss="mse")
+    only = layertap.save(model(), (inputs(), inputs()), tmp_path / "o", outputs="a")
+    with pytest.raises(AddressError, match="only outputs"):
+        layertap.importance(only, keras.Sequential([layers.Dense(1)]), loss="mse")
     bare = layertap.save(model(), inputs(), tmp_path / "bare.zarr")
     with pytest.raises(DataError, match="has no labels"):
         layertap.importance(bare, head(), loss="mse")
