@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from benchmarks.training import STORE
+
 Found = dict[str, Any]
 
 # What the values on their way to the disk may take: `memory=` of `layertap.save`.
@@ -101,6 +103,26 @@ def _peaks(found: Found) -> Iterator[tuple[str, Found]]:
             yield backend, works
 
 
+def epochs(one: Found, way: str) -> list[float]:
+    """Returns the seconds of all epochs of training in one way."""
+    return [epoch["seconds"] for epoch in one.get(way, [])]
+
+
+def best(one: Found) -> str:
+    """Returns the fastest way of training from a store, of those of a backend."""
+    return min(
+        (way for way in STORE if way in one), key=lambda way: median(epochs(one, way))
+    )
+
+
+def _training(found: Found, other: str, *, store_over: bool) -> Iterator[Figure]:
+    for backend, one in found.get("training", {}).items():
+        way = best(one)
+        both = epochs(one, way), epochs(one, other)
+        what = f"{backend}, `saved.{way}`"
+        yield ratio(what, *(both if store_over else both[::-1]))
+
+
 def targets(found: Found) -> list[Target]:
     """Returns all targets, with the figures of a run of the suite."""
     compute = tuple(_ways(found, ("W2", "W4", "W7"), "save", "floor", "after"))
@@ -180,5 +202,17 @@ def targets(found: Found) -> list[Target]:
             5,
             True,
             tuple(_reading(found, "random rows", npy_over=False)),
+        ),
+        Target(
+            "epoch of a head: from the store / from memory",
+            1.15,
+            True,
+            tuple(_training(found, "memory", store_over=True)),
+        ),
+        Target(
+            "epoch: through the frozen stem / from the store",
+            20,
+            False,
+            tuple(_training(found, "images", store_over=False)),
         ),
     ]
