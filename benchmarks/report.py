@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import charts
-from benchmarks.targets import Figure, Target, best, epochs, runs, targets
+from benchmarks.targets import Figure, Target, best, epochs, ratio, runs, targets
 from benchmarks.ways import WAYS
 from benchmarks.works import WORKS
 
@@ -244,7 +244,7 @@ def _training(found: Found) -> Iterator[Sequence[str]]:
             _number(seconds["dataset"] / memory),
             _number(seconds["tf"] / memory) if "tf" in one else "–",  # noqa: RUF001
             f"{images:.2f}",
-            _number(images / seconds[best(one)]),
+            _number(ratio("", epochs(one, "images"), epochs(one, best(one))).value),
         )
 
 

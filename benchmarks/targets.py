@@ -53,8 +53,13 @@ class Target:
 
 
 def ratio(what: str, over: list[float], under: list[float]) -> Figure:
-    """Returns the ratio of two medians, with the range of those of each turn."""
-    turns = [a / b for a, b in zip(over, under, strict=False)]
+    """Returns the ratio of two medians, with the range of those of each turn.
+
+    Slow ways take fewer turns than others; those that both took count.
+    """
+    several = min(len(over), len(under))
+    over, under = over[:several], under[:several]
+    turns = [a / b for a, b in zip(over, under, strict=True)]
     return Figure(what, median(over) / median(under), min(turns), max(turns))
 
 
