@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import charts
-from benchmarks.targets import Figure, Target, runs, targets
+from benchmarks.targets import Figure, Target, best, epochs, ratio, runs, targets
 from benchmarks.ways import WAYS
 from benchmarks.works import WORKS
 
@@ -52,6 +52,7 @@ def _lines(found: Found) -> Iterator[str]:
     yield f"Measured on {found['date']} by `{found['command']}`, on:"
     yield ""
     yield from (f"- {name}: {value}" for name, value in found["machine"].items())
+    yield from _later(found)
     if found["quick"]:
         yield "\n**A quick run, which shows that all works. Its times mean nothing.**"
     if "note" in found:
@@ -86,6 +87,12 @@ def _lines(found: Found) -> Iterator[str]:
     yield "the store is faster. The store is opened anew each time, so all checksums"
     yield "are computed; all is in the page cache.\n"
     yield from _table(["work", *_KINDS], _readings(found))
+    yield "\n## Training on saved values\n"
+    yield "Seconds of an epoch of W2, in batches of 32, and its multiples: of the head,"
+    yield "from arrays in memory and from the store, which is in the page cache; of the"
+    yield "whole model, from images, with all up to the join frozen. Each is the second"
+    yield "epoch of a `fit`.\n"
+    yield from _table(_EPOCHS, _training(found))
 
 
 _KINDS = [
@@ -103,6 +110,10 @@ _COSTS = [
     *("work", "raw, CPU", "save, CPU", "bytes on disk / plain", "files"),
     *("floor, first", "save, first", "plan / building"),
 ]
+_EPOCHS = [
+    *("backend", "memory, s", "`saved.dataset` / memory", "`saved.tf` / memory"),
+    *("frozen stem, s", "frozen stem / the best from the store"),
+]
 
 
 def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
@@ -110,6 +121,15 @@ def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join('---' for _ in head)} |"
     for row in rows:
         yield f"| {' | '.join(row)} |"
+
+
+def _later(found: Found) -> Iterator[str]:
+    """Yields when parts were measured that were put in place of earlier ones."""
+    for part, by_backend in found.get("later", {}).items():
+        dates = ", ".join(
+            f"{backend} on {date}" for backend, date in by_backend.items()
+        )
+        yield f"- {part}, measured by itself: {dates}"
 
 
 def _backends(found: Found) -> list[str]:
@@ -212,6 +232,20 @@ def _readings(found: Found) -> Iterator[Sequence[str]]:
                 WORKS[work].title,
                 *(_number(median(npy) / median(ours)) for npy, ours in both),
             )
+
+
+def _training(found: Found) -> Iterator[Sequence[str]]:
+    for backend, one in found.get("training", {}).items():
+        seconds = {way: median(epochs(one, way)) for way in one}
+        memory, images = seconds["memory"], seconds["images"]
+        yield (
+            backend,
+            f"{memory:.2f}",
+            _number(seconds["dataset"] / memory),
+            _number(seconds["tf"] / memory) if "tf" in one else "–",  # noqa: RUF001
+            f"{images:.2f}",
+            _number(ratio("", epochs(one, "images"), epochs(one, best(one))).value),
+        )
 
 
 assert set(_TIMES[1:]) - {"floor, s", "save, after the first batch"} <= set(WAYS)

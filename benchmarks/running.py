@@ -12,11 +12,14 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks import training
 from benchmarks.works import WORKS
 
 Found = dict[str, Any]
 
 ROOT = Path(__file__).parents[1]
+# What is measured is what is in this checkout, whatever is installed.
+CODE = os.pathsep.join((str(ROOT), str(ROOT / "src")))
 BACKENDS = ("tensorflow", "jax", "torch")
 # Peers with a Python of their own, the Keras they have, and what they need to be set.
 PEERS: Mapping[str, tuple[str, dict[str, str]]] = {
@@ -24,7 +27,9 @@ PEERS: Mapping[str, tuple[str, dict[str, str]]] = {
     "thingsvision": ("keras", {}),
 }
 # These take so long that fewer turns have to do.
-TURNS = {"article": 2, "h5py": 2, "keract": 2, "thingsvision": 1}
+TURNS = {"article": 2, "h5py": 2, "keract": 2, "thingsvision": 1, "images": 5}
+# How often epochs are measured.
+ROUNDS = 11
 # Works of which the first call, and the memory, is measured in new processes.
 FIRST = {
     "W2": ("floor", "save", "multi", "article"),
@@ -61,7 +66,7 @@ class Process:
         keras: str = "keras",
         more: Mapping[str, str] | None = None,
     ) -> None:
-        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": CODE}
         self._process = subprocess.Popen(
             [
                 *(str(python), "-m", "benchmarks.worker", work, "--rows", str(rows)),
@@ -191,7 +196,7 @@ class Suite:
                 *(sys.executable, "-m", "benchmarks.reading", keeping["store"]),
                 *("1" if self._quick else "7", json.dumps(keeping["files"])),
             ],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": CODE},
             stdout=subprocess.PIPE,
             check=True,
         )
@@ -210,6 +215,25 @@ class Suite:
             answer = process.ask("run", way=way)
         _console.print(f"{name} {backend} {way}, {rows} rows: {_told(answer)}")
         return answer
+
+    def training(self, backend: str) -> Found:
+        """Measures epochs of training on saved values and without, in turn."""
+        name = training.WORK
+        rows = WORKS[name].quick_rows if self._quick else WORKS[name].rows
+        rounds = 1 if self._quick else ROUNDS
+        found: Found = {way: [] for way in training.ways(backend)}
+        with (
+            tempfile.TemporaryDirectory(dir=self._folder) as here,
+            started(name, rows, Path(here), backend) as process,
+        ):
+            for turn in range(rounds):
+                for way, epochs in found.items():
+                    if turn < TURNS.get(way, rounds):
+                        epochs.append(right(process.ask("train", way=way)))
+        for way, epochs in found.items():
+            seconds = ", ".join(f"{one['seconds']:.2f}" for one in epochs)
+            _console.print(f"{name} {backend} training, {way}: {seconds} s")
+        return found
 
     def first_calls(self, backend: str) -> Found:
         """Measures the first call for one batch, compile and all."""

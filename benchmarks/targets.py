@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from benchmarks.training import STORE
+
 Found = dict[str, Any]
 
 # What the values on their way to the disk may take: `memory=` of `layertap.save`.
@@ -51,8 +53,13 @@ class Target:
 
 
 def ratio(what: str, over: list[float], under: list[float]) -> Figure:
-    """Returns the ratio of two medians, with the range of those of each turn."""
-    turns = [a / b for a, b in zip(over, under, strict=False)]
+    """Returns the ratio of two medians, with the range of those of each turn.
+
+    Slow ways take fewer turns than others; those that both took count.
+    """
+    several = min(len(over), len(under))
+    over, under = over[:several], under[:several]
+    turns = [a / b for a, b in zip(over, under, strict=True)]
     return Figure(what, median(over) / median(under), min(turns), max(turns))
 
 
@@ -99,6 +106,26 @@ def _peaks(found: Found) -> Iterator[tuple[str, Found]]:
     for backend, works in found["peaks"].items():
         if not any("error" in one for ways in works.values() for one in ways.values()):
             yield backend, works
+
+
+def epochs(one: Found, way: str) -> list[float]:
+    """Returns the seconds of all epochs of training in one way."""
+    return [epoch["seconds"] for epoch in one.get(way, [])]
+
+
+def best(one: Found) -> str:
+    """Returns the fastest way of training from a store, of those of a backend."""
+    return min(
+        (way for way in STORE if way in one), key=lambda way: median(epochs(one, way))
+    )
+
+
+def _training(found: Found, other: str, *, store_over: bool) -> Iterator[Figure]:
+    for backend, one in found.get("training", {}).items():
+        way = best(one)
+        both = epochs(one, way), epochs(one, other)
+        what = f"{backend}, `saved.{way}`"
+        yield ratio(what, *(both if store_over else both[::-1]))
 
 
 def targets(found: Found) -> list[Target]:
@@ -180,5 +207,17 @@ def targets(found: Found) -> list[Target]:
             5,
             True,
             tuple(_reading(found, "random rows", npy_over=False)),
+        ),
+        Target(
+            "epoch of a head: from the store / from memory",
+            1.15,
+            True,
+            tuple(_training(found, "memory", store_over=True)),
+        ),
+        Target(
+            "epoch: through the frozen stem / from the store",
+            20,
+            False,
+            tuple(_training(found, "images", store_over=False)),
         ),
     ]

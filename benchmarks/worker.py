@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.training import Training
 from benchmarks.ways import WAYS, Job, Once, compiled
 from benchmarks.works import WORKS
 
@@ -35,6 +36,7 @@ class Worker:
     def __init__(self, work: str, rows: int, keras: str, folder: Path) -> None:
         self._folder = folder
         self._ways: dict[str, Once] = {}
+        self._training: Training | None = None
         kit = importlib.import_module(keras)
         found = WORKS[work]
         start = time.perf_counter()
@@ -89,6 +91,12 @@ class Worker:
             "bytes": sum(sizes),
             "files": len(files),
         }
+
+    def train(self, way: str) -> dict[str, Any]:
+        """Trains the head of the work, which is saved first, in one way."""
+        if self._training is None:
+            self._training = Training(self.job, self._folder)
+        return dict(self._training.epoch(way))
 
     def keep(self) -> dict[str, Any]:
         """Saves the work for good, and as plain `.npy` files too.
@@ -167,6 +175,7 @@ def main() -> None:
                 orders = {
                     "plan": worker.plan,
                     "run": worker.run,
+                    "train": worker.train,
                     "keep": worker.keep,
                 }
             answer = orders[order.pop("do")](**order)

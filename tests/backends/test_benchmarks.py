@@ -4,6 +4,7 @@ How fast anything is, is no matter here.
 """
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -21,15 +22,13 @@ KINDS = {"sequential batches", "shuffled batches", "random rows", "one row", "op
 def folder(tmp_path_factory):
     """Where a quick run has left its results."""
     folder = tmp_path_factory.mktemp("benchmarks")
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks", "--quick", "--backends", BACKEND),
-            *("--json", folder / "results.json", "--report", folder / "report"),
-        ],
-        cwd=ROOT,
-        check=True,
-    )
+    _run("--json", folder / "results.json", "--report", folder / "report")
     return folder
+
+
+def _run(*arguments):
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--backends", BACKEND]
+    subprocess.run([*command, *arguments], cwd=ROOT, check=True)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +73,37 @@ def test_reading_is_measured_on_one_backend(results):
     assert all(0 < s < 60 for pairs in reading.values() for pair in pairs for s in pair)
 
 
+def test_epochs_of_training_are_measured_in_each_way(results):
+    found = results["training"][BACKEND]
+    ways = {"memory", "dataset", "images"}
+    assert set(found) == ways | ({"tf"} if BACKEND == "tensorflow" else set())
+    for epochs in found.values():
+        assert len(epochs) == 1
+        assert 0 < epochs[0]["seconds"] < 60
+        # Of ten classes, of which nothing is to be known.
+        assert abs(epochs[0]["loss"] - math.log(10)) < 1
+
+
+def test_a_part_measured_by_itself_is_put_in_place_of_the_earlier(results, tmp_path):
+    file = tmp_path / "results.json"
+    before = json.loads(json.dumps(results))
+    before["date"] = "2001-02-03"
+    before["training"] = {BACKEND: {}, "another": results["training"][BACKEND]}
+    file.write_text(json.dumps(before))
+    _run("--only", "training", "--json", file, "--report", tmp_path)
+    now = json.loads(file.read_text())
+    assert set(now.pop("training")[BACKEND]) == set(results["training"][BACKEND])
+    date = now.pop("later")["training"][BACKEND]
+    assert date >= results["date"]
+    # All else is as it was, the training on another backend too.
+    del before["training"]
+    assert now == before
+    text = (tmp_path / "performance.md").read_text()
+    assert "Measured on 2001-02-03 by" in text
+    assert f"- training, measured by itself: {BACKEND} on {date}" in text
+    assert "from memory: another, " in text
+
+
 def test_the_report_tells_of_all(folder, results):
     text = (folder / "report/performance.md").read_text()
     assert "Its times mean nothing" in text
@@ -83,6 +113,7 @@ def test_the_report_tells_of_all(folder, results):
         # Time, and what it costs besides.
         assert sum(line.startswith(f"| {name}") for line in tables) >= 2
     assert f"save / floor, compute-bound: W2, {BACKEND}" in text
+    assert f"epoch of a head: from the store / from memory: {BACKEND}, `saved" in text
     for chart in ("performance-time.svg", "performance-memory.svg"):
         assert f"({chart})" in text
         drawn = ElementTree.parse(folder / "report" / chart).getroot()
