@@ -18,6 +18,7 @@ from layertap.options import (
     Commands,
     Pad,
     Resumable,
+    Rows,
     fail,
     json_option,
     less,
@@ -196,7 +197,14 @@ def verify(
     metavar="N",
     help="How often each branch is permuted.",
 )
-@click.option("--seed", type=int, default=0, help="For other permutations.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, help="For other permutations."
+)
+@click.option(
+    "--rows",
+    type=Rows(),
+    help="Rows to measure on, best not trained on; all, if not given.",
+)
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @json_option
 @model_options
@@ -207,6 +215,7 @@ def importance(
     metrics: tuple[str, ...],
     repeats: int,
     seed: int,
+    rows: slice | None,
     **options: Any,
 ) -> None:
     """Show which branch MODEL leans on, from STORE alone.
@@ -232,6 +241,7 @@ def importance(
         metrics=list(metrics) or None,
         repeats=repeats,
         seed=seed,
+        rows=rows,
         progress=False if options["quiet"] else None,
     )
     _show(found.to_json() if options["as_json"] else found)

@@ -149,6 +149,19 @@ class Pad(click.ParamType):  # type: ignore[type-arg]
         return click.IntRange(min=1).convert(value, param, ctx)
 
 
+class Rows(click.ParamType):  # type: ignore[type-arg]
+    """Some rows, `100:200`, as a slice."""
+
+    name = "START:STOP"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> slice:
+        """Returns a slice."""
+        start, colon, stop = str(value).partition(":")
+        if not colon or not all(part.isdigit() for part in (start, stop) if part):
+            self.fail(f"{value!r} are no rows; expected START:STOP, as 100:200.")
+        return slice(int(start) if start else None, int(stop) if stop else None)
+
+
 def less(command: Any) -> Any:
     """Adds the options that say how less is stored."""
     options = [

@@ -216,6 +216,14 @@ def test_what_runs_past_the_joins_comes_along(tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_stores_of_other_weights_differ(store, tmp_path):
+    other = layertap.save(model(), (numbers(), LABELS, 2 * WEIGHTS), tmp_path / "v")
+    report = layertap.diff(store, other)
+    assert not report
+    assert report["sample_weight"].verdict == "different"
+    assert report["labels"].verdict == "identical"
+
+
 def test_only_outputs_are_all_outputs(tmp_path):
     path = tmp_path / "v.zarr"
     layertap.save(model(), numbers(), path, outputs=["d*", "head"])

@@ -232,11 +232,15 @@ def test_on_the_command_line(saved, tmp_path):
     )
     table = command(
         *("importance", saved.path, tmp_path / "m.keras"),
-        *("--loss", "mse", "--metric", "mae", "--repeats", "1"),
+        *("--loss", "mse", "--metric", "mae", "--repeats", "1", "--rows", "10:50"),
     )
     assert table.exit_code == 0, table.output
+    assert "40 rows" in table.stdout
     assert "fusion/in/1" in table.stdout
     assert "mae" in table.stdout
     wrong = command("importance", saved.path, tmp_path / "m.keras", "--loss", "mes")
     assert wrong.exit_code == 2
     assert "none that Keras knows" in wrong.stderr
+    wrong = command("importance", saved.path, tmp_path / "m.keras", "--rows", "a")
+    assert wrong.exit_code == 2
+    assert "expected START:STOP" in wrong.stderr
