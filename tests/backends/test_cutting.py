@@ -71,10 +71,12 @@ def test_head_of_stem_is_the_model(case):
     assert_same_bits(model.get_weights(), weights)
 
 
-@each_case
+# A third of them: what is saved is the same as what a stem returns, however it is made.
+SAVED = [case for case in CASES if case.name not in REFUSED][::3]
+
+
+@pytest.mark.parametrize("case", SAVED, ids=lambda case: case.name)
 def test_a_head_takes_what_is_saved_for_it(case, tmp_path):
-    if case.name in REFUSED:
-        return
     model, inputs = case.build(), case.inputs(3)
     before = list(case.joins)[-1]
     expected = model.predict(inputs, verbose=0)
