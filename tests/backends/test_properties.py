@@ -261,12 +261,11 @@ def test_any_graph(program):
         own = tap(batch)[f"{path}/out"]
         assert np.concatenate(parts, axis).tobytes() == own.tobytes()
 
-    for before in graph.branches:
-        stem, head = layertap.split(model, before)
-        for one, other in zip(
-            *(map(as_numpy, (head(stem(graph.x)), model(graph.x)))), strict=True
-        ):
-            assert one.tobytes() == other.tobytes()
+    paths = list(graph.branches)
+    stem, head = layertap.split(model, paths[len(paths) // 2])
+    parts, whole = as_numpy(head(stem(graph.x))), as_numpy(model(graph.x))
+    for one, other in zip(parts, whole, strict=True):
+        assert one.tobytes() == other.tobytes()
 
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/values.zarr"
