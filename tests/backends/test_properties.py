@@ -110,6 +110,8 @@ class Graph:
         tensor, name = self.pick(one), self.name("permute")
         if self.rank == 2:
             self.add_same(layers.Permute((1,), name=name)(tensor.take()), tensor, name)
+            # On PyTorch it is a view, another tensor.
+            self.tensors[-1].joined = False
         else:
             made = layers.Permute((2, 1), name=name)(tensor.take())
             self.add(made, tensor.truth.transpose(0, 2, 1), name)
