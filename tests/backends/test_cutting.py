@@ -458,4 +458,5 @@ def test_inputs_of_a_head_are_not_called_as_a_layer_of_it(name):
     end = layers.Dense(3, name=name)(joined)
     model = keras.Model(x, layers.Add()([end, c]))
     stem, head = layertap.split(model, "fusion")
+    assert head.get_layer(name) is model.get_layer(name)
     assert_same_bits(run(head, stem(six(3))), run(model, six(3)))
