@@ -1,16 +1,17 @@
 """From a model to its plan, with symbolic tensors: no data is run."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 
 from layertap import address, listening
-from layertap.choosing import inner_first, kinds_of, of_data, undecided
+from layertap.choosing import kinds_of, of_data, undecided
+from layertap.drafting import Drafting
 from layertap.errors import ModelError, OptionError
 from layertap.feed import Feed
-from layertap.plans import Branch, Ignored, Join, Output, Plan, Recipe, Refused, Value
+from layertap.plans import Ignored, Plan, Refused, Value
 from layertap.reducing import AS_COMPUTED, Reduce, Reduction
 
 Patterns = str | Sequence[str] | None
@@ -136,7 +137,7 @@ def plan_for(
         chosen, ignored = of_data(model.name, heard, kinds, wanted, everything)
         found = address.match(wanted, [join.path for join in chosen], what="join")
         chosen = [join for join in chosen if join.path in set(found)]
-    drafting = _Drafting(chosen)
+    drafting = Drafting(chosen)
     if heard.stopped is not None:
         drafting.refused.append(Refused(heard.stopped[0], undecided(heard.stopped[1])))
     named = address.patterns(outputs)
@@ -194,7 +195,7 @@ def _for_head(
     model: keras.Model,
     specs: Any,
     made: Plan,
-    drafting: "_Drafting",
+    drafting: Drafting,
     known: Mapping[str, Sequence[listening.ValueHeard]],
 ) -> Plan:
     """Returns a plan with the values that run past its joins.
@@ -221,82 +222,6 @@ def _for_head(
             f"{'; '.join(reasons) or 'it was not heard'}."
         )
     return replace(made, outputs=outputs, skips=tuple(skips))
-
-
-class _Drafting:
-    """A plan in the making: what is stored, what is an alias, what is refused."""
-
-    def __init__(self, joins: Iterable[listening.JoinHeard]) -> None:
-        self.joins: list[Join] = []
-        self.refused: list[Refused] = []
-        self.recipes: dict[str, Recipe] = {}
-        # Where a tensor is to be found: its alias, and the recipe.
-        self._known: dict[Hashable, tuple[str, Recipe]] = {}
-        for heard in inner_first(list(joins)):
-            self._add(heard)
-
-    def _add(self, heard: listening.JoinHeard) -> None:
-        branches = []
-        for index, value in enumerate(heard.inputs):
-            name = address.branch(heard.path, index)
-            if self._allowed(name, value):
-                branches.append(Branch(*self._draft(name, value)))
-        join = Join(
-            heard.path,
-            heard.kind,
-            heard.axis,
-            heard.output.shape,
-            heard.output.dtype,
-            tuple(branches),
-            whole=len(branches) == len(heard.inputs),
-        )
-        self.joins.append(join)
-        if join.kind != "concatenate" or not join.whole or not join.axis:
-            return
-        if all(branch.dtype == join.dtype for branch in branches):
-            recipe = Recipe(tuple(self._leaves(join)), join.axis)
-            self._known.setdefault(
-                heard.output.token, (address.output(join.path), recipe)
-            )
-
-    def outputs(
-        self, path: str, values: Sequence[listening.ValueHeard]
-    ) -> Iterable[Output]:
-        """Drafts the outputs of one operation."""
-        for index, value in enumerate(values):
-            name = address.output(path, index, len(values))
-            if self._allowed(name, value):
-                yield Output(*self._draft(name, value))
-
-    def _allowed(self, name: str, value: listening.ValueHeard) -> bool:
-        reason = value.fault
-        if not reason and not value.by_row:
-            reason = (
-                f"it has shape {value.shape}, which does not begin with one row for "
-                "each row of the data"
-            )
-        if reason:
-            self.refused.append(Refused(name, reason))
-        return not reason
-
-    def _draft(
-        self, name: str, value: listening.ValueHeard
-    ) -> tuple[str, str, tuple[int | None, ...], str, str | None]:
-        alias, recipe = self._known.get(value.token, (None, None))
-        if recipe is None:
-            self._known[value.token] = (name, Recipe((name,)))
-        else:
-            self.recipes[name] = recipe
-        return name, value.made_by, value.shape, value.dtype, alias
-
-    def _leaves(self, join: Join) -> Iterable[str]:
-        """Yields the addresses that a join is rebuilt from, joins within it undone."""
-        for branch in join.branches:
-            recipe = self.recipes.get(branch.address)
-            if recipe and (len(recipe.addresses) == 1 or recipe.axis == join.axis):
-                yield from recipe.addresses
-            else:
-                yield branch.address
 
 
 def specs_for(model: keras.Model, like: Any) -> tuple[Any, int | None]:
