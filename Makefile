@@ -21,6 +21,8 @@ test: .venv/ready-test  ## The whole suite, on all three backends
 	  echo "== Keras on $$backend"; \
 	  KERAS_BACKEND=$$backend $(RUN)$(PYTEST) tests/backends; \
 	done
+	@echo "== what one backend shows for all"
+	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) tests/once
 	@echo "== without a backend"
 	$(RUN)$(PYTEST) tests/plain
 
