@@ -190,13 +190,16 @@ def test_progress_can_be_a_function(tmp_path):
 # Signals, to a process of its own.
 
 CHILD = """
-    import os, signal, sys
+    import os, select, signal, sys
 
     import test_stopped as t
     import layertap
 
     def waits(batch):
         print("reading", flush=True)
+        # Not to begin to read, or a signal that comes just before would wait for it.
+        while not select.select([sys.stdin], [], [], 0.1)[0]:
+            pass
         sys.stdin.readline()
         return batch
 
