@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -124,15 +123,8 @@ class Importance:
 
     def table(self) -> Table:
         """Returns the table for `rich` to print, the branch that matters most first."""
-        table = Table(
-            title=Text(texts.printable(f"What {self.head} leans on")),
-            title_justify="left",
-            caption=self._summary(),
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            collapse_padding=True,
-        )
+        title = texts.printable(f"What {self.head} leans on")
+        table = tables.titled(title, self._summary())
         for heading in ("branch", "made by"):
             table.add_column(heading, overflow="fold")
         table.add_column("", no_wrap=True)

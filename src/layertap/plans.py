@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -281,15 +280,7 @@ class Plan:
         Args:
             rows: Rows of data; the last line has the total for them.
         """
-        table = Table(
-            title=Text(f"Plan of {self.model}"),
-            title_justify="left",
-            caption=self._summary(rows),
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            collapse_padding=True,
-        )
+        table = tables.titled(f"Plan of {self.model}", self._summary(rows))
         for heading in ("address", "made by"):
             table.add_column(heading, overflow="fold")
         for heading in ("shape", "dtype"):

@@ -4,10 +4,31 @@ import io
 import math
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME
+from rich.text import Text
 
 WIDTH = 118
+
+
+def titled(title: str, caption: Text) -> Table:
+    """Returns a table without columns yet.
+
+    Args:
+        title: What stands above it.
+        caption: What stands below it.
+    """
+    return Table(
+        title=Text(title),
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
 
 
 def plain(renderable: Any) -> str:
