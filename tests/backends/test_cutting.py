@@ -373,7 +373,7 @@ def test_outputs_keep_their_names():
     joined = layers.Concatenate(name="fusion")([layers.Dense(3)(x), x])
     model = keras.Model(x, [layers.Dense(2, name="late")(joined), early])
     _, head = layertap.split(model)
-    assert head.output_names == model.output_names == ["late", "early"]
+    assert list(head.output_names) == list(model.output_names) == ["late", "early"]
     head.compile("sgd", loss={"late": "mse", "early": "mae"})
     values, y = layertap.capture(model, six(8), for_head=True), np.ones((8, 2))
     head.fit({name: values[name] for name in values}, [y, y], epochs=1, verbose=0)
