@@ -408,15 +408,19 @@ def test_rows_that_are_committed_can_be_trained_on(tmp_path):
     np.testing.assert_array_equal(y, LABELS[:60])
 
 
-torch_only = pytest.mark.skipif(BACKEND != "torch", reason="of PyTorch")
+torch_only = pytest.mark.skipif(
+    BACKEND != "torch",
+    reason="Keras fits PyTorch's tensors on PyTorch only",
+)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_loader_of_pytorch_has_the_rows_as_tensors(store, workers, whole):
-    torch = pytest.importorskip("torch")
+    import torch
+
     if workers and BACKEND == "jax":
-        pytest.skip("JAX does not survive to be forked")
+        pytest.skip("on Linux loaders fork, which JAX does not survive")
     data = store.torch(["first", "second"], rows=range(10, 90))
     loader = torch.utils.data.DataLoader(
         data,
@@ -436,7 +440,8 @@ def test_a_loader_of_pytorch_has_the_rows_as_tensors(store, workers, whole):
 
 
 def test_one_row_of_pytorch(store):
-    torch = pytest.importorskip("torch")
+    import torch
+
     data = store.torch("first", rows=range(2, 4))
     assert len(data) == 2
     x, y, weight = data[-1]
@@ -466,7 +471,8 @@ def test_training_from_a_loader_is_that_on_arrays(store, truth):
 
 
 def test_datasets_of_tensorflow_have_known_shapes(store):
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
+
     for drop, rows in ((False, None), (True, BATCH)):
         data = store.tf("first", batch_size=BATCH, drop_remainder=drop)
         assert data.element_spec == (
@@ -485,7 +491,6 @@ def test_datasets_of_tensorflow_have_known_shapes(store):
 
 @pytest.mark.parametrize("small", [True, False])
 def test_datasets_of_tensorflow_have_the_rows(store, monkeypatch, small):
-    pytest.importorskip("tensorflow")
     if small:
         monkeypatch.setattr("layertap.datasets.examples._PIECE_BYTES", 20_000)
     data = store.tf("first", batch_size=BATCH, rows=range(5, 395))
@@ -498,7 +503,6 @@ def test_datasets_of_tensorflow_have_the_rows(store, monkeypatch, small):
 
 
 def test_datasets_of_tensorflow_are_shuffled_anew(store):
-    pytest.importorskip("tensorflow")
     options = {"labels": np.arange(ROWS), "shuffle": True, "seed": 3}
     data = store.tf("first", **options)
     first, second = rows_of(data), rows_of(data)
@@ -507,7 +511,10 @@ def test_datasets_of_tensorflow_are_shuffled_anew(store):
     assert first == rows_of(store.dataset("first", **options))
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow")
+@pytest.mark.skipif(
+    BACKEND != "tensorflow",
+    reason="Keras fits a tf.data.Dataset fast on TensorFlow only",
+)
 def test_training_from_tensorflows_is_that_on_arrays(store, truth):
     training = {"epochs": 2, "shuffle": False, "verbose": 0}
     found = head(FIRST).fit(store.tf("first", batch_size=BATCH), **training).history
