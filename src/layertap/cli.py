@@ -349,7 +349,8 @@ def _state(saved: Any) -> str:
     from layertap import tables, texts
 
     state = "complete" if saved.complete else "not complete: run the save again"
-    on_disk = tables.size(saved.bytes_on_disk)
+    on_disk = saved.bytes_on_disk
+    size = "" if on_disk is None else f", {tables.size(on_disk)}"
     along = {
         "labels": saved.labels,
         "sample weights": saved.sample_weight,
@@ -363,4 +364,4 @@ def _state(saved: Any) -> str:
         for name, count in saved.overflowed.items()
     )
     path = texts.printable(saved.path)
-    return f"{path}: {saved.rows:,} rows{told}, {on_disk}, {state}.{overflowed}"
+    return f"{path}: {saved.rows:,} rows{told}{size}, {state}.{overflowed}"

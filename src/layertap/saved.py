@@ -149,9 +149,14 @@ class Saved(Trainable, Mapping[str, LazyArray | Rebuilt]):
         return DIGESTS in self.reader.paths
 
     @property
-    def bytes_on_disk(self) -> int:
-        """The bytes of all files of the arrays, labels, ids and digests too."""
-        return sum(member.bytes_on_disk for member in self.reader.members())
+    def bytes_on_disk(self) -> int | None:
+        """The bytes of all files of the arrays, labels, ids and digests too.
+
+        None for what is compressed in an object store, which does not tell.
+        """
+        sizes = [member.bytes_on_disk for member in self.reader.members()]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
 
     @property
     def ids(self) -> NDArray[Any] | None:

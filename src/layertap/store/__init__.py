@@ -4,8 +4,8 @@ Knows nothing of Keras, of plans, of models.
 """
 
 from layertap.store.blocks import Observer
-from layertap.store.folder import exists, remove
 from layertap.store.layout import ArraySpec
+from layertap.store.places import exists, remove
 from layertap.store.reader import LazyArray, Member, Reader
 from layertap.store.sizes import DEFAULT_MEMORY
 from layertap.store.writer import Writer

@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Thread
 from typing import Any, Self
 
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 
 from layertap.errors import StoreError
 from layertap.store.faults import write_error
-from layertap.store.files import replace_files
 from layertap.store.layout import METADATA_FILE, ArrayLayout, to_json
+from layertap.store.place import Place
 from layertap.store.shard import Contents
 
 # Looks at rows that are on their way: is given the number of the first one, and by
@@ -68,7 +67,7 @@ class BlockWriter:
     and be handed over again.
 
     Args:
-        path: The folder of the store, absolute.
+        at: The place of the store.
         layouts: Its arrays, all with the same number of rows.
         observer: Looks at each block when it is full, once and in order, while it is
             being written; at one that is not full, when it is told to.
@@ -76,13 +75,14 @@ class BlockWriter:
 
     def __init__(
         self,
-        path: Path,
+        at: Place,
         layouts: Sequence[ArrayLayout],
         observer: Observer | None = None,
     ) -> None:
         self.committed = layouts[0].rows
         self.bytes_written = 0
-        self._path = path
+        self._place = at
+        self._path = at.path
         self._layouts = list(layouts)
         self._block_rows = layouts[0].block_rows
         self._thread = ThreadPoolExecutor(1, "layertap-store")
@@ -144,7 +144,7 @@ class BlockWriter:
             for layout in self._layouts
         ]
         folders = [self._path / layout.spec.path for layout in self._layouts]
-        replace_files(
+        self._place.replace(
             {
                 folder / layout.shard(number): contents
                 for folder, layout, contents in zip(
@@ -158,7 +158,7 @@ class BlockWriter:
             layout.committed(number, rows, contents.digest)
             for layout, contents in zip(self._layouts, written, strict=True)
         ]
-        replace_files(
+        self._place.replace(
             {
                 folder / METADATA_FILE: [to_json(layout.metadata())]
                 for folder, layout in zip(folders, layouts, strict=True)

@@ -2,9 +2,9 @@
 
 import errno
 import os
-from pathlib import Path
 
 from layertap.errors import StoreCorruptError, StoreError
+from layertap.store.objects import Location, TakenError
 
 _SPACE = "Free some space, or inodes"
 _WRITABLE = "Check who may write there"
@@ -23,7 +23,7 @@ _ADVICE = {
 }
 
 
-def write_error(error: Exception, path: Path, rows: int) -> StoreError:
+def write_error(error: Exception, path: Location, rows: int) -> StoreError:
     """Returns what to tell when a store can't be written.
 
     Args:
@@ -36,13 +36,18 @@ def write_error(error: Exception, path: Path, rows: int) -> StoreError:
     if isinstance(error, OSError) and error.filename:
         reason += f": {os.fspath(error.filename)}"
     safe = f"Its {rows:,} rows so far are safe. " if rows else ""
+    if isinstance(error, TakenError):
+        return StoreError(
+            f"{path} was taken over by another writer: {reason}. {safe}Let that one "
+            "end; the same call then says what there is."
+        )
     return StoreError(
         f"{path} could not be written: {reason}. {safe}"
         f"{_ADVICE.get(code, 'Mend that')}, then do the same again."
     )
 
 
-def unreadable(file: Path, error: OSError) -> StoreError:
+def unreadable(file: Location, error: OSError) -> StoreError:
     """Returns what to tell when the operating system does not let a file be read.
 
     Args:
@@ -55,7 +60,7 @@ def unreadable(file: Path, error: OSError) -> StoreError:
     return StoreError(f"{file} can't be read: {reason}. {advice}.")
 
 
-def damaged(file: Path, what: str) -> StoreCorruptError:
+def damaged(file: Location, what: str) -> StoreCorruptError:
     """Returns what to tell of a file that does not hold what was written.
 
     Args:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from layertap.store.faults import damaged, unreadable
-
-Buffer = bytes | memoryview
+from layertap.store.objects import Buffer, Location, ObjectPath
 
 # What a file is to be replaced with stands beside it.
 NEW = ".new"
@@ -25,8 +24,8 @@ _SYNCS_AT_ONCE = 8
 _MOST_BYTES = 2**28
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Returns what a `zarr.json` holds.
+def read_json(file: Location) -> dict[str, Any]:
+    """Returns what a `zarr.json` holds, or another file like it.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -34,6 +33,20 @@ def read_json(file: Path) -> dict[str, Any]:
         StoreCorruptError: If it is no JSON object.
         StoreError: If it can't be read.
     """
+    content = file.read() if isinstance(file, ObjectPath) else _read(file)
+    if len(content) > _MOST_BYTES:
+        raise damaged(file, "is damaged: it is larger than any that is written")
+    try:
+        found = json.loads(content, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        # The latter if it is nested without end.
+        raise damaged(file, f"is damaged: it is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise damaged(file, "is damaged: it should be a JSON object")
+    return found
+
+
+def _read(file: Path) -> bytes:
     try:
         with open_plainly(file) as opened:
             regular = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
@@ -48,16 +61,7 @@ def read_json(file: Path) -> dict[str, Any]:
         raise unreadable(file, error) from error
     if not regular:
         raise damaged(file, "is no file")
-    if len(content) > _MOST_BYTES:
-        raise damaged(file, "is damaged: it is larger than any that is written")
-    try:
-        found = json.loads(content, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        # The latter if it is nested without end.
-        raise damaged(file, f"is damaged: it is not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise damaged(file, "is damaged: it should be a JSON object")
-    return found
+    return content
 
 
 def open_plainly(file: Path) -> BinaryIO:
@@ -73,29 +77,26 @@ def _no_number(constant: str) -> None:
     raise ValueError(f"{constant} is no number of JSON's")
 
 
-def replace_files(contents: Mapping[Path, Iterable[Buffer]]) -> None:
+def replace_files(contents: Mapping[Path, Iterable[Buffer]], mark: str = "") -> None:
     """Replaces files, each atomically, and all durably.
 
     No file is replaced before the new contents of all of them are on disk.
 
     Args:
         contents: What each file is to hold, in pieces. Their folders have to exist.
+        mark: Of the names beside, where others may write the same files meanwhile.
     """
+    new = [file.with_name(file.name + mark + NEW) for file in contents]
     # At the same time: a disk makes many files durable in little more time than one.
     with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
-        list(pool.map(_write_beside, contents.keys(), contents.values()))
-        for file in contents:
-            _beside(file).replace(file)
+        list(pool.map(_write, new, contents.values()))
+        for written, file in zip(new, contents, strict=True):
+            written.replace(file)
         list(pool.map(sync, {file.parent for file in contents}))
 
 
-def _beside(file: Path) -> Path:
-    return file.with_name(file.name + NEW)
-
-
-def _write_beside(file: Path, content: Iterable[Buffer]) -> None:
+def _write(new: Path, content: Iterable[Buffer]) -> None:
     """Writes durably what a file is to be replaced with."""
-    new = _beside(file)
     # One that a crash left; and, whatever it is, nothing is written through it.
     new.unlink(missing_ok=True)
     try:

@@ -6,103 +6,195 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from layertap.errors import StoreError
 from layertap.store.faults import unreadable
 from layertap.store.files import NEW, replace_files, sync
-from layertap.store.layout import METADATA_FILE, ArrayLayout, group_metadata, to_json
+from layertap.store.layout import METADATA_FILE, RECORDS, ArrayLayout, to_json
 from layertap.store.locks import lock, lock_abandoned, release
+from layertap.store.objects import Buffer, Location
 from layertap.store.parsing import groups
+from layertap.store.place import Place, Size, new_files
 from layertap.store.root import Root, read_root
 
 _CREATING, _REMOVING = "creating", "removing"
 _TRIES = 10
 # A shard, and what is written of one before it is whole; by layertap 0.1 under another
 # name.
-_SHARD = re.compile(rf"c(\.\d+)+({re.escape(NEW)}|\.__lock)?")
+_SHARD = re.compile(rf"c(\.\d+)+((\.[0-9a-f]{{8}})?{re.escape(NEW)}|\.__lock)?")
+# What says that a block was written, and the same before it is whole.
+_RECORD = re.compile(rf"\d+(\.[0-9a-f]{{8}}{re.escape(NEW)})?")
 
 
-def exists(path: str | os.PathLike[str]) -> bool:
-    """Returns whether there is a store at a path; an empty folder is none.
+class Folder(Place):
+    """The folder of a store.
 
-    Args:
-        path: The folder of the store.
-
-    Raises:
-        NotAStoreError: If there is something else.
-        StoreFormatError: If there is the store of a newer layertap.
-        StoreCorruptError: If there is a damaged one.
-    """
-    path = Path(path)
-    try:
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            return False
-    except OSError as error:
-        raise unreadable(path, error) from error
-    read_root(path)
-    return True
-
-
-def create(path: Path, root: Root, layouts: Iterable[ArrayLayout]) -> int:
-    """Makes the folder of a store that has no rows, whole or not at all.
+    It is locked by the operating system while it is claimed: see `locks`.
 
     Args:
-        path: Where to; nothing or an empty folder is there.
-        root: Its root.
-        layouts: Its arrays.
-
-    Returns:
-        The lock of the store, as `locks.lock` gives it.
-
-    Raises:
-        StoreError: If another process has made a store there in the meantime.
-        OSError: If none can be made.
+        path: The folder, absolute.
     """
-    files = {METADATA_FILE: root.contents()}
-    for group in groups(root.arrays):
-        files[f"{group}/{METADATA_FILE}"] = to_json(group_metadata({}))
-    for layout in layouts:
-        files[f"{layout.spec.path}/{METADATA_FILE}"] = to_json(layout.metadata())
-    target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
-    for _ in range(_TRIES):
-        building = _sibling(target, _CREATING)
-        building.mkdir()
-        held = lock_abandoned(building)
-        if held is not None or building.is_dir():
-            break
-        # Another process has just swept it away, before it could be locked.
-    try:
-        if held is None:
-            held = lock(building)
-        for file in files:
-            (building / file).parent.mkdir(parents=True, exist_ok=True)
-        replace_files({building / file: [files[file]] for file in files})
-        building.rename(target)
-        sync(target.parent)
-    except BaseException as error:
-        shutil.rmtree(building, ignore_errors=True)
+
+    def __init__(self, path: Path) -> None:
+        self.path: Path = path
+        self._lock: int | None = None
+
+    def exists(self) -> bool:
+        """As of `Place`."""
+        path = self.path
+        try:
+            if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+                return False
+        except OSError as error:
+            raise unreadable(path, error) from error
+        read_root(path)
+        return True
+
+    def create(self, root: Root, layouts: Sequence[ArrayLayout]) -> None:
+        """As of `Place`."""
+        files = new_files(root, layouts)
+        target = Path(os.path.realpath(self.path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        for _ in range(_TRIES):
+            building = _sibling(target, _CREATING)
+            building.mkdir()
+            held = lock_abandoned(building)
+            if held is not None or building.is_dir():
+                break
+            # Another process has just swept it away, before it could be locked.
+        try:
+            if held is None:
+                held = lock(building)
+            for file in files:
+                (building / file).parent.mkdir(parents=True, exist_ok=True)
+            replace_files({building / file: [files[file]] for file in files})
+            building.rename(target)
+            sync(target.parent)
+        except BaseException as error:
+            shutil.rmtree(building, ignore_errors=True)
+            if held is not None:
+                release(held)
+            if isinstance(error, OSError) and error.errno == errno.ENOTEMPTY:
+                raise self.already_there() from error
+            raise
+        self._lock = held
+
+    def claim(self) -> None:
+        """As of `Place`."""
+        self._lock = lock(self.path, read_root(self.path).writer)
+
+    def release(self) -> None:
+        """As of `Place`."""
+        held, self._lock = self._lock, None
         if held is not None:
             release(held)
-        if isinstance(error, OSError) and error.errno == errno.ENOTEMPTY:
-            raise already_there(path) from error
-        raise
-    return held
+
+    def replace(self, contents: Mapping[Location, Iterable[Buffer]]) -> None:
+        """As of `Place`."""
+        replace_files(_local(contents))
+
+    def put(self, contents: Mapping[Location, Iterable[Buffer]]) -> None:
+        """As of `Place`."""
+        replace_files(_local(contents), mark=f".{uuid.uuid4().hex[:8]}")
+
+    def add(self, file: Location, content: bytes) -> bool:
+        """As of `Place`."""
+        folder = Path(file).parent
+        whole = folder / f"{file.name}.{uuid.uuid4().hex[:8]}{NEW}"
+        try:
+            replace_files({whole: [content]})
+            # A rename would replace what another one has put there.
+            os.link(whole, file)
+        except FileExistsError:
+            return False
+        finally:
+            whole.unlink(missing_ok=True)
+        sync(folder)
+        return True
+
+    def names(self, folder: Location) -> list[str]:
+        """As of `Place`."""
+        try:
+            return sorted(file.name for file in Path(folder).iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise unreadable(folder, error) from error
+
+    def discard(self, folder: Location) -> None:
+        """As of `Place`."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+
+    def cut(
+        self, layouts: Sequence[ArrayLayout], even: Sequence[ArrayLayout]
+    ) -> list[ArrayLayout]:
+        """As of `Place`."""
+        # First no reader must count on the rows any more.
+        replace_files(
+            {
+                self.path / before.spec.path / METADATA_FILE: [
+                    to_json(after.metadata())
+                ]
+                for before, after in zip(layouts, even, strict=True)
+                if before != after
+            }
+        )
+        # Of a file that it doesn't know, zarr-python warns.
+        (self.path / (METADATA_FILE + NEW)).unlink(missing_ok=True)
+        for layout in even:
+            kept = set(map(layout.shard, range(layout.blocks)))
+            for file in (self.path / layout.spec.path).iterdir():
+                if file.name not in kept and file.name != METADATA_FILE and _ours(file):
+                    file.unlink()
+        return list(even)
+
+    def remove(self) -> None:
+        """As of `Place`."""
+        path = where = self.path
+        root = read_root(path)
+        try:
+            self._lock = lock(path, root.writer)
+            foreign = next(_foreign(path, root), None)
+            if foreign is not None:
+                raise StoreError(
+                    f"{foreign} is inside the store {path}, but is no part of it. "
+                    "Move it away; nothing was deleted."
+                )
+            target = Path(os.path.realpath(path))
+            # No other process is to meet a store that is half deleted.
+            where = target.rename(_sibling(target, _REMOVING))
+            shutil.rmtree(where)
+        except StoreError:
+            raise
+        except OSError as error:
+            moved = "" if where == path else f" and is now {where}, what is left of it"
+            raise StoreError(
+                f"{path} could not be deleted{moved}: {error.strerror}. Delete it by "
+                "hand."
+            ) from error
+        finally:
+            self.release()
+
+    def size(self, layout: ArrayLayout) -> Size:
+        """As of `Place`."""
+        folder = self.path / layout.spec.path
+        try:
+            # What is being written has another name in a moment.
+            files = [file for file in folder.iterdir() if file.suffix != NEW]
+            return Size(len(files), sum(file.stat().st_size for file in files))
+        except OSError as error:
+            raise unreadable(folder, error) from error
 
 
-def already_there(path: Path) -> StoreError:
-    """Returns what to tell where a store is to be made, and there is one."""
-    try:
-        release(lock(path, read_root(path).writer))
-    except StoreError as error:
-        return error
-    return StoreError(
-        f"There is a store at {path} already. Resume it, remove it, or choose another "
-        "path."
-    )
+def _local(
+    contents: Mapping[Location, Iterable[Buffer]],
+) -> dict[Path, Iterable[Buffer]]:
+    return {Path(file): content for file, content in contents.items()}
 
 
 def _sweep(target: Path) -> None:
@@ -116,80 +208,16 @@ def _sweep(target: Path) -> None:
                 release(held)
 
 
-def cut(
-    path: Path, layouts: Sequence[ArrayLayout], even: Sequence[ArrayLayout]
-) -> None:
-    """Deletes what an interrupted writer left behind the rows that all arrays have.
-
-    Args:
-        path: The folder of the store.
-        layouts: Its arrays.
-        even: Its arrays, all with the same number of rows.
-    """
-    # First no reader must count on the rows any more.
-    replace_files(
-        {
-            path / before.spec.path / METADATA_FILE: [to_json(after.metadata())]
-            for before, after in zip(layouts, even, strict=True)
-            if before != after
-        }
-    )
-    # Of a file that it doesn't know, zarr-python warns.
-    (path / (METADATA_FILE + NEW)).unlink(missing_ok=True)
-    for layout in even:
-        kept = set(map(layout.shard, range(layout.blocks)))
-        for file in (path / layout.spec.path).iterdir():
-            if file.name not in kept and file.name != METADATA_FILE and _ours(file):
-                file.unlink()
-
-
-def remove(path: str | os.PathLike[str]) -> None:
-    """Deletes a store.
-
-    Args:
-        path: The folder of the store.
-
-    Raises:
-        NotAStoreError: If there is none: nothing is deleted then.
-        StoreError: If the store is being written, or something else is in its folder:
-            nothing is deleted then either.
-    """
-    path = Path(path)
-    root = read_root(path)
-    where = path
-    held = None
-    try:
-        held = lock(path, root.writer)
-        foreign = next(_foreign(path, root), None)
-        if foreign is not None:
-            raise StoreError(
-                f"{foreign} is inside the store {path}, but is no part of it. "
-                "Move it away; nothing was deleted."
-            )
-        target = Path(os.path.realpath(path))
-        # No other process is to meet a store that is half deleted.
-        where = target.rename(_sibling(target, _REMOVING))
-        shutil.rmtree(where)
-    except StoreError:
-        raise
-    except OSError as error:
-        moved = "" if where == path else f" and is now {where}, what is left of it"
-        raise StoreError(
-            f"{path} could not be deleted{moved}: {error.strerror}. Delete it by hand."
-        ) from error
-    finally:
-        if held is not None:
-            release(held)
-
-
 def _foreign(path: Path, root: Root) -> Iterator[Path]:
     """Yields what is in the folder of a store, but was not put there by layertap."""
     arrays = {path / array for array in root.arrays}
-    inner = arrays | {path / group for group in groups(root.arrays)}
+    records = path / RECORDS
+    inner = arrays | {path / group for group in groups(root.arrays)} | {records}
     for here, folders, files in os.walk(path, onerror=_raise):
         folder = Path(here)
         for name in files:
-            if not _ours(folder / name, shards=folder in arrays):
+            record = folder == records and _RECORD.fullmatch(name)
+            if not record and not _ours(folder / name, shards=folder in arrays):
                 yield folder / name
         for name in folders:
             if folder / name not in inner or (folder / name).is_symlink():

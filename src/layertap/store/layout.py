@@ -26,6 +26,8 @@ FORMAT = 2
 # Stores of the first format have no seals and no digests. They are read only.
 UNSEALED = 1
 METADATA_FILE = "zarr.json"
+# Where it stands which blocks were written by workers. No address begins so.
+RECORDS = "~blocks"
 
 # In the attributes of a `zarr.json`, what is layertap's; and in that, the digests of
 # the blocks, and the seal.

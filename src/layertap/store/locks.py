@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from layertap.errors import StoreError
+from layertap.store.objects import Location
 
 # What file systems say that can't lock folders.
 _NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -56,7 +57,7 @@ def lock(path: Path, writer: Writer | None = None) -> int:
         locked = isinstance(error, BlockingIOError)
         if locked or (error.errno in _NO_LOCKS and _may_be_alive(writer, path)):
             os.close(descriptor)
-            raise StoreError(_told(path, writer)) from error
+            raise taken(path, writer) from error
         if error.errno not in _NO_LOCKS:
             os.close(descriptor)
             raise
@@ -96,11 +97,23 @@ def _may_be_alive(writer: Writer | None, path: Path) -> bool:
     """Whether a writer may be at work; one on another host may always be."""
     if writer is None:
         return False
-    process = writer["process"]
     if writer["host"] != socket.gethostname():
         return True
+    return alive(writer, os.path.realpath(path) in _held.values())
+
+
+def alive(writer: Writer, here: bool) -> bool:
+    """Whether a writer is a process on this host that has not ended.
+
+    Args:
+        writer: Its record.
+        here: Whether this process is at it, if it is this one.
+    """
+    if writer["host"] != socket.gethostname():
+        return False
+    process = writer["process"]
     if process == os.getpid():
-        return os.path.realpath(path) in _held.values()
+        return here
     started = _started(process)
     return started is not None and started == writer.get("started")
 
@@ -124,13 +137,19 @@ def _started(process: int) -> float | None:
         return 0.0
 
 
-def _told(path: Path, writer: Writer | None) -> str:
+def taken(path: Location, writer: Writer | None) -> StoreError:
+    """Returns what to tell of a store that another writer has.
+
+    Args:
+        path: The store.
+        writer: The record of that one, if there is one.
+    """
     who = "another process"
     if writer is not None:
         who = "process {process} on {host}, since {since}".format_map(
             {"process": "?", "host": "?", "since": "?", **writer}
         )
-    return (
+    return StoreError(
         f"{path} is being written already, by {who}. Wait until that has ended, or "
         "write to another path. If it was killed, the same call on its host goes on."
     )

@@ -6,7 +6,6 @@ and no path may lead out of the store.
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from layertap.errors import OptionError, StoreCorruptError
@@ -25,6 +24,7 @@ from layertap.store.layout import (
     check_paths,
     group_metadata,
 )
+from layertap.store.objects import Location, ObjectPath
 from layertap.store.root import Root
 
 # Far above what is written, for versions to come: they keep a store from claiming any
@@ -37,7 +37,7 @@ _MOST_ROWS = 2**62 - 2
 _MOST_ROW_BYTES = 2**40
 
 
-def read_layouts(path: Path, root: Root) -> list[ArrayLayout]:
+def read_layouts(path: Location, root: Root) -> list[ArrayLayout]:
     """Reads the layouts of all arrays of a store.
 
     Raises:
@@ -49,11 +49,10 @@ def read_layouts(path: Path, root: Root) -> list[ArrayLayout]:
         check_paths(root.arrays)
     except OptionError as error:
         raise damaged(path / METADATA_FILE, f"is damaged: {error}") from error
-    inside = os.path.realpath(path)
     layouts = []
     for name in root.arrays:
         file = path / name / METADATA_FILE
-        if os.path.realpath(file) != os.path.join(inside, name, METADATA_FILE):  # noqa: PTH118
+        if not _inside(path, name):
             raise damaged(file, "leads out of the store, by a link")
         try:
             content = read_json(file)
@@ -82,14 +81,22 @@ def read_layouts(path: Path, root: Root) -> list[ArrayLayout]:
     return layouts
 
 
-def _check_last(path: Path, layout: ArrayLayout) -> None:
+def _inside(path: Location, name: str) -> bool:
+    """Whether the metadata of an array is in the store; links may lead out of one."""
+    if isinstance(path, ObjectPath):
+        return True
+    expected = os.path.join(os.path.realpath(path), name, METADATA_FILE)  # noqa: PTH118
+    return os.path.realpath(path / name / METADATA_FILE) == expected
+
+
+def _check_last(path: Location, layout: ArrayLayout) -> None:
     """Checks that there is a last shard, where no digest vouches for the rows."""
     last = path / layout.spec.path / layout.shard(layout.blocks - 1)
-    if not last.is_file():
+    if isinstance(last, ObjectPath) or not last.is_file():
         raise damaged(last, f"is missing, but there are {layout.rows:,} rows")
 
 
-def check_groups(path: Path, root: Root) -> None:
+def check_groups(path: Location, root: Root) -> None:
     """Reads the `zarr.json` of the groups inside a store, which hold nothing else.
 
     Raises:
@@ -114,7 +121,7 @@ def groups(arrays: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def parse_layout(path: str, file: Path, metadata: Any, store: str) -> ArrayLayout:
+def parse_layout(path: str, file: Location, metadata: Any, store: str) -> ArrayLayout:
     """Returns the layout that an array's `zarr.json` tells of.
 
     Args:

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,14 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from layertap import address
 from layertap.errors import AddressError, StoreError
 from layertap.store import seals
-from layertap.store.faults import unreadable
-from layertap.store.files import NEW
 from layertap.store.held import Held
 from layertap.store.layout import ArrayLayout
+from layertap.store.objects import Location
 from layertap.store.parsing import check_groups, read_layouts
+from layertap.store.places import locate, place
+from layertap.store.reading import shards_of
 from layertap.store.root import read_root
-from layertap.store.shards import Part, Shards
+from layertap.store.shards import Part
 
 # How many threads read ahead of the block that is used, one block.
 _READERS = 2
@@ -41,10 +41,12 @@ class LazyArray:
         held: Where its files are held open.
     """
 
-    def __init__(self, path: Path, layout: ArrayLayout, rows: int, held: Held) -> None:
+    def __init__(
+        self, path: Location, layout: ArrayLayout, rows: int, held: Held
+    ) -> None:
         self._layout = layout
         self._store = path
-        self._shards = Shards(path, layout, held)
+        self._shards = shards_of(path, layout, held)
         self.shape: tuple[int, ...] = (rows, *layout.spec.shape)
         self.dtype = layout.spec.numpy_dtype
 
@@ -126,7 +128,7 @@ class LazyArray:
         """
         layout = self._layout
         # Anew, and all its rows: a writer may not have committed them of all arrays.
-        shards = Shards(self._store, layout, Held(1))
+        shards = shards_of(self._store, layout, Held(1))
         for block in range(layout.blocks):
             rows = layout.rows_of(block)
             try:
@@ -232,7 +234,8 @@ class Member:
         compression: None or `"zstd"`.
         chunk_rows: The rows of a chunk.
         files: The number of its files.
-        bytes_on_disk: Their bytes.
+        bytes_on_disk: Their bytes; None if only reading them would tell, as of what is
+            compressed in an object store.
     """
 
     path: str
@@ -242,7 +245,7 @@ class Member:
     compression: str | None
     chunk_rows: int
     files: int
-    bytes_on_disk: int
+    bytes_on_disk: int | None
 
 
 class Reader:
@@ -261,7 +264,7 @@ class Reader:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).absolute()
+        self.path = locate(path)
         root = read_root(self.path)
         layouts = read_layouts(self.path, root)
         self.attributes: dict[str, Any] = dict(root.attributes)
@@ -337,13 +340,7 @@ class Reader:
         return [self._member(layout) for layout in self._layouts]
 
     def _member(self, layout: ArrayLayout) -> Member:
-        folder = self.path / layout.spec.path
-        try:
-            # What is being written has another name in a moment.
-            names = [file for file in folder.iterdir() if file.suffix != NEW]
-            on_disk = sum(file.stat().st_size for file in names)
-        except OSError as error:
-            raise unreadable(folder, error) from error
+        files, on_disk = place(self.path).size(layout)
         return Member(
             path=layout.spec.path,
             shape=(self.rows, *layout.spec.shape),
@@ -351,7 +348,7 @@ class Reader:
             attributes=_attributes(layout),
             compression=layout.compression,
             chunk_rows=layout.chunk_rows,
-            files=len(names),
+            files=files,
             bytes_on_disk=on_disk,
         )
 

@@ -1,26 +1,45 @@
 """What a writer finds that goes on with a store."""
 
 from contextlib import suppress
-from pathlib import Path
 
 from layertap.errors import StoreError
 from layertap.store import seals
 from layertap.store.blocks import Block
 from layertap.store.held import Held
-from layertap.store.layout import ArrayLayout
+from layertap.store.layout import UNSEALED, ArrayLayout
+from layertap.store.objects import Location
 from layertap.store.parsing import read_layouts
-from layertap.store.root import read_root
-from layertap.store.shards import Shards
+from layertap.store.reading import shards_of
+from layertap.store.root import Root, read_root
 
 
-def safe_rows(path: Path) -> int:
+def check_resumable(path: Location, root: Root) -> None:
+    """Raises if no rows can be added to a store.
+
+    Raises:
+        StoreError: If it is complete, or of the first format.
+    """
+    if root.complete:
+        raise StoreError(
+            f"The store {path} is complete: no rows can be added. "
+            "Write to another path, or remove it first."
+        )
+    if root.format == UNSEALED:
+        raise StoreError(
+            f"{path} has store format {UNSEALED}, which is only read: it has no "
+            "digests to go on with. Finish it with the layertap that began it, or "
+            "write to another path."
+        )
+
+
+def safe_rows(path: Location) -> int:
     """Returns how many rows of a store are committed, as far as that can be read."""
     with suppress(StoreError):
         return min(layout.rows for layout in read_layouts(path, read_root(path)))
     return 0
 
 
-def cut(path: Path, layout: ArrayLayout, block: Block, rows: int) -> ArrayLayout:
+def cut(path: Location, layout: ArrayLayout, block: Block, rows: int) -> ArrayLayout:
     """Reads the rows of a block that count, and returns the layout with no others.
 
     Args:
@@ -33,7 +52,7 @@ def cut(path: Path, layout: ArrayLayout, block: Block, rows: int) -> ArrayLayout
     if rows == block.first:
         digest = ""
     else:
-        shards = Shards(path, layout, Held(1))
+        shards = shards_of(path, layout, Held(1))
         part = shards.read(range(block.first, rows))
         digest = seals.of_rows(part)
         if layout.rows == rows and digest != layout.digest(number):

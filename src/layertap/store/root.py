@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from layertap.errors import NotAStoreError, OptionError, StoreFormatError
@@ -19,6 +18,10 @@ from layertap.store.layout import (
     group_metadata,
     to_json,
 )
+from layertap.store.objects import Location, ObjectPath
+
+# What the root says as long as there is only a part of a store: who is making it.
+PENDING = "pending"
 
 _KEPT_NAMES = {"format", "store", "complete", "rows", "writer", "arrays", SEAL}
 
@@ -68,7 +71,7 @@ class Root:
         return to_json(group_metadata({OURS: ours | {SEAL: seals.of_content(ours)}}))
 
 
-def read_root(path: Path) -> Root:
+def read_root(path: Location) -> Root:
     """Reads the root of a store.
 
     Raises:
@@ -81,7 +84,8 @@ def read_root(path: Path) -> Root:
     try:
         content = read_json(file)
     except FileNotFoundError:
-        found = f"no {METADATA_FILE}" if path.is_dir() else "nothing"
+        there = path.names() if isinstance(path, ObjectPath) else path.is_dir()
+        found = f"no {METADATA_FILE}" if there else "nothing"
         raise NotAStoreError(
             f"{path} is not a store of layertap's: there is {found} there. "
             "Check the path."
@@ -99,6 +103,11 @@ def read_root(path: Path) -> Root:
         raise NotAStoreError(
             f"{path} is not a store of layertap's, but other data in Zarr format. "
             "Check the path."
+        )
+    if PENDING in ours:
+        raise NotAStoreError(
+            f"{path} is not a whole store: one is being made or deleted there, or was "
+            "when its process was killed. Save to it, which clears it away."
         )
     written = ours.get("format")
     if isinstance(written, int) and written > FORMAT:
@@ -142,6 +151,24 @@ def _parsed(ours: dict[str, Any]) -> Root | None:
     if writer is not None and not _is_writer(writer):
         return None
     return Root(tuple(arrays), attributes, store, complete, rows, writer)
+
+
+def pending(writer: Mapping[str, Any]) -> bytes:
+    """Returns a root that stands for a store of which there is only a part.
+
+    Args:
+        writer: Who makes or deletes it, as of `locks.this_process`.
+    """
+    ours = {"format": FORMAT, PENDING: dict(writer)}
+    return to_json(group_metadata({OURS: ours}))
+
+
+def pending_writer(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Returns who makes or deletes a store, if there is only a part of it."""
+    attributes = content.get("attributes")
+    ours = attributes.get(OURS) if isinstance(attributes, dict) else None
+    writer = ours.get(PENDING) if isinstance(ours, dict) else None
+    return writer if _is_writer(writer) else None
 
 
 def _is_writer(found: Any) -> bool:

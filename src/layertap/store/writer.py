@@ -5,21 +5,21 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import OptionError, StoreError
-from layertap.store import folder
 from layertap.store.blocks import Block, BlockWriter, Observer
 from layertap.store.faults import write_error
-from layertap.store.files import replace_files
-from layertap.store.layout import METADATA_FILE, UNSEALED, ArrayLayout, ArraySpec
-from layertap.store.locks import lock, release, this_process
+from layertap.store.layout import METADATA_FILE, ArrayLayout, ArraySpec
+from layertap.store.locks import this_process
+from layertap.store.objects import Location, TakenError
 from layertap.store.parsing import read_layouts
-from layertap.store.resuming import cut, safe_rows
+from layertap.store.place import Place
+from layertap.store.places import place
+from layertap.store.resuming import check_resumable, cut, safe_rows
 from layertap.store.root import Root, read_root
 from layertap.store.sizes import BLOCKS_IN_MEMORY, DEFAULT_MEMORY, lay_out
 
@@ -49,20 +49,20 @@ class Writer:
 
     def __init__(
         self,
-        path: Path,
+        at: Place,
         root: Root,
         layouts: Sequence[ArrayLayout],
-        held: int,
         memory: int,
         observer: Observer | None,
     ) -> None:
-        self.path = path
+        self.path = at.path
+        self._place = at
         self._root = root
         specs = [layout.spec for layout in layouts]
         self._forms = {spec.path: (spec.shape, spec.numpy_dtype) for spec in specs}
-        self._lock: int | None = held
+        self._open = True
         self._process = os.getpid()
-        self._blocks = BlockWriter(path, layouts, observer)
+        self._blocks = BlockWriter(at, layouts, observer)
         self._block_rows = layouts[0].block_rows
         block_bytes = self._block_rows * sum(each.spec.row_bytes for each in layouts)
         self._in_flight = max(min(memory // block_bytes, BLOCKS_IN_MEMORY) - 1, 1)
@@ -103,21 +103,23 @@ class Writer:
             StoreError: If a store is there, or none can be written.
             OptionError: If an array can't be stored, or the attributes aren't JSON.
         """
-        path = Path(path).absolute()
+        at = place(path)
         root, layouts = _draft(arrays, attributes, compression, memory)
-        if folder.exists(path):
-            raise folder.already_there(path)
+        if at.exists():
+            raise at.already_there()
         try:
-            held = folder.create(path, root, layouts)
+            at.create(root, layouts)
+        except TakenError as error:
+            raise write_error(error, at.path, 0) from error
         except StoreError:
             raise
         except OSError as error:
-            raise write_error(error, path, 0) from error
+            raise write_error(error, at.path, 0) from error
         try:
-            return cls(path, root, layouts, held, memory, observer)
+            return cls(at, root, layouts, memory, observer)
         except BaseException as error:
-            release(held)
-            raise _no_memory(path, error) from error
+            at.release()
+            raise _no_memory(at.path, error) from error
 
     @staticmethod
     def check(
@@ -166,46 +168,35 @@ class Writer:
             StoreCorruptError: If it is damaged.
             StoreError: If it is complete, or being written.
         """
-        path = Path(path).absolute()
+        at = place(path)
         try:
-            held = lock(path, read_root(path).writer)
+            at.claim()
         except StoreError:
             raise
         except OSError as error:
-            raise write_error(error, path, 0) from error
+            raise write_error(error, at.path, 0) from error
         try:
-            return cls._resumed(path, held, memory, observer)
+            return cls._resumed(at, memory, observer)
         except BaseException as error:
-            release(held)
-            if isinstance(error, OSError) and not isinstance(error, StoreError):
-                raise write_error(error, path, safe_rows(path)) from error
-            raise _no_memory(path, error) from error
+            at.release()
+            told = isinstance(error, StoreError) and not isinstance(error, TakenError)
+            if isinstance(error, OSError) and not told:
+                raise write_error(error, at.path, safe_rows(at.path)) from error
+            raise _no_memory(at.path, error) from error
 
     @classmethod
-    def _resumed(
-        cls, path: Path, held: int, memory: int, observer: Observer | None
-    ) -> Self:
+    def _resumed(cls, at: Place, memory: int, observer: Observer | None) -> Self:
+        path = at.path
         root = read_root(path)
-        if root.complete:
-            raise StoreError(
-                f"The store {path} is complete: no rows can be added. "
-                "Write to another path, or remove it first."
-            )
-        if root.format == UNSEALED:
-            raise StoreError(
-                f"{path} has store format {UNSEALED}, which is only read: it has no "
-                "digests to go on with. Finish it with the layertap that began it, or "
-                "write to another path."
-            )
+        check_resumable(path, root)
         layouts = read_layouts(path, root)
         rows = min(layout.rows for layout in layouts)
         number = rows // layouts[0].block_rows
         block = Block.empty(number * layouts[0].block_rows, layouts)
         even = [cut(path, layout, block, rows) for layout in layouts]
         root = replace(root, writer=this_process())
-        replace_files({path / METADATA_FILE: [root.contents()]})
-        folder.cut(path, layouts, even)
-        writer = cls(path, root, even, held, memory, observer)
+        at.replace({path / METADATA_FILE: [root.contents()]})
+        writer = cls(at, root, at.cut(layouts, even), memory, observer)
         block.filled = rows - block.first
         writer._block = block
         return writer
@@ -299,7 +290,7 @@ class Writer:
         contents = root.contents()
         before, self._root = self._root, root
         try:
-            replace_files({self.path / METADATA_FILE: [contents]})
+            self._place.replace({self.path / METADATA_FILE: [contents]})
         except OSError as error:
             self._root = before
             raise write_error(error, self.path, self.committed) from error
@@ -316,28 +307,28 @@ class Writer:
         Raises:
             StoreError: If a block could not be written, and no call said so yet.
         """
-        if self._lock is None or self._process != os.getpid():
+        if not self._open or self._process != os.getpid():
             # A forked process has the writer, but neither its lock nor its threads.
             return
-        held, self._lock = self._lock, None
+        self._open = False
         try:
             self._blocks.close()
         except StoreError:
-            self._let_go(held)
+            self._let_go()
             raise
         except BaseException:
             # Ctrl-C: no other writer may come before the last file is written.
-            self._blocks.abandon(lambda: release(held))
+            self._blocks.abandon(self._place.release)
             raise
-        self._let_go(held)
+        self._let_go()
 
-    def _let_go(self, held: int) -> None:
+    def _let_go(self) -> None:
         if not self._root.complete:
             # Only for messages: a disk that is full does no harm.
             with suppress(OSError):
                 root = replace(self._root, writer=None)
-                replace_files({self.path / METADATA_FILE: [root.contents()]})
-        release(held)
+                self._place.replace({self.path / METADATA_FILE: [root.contents()]})
+        self._place.release()
 
     def __enter__(self) -> Self:
         return self
@@ -389,8 +380,8 @@ class Writer:
                 f"The writer of {self.path} is process {self._process}'s, and this is "
                 f"process {os.getpid()}: write from the one that opened it."
             )
-        if self._lock is None or self._root.complete:
-            state = "closed" if self._lock is None else "finished"
+        if not self._open or self._root.complete:
+            state = "finished" if self._open else "closed"
             raise StoreError(f"The writer of {self.path} is {state}: no more rows.")
         self._blocks.check()
 
@@ -408,7 +399,7 @@ def _draft(
     return Root(paths, attributes, store, writer=this_process()), layouts
 
 
-def _no_memory(path: Path, error: BaseException) -> BaseException:
+def _no_memory(path: Location, error: BaseException) -> BaseException:
     """Returns what to tell if there is no memory for a block; else the error."""
     if not isinstance(error, MemoryError):
         return error

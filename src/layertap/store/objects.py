@@ -1,0 +1,278 @@
+"""Objects of an object store, by `s3://bucket/key` and `gs://bucket/key`.
+
+TensorStore's own drivers speak to it: they sign, retry, and wait where they are told to
+slow down. An object is put whole or not at all, and it can be put on the condition that
+it is still the one that was seen last: what a process has seen is remembered in the
+session that its paths share, so nobody's writing is lost without an error.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+from layertap.errors import BackendMissingError, OptionError, StoreError
+
+Buffer = bytes | memoryview
+
+SCHEMES = {"s3": "s3", "gs": "gcs"}
+
+# The generation of an object that is not there: TensorStore's.
+_NOT_THERE = b"\x02"
+# Each is in memory once more while it is on its way.
+_PUTS_AT_ONCE = 8
+
+
+class TakenError(StoreError):
+    """An object is not the one that this process saw last."""
+
+
+@dataclass
+class Session:
+    """What one reader or writer has seen of a bucket.
+
+    Args:
+        scheme: `"s3"` or `"gs"`.
+        bucket: The name of the bucket.
+
+    Attributes:
+        seen: By key, the generation of the object when it was last read or put.
+    """
+
+    scheme: str
+    bucket: str
+    seen: dict[str, bytes] = field(default_factory=dict)
+
+    def __reduce__(self) -> Any:
+        # Another process has seen nothing.
+        return Session, (self.scheme, self.bucket)
+
+    @cached_property
+    def values(self) -> Any:
+        """The bucket, as TensorStore's key-value store."""
+        return _opened(self.scheme, self.bucket, os.getpid())
+
+    @cached_property
+    def context(self) -> Any:
+        """What TensorStore keeps of arrays that are read: as much as shards may."""
+        return tensorstore().Context({"cache_pool": {"total_bytes_limit": 2**29}})
+
+
+@dataclass(frozen=True)
+class ObjectPath:
+    """The key of an object, or of all below it, as a path.
+
+    Args:
+        session: What was seen of the bucket.
+        key: Names joined by `/`.
+    """
+
+    session: Session = field(compare=False)
+    url: str
+    key: str = field(compare=False)
+
+    def __truediv__(self, name: str) -> "ObjectPath":
+        return ObjectPath(self.session, f"{self.url}/{name}", f"{self.key}/{name}")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __fspath__(self) -> str:
+        return self.url
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.key.rpartition("/")[2]
+
+    def read(self) -> bytes:
+        """Returns what the object holds.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            StoreError: If it can't be read.
+        """
+        try:
+            found = self.session.values.read(self.key).result()
+        except ValueError as error:
+            _raise_unreadable(self, error)
+        self.session.seen[self.key] = found.stamp.generation
+        if found.state == "missing":
+            raise FileNotFoundError(f"There is no {self.url}.")
+        return bytes(found.value)
+
+    def changed(self) -> Any:
+        """Begins to ask whether the object is not the one that was seen last.
+
+        Returns:
+            What `result()` says so of.
+        """
+        seen = self.session.seen.get(self.key, b"")
+        return self.session.values.read(self.key, if_not_equal=seen)
+
+    def names(self) -> list[str]:
+        """Returns the keys of all objects below this one, after its own."""
+        prefix = f"{self.key}/".encode()
+        ts = tensorstore()
+        below = ts.KvStore.KeyRange(prefix, prefix[:-1] + b"0")
+        try:
+            found = self.session.values.list(below, len(prefix)).result()
+        except ValueError as error:
+            _raise_unreadable(self, error)
+        return sorted(name.decode() for name in found)
+
+    def spec(self) -> dict[str, Any]:
+        """Returns what TensorStore opens all below this one with."""
+        spec: dict[str, Any] = self.session.values.spec().to_json()
+        return spec | {"path": f"{self.key}/"}
+
+
+# Composed by `/`, and told by `str`.
+Location = Path | ObjectPath
+
+
+def parse(path: str | os.PathLike[str]) -> ObjectPath | None:
+    """Returns the path of an object; None if it is one of a file system.
+
+    Args:
+        path: `"s3://bucket/values.zarr"`, say.
+
+    Raises:
+        OptionError: If it has no bucket, no key, or another scheme.
+        BackendMissingError: If TensorStore is not installed.
+    """
+    if isinstance(path, ObjectPath):
+        return path
+    text = os.fspath(path)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return None
+    bucket, _, key = rest.partition("/")
+    key = key.rstrip("/")
+    parts = key.split("/")
+    if scheme not in SCHEMES or not bucket or any(p in ("", ".", "..") for p in parts):
+        raise OptionError(
+            f"{text[:200]!r} is no place for a store: expected a folder, "
+            "s3://bucket/values.zarr or gs://bucket/values.zarr."
+        )
+    tensorstore()
+    return ObjectPath(Session(scheme, bucket), f"{scheme}://{bucket}/{key}", key)
+
+
+def put(contents: Mapping[ObjectPath, Iterable[Buffer]], *, any_: bool = False) -> None:
+    """Puts objects, each whole or not at all; in what order is not said.
+
+    Args:
+        contents: What each object is to hold, in pieces.
+        any_: Whether to put them whatever is there. Else only those that are still as
+            they were seen last; those never seen may not be there.
+
+    Raises:
+        TakenError: If one is not.
+        StoreError: If one can't be put.
+    """
+    with ThreadPoolExecutor(_PUTS_AT_ONCE) as pool:
+        list(
+            pool.map(
+                lambda item: _put(item[0], b"".join(item[1]), any_), contents.items()
+            )
+        )
+
+
+def _put(path: ObjectPath, content: bytes | None, any_: bool = False) -> None:
+    seen = path.session.seen
+    condition = None if any_ else seen.get(path.key, _NOT_THERE)
+    try:
+        stamp = path.session.values.write(path.key, content, if_equal=condition)
+        generation = stamp.result().generation
+    except ValueError as error:
+        _raise_unwritable(path, error)
+    if not generation:
+        # Its answer may have been lost, and the put tried again by TensorStore.
+        try:
+            same = path.read() == content
+        except FileNotFoundError:
+            same = content is None
+        if not same:
+            raise TakenError(
+                f"{path} is not as this process left it: another one writes there"
+            )
+        return
+    seen[path.key] = generation
+
+
+def delete(paths: Iterable[ObjectPath]) -> None:
+    """Deletes objects, if they are there.
+
+    Raises:
+        StoreError: If one can't be deleted.
+    """
+    with ThreadPoolExecutor(_PUTS_AT_ONCE) as pool:
+        list(pool.map(lambda path: _put(path, None, True), paths))
+    for path in paths:
+        path.session.seen.pop(path.key, None)
+
+
+@cache
+def tensorstore() -> Any:
+    """Returns TensorStore, which is only needed for object stores.
+
+    Raises:
+        BackendMissingError: If it is not installed.
+    """
+    try:
+        import tensorstore
+    except ImportError as error:
+        raise BackendMissingError(
+            'Stores at s3:// and gs:// need TensorStore: pip install "layertap[cloud]".'
+        ) from error
+    return tensorstore
+
+
+@cache
+def _opened(scheme: str, bucket: str, process: int) -> Any:
+    """Opens a bucket, once in each process: what is forked can't use its threads."""
+    spec: dict[str, Any] = {"driver": SCHEMES[scheme], "bucket": bucket}
+    if scheme == "s3":
+        # TensorStore has no variable of its own for it; the names are AWS' tools'.
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get(
+            "AWS_ENDPOINT_URL"
+        )
+        if endpoint:
+            spec["endpoint"] = endpoint.rstrip("/")
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if region:
+            spec["aws_region"] = region
+        if os.environ.get("AWS_ACCESS_KEY_ID"):
+            # The first that is asked anyway; to ask all logs what others lack.
+            spec["aws_credentials"] = {"type": "environment"}
+    try:
+        return tensorstore().KvStore.open(spec).result()
+    except ValueError as error:
+        raise StoreError(
+            f"{scheme}://{quote(bucket)} can't be opened: {_said(error)}"
+        ) from error
+
+
+def _raise_unreadable(path: ObjectPath, error: ValueError) -> NoReturn:
+    raise StoreError(
+        f"{path} can't be read: {_said(error)}. Check its name, the credentials, and "
+        "where AWS_ENDPOINT_URL leads."
+    ) from error
+
+
+def _raise_unwritable(path: ObjectPath, error: ValueError) -> NoReturn:
+    raise StoreError(
+        f"{path} can't be written: {_said(error)}. Check the bucket, the credentials, "
+        "and where AWS_ENDPOINT_URL leads"
+    ) from error
+
+
+def _said(error: ValueError) -> str:
+    """Returns what TensorStore said, without where in its code that was."""
+    text = " ".join(str(error).split())
+    return text.partition(" [")[0][:300].removesuffix(".")
