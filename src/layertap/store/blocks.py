@@ -53,6 +53,16 @@ class Block:
         }
         return cls(first, values)
 
+    def end_with_zeros(self, layouts: Sequence[ArrayLayout]) -> None:
+        """Fills up the last chunk, which is written whole.
+
+        Args:
+            layouts: The arrays.
+        """
+        for layout in layouts:
+            end = -(-self.filled // layout.chunk_rows) * layout.chunk_rows
+            self.values[layout.spec.path][self.filled : end] = 0
+
     @property
     def end(self) -> int:
         """The row of the store after its last one."""
@@ -107,10 +117,8 @@ class BlockWriter:
 
     def submit(self, block: Block) -> None:
         """Starts to write a block, to be committed after all before it."""
-        for layout in self._layouts if block.filled < self._block_rows else ():
-            # A chunk is written whole.
-            end = -(-block.filled // layout.chunk_rows) * layout.chunk_rows
-            block.values[layout.spec.path][block.filled : end] = 0
+        if block.filled < self._block_rows:
+            block.end_with_zeros(self._layouts)
         self._pending.append(self._thread.submit(self._commit, block, block.filled))
 
     def _commit(self, block: Block, filled: int) -> None:

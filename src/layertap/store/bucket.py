@@ -13,7 +13,13 @@ from typing import Any
 from layertap.errors import StoreError
 from layertap.store import objects
 from layertap.store.files import read_json
-from layertap.store.layout import METADATA_FILE, RECORDS, ArrayLayout, to_json
+from layertap.store.layout import (
+    METADATA_FILE,
+    RECORDS,
+    ArrayLayout,
+    group_metadata,
+    to_json,
+)
 from layertap.store.locks import alive, taken, this_process
 from layertap.store.objects import Buffer, Location, ObjectPath, TakenError
 from layertap.store.parsing import groups
@@ -120,16 +126,23 @@ class Bucket(Place):
         assert isinstance(folder, ObjectPath)
         return folder.names()
 
+    def prepare(self, folder: Location) -> None:
+        """As of `Place`."""
+        self.put({folder / METADATA_FILE: [to_json(group_metadata({}))]})
+
+    def delete(self, file: Location) -> None:
+        """As of `Place`."""
+        assert isinstance(file, ObjectPath)
+        objects.delete([file])
+
     def discard(self, folder: Location) -> None:
         """As of `Place`."""
         assert isinstance(folder, ObjectPath)
         objects.delete([folder / name for name in folder.names()])
 
-    def cut(
-        self, layouts: Sequence[ArrayLayout], even: Sequence[ArrayLayout]
-    ) -> list[ArrayLayout]:
-        """As of `Place`."""
-        mine = [_of_writer(layout) for layout in even]
+    def mark(self, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
+        """As of `Place`: all markers become others than those it has seen."""
+        mine = [_of_writer(layout) for layout in layouts]
         self.replace(
             {
                 self.path / layout.spec.path / METADATA_FILE: [
@@ -138,15 +151,25 @@ class Bucket(Place):
                 for layout in mine
             }
         )
+        return mine
+
+    def notice(self, files: Iterable[Location]) -> None:
+        """As of `Place`."""
+        for file in files:
+            assert isinstance(file, ObjectPath)
+            file.read()
+
+    def cut(
+        self, layouts: Sequence[ArrayLayout], even: Sequence[ArrayLayout]
+    ) -> list[ArrayLayout]:
+        """As of `Place`."""
+        mine = self.mark(even)
         left = []
         for layout in mine:
             kept = set(map(layout.shard, range(layout.blocks)))
             folder = self.path / layout.spec.path
             names = set(folder.names()) - kept - {METADATA_FILE}
             left += [folder / name for name in names]
-            if layout.rows % layout.block_rows:
-                # It is going to be put again, if it is still the one seen here.
-                (folder / layout.shard(layout.blocks - 1)).read()
         objects.delete(left)
         return mine
 

@@ -13,7 +13,13 @@ from pathlib import Path
 from layertap.errors import StoreError
 from layertap.store.faults import unreadable
 from layertap.store.files import NEW, replace_files, sync
-from layertap.store.layout import METADATA_FILE, RECORDS, ArrayLayout, to_json
+from layertap.store.layout import (
+    METADATA_FILE,
+    RECORDS,
+    ArrayLayout,
+    group_metadata,
+    to_json,
+)
 from layertap.store.locks import lock, lock_abandoned, release
 from layertap.store.objects import Buffer, Location
 from layertap.store.parsing import groups
@@ -125,10 +131,28 @@ class Folder(Place):
         except OSError as error:
             raise unreadable(folder, error) from error
 
+    def prepare(self, folder: Location) -> None:
+        """As of `Place`."""
+        Path(folder).mkdir(exist_ok=True)
+        # Of a folder that it doesn't know, zarr-python warns.
+        replace_files({Path(folder) / METADATA_FILE: [to_json(group_metadata({}))]})
+        sync(self.path)
+
+    def delete(self, file: Location) -> None:
+        """As of `Place`."""
+        Path(file).unlink(missing_ok=True)
+
     def discard(self, folder: Location) -> None:
         """As of `Place`."""
         with suppress(FileNotFoundError):
             shutil.rmtree(folder)
+
+    def mark(self, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
+        """As of `Place`: the lock sees to it."""
+        return list(layouts)
+
+    def notice(self, files: Iterable[Location]) -> None:
+        """As of `Place`: the lock sees to it that nobody else replaces them."""
 
     def cut(
         self, layouts: Sequence[ArrayLayout], even: Sequence[ArrayLayout]

@@ -10,6 +10,7 @@ import fcntl
 import os
 import socket
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,8 @@ def this_process() -> dict[str, Any]:
         "started": _started(os.getpid()),
         "host": socket.gethostname(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        # Tells this time from others of the same process.
+        "run": uuid.uuid4().hex[:8],
     }
 
 

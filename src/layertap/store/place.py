@@ -115,11 +115,49 @@ class Place(ABC):
         """
 
     @abstractmethod
+    def prepare(self, folder: Location) -> None:
+        """Makes a folder in the store that holds no arrays.
+
+        Raises:
+            OSError: If that is not possible.
+        """
+
+    @abstractmethod
+    def delete(self, file: Location) -> None:
+        """Deletes a file, if it is there.
+
+        Raises:
+            OSError: If that is not possible.
+        """
+
+    @abstractmethod
     def discard(self, folder: Location) -> None:
         """Deletes all that is in a folder of the store.
 
         Raises:
             OSError: If that is not possible.
+        """
+
+    @abstractmethod
+    def mark(self, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
+        """Makes sure that no writer who had the store before commits any more.
+
+        Args:
+            layouts: The arrays of the store.
+
+        Returns:
+            The arrays as they are then.
+
+        Raises:
+            OSError: If that is not possible.
+        """
+
+    @abstractmethod
+    def notice(self, files: Iterable[Location]) -> None:
+        """Notes how files are now that are going to be replaced.
+
+        Raises:
+            OSError: If one can't be read.
         """
 
     @abstractmethod

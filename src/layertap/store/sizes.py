@@ -14,7 +14,12 @@ CHUNK_BYTES = 256 * 2**10
 
 
 def lay_out(
-    arrays: Sequence[ArraySpec], store: str, *, compression: str | None, memory: int
+    arrays: Sequence[ArraySpec],
+    store: str,
+    *,
+    compression: str | None,
+    memory: int,
+    most_rows: int | None = None,
 ) -> list[ArrayLayout]:
     """Returns how arrays are to be stored, with no rows yet.
 
@@ -23,6 +28,7 @@ def lay_out(
         store: Which store they are in.
         compression: None or `"zstd"`.
         memory: Bytes that all blocks in memory may take together.
+        most_rows: Rows that a block has at most, if it is not to be as large as that.
 
     Raises:
         OptionError: If these arrays can't be in one store, or there is no such
@@ -38,7 +44,7 @@ def lay_out(
     if memory < 1:
         raise OptionError(f"`memory` is a number of bytes above 0; found {memory}.")
     check_paths([array.path for array in arrays])
-    block_rows = rows_per_block(arrays, memory)
+    block_rows = rows_per_block(arrays, memory, most_rows)
     return [
         ArrayLayout(
             array, 0, block_rows, rows_per_chunk(array, block_rows), compression, store
@@ -47,17 +53,20 @@ def lay_out(
     ]
 
 
-def rows_per_block(arrays: Sequence[ArraySpec], memory: int) -> int:
+def rows_per_block(
+    arrays: Sequence[ArraySpec], memory: int, most_rows: int | None = None
+) -> int:
     """Returns how many rows a block has, the same for all arrays.
 
     Args:
         arrays: All arrays of the store.
         memory: Bytes that all blocks in memory may take together. One row is held
             whatever its size.
+        most_rows: Rows that it has at most, where it is not to be that large.
     """
     budget = memory // BLOCKS_IN_MEMORY // sum(array.row_bytes for array in arrays)
     shard = SHARD_BYTES // max(array.row_bytes for array in arrays)
-    most = max(min(budget, shard), 1)
+    most = max(min(budget, shard, most_rows or shard), 1)
     chunks = (rows_per_chunk(array, most) for array in arrays)
     # All are powers of two, save those that are whole blocks.
     return most - most % max((rows for rows in chunks if rows < most), default=1)

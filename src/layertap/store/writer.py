@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from layertap.errors import OptionError, StoreError
 from layertap.store.blocks import Block, BlockWriter, Observer
 from layertap.store.faults import write_error
-from layertap.store.layout import METADATA_FILE, ArrayLayout, ArraySpec
+from layertap.store.layout import METADATA_FILE, RECORDS, ArrayLayout, ArraySpec
 from layertap.store.locks import this_process
 from layertap.store.objects import Location, TakenError
 from layertap.store.parsing import read_layouts
 from layertap.store.place import Place
 from layertap.store.places import place
+from layertap.store.records import adopted
 from layertap.store.resuming import check_resumable, cut, safe_rows
 from layertap.store.root import Root, read_root
 from layertap.store.sizes import BLOCKS_IN_MEMORY, DEFAULT_MEMORY, lay_out
@@ -189,15 +190,22 @@ class Writer:
         path = at.path
         root = read_root(path)
         check_resumable(path, root)
-        layouts = read_layouts(path, root)
+        found = read_layouts(path, root)
+        layouts = adopted(at, root, found)
         rows = min(layout.rows for layout in layouts)
         number = rows // layouts[0].block_rows
         block = Block.empty(number * layouts[0].block_rows, layouts)
         even = [cut(path, layout, block, rows) for layout in layouts]
         root = replace(root, writer=this_process())
         at.replace({path / METADATA_FILE: [root.contents()]})
-        writer = cls(at, root, at.cut(layouts, even), memory, observer)
+        layouts = at.cut(found, even)
+        at.discard(path / RECORDS)
         block.filled = rows - block.first
+        if block.filled:
+            # The last shards are written again, with more rows.
+            files = (path / one.spec.path / one.shard(number) for one in layouts)
+            at.notice(files)
+        writer = cls(at, root, layouts, memory, observer)
         writer._block = block
         return writer
 
