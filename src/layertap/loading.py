@@ -6,7 +6,7 @@ import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,15 +173,33 @@ def _archive(path: Path, model: Any) -> Data:
             arrays = {name: archive[name] for name in archive.files}
     except (*UNREADABLE, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is no .npz that NumPy can read: {error}") from error
+    return named(arrays, model, str(path))
+
+
+def named(
+    arrays: Mapping[str, Any], model: Any, where: str, *, any_name: bool = False
+) -> Data:
+    """Returns arrays with names as data: inputs, and what goes along.
+
+    Args:
+        arrays: Inputs by name, and `labels`, `sample_weight` and `ids`.
+        model: The model that takes them.
+        where: What holds them, for errors.
+        any_name: Whether the only input of a model may have another name here.
+
+    Raises:
+        DataError: If there is no input among them.
+    """
+    arrays = dict(arrays)
     specs = listening.input_specs(model)
     names = {spec.name for spec in keras.tree.flatten(specs)} if specs else set()
     labels, weights, ids = (
         arrays.pop(name, None) if name not in names else None for name in ALONG
     )
     if not arrays:
-        raise DataError(f"{path} holds no input for {model.name!r}.")
+        raise DataError(f"{where} holds no input for {model.name!r}.")
     inputs: Any = arrays
-    if len(arrays) == 1 and not names:
+    if len(arrays) == 1 and (not names or (any_name and len(names) == 1)):
         (inputs,) = arrays.values()
     if labels is None and weights is None:
         return Data(inputs, ids)
