@@ -8,15 +8,17 @@ from numpy.typing import NDArray
 
 
 class LazyRows(ABC):
-    """What can be sliced along its first axis, and reads only what a slice needs.
+    """What can be sliced along its first axis, and reads only what a slice needs."""
 
-    Attributes:
-        shape: Its shape, rows first.
-        dtype: Its dtype.
-    """
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Its shape, rows first."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype[Any]:
+        """Its dtype."""
 
     @property
     def ndim(self) -> int:

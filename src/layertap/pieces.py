@@ -42,8 +42,18 @@ class Pieces(LazyRows):
         self._refs = list(refs)
         self._starts = list(accumulate(rows, initial=0))
         self._kept: dict[int, NDArray[Any]] = {}
-        self.shape = (self._starts[-1], *row_shape)
-        self.dtype = np.dtype(dtype)
+        self._row_shape = tuple(row_shape)
+        self._dtype: np.dtype[Any] = np.dtype(dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the whole, rows first."""
+        return (self._starts[-1], *self._row_shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of all pieces."""
+        return self._dtype
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": {}}

@@ -14,7 +14,7 @@ import numpy as np
 
 from layertap.elements import column, count, leaf_name, sliceable, taken, unpack
 from layertap.errors import DataError, DataTypeError, OptionError
-from layertap.inputs import arrange, is_array
+from layertap.inputs import arrange, is_array, matched
 
 BATCH_SIZE = 32
 
@@ -34,6 +34,9 @@ class Arrays:
         self.batch_size = int(self.batch_size)
         self.size: int | None = self.batch_size
         x, y, weight = unpack(data, specs)
+        if isinstance(x, Mapping) and specs is not None:
+            # A name that is not there is told before arrays that nobody wants are read.
+            matched(x, specs)
         x = keras.tree.map_structure(column, taken(x, specs))
         self._arrays: Any = keras.tree.map_structure(sliceable, (x, y, weight))
         shapes = {
