@@ -8,9 +8,18 @@ from typing import Any
 import keras
 import numpy as np
 
+from layertap.elements import leaf_name, unpack
 from layertap.errors import DataError
 from layertap.inputs import arrange, array_of, rows_of
-from layertap.sources import leaf_name, source, unpack
+from layertap.numbered import Numbered
+from layertap.sources import (
+    Arrays,
+    Stream,
+    check_no_size,
+    check_no_stream,
+    is_numbered,
+    source,
+)
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,14 @@ class Feed:
         specs: The structure of `InputSpec` that the model takes, or None if it has
             none.
         batch_size: Rows per batch of arrays; 32 by default.
+        anywhere: Whether batches are to be had from any row on without those before
+            them. Streams are refused then, and a `PyDataset` has batches of one size.
 
     Attributes:
         rows: How many rows there are, or None where only the end will tell.
         batch_size: Rows per batch, or None where the data bring their own batches.
+        size: Rows that every batch has but the last, whoever cut them, or None where
+            the batches are of any size.
         again: Whether the data can be read more than once.
 
     Raises:
@@ -74,11 +87,23 @@ class Feed:
         OptionError: If `batch_size` is given with data that bring their own batches.
     """
 
-    def __init__(self, data: Any, specs: Any = None, batch_size: int | None = None):
+    def __init__(
+        self,
+        data: Any,
+        specs: Any = None,
+        batch_size: int | None = None,
+        *,
+        anywhere: bool = False,
+    ) -> None:
         self._specs = specs
-        self._source = source(data, specs, batch_size)
+        self._source = (
+            _from_anywhere(data, specs, batch_size)
+            if anywhere
+            else source(data, specs, batch_size)
+        )
         self.rows = self._source.rows
         self.batch_size = self._source.batch_size
+        self.size = self._source.size
         self.again = not isinstance(data, Iterator)
         self._first: Batch | None = None
 
@@ -99,21 +124,26 @@ class Feed:
                 )
         return self._first
 
-    def batches(self, start: int = 0) -> Iterator[Batch]:
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Yields the batches, from the one that holds the row `start`.
 
         They are cut as in a run from row 0. Arrays are sliced there; other data are
-        read from their beginning.
+        read from their beginning, unless they can be read from anywhere. The last
+        batch is the one that holds the row before `stop`, and nothing after it is
+        read; None is the end of the data.
 
         Raises:
             DataError: If a batch does not fit the model, or the first batch, or if an
                 iterator was used up before.
         """
         first = _forms(self.first())
-        for row, element in self._source.elements(start):
+        for row, element in self._source.elements(start, stop):
             batch = self._batch(row, element)
             _check_form(_forms(batch), first, row)
-            yield from batch.parts(self.batch_size)
+            for part in batch.parts(self.batch_size):
+                if stop is not None and part.row >= stop:
+                    return
+                yield part
 
     def _batch(self, row: int, element: Any) -> Batch:
         x, y, weight = unpack(element, self._specs)
@@ -133,6 +163,16 @@ class Feed:
         if not self._source.stable:
             inputs, *others = _owned([inputs, *others], element)
         return Batch(row, rows, inputs, *others)
+
+
+def _from_anywhere(
+    data: Any, specs: Any, batch_size: int | None
+) -> Arrays | Stream | Numbered:
+    check_no_stream(data)
+    if not is_numbered(data):
+        return source(data, specs, batch_size)
+    check_no_size(data, batch_size)
+    return Numbered(data, specs)
 
 
 def _owned(structures: list[Any], given: Any) -> list[Any]:

@@ -31,7 +31,7 @@ def arrange(x: Any, specs: Any, row: int) -> Any:
             lambda leaf: _numbers(leaf, "the input", row), x
         )
     wanted = keras.tree.flatten(specs)
-    flat = keras.tree.flatten(_matched(x, specs))
+    flat = keras.tree.flatten(matched(x, specs))
     if len(flat) != len(wanted):
         names = ", ".join(spec.name for spec in wanted)
         raise DataError(
@@ -41,11 +41,15 @@ def arrange(x: Any, specs: Any, row: int) -> Any:
     return keras.tree.pack_sequence_as(specs, arrays)
 
 
-def _matched(x: Any, specs: Any) -> Any:
-    """Returns inputs such that, flattened, they are in the order of the specs."""
+def matched(x: Any, specs: Any) -> Any:
+    """Returns inputs such that, flattened, they are in the order of the specs.
+
+    Raises:
+        DataError: If one that the model takes has a name that is not there.
+    """
     if isinstance(x, Mapping):
         if isinstance(specs, Mapping):
-            return {key: _matched(_named(x, key), specs[key]) for key in specs}
+            return {key: matched(_named(x, key), specs[key]) for key in specs}
         return keras.tree.map_structure(lambda spec: _named(x, spec.name), specs)
     if isinstance(specs, Mapping) and list(specs) != sorted(specs):
         # Keras, too, refuses: is it the order of the model, or that of flattening?
@@ -55,7 +59,7 @@ def _matched(x: Any, specs: Any) -> Any:
         )
     lists = isinstance(x, list | tuple) and isinstance(specs, list | tuple)
     if lists and len(x) == len(specs):
-        return [_matched(*pair) for pair in zip(x, specs, strict=True)]
+        return [matched(*pair) for pair in zip(x, specs, strict=True)]
     return x
 
 

@@ -2,11 +2,12 @@
 
 import importlib
 import json
+import os
 import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ import numpy as np
 from layertap import listening
 from layertap.errors import DataError, ModelFileError, OptionError
 from layertap.images import read_images
+from layertap.parquet_files import SUFFIX as PARQUET
+from layertap.parquet_files import parquet_files, read_parquet
+from layertap.zarr_files import is_zarr, open_zarr
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 # The first release of Keras that has its safe mode for .h5 files, too.
@@ -127,36 +131,57 @@ def _why(path: str, error: Exception) -> str:
     )
 
 
-def load_data(source: str, model: Any) -> Data:
+def load_data(source: str | os.PathLike[str], model: Any) -> Data:
     """Opens the data that a command names.
 
     Args:
-        source: A `.npy` or `.npz` file, a folder of images, or
-            `package.module:callable`.
+        source: A `.npy`, `.npz` or `.parquet` file, a folder in Zarr's format, of
+            Parquet files or of images, or `package.module:callable`.
         model: The model that takes them.
 
     Raises:
         DataError: If there are no such data, or they don't fit the model.
+        BackendMissingError: If what reads them is not installed.
     """
+    source = os.fspath(source)
     path = Path(source)
     if path.suffix == ".npy" and path.is_file():
         return Data(_numpy(path))
     if path.suffix == ".npz" and path.is_file():
         return _archive(path, model)
+    if is_zarr(source):
+        found = open_zarr(source, _input_names(model), ALONG)
+        return named(found, model, source) if isinstance(found, dict) else Data(found)
+    if path.suffix == PARQUET and path.is_file():
+        return named(read_parquet([path]), model, source)
     if path.is_dir():
-        images = read_images(path, listening.input_specs(model))
-        labelled = images if images.labels is None else (images, images.labels)
-        return Data(labelled, images.ids)
+        return _folder(path, model)
     module, colon, name = source.partition(":")
     if colon and name and all(part.isidentifier() for part in module.split(".")):
-        found = getattr(_import(module, "DATA"), name, None)
-        if not callable(found):
+        made = getattr(_import(module, "DATA"), name, None)
+        if not callable(made):
             raise DataError(f"The module {module} has no callable {name!r}.")
-        return Data(found())
+        return Data(made())
     raise DataError(
-        f"{source} is no data: expected a .npy or .npz file that is there, a folder of "
-        "images, or package.module:callable."
+        f"{source} is no data: expected a .npy, .npz or .parquet file that is there, a "
+        "Zarr array or group, a folder of Parquet files or of images, or "
+        "package.module:callable."
     )
+
+
+def _folder(path: Path, model: Any) -> Data:
+    files = parquet_files(path)
+    if files:
+        return named(read_parquet(files), model, str(path))
+    images = read_images(path, listening.input_specs(model))
+    labelled = images if images.labels is None else (images, images.labels)
+    return Data(labelled, images.ids)
+
+
+def _input_names(model: Any) -> set[str]:
+    """Returns the names of the inputs of a model; none, if it has no graph."""
+    specs = listening.input_specs(model)
+    return {spec.name for spec in keras.tree.flatten(specs)} if specs else set()
 
 
 def _numpy(path: Path) -> Any:
@@ -173,15 +198,32 @@ def _archive(path: Path, model: Any) -> Data:
             arrays = {name: archive[name] for name in archive.files}
     except (*UNREADABLE, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is no .npz that NumPy can read: {error}") from error
-    specs = listening.input_specs(model)
-    names = {spec.name for spec in keras.tree.flatten(specs)} if specs else set()
+    return named(arrays, model, str(path))
+
+
+def named(
+    arrays: Mapping[str, Any], model: Any, where: str, *, any_name: bool = False
+) -> Data:
+    """Returns arrays with names as data: inputs, and what goes along.
+
+    Args:
+        arrays: Inputs by name, and `labels`, `sample_weight` and `ids`.
+        model: The model that takes them.
+        where: What holds them, for errors.
+        any_name: Whether the only input of a model may have another name here.
+
+    Raises:
+        DataError: If there is no input among them.
+    """
+    arrays = dict(arrays)
+    names = _input_names(model)
     labels, weights, ids = (
         arrays.pop(name, None) if name not in names else None for name in ALONG
     )
     if not arrays:
-        raise DataError(f"{path} holds no input for {model.name!r}.")
+        raise DataError(f"{where} holds no input for {model.name!r}.")
     inputs: Any = arrays
-    if len(arrays) == 1 and not names:
+    if len(arrays) == 1 and (not names or (any_name and len(names) == 1)):
         (inputs,) = arrays.values()
     if labels is None and weights is None:
         return Data(inputs, ids)

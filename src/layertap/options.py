@@ -15,6 +15,10 @@ DATA is one of
   a .npz file               one array for each input, by its name; arrays
                             called `labels`, `sample_weight` and `ids` are
                             saved along
+  a Zarr array or group     version 2 or 3, a folder or a URL (s3://...);
+                            a group is what a .npz is
+  a .parquet file           or a folder of them: one column for each input;
+                            lists of one length are arrays
   a folder of images        resized to the model's input; the paths are ids
   package.module:callable   returns anything that layertap.save takes
 """

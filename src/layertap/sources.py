@@ -12,8 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from layertap.elements import column, count, leaf_name, sliceable, taken, unpack
 from layertap.errors import DataError, DataTypeError, OptionError
-from layertap.inputs import arrange, array_of, check_dense, is_array
+from layertap.inputs import arrange, is_array, matched
 
 BATCH_SIZE = 32
 
@@ -31,9 +32,13 @@ class Arrays:
                 f"{batch_size!r}."
             )
         self.batch_size = int(self.batch_size)
+        self.size: int | None = self.batch_size
         x, y, weight = unpack(data, specs)
-        x = keras.tree.map_structure(_column, _taken(x, specs))
-        self._arrays: Any = keras.tree.map_structure(_sliceable, (x, y, weight))
+        if isinstance(x, Mapping) and specs is not None:
+            # A name that is not there is told before arrays that nobody wants are read.
+            matched(x, specs)
+        x = keras.tree.map_structure(column, taken(x, specs))
+        self._arrays: Any = keras.tree.map_structure(sliceable, (x, y, weight))
         shapes = {
             leaf_name(
                 ("inputs", "labels", "sample_weight")[path[0]], path[1:]
@@ -53,15 +58,15 @@ class Arrays:
 
     def peek(self) -> Iterator[Any]:
         """Yields the first element."""
-        return (element for _, element in self.elements(0))
+        return (element for _, element in self.elements(0, None))
 
-    def elements(self, start: int) -> Iterator[tuple[int, Any]]:
+    def elements(self, start: int, stop: int | None) -> Iterator[tuple[int, Any]]:
         """Yields what has the rows from one on, each with the number of its first."""
         rows = self.rows or 0
         # What needs no memory is arranged all at once.
         size = self.batch_size if self._converted() else max(rows, 1)
         first = start // self.batch_size * self.batch_size if start < rows else rows
-        for row in range(first, rows, size):
+        for row in range(first, rows if stop is None else min(rows, stop), size):
             yield row, self._rows(slice(row, row + size))
 
     def _rows(self, part: slice) -> Any:
@@ -86,6 +91,7 @@ class Stream:
 
     batch_size = None
     rows = None
+    size = None
     # A generator may fill one buffer anew for each of its batches.
     stable = False
 
@@ -99,20 +105,22 @@ class Stream:
         """Yields the first element with rows; the next reading begins with it."""
         reading = self._read()
         for element in reading:
-            if _count(element, self._specs):
+            if count(element, self._specs):
                 self._begun = chain([element], reading)
                 yield element
                 return
 
-    def elements(self, start: int) -> Iterator[tuple[int, Any]]:
+    def elements(self, start: int, stop: int | None) -> Iterator[tuple[int, Any]]:
         """Yields what has the rows from one on, each with the number of its first."""
         reading, self._begun = self._begun or self._read(), None
         row = 0
         for element in reading:
-            rows = _count(element, self._specs)
+            rows = count(element, self._specs)
             if rows and row + rows > start:
                 yield row, element
             row += rows
+            if stop is not None and row >= stop:
+                return
 
     def _read(self) -> Iterator[Any]:
         reading = self._batches()
@@ -139,33 +147,87 @@ def source(data: Any, specs: Any, batch_size: int | None) -> Arrays | Stream:
     """
     batches = _batches(data)
     if batches is None:
-        leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
-        other = next((leaf for leaf in leaves if not is_array(leaf)), None)
-        if other is not None or not leaves:
-            strange = data if other is None else other
-            a_path = isinstance(strange, str | bytes | os.PathLike)
-            raise DataTypeError(
-                "Data are arrays, lists or dictionaries of them, data sets or "
-                f"iterables of batches; found {type(strange).__name__}. "
-                + ("Load the file first." if a_path else "Make it an array first.")
-            )
+        check_arrays(data)
         return Arrays(data, specs, batch_size)
+    check_no_size(data, batch_size)
+    return Stream(batches, specs)
+
+
+def check_arrays(data: Any) -> None:
+    """Raises unless these are arrays, in lists or dictionaries perhaps.
+
+    Raises:
+        DataTypeError: If they are not.
+    """
+    leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
+    other = next((leaf for leaf in leaves if not is_array(leaf)), None)
+    if other is None and leaves:
+        return
+    strange = data if other is None else other
+    a_path = isinstance(strange, str | bytes | os.PathLike)
+    raise DataTypeError(
+        "Data are arrays, lists or dictionaries of them, data sets or "
+        f"iterables of batches; found {type(strange).__name__}. "
+        + ("Load the file first." if a_path else "Make it an array first.")
+    )
+
+
+def check_no_size(data: Any, batch_size: int | None) -> None:
+    """Raises if a batch size is given for data with batches of their own.
+
+    Raises:
+        OptionError: If it is.
+    """
     if batch_size is not None:
         raise OptionError(
             f"`batch_size` is for arrays; {type(data).__name__} brings its own batches."
         )
-    return Stream(batches, specs)
+
+
+def check_end(dataset: Any) -> None:
+    """Raises if a `keras.utils.PyDataset` goes on for ever.
+
+    Raises:
+        DataError: If it does.
+    """
+    if dataset.num_batches is None:
+        raise DataError(
+            f"{type(dataset).__name__} has no end: its num_batches is None. Give it a "
+            "number of batches."
+        )
+
+
+def is_numbered(data: Any) -> bool:
+    """Whether any batch of these data can be had by its number."""
+    return isinstance(data, keras.utils.PyDataset)
+
+
+def check_no_stream(data: Any) -> None:
+    """Raises if rows of these data can only be had one after the other.
+
+    Raises:
+        DataTypeError: If that is so.
+    """
+    if is_numbered(data) or _batches(data) is None:
+        return
+    raise DataTypeError(
+        f"{type(data).__name__} gives its batches one after the other, but each worker "
+        "needs rows from any place, without those before them. Save it with "
+        "`layertap.save`, which takes any stream; or pass arrays, a path, a "
+        "keras.utils.PyDataset, a ray.data.Dataset, or package.module:callable."
+    )
 
 
 def _batches(data: Any) -> Callable[[], Iterator[Any]] | None:
     """Returns what starts a stream of batches, or None if these are arrays."""
-    if isinstance(data, keras.utils.PyDataset):
-        if data.num_batches is None:
-            raise DataError(
-                f"{type(data).__name__} has no end: its num_batches is None. Give it a "
-                "number of batches."
-            )
-        return lambda: map(_as_tuple, _of_dataset(data))
+    if is_numbered(data):
+        check_end(data)
+        return lambda: of_dataset(data, range(data.num_batches))
+    if is_of_ray(data):
+        raise DataTypeError(
+            "A ray.data.Dataset is for `layertap.distributed.save`. To save it here, "
+            "pass its batches: data.iter_batches()."
+        )
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and isinstance(data, tensorflow.data.Dataset):
         if int(data.cardinality()) == tensorflow.data.INFINITE_CARDINALITY:
@@ -179,20 +241,30 @@ def _batches(data: Any) -> Callable[[], Iterator[Any]] | None:
     return (lambda: iter(data)) if isinstance(data, Iterable) else None
 
 
+def is_of_ray(data: Any) -> bool:
+    """Whether this is a `ray.data.Dataset`."""
+    ray_data = sys.modules.get("ray.data")
+    return ray_data is not None and isinstance(data, ray_data.Dataset)
+
+
 def _as_tuple(element: Any) -> Any:
     """Makes a list a tuple, `(x, y)`, as Keras does for these sources."""
     return tuple(element) if isinstance(element, list) else element
 
 
-def _of_dataset(data: Any) -> Iterator[Any]:
-    """Yields the batches of a PyDataset in order, read ahead by its workers."""
+def of_dataset(data: Any, numbers: Iterable[int]) -> Iterator[Any]:
+    """Yields batches of a PyDataset in order, read ahead by its workers."""
+    return map(_as_tuple, _read_ahead(data, numbers))
+
+
+def _read_ahead(data: Any, numbers: Iterable[int]) -> Iterator[Any]:
     if data.workers <= 1:
-        yield from map(data.__getitem__, range(data.num_batches))
+        yield from map(data.__getitem__, numbers)
         return
     pool = ThreadPoolExecutor(data.workers)
     ahead: deque[Any] = deque()
     try:
-        for index in range(data.num_batches):
+        for index in numbers:
             if len(ahead) >= max(data.max_queue_size, 1):
                 yield ahead.popleft().result()
             ahead.append(pool.submit(data.__getitem__, index))
@@ -201,73 +273,3 @@ def _of_dataset(data: Any) -> Iterator[Any]:
     finally:
         # After an error, or where nobody wants the rest, what waits is not read.
         pool.shutdown(cancel_futures=True)
-
-
-def unpack(element: Any, specs: Any) -> tuple[Any, Any, Any]:
-    """Splits `(x, y, sample_weight)`, as far as it is that."""
-    if not isinstance(element, tuple):
-        return element, None, None
-    count = 0 if specs is None else len(keras.tree.flatten(specs))
-    plain = all(is_array(member) for member in element)
-    if plain and len(element) == count >= 2:
-        return list(element), None, None
-    if not 1 <= len(element) <= 3:
-        raise DataError(
-            f"A tuple is (x,), (x, y) or (x, y, sample_weight); found one of "
-            f"{len(element)} members. Several inputs are a list or a dictionary."
-        )
-    x, y, weight = (*element, None, None)[:3]
-    return x, y, weight
-
-
-def _taken(x: Any, specs: Any) -> Any:
-    """Leaves out of a dictionary what the model does not take."""
-    if not isinstance(x, Mapping) or specs is None:
-        return x
-    if isinstance(specs, Mapping):
-        names = set(specs)
-    else:
-        names = {spec.name for spec in keras.tree.flatten(specs)}
-    # Where a name is missing, the error to come tells those that are there.
-    return {name: x[name] for name in names} if names <= set(x) else x
-
-
-def _count(element: Any, specs: Any) -> int:
-    x, _, _ = unpack(element, specs)
-    for leaf in keras.tree.flatten(_taken(x, specs)):
-        shape: Any = getattr(leaf, "shape", ())
-        if len(shape) and shape[0] is not None:
-            return int(shape[0])
-    # Not an array with rows: `arrange` says what is wrong with it.
-    return 1
-
-
-def _column(leaf: Any) -> Any:
-    """Makes a pandas Series of inputs a column, as Keras does."""
-    series = hasattr(leaf, "iloc") and leaf.ndim == 1
-    return array_of(leaf)[:, None] if series else leaf
-
-
-def _sliceable(leaf: Any) -> Any:
-    """Returns an array that is sliced by rows; a table of pandas slices by names."""
-    if leaf is None:
-        return None
-    check_dense(leaf)
-    jax = sys.modules.get("jax")
-    if (
-        hasattr(leaf, "iloc")
-        or not hasattr(leaf, "shape")
-        # As in Keras: NumPy slices faster than JAX, and shares memory on a CPU.
-        or (jax is not None and isinstance(leaf, jax.Array))
-    ):
-        leaf = array_of(leaf)
-    if not leaf.shape:
-        raise DataError(
-            "Data have rows: an array with at least one axis; found a scalar."
-        )
-    return leaf
-
-
-def leaf_name(what: str, path: tuple[Any, ...]) -> str:
-    """Returns what to call a leaf of a structure, by its path."""
-    return what + "".join(f"[{key!r}]" for key in path)

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zarr
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -188,9 +191,29 @@ def numbers(folder: Path) -> None:
     np.savez(folder / "misspelt.npz", a=x[:, :4], bb=x[:, :4])
     np.savez(folder / "missing.npz", a=x[:, :4])
     np.savez(folder / "only_labels.npz", labels=np.arange(50))
-    for name in ("x.npy", "x.npz"):
+    tables(folder, x)
+    for name in ("x.npy", "x.npz", "x.parquet"):
         whole = (folder / name).read_bytes()
         (folder / f"cut.{name}").write_bytes(whole[: len(whole) // 2])
+
+
+def tables(folder: Path, x: np.ndarray) -> None:
+    """The same rows in Zarr and in Parquet."""
+    zarr.create_array(folder / "x_array.zarr", data=x, chunks=(16, 8))
+    columns = {"x": x, "labels": np.arange(50), "ids": np.arange(50) + 100}
+    for name, version in (("x.zarr", 3), ("x2.zarr", 2)):
+        group = zarr.open_group(folder / name, mode="w", zarr_format=version)
+        for key, array in columns.items():
+            group.create_array(key, data=array)
+    zarr.open_group(folder / "empty.zarr", mode="w")
+    texts = [str(i) for i in columns["ids"]]
+    table = pa.table(columns | {"x": x.tolist(), "ids": texts, "notes": [None] * 50})
+    pq.write_table(table, folder / "x.parquet", row_group_size=20)
+    (folder / "parts").mkdir()
+    for number, start in enumerate((0, 30)):
+        part = table[start : 30 if start == 0 else 50]
+        pq.write_table(part, folder / "parts" / f"{number}.parquet")
+    pq.write_table(table.drop_columns("x"), folder / "no_x.parquet")
 
 
 @pytest.fixture
@@ -399,6 +422,35 @@ def test_sample_weights_of_an_archive_are_saved_along(here, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "data", ["x_array.zarr", "x.zarr", "x2.zarr", "x.parquet", "parts"]
+)
+def test_zarr_and_parquet_are_saved_as_the_same_rows_of_numpy(here, tmp_path, data):
+    store = tmp_path / "v.zarr"
+    succeeds("save", "two.keras", data, "-o", store)
+    saved = layertap.open(store)
+    expected = layertap.capture(keras.models.load_model("two.keras"), np.load("x.npy"))
+    for address in saved:
+        np.testing.assert_array_equal(saved[address][:], expected[address])
+    succeeds("verify", store, "--model", "two.keras", "--data", data, "--rows", 0)
+    if data == "x_array.zarr":
+        assert saved.labels is None
+        return
+    assert saved.labels[:].tolist() == list(range(50))
+    ids = saved.ids.tolist()
+    assert list(map(int, ids)) == list(range(100, 150))
+    assert isinstance(ids[0], str if data in ("x.parquet", "parts") else int)
+
+
+def test_a_store_is_no_data_but_its_arrays_are(here, tmp_path):
+    store, again = tmp_path / "v.zarr", tmp_path / "again.zarr"
+    succeeds("save", "of_images.keras", "images", "-o", store)
+    line = fails(2, "save", "two.keras", store, "-o", again)
+    assert "v.zarr is a store of layertap's" in line
+    line = fails(2, "save", "two.keras", store / "fusion" / "in" / "1", "-o", again)
+    assert "'x' takes shape (rows, 8); found (3, 3)" in line
+
+
 def test_a_folder_of_images_brings_labels_and_ids(here, tmp_path):
     store = tmp_path / "v.zarr"
     succeeds("save", "of_images.keras", "images", "-o", store)
@@ -453,6 +505,11 @@ def test_models_that_cannot_be_planned(here, words, told):
         ("two", "pickled.npy", ["pickled.npy", "Python objects"]),
         ("two", "cut.x.npy", ["cut.x.npy is no array that NumPy can read"]),
         ("two", "cut.x.npz", ["cut.x.npz is no .npz that NumPy can read"]),
+        ("two", "cut.x.parquet", ["cut.x.parquet is no Parquet file that can be read"]),
+        ("two", "no_x.parquet", ["'x'", "notes"]),
+        ("two", "empty.zarr", ["empty.zarr holds no input for 'two'"]),
+        ("pair", "x.zarr", ["'a'", "'x'"]),
+        ("pair", "x_array.zarr", ["2 inputs (a, b)"]),
         ("two", "misnamed.npz", ["'x'", "'y'"]),
         ("two", "only_labels.npz", ["only_labels.npz holds no input for 'two'"]),
         ("pair", "misspelt.npz", ["'b'", "Did you mean 'bb'"]),
@@ -608,7 +665,8 @@ def test_help_imports_nothing_heavy():
         try:
             run()
         finally:
-            heavy = {"keras", "numpy", "tensorflow", "jax", "torch", "tensorstore"}
+            heavy = {"keras", "numpy", "tensorflow", "jax", "torch", "tensorstore",
+                     "pyarrow", "ray"}
             print("imported:", sorted(heavy & set(sys.modules)))
     """)
     done = subprocess.run(

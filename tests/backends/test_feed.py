@@ -298,6 +298,100 @@ def test_batches_from_a_row_are_the_tail_of_all(rows, size, start, stream):
     assert len(found) == max(0, -(-rows // size) - start // size) * (start < rows)
 
 
+class Counted(Batches):
+    """Notes which of its batches are read; fills one buffer anew for each."""
+
+    def __init__(self, batches: list[Any], **options: Any) -> None:
+        super().__init__(batches, **options)
+        self.read: list[int] = []
+        self.buffer = np.empty((max(len(x) for x, _ in batches), 3), "float32")
+
+    def __getitem__(self, index: int) -> Any:
+        self.read.append(index)
+        x, y = super().__getitem__(index)
+        if self.workers > 1:
+            return [x, y]
+        self.buffer[: len(x)] = x
+        return [self.buffer[: len(x)], y]
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    rows=st.integers(1, 40),
+    size=st.integers(1, 12),
+    start=st.integers(0, 45),
+    count=st.none() | st.integers(0, 20),
+    workers=st.sampled_from([1, 3]),
+    kind=st.sampled_from(["numbered", "views", "converted"]),
+)
+@example(rows=20, size=5, start=5, count=5, workers=3, kind="numbered")
+def test_batches_from_anywhere_are_some_of_all(rows, size, start, count, workers, kind):
+    x = np.arange(rows * 3, dtype="float32").reshape(rows, 3)
+    pairs = cut(x, x[:, 0], size=size)
+    if kind == "numbered":
+        data = Counted(pairs, workers=workers, max_queue_size=4)
+        feed = Feed(data, ONE, anywhere=True)
+        assert feed.batch_size is None
+        data.read.clear()
+    else:
+        arrays = (x if kind == "views" else x.astype("float64"), x[:, 0])
+        feed = Feed(arrays, ONE, size, anywhere=True)
+    of_first = min(size, rows) if kind == "numbered" else size
+    assert (feed.rows, feed.size) == (rows, of_first)
+    stop = None if count is None else start + count
+    found = list(feed.batches(start, stop))
+    end = rows if stop is None else min(stop, rows)
+    firsts = [
+        row
+        for row in range(0, rows, size)
+        if row + size > start and row < end and start < end
+    ]
+    assert [batch.row for batch in found] == firsts
+    for batch in found:
+        part = slice(batch.row, min(batch.row + size, rows))
+        np.testing.assert_array_equal(batch.inputs, x[part])
+        np.testing.assert_array_equal(batch.labels, x[part, 0])
+    if kind == "numbered":
+        # The first one also for its form.
+        assert sorted(data.read) == sorted([0, *(row // size for row in firsts)])
+
+
+def test_a_stream_ends_where_it_is_told():
+    taken = []
+
+    def watched():
+        for element in TRIPLES:
+            taken.append(element)
+            yield element
+
+    assert [batch.row for batch in Feed(watched(), ONE).batches(3, 12)] == [0, 5, 10]
+    assert len(taken) == 3
+
+
+def test_a_data_set_that_is_empty_or_changes_its_sizes_can_not_be_read_anywhere():
+    with pytest.raises(DataError, match="empty: not one row"):
+        next(Feed(Batches([]), ONE, anywhere=True).batches())
+    for batches, words in (
+        ([X[:0]], "Batch 0 of Batches has 0 rows"),
+        ([X[:0], X[:5]], "Batch 1 of Batches has 5 rows, its first batch 0"),
+        ([X[:5], X[:5], X[:6]], "Batch 2 of Batches has 6 rows, its first batch 5"),
+        ([X[:5], X[:5], X[:0]], "Batch 2 of Batches has 0 rows"),
+        ([X[:5], X[:4], X[:5]], "Batch 1 of Batches has 4 rows"),
+    ):
+        with pytest.raises(DataError, match=words + r".*layertap\.save"):
+            list(Feed(Batches(batches), ONE, anywhere=True).batches())
+    with pytest.raises(DataError, match="Endless has no end"):
+        Feed(Endless(TRIPLES), ONE, anywhere=True)
+    with pytest.raises(OptionError, match=r"batch_size.*its own batches"):
+        Feed(Batches(TRIPLES), ONE, 8, anywhere=True)
+
+
+@pytest.mark.parametrize("name", [name for name in STREAMS if "PyDat" not in name])
+def test_a_stream_can_not_be_read_from_anywhere(name):
+    with pytest.raises(DataTypeError, match=r"one after the other.*`layertap\.save`"):
+        Feed(STREAMS[name](), ONE, anywhere=True)
+
+
 # What can't be taken.
 
 GOOD = X[:8]

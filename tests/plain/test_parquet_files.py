@@ -1,0 +1,176 @@
+"""Parquet columns as data: the numbers that were written, read when they are sliced."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layertap.errors import DataError
+from layertap.parquet_files import parquet_files, read_parquet
+
+ROWS = 23
+X = np.random.default_rng(0).normal(size=(ROWS, 3)).astype("float32")
+MAPS = np.arange(ROWS * 6, dtype="int16").reshape(ROWS, 2, 3)
+TENSORS = pa.FixedShapeTensorArray.from_numpy_ndarray(MAPS)
+COLUMNS = {
+    "numbers": pa.array(X[:, 0]),
+    "booleans": pa.array(X[:, 0] > 0),
+    "halves": pa.array(X[:, 0].astype("float16")),
+    "fixed": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 3),
+    "lists": pa.array(X.tolist(), pa.list_(pa.float32())),
+    "large": pa.array(X.tolist(), pa.large_list(pa.float32())),
+    "nested": pa.array(MAPS.tolist(), pa.list_(pa.list_(pa.int16(), 3))),
+    "tensors": TENSORS,
+    "texts": pa.array([f"row {i}" for i in range(ROWS)]),
+    "labels of few": pa.array([f"{i % 3}" for i in range(ROWS)]).dictionary_encode(),
+}
+EXPECTED = {
+    "numbers": X[:, 0],
+    "booleans": X[:, 0] > 0,
+    "halves": X[:, 0].astype("float16"),
+    "fixed": X,
+    "lists": X,
+    "large": X,
+    "nested": MAPS,
+    "tensors": MAPS,
+    "texts": np.array([f"row {i}" for i in range(ROWS)], object),
+    "labels of few": np.array([f"{i % 3}" for i in range(ROWS)], object),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """23 rows in three files, whose names tell their order."""
+    folder = tmp_path_factory.mktemp("parquet")
+    table = pa.table(COLUMNS)
+    names = ("a/1.parquet", "a/2.parquet", "b.parquet", "c.parquet")
+    cuts = (0, 7, 7, 16, ROWS)
+    for name, start, stop in zip(names, cuts, cuts[1:], strict=False):
+        (folder / name).parent.mkdir(exist_ok=True)
+        pq.write_table(table[start:stop], folder / name, row_group_size=4)
+    (folder / "a" / "notes.txt").write_text("no table")
+    (folder / "_delta_log").mkdir()
+    for name in ("_delta_log/1.parquet", ".hidden.parquet"):
+        (folder / name).write_text("no table")
+    return parquet_files(folder)
+
+
+def test_files_of_a_folder_come_in_the_order_of_their_paths(files):
+    assert [file.name for file in files] == [
+        "1.parquet",
+        "2.parquet",
+        "b.parquet",
+        "c.parquet",
+    ]
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(
+    start=st.none() | st.integers(-30, 30),
+    stop=st.none() | st.integers(-30, 30),
+    step=st.sampled_from([None, 1, 3, -1, -4]),
+)
+def test_any_slice_is_that_of_the_array(files, start, stop, step):
+    part = slice(start, stop, step)
+    found = read_parquet(files)
+    assert list(found) == list(EXPECTED)
+    for name, expected in EXPECTED.items():
+        column = found[name]
+        assert (len(column), column.shape) == (ROWS, expected.shape)
+        assert column[part].dtype == column.dtype == expected.dtype
+        np.testing.assert_array_equal(column[part], expected[part])
+
+
+def test_a_whole_column(files):
+    for name, column in read_parquet(files).items():
+        np.testing.assert_array_equal(np.asarray(column), EXPECTED[name])
+
+
+def test_only_the_row_groups_of_a_slice_are_read_and_once(files, tmp_path):
+    path = tmp_path / "x.parquet"
+    table = pa.table({"x": COLUMNS["fixed"], "y": COLUMNS["texts"]})
+    pq.write_table(table, path, row_group_size=5)
+    column = read_parquet([path])["x"]
+    np.testing.assert_array_equal(column[7:12], X[7:12])
+    path.write_bytes(b"gone")
+    np.testing.assert_array_equal(column[5:15], X[5:15])
+    assert column.shape == (ROWS, 3)
+    with pytest.raises(DataError, match=r"'x', row group 3 of .*x\.parquet, can't be"):
+        column[14:16]
+
+
+def test_tables_without_rows(tmp_path):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"x": COLUMNS["fixed"]})[:0], path)
+    column = read_parquet([path])["x"]
+    assert len(column) == len(column[:]) == 0
+
+
+def short(values, kind=None):
+    return pa.table({"x": pa.array(values, kind)})
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (short([1, None, 3]), "1 values are missing"),
+        (short([[1, 2], None]), "1 values are missing"),
+        (short([[1, 2], [3, None]]), "1 values are missing"),
+        (short([[1, 2], None], pa.list_(pa.int64(), 2)), "1 values are missing"),
+        (short([[1, 2], [3]]), "lists have from 1 to 2 members; make them of one"),
+        (short([{"a": 1}]), "holds struct.*which is no array"),
+    ],
+)
+def test_columns_that_are_no_arrays(tmp_path, table, words):
+    pq.write_table(table, tmp_path / "x.parquet")
+    column = read_parquet([tmp_path / "x.parquet"])["x"]
+    with pytest.raises(DataError, match=rf"Column 'x', row group 0 of .*: .*{words}"):
+        len(column)
+
+
+def test_rows_that_differ_from_file_to_file(tmp_path):
+    tables = {"a": short([[1, 2]]), "b": short([[1, 2, 3]]), "c": short([[1.0, 2.0]])}
+    for name, table in tables.items():
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    first = tmp_path / "a.parquet"
+    for name, form in (("b", r"int64 of shape \('rows', 3\)"), ("c", "float64")):
+        column = read_parquet([first, tmp_path / f"{name}.parquet"])["x"]
+        assert column[:1].tolist() == [[1, 2]]
+        with pytest.raises(DataError, match=rf"has {form}.*{name}\.parquet.*int64"):
+            column[:]
+
+
+def test_files_that_are_no_tables_or_other_tables(tmp_path):
+    text, one, other = (tmp_path / f"{name}.parquet" for name in ("text", "a", "b"))
+    text.write_text("hello, no table")
+    with pytest.raises(DataError, match=r"text\.parquet is no Parquet file"):
+        read_parquet([text])
+    pq.write_table(short([1]), one)
+    pq.write_table(pa.table({"y": [1]}), other)
+    with pytest.raises(DataError, match=r"b\.parquet has the columns y; .*a\.parq.* x"):
+        read_parquet([one, other])
+    other.write_bytes(one.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"b\.parquet is no Parquet file"):
+        read_parquet([other])
+
+
+def test_without_pyarrow_the_command_that_installs_it_is_told(files):
+    program = (
+        "import sys; sys.modules['pyarrow'] = None\n"  # as if not installed
+        "from layertap.errors import BackendMissingError\n"
+        "from layertap.parquet_files import read_parquet\n"
+        "try:\n    read_parquet([sys.argv[1]])\n"
+        "except BackendMissingError as error:\n    print(error)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program, files[0]],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 'pip install "layertap[parquet]"' in told.stdout
