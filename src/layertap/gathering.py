@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import OptionError
-from layertap.keeping import to_texts
+from layertap.keeping import from_bytes, to_bytes, to_texts
 from layertap.plans import Plan
 from layertap.statistics import Statistics, sound
 from layertap.units import unit_axes
@@ -70,9 +70,37 @@ class Gatherer:
                     f"{self._rows[name]}. Give all rows in order."
                 )
             found = of_rows(arrays[name], self._axes[name])
-            before = self._found.get(name)
-            self._found[name] = found if before is None else before.merged(found)
-            self._rows[name] += len(arrays[name])
+            self._take(name, len(arrays[name]), found)
+
+    def noted(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """Returns what `add_noted` takes in, of rows that are not taken in here.
+
+        Args:
+            arrays: As of `add`.
+        """
+        return {
+            name: to_bytes(of_rows(arrays[name], axis))
+            for name, axis in self._axes.items()
+        }
+
+    def add_noted(self, rows: int, noted: Mapping[str, Any]) -> None:
+        """Takes in the next rows, of which it was noted what is known.
+
+        Args:
+            rows: How many rows they are.
+            noted: What `noted` gave.
+
+        Raises:
+            KeyError: If a part is missing.
+            ValueError: If they can't be statistics.
+        """
+        for name in self._axes:
+            self._take(name, rows, from_bytes(noted[name]))
+
+    def _take(self, name: str, rows: int, found: Statistics) -> None:
+        before = self._found.get(name)
+        self._found[name] = found if before is None else before.merged(found)
+        self._rows[name] += rows
 
     def to_json(self) -> dict[str, Any]:
         """Returns what a store keeps of the statistics, by address."""

@@ -1,5 +1,6 @@
 """How a store keeps statistics: as texts of numbers, which are read with care."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,6 +89,40 @@ def from_texts(data: Mapping[str, Any], shape: Sequence[int]) -> Statistics:
         *(_numbers(data[name], units, np.float64) for name in MOMENTS),
         *(_numbers(data.get(name, none), units, np.int64) for name in COUNTED),
     )
+    _check(found)
+    return found
+
+
+def to_bytes(statistics: Statistics) -> dict[str, Any]:
+    """Returns what `from_bytes` makes the same statistics of, to the bit.
+
+    Args:
+        statistics: The statistics of some rows of a value.
+    """
+    numbers = {
+        name: base64.b64encode(getattr(statistics, name).tobytes()).decode()
+        for name in (*MOMENTS, *COUNTED)
+    }
+    return {"axis": statistics.axis, "count": statistics.count, **numbers}
+
+
+def from_bytes(data: Mapping[str, Any]) -> Statistics:
+    """Returns the statistics that `to_bytes` gave.
+
+    Args:
+        data: What a worker has noted of some rows.
+
+    Raises:
+        KeyError: If a part is missing.
+        ValueError: If they can't be statistics.
+    """
+
+    def numbers(name: str, dtype: type) -> NDArray[Any]:
+        return np.frombuffer(base64.b64decode(data[name]), dtype)
+
+    moments = (numbers(name, np.float64) for name in MOMENTS)
+    counted = (numbers(name, np.int64) for name in COUNTED)
+    found = Statistics(data["axis"], data["count"], *moments, *counted)
     _check(found)
     return found
 

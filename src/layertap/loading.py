@@ -41,7 +41,13 @@ class Data(NamedTuple):
     ids: Any = None
 
 
-def load_model(path: str, *, trust: bool = False, modules: Sequence[str] = ()) -> Any:
+def load_model(
+    path: str,
+    *,
+    trust: bool = False,
+    modules: Sequence[str] = (),
+    objects: Mapping[str, Any] | None = None,
+) -> Any:
     """Loads a model.
 
     Args:
@@ -49,6 +55,7 @@ def load_model(path: str, *, trust: bool = False, modules: Sequence[str] = ()) -
         trust: Whether code in the file may run: Keras' safe mode is off then. Else it
             is on, or the file is not loaded.
         modules: Modules to import first; they register custom objects.
+        objects: Custom objects by their names, beside those that are registered.
 
     Raises:
         ModelFileError: If there is no such file, or no model in it that may be
@@ -79,7 +86,9 @@ def load_model(path: str, *, trust: bool = False, modules: Sequence[str] = ()) -
             "file, pass --trust-model; or save it as .keras, or install a newer Keras."
         )
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=not trust)
+        return keras.models.load_model(
+            path, dict(objects or {}), compile=False, safe_mode=not trust
+        )
     except Exception as error:  # A model file builds any classes with any errors.
         raise ModelFileError(_why(path, error)) from error
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -12,6 +12,7 @@ from layertap import grades, identity, structures, texts
 from layertap.errors import DataError, DataTypeError
 from layertap.feed import Batch, Feed
 from layertap.grades import told_apart
+from layertap.lazy import LazyRows
 from layertap.plans import Plan
 from layertap.reducing import Reduction
 from layertap.saved import DIGESTS, IDS, LABELS, SAMPLE_WEIGHT, Saved
@@ -20,6 +21,15 @@ from layertap.tap import Tap
 from layertap.values import beside
 
 Arrays = dict[str, NDArray[Any]]
+
+
+class Stored(Protocol):
+    """Rows that were stored, by array."""
+
+    rows: int
+
+    def array(self, path: str) -> Any:
+        """Returns an array, to be sliced."""
 
 
 class Run:
@@ -44,20 +54,20 @@ class Run:
         self.feed = feed
         self.plan = plan
         self._tap = Tap(model, plan, reduction)
-        self._ids: NDArray[Any] | None = None
+        self._ids: Any = None
         kind = None
         if ids is not None:
             self._ids, kind = _ids(ids, feed.rows)
         self._labels = structures.paths(feed.first().labels, LABELS)
         self._weights = structures.paths(feed.first().sample_weight, SAMPLE_WEIGHT)
-        self._identity = {
+        self.identity: dict[str, Any] = {
             **identity.identity(model, plan, feed.batch_size),
             "labels": self._labels,
             "ids": kind,
         }
         if self._weights is not None:
             # Not a None, which stores that were made before do not have.
-            self._identity[SAMPLE_WEIGHT] = self._weights
+            self.identity[SAMPLE_WEIGHT] = self._weights
 
     def given(self, batch: Batch) -> Arrays:
         """Returns the arrays of a batch that follow from the data alone.
@@ -75,7 +85,7 @@ class Run:
                     f"The data have more rows than the {len(self._ids)} ids: row "
                     f"{len(self._ids)} has none."
                 )
-            found[IDS] = self._ids[batch.row : end]
+            found[IDS] = np.asarray(self._ids[batch.row : end])
         return found
 
     def values(self, batch: Batch) -> Arrays:
@@ -115,7 +125,7 @@ class Run:
         Raises:
             LayertapError: If none can.
         """
-        arrays, manifest = self._store()
+        arrays, manifest = self.store()
         Writer.check(arrays, manifest, compression=compression, memory=memory)
 
     def writer(
@@ -126,11 +136,11 @@ class Run:
         observer: Observer,
     ) -> Writer:
         """Makes a new store for the run, and its writer."""
-        arrays, manifest = self._store()
+        arrays, manifest = self.store()
         options: dict[str, Any] = {"compression": compression, "memory": memory}
         return Writer.create(path, arrays, manifest, observer=observer, **options)
 
-    def _store(self) -> tuple[list[ArraySpec], dict[str, Any]]:
+    def store(self) -> tuple[list[ArraySpec], dict[str, Any]]:
         """Returns the arrays and the manifest of a store for the run."""
         for value in self.plan.stored:
             if value.bytes_per_row is None:
@@ -156,7 +166,7 @@ class Run:
             ArraySpec(name, array.shape[1:], array.dtype.name)
             for name, array in self.given(self.feed.first()).items()
         ]
-        return arrays, {"identity": self._identity, "plan": self.plan.to_json()}
+        return arrays, {"identity": self.identity, "plan": self.plan.to_json()}
 
     def differences(self, saved: Saved) -> list[str]:
         """Says how this run differs from the one that made a store, at first sight.
@@ -164,7 +174,7 @@ class Run:
         What can be hashed is compared; of the data only the first batch, which is
         computed again.
         """
-        found = grades.differences(saved.identity, self._identity)
+        found = grades.differences(saved.identity, self.identity)
         rows = self.feed.rows
         if rows is not None and (
             saved.rows > rows or (saved.complete and saved.rows != rows)
@@ -175,7 +185,7 @@ class Run:
                 "format: the store has the first one, which can be opened, but not "
                 "compared with data"
             )
-        return found or self.changes(saved, self.feed.first(), compute=True)
+        return found or self.changes(saved.reader, self.feed.first(), compute=True)
 
     def later_differences(self, saved: Saved) -> list[str]:
         """Says how all the data differ from those of a store; they are read for it.
@@ -188,7 +198,7 @@ class Run:
         for batch in self.feed.batches():
             rows = batch.row + batch.rows
             last = batch.row < saved.rows <= rows
-            found = self.changes(saved, batch, compute=last)
+            found = self.changes(saved.reader, batch, compute=last)
             if found:
                 return found
             if last and not saved.complete:
@@ -198,27 +208,27 @@ class Run:
         self.check_rows(rows)
         return []
 
-    def changes(self, saved: Saved, batch: Batch, *, compute: bool) -> list[str]:
+    def changes(self, stored: Stored, batch: Batch, *, compute: bool) -> list[str]:
         """Says what of a batch is not as it was saved.
 
         Args:
-            saved: The store.
+            stored: The arrays of the store.
             batch: A batch. Of its rows, those that are saved count.
             compute: Whether to compute its values again, if all else is equal.
         """
-        rows = slice(batch.row, min(batch.row + batch.rows, saved.rows))
+        rows = slice(batch.row, min(batch.row + batch.rows, stored.rows))
         if rows.stop <= rows.start:
             return []
-        found = list(self._unlike(saved, self.given(batch), rows))
+        found = list(self._unlike(stored, self.given(batch), rows))
         if found or not compute:
             return found
         values = self.values(batch)
-        return list(self._unlike(saved, values, rows))
+        return list(self._unlike(stored, values, rows))
 
-    def _unlike(self, saved: Saved, arrays: Arrays, rows: slice) -> Iterator[str]:
+    def _unlike(self, there: Stored, arrays: Arrays, rows: slice) -> Iterator[str]:
         for name, fresh in arrays.items():
             fresh = fresh[: rows.stop - rows.start]
-            stored = saved.reader.array(name)[rows]
+            stored = there.array(name)[rows]
             if name in self.plan.addresses or name in beside(self.plan):
                 computed = self.plan.narrowed.get(name)
                 if grades.compare(stored, fresh, computed) == "different":
@@ -305,9 +315,11 @@ def _along(what: str, first: Any, given: Any) -> Arrays:
     return found
 
 
-def _ids(ids: Any, rows: int | None) -> tuple[NDArray[Any], str]:
+def _ids(ids: Any, rows: int | None) -> tuple[Any, str]:
     """Returns ids as an array, and whether they are numbers or texts."""
-    array = np.asarray(ids)
+    # Numbers that are read as they are sliced are left where they are.
+    lazy = isinstance(ids, LazyRows) and ids.dtype.kind in "iu"
+    array = ids if lazy else np.asarray(ids)
     if array.ndim != 1 or (rows is not None and len(array) != rows):
         raise DataError(
             f"`ids` needs one integer or string for each row; found shape "

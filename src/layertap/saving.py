@@ -1,18 +1,17 @@
 """The drive: data -> tap -> store, in bounded memory, going on where it stopped."""
 
 import os
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 import keras
-from numpy.typing import NDArray
 
 from layertap import listening
+from layertap.ahead import Arrays, ahead
 from layertap.capturing import plan_of
-from layertap.errors import LayertapError, OtherRunError, StoreError
+from layertap.earlier import earlier, other_run
+from layertap.errors import LayertapError, StoreError
 from layertap.feed import Batch, Feed
 from layertap.gathering import Gatherer
 from layertap.padding import Pad
@@ -23,12 +22,7 @@ from layertap.reducing import Reduce, Reduction
 from layertap.runs import Run
 from layertap.saved import STATISTICS, Saved
 from layertap.stopping import in_order
-from layertap.store import DEFAULT_MEMORY, Writer, exists, remove
-
-Arrays = dict[str, NDArray[Any]]
-
-# So many batches are begun at once, if one takes less than so many seconds.
-_MANY, _NO_TIME = 16, 0.001
+from layertap.store import DEFAULT_MEMORY, Writer
 
 # Rows that are computed again before a save goes on, at least.
 _LEAST_AGAIN = 1024
@@ -116,26 +110,17 @@ def save(
     selection = Selection(before, outputs, joins, for_head)
     plan = plan_of(model, feed, selection, reduction, pad)
     run = Run(model, feed, plan, reduction, ids)
-    saved = Saved(path) if exists(path) else None
-    if saved is not None:
-        problems = _problems(run, saved, overwrite)
-        if overwrite and not resume and not saved.complete:
-            problems = problems or ["resume=False"]
-        if problems and overwrite:
-            # Not before it is known that there will be another one.
-            run.check(compression, memory)
-            # Without holding its files open.
-            saved = None
-            remove(path)
-        elif problems:
-            raise _other_run(saved, problems, again=feed.again)
-        elif saved.complete:
-            return saved
-        elif not resume:
-            raise StoreError(
-                f"{saved.path} has {saved.rows:,} rows of this run, and is not "
-                "complete. Pass resume=True to go on, or overwrite=True to replace it."
-            )
+    saved = earlier(
+        run,
+        path,
+        run.later_differences,
+        resume=resume,
+        overwrite=overwrite,
+        compression=compression,
+        memory=memory,
+    )
+    if saved is not None and saved.complete:
+        return saved
     gatherer = Gatherer(plan)
     with in_order():
         if saved is None:
@@ -152,39 +137,13 @@ def save(
     return Saved(path)
 
 
-def _problems(run: Run, saved: Saved, overwrite: bool) -> list[str]:
-    """Says how a run differs from the one that made a store.
-
-    All data are read where nothing is to be computed any more, or where the answer
-    decides what is replaced. Else they are compared on the way.
-
-    Raises:
-        OtherRunError: If that takes data that come only once, and they differ.
-    """
-    problems = run.differences(saved)
-    if problems or not (saved.complete or (overwrite and run.feed.again)):
-        return problems
-    problems = run.later_differences(saved)
-    if problems and not run.feed.again:
-        raise _other_run(saved, problems, again=False)
-    return problems
-
-
-def _other_run(saved: Saved, problems: Sequence[str], *, again: bool) -> OtherRunError:
-    instead = "pass overwrite=True to replace it" if again else "delete this one"
-    return OtherRunError(
-        f"{saved.path} is the store of another run. {'; '.join(problems)}. Its "
-        f"{saved.rows:,} rows are kept. Save to another path, or {instead}."
-    )
-
-
 def _drive(run: Run, writer: Writer, gatherer: Gatherer, progress: Show | None) -> None:
     """Taps batch by batch until the data end; whatever happens, commits."""
     title = f"saving {len(run.plan.stored)} values"
     try:
         with shown(title, run.feed.rows, writer.rows, progress) as report:
             _gather_saved(gatherer, Saved(writer.path))
-            for values in _ahead(_remaining(run, writer)):
+            for values in ahead(_remaining(run, writer)):
                 writer.append(values)
                 report(writer.rows, writer.bytes_written)
             writer.commit()
@@ -213,37 +172,6 @@ def _gather_saved(gatherer: Gatherer, saved: Saved) -> None:
             gatherer.add(row, {name: rows})
 
 
-def _ahead(begun: Iterator[Callable[[], Arrays]]) -> Iterator[Arrays]:
-    """Yields the arrays of batches, each when later ones were begun.
-
-    While the arrays of one are checked and kept, the backend computes another, where
-    it can. Of batches that take no time many are begun at once, for to wake up the
-    backend's threads would take longer than they do. If a batch can't be begun, those
-    before it are had first.
-    """
-    waiting: deque[Callable[[], Arrays]] = deque()
-    most, since = 1, time.perf_counter()
-    while True:
-        try:
-            following = next(begun, None)
-        except BaseException:
-            # Ctrl-C too.
-            while waiting:
-                yield waiting.popleft()()
-            raise
-        if following is not None:
-            waiting.append(following)
-            if len(waiting) <= most:
-                continue
-        least = 0 if following is None else 1
-        while len(waiting) > least:
-            yield waiting.popleft()()
-        if following is None:
-            return
-        now = time.perf_counter()
-        most, since = _MANY if now - since < _NO_TIME * most else 1, now
-
-
 def _remaining(run: Run, writer: Writer) -> Iterator[Callable[[], Arrays]]:
     """Begins the batches of all rows that the store does not have yet.
 
@@ -268,14 +196,14 @@ def _remaining(run: Run, writer: Writer) -> Iterator[Callable[[], Arrays]]:
         if batch.row >= done:
             yield run.begin(batch)
             continue
-        problems = run.changes(saved, batch, compute=end > again)
+        problems = run.changes(saved.reader, batch, compute=end > again)
         if problems:
-            raise _other_run(saved, problems, again=run.feed.again)
+            raise other_run(saved, problems, again=run.feed.again)
         if end > done:
             yield _from_row(run.begin(batch), done - batch.row)
     if end < done:
         problems = [f"rows: the store has {done}, the data end before row {end}"]
-        raise _other_run(saved, problems, again=run.feed.again)
+        raise other_run(saved, problems, again=run.feed.again)
 
 
 def _from_row(begun: Callable[[], Arrays], row: int) -> Callable[[], Arrays]:

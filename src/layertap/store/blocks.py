@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.errors import StoreError
+from layertap.errors import OptionError, StoreError
 from layertap.store.faults import write_error
 from layertap.store.layout import METADATA_FILE, ArrayLayout, to_json
 from layertap.store.place import Place
@@ -19,6 +19,43 @@ from layertap.store.shard import Contents
 # Looks at rows that are on their way: is given the number of the first one, and by
 # array the rows, which are good until it returns and not to be written to.
 Observer = Callable[[int, Mapping[str, NDArray[Any]]], None]
+
+
+Forms = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+
+def fitting(
+    values: Mapping[str, NDArray[Any]], forms: Forms
+) -> tuple[int, dict[str, NDArray[Any]]]:
+    """Returns how many rows there are, and the rows, if they fit.
+
+    Args:
+        values: By array, rows.
+        forms: By array, the shape of one row and the dtype.
+
+    Raises:
+        OptionError: If these are not all the arrays, or not of their shapes and dtypes.
+    """
+    if values.keys() != forms.keys():
+        missing = sorted(forms.keys() - values.keys())
+        unknown = sorted(values.keys() - forms.keys())
+        raise OptionError(
+            "Rows of all arrays of the store are needed, and of no other; "
+            f"missing: {missing}, unknown: {unknown}."
+        )
+    arrays = {name: np.asarray(values[name]) for name in forms}
+    for name, array in arrays.items():
+        shape, dtype = forms[name]
+        # A number has no rows, and the `shape[1:]` of rows of one number each.
+        if array.shape[1:] != shape or array.dtype != dtype or not array.ndim:
+            raise OptionError(
+                f"{name} takes rows of shape {shape} and dtype {dtype}; found an "
+                f"array of shape {array.shape} and dtype {array.dtype}."
+            )
+    counts = {name: len(array) for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        raise OptionError(f"All arrays need the same number of rows: {counts}.")
+    return next(iter(counts.values())), arrays
 
 
 @dataclass
@@ -52,6 +89,35 @@ class Block:
             for layout in layouts
         }
         return cls(first, values)
+
+    def append(self, rows: Mapping[str, NDArray[Any]]) -> None:
+        """Copies rows to the end.
+
+        Args:
+            rows: By array, as many rows as there is room for at most.
+
+        Raises:
+            OptionError: If these are not all the arrays, or not of their shapes and
+                dtypes. No row is added then.
+        """
+        forms = {
+            name: (part.shape[1:], part.dtype) for name, part in self.values.items()
+        }
+        count, checked = fitting(rows, forms)
+        self.add(checked, count)
+
+    def add(self, rows: Mapping[str, NDArray[Any]], count: int) -> None:
+        """Copies rows to the end that are known to fit.
+
+        Args:
+            rows: By array, the rows.
+            count: How many.
+        """
+        room = slice(self.filled, self.filled + count)
+        for name, array in rows.items():
+            self.values[name][room] = array
+        # Last, so that an interrupt leaves whole rows only.
+        self.filled += count
 
     def end_with_zeros(self, layouts: Sequence[ArrayLayout]) -> None:
         """Fills up the last chunk, which is written whole.

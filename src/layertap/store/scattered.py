@@ -16,6 +16,7 @@ from typing import Any, Self
 from layertap.errors import OptionError, StoreError
 from layertap.store.blocks import Block
 from layertap.store.faults import write_error
+from layertap.store.held import Held
 from layertap.store.layout import (
     METADATA_FILE,
     RECORDS,
@@ -27,6 +28,7 @@ from layertap.store.locks import this_process
 from layertap.store.parsing import read_layouts
 from layertap.store.place import Place
 from layertap.store.places import place
+from layertap.store.reader import LazyArray
 from layertap.store.records import (
     Record,
     adopted,
@@ -180,6 +182,16 @@ class SharedWriter:
     def store(self) -> str:
         """Which store it is: a random text, another one for each."""
         return self._root.store
+
+    def array(self, name: str) -> LazyArray:
+        """Returns an array with the rows of all blocks, also of those that are missing.
+
+        Args:
+            name: Its path.
+        """
+        (layout,) = (one for one in self._layouts if one.spec.path == name)
+        whole = replace(layout, rows=self.rows)
+        return LazyArray(self.path, whole, self.rows, Held(1))
 
     def missing(self) -> list[int]:
         """Returns the blocks that are neither committed nor recorded.

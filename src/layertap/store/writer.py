@@ -7,11 +7,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
-from layertap.errors import OptionError, StoreError
-from layertap.store.blocks import Block, BlockWriter, Observer
+from layertap.errors import StoreError
+from layertap.store.blocks import Block, BlockWriter, Observer, fitting
 from layertap.store.faults import write_error
 from layertap.store.layout import METADATA_FILE, RECORDS, ArrayLayout, ArraySpec
 from layertap.store.locks import this_process
@@ -245,18 +244,14 @@ class Writer:
             # A commit was interrupted: nothing is added to what is being read.
             self._blocks.wait()
             self._being_written = False
-        rows, checked = self._checked(values)
+        rows, checked = fitting(values, self._forms)
         start = 0
         while start < rows:
             if self._block.filled == self._block_rows:
                 self._hand_over()
             block = self._block
             count = min(rows - start, self._block_rows - block.filled)
-            room = slice(block.filled, block.filled + count)
-            for name, array in checked.items():
-                block.values[name][room] = array[start : start + count]
-            # Last, so that an interrupt leaves whole rows only.
-            block.filled += count
+            block.add({n: a[start : start + count] for n, a in checked.items()}, count)
             start += count
         if self._block.filled == self._block_rows:
             self._hand_over()
@@ -348,31 +343,6 @@ class Writer:
             # What ended the `with` statement is the error to tell.
             if error is None:
                 raise
-
-    def _checked(
-        self, values: Mapping[str, NDArray[Any]]
-    ) -> tuple[int, dict[str, NDArray[Any]]]:
-        """Returns how many rows there are, and the values, if they fit."""
-        if values.keys() != self._forms.keys():
-            missing = sorted(self._forms.keys() - values.keys())
-            unknown = sorted(values.keys() - self._forms.keys())
-            raise OptionError(
-                f"Rows of all arrays of {self.path} are needed, and of no other; "
-                f"missing: {missing}, unknown: {unknown}."
-            )
-        arrays = {name: np.asarray(values[name]) for name in self._forms}
-        for name, array in arrays.items():
-            shape, dtype = self._forms[name]
-            # A number has no rows, and the `shape[1:]` of rows of one number each.
-            if array.shape[1:] != shape or array.dtype != dtype or not array.ndim:
-                raise OptionError(
-                    f"{name} takes rows of shape {shape} and dtype {dtype}; found an "
-                    f"array of shape {array.shape} and dtype {array.dtype}."
-                )
-        counts = {name: len(array) for name, array in arrays.items()}
-        if len(set(counts.values())) > 1:
-            raise OptionError(f"All arrays need the same number of rows: {counts}.")
-        return next(iter(counts.values())), arrays
 
     def _hand_over(self) -> None:
         """Has the full block written in the background, and begins the next one."""
