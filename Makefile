@@ -7,7 +7,7 @@ RUN := TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/
 PYTEST := python -m pytest --numprocesses 2
 
 OLDEST := $(addprefix tests/backends/test_,moved.py listening.py zoo.py splitting.py \
-    cutting.py joins.py hard_joins.py trust.py)
+    cutting.py joins.py hard_joins.py trust.py distribution.py)
 
 KILLS ?= 200
 

@@ -68,7 +68,8 @@ def save(
         outputs: As of `layertap.plan`.
         joins: As of `layertap.plan`.
         batch_size: Rows per batch, 32 by default; not for data that brings its own
-            batches.
+            batches. Under a `keras.distribution` of several devices, which share the
+            rows, a multiple of their number: of other batches each computes all.
         dtype: As of `layertap.plan`. How many finite numbers became infinite by it is
             counted: see `overflowed` of what is returned.
         reduce: As of `layertap.plan`. A function is part of what makes a run the same:

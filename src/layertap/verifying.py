@@ -185,8 +185,8 @@ def verify(
 
     For each value, sampled rows are computed again. For each join with all its
     branches saved, the saved branches, concatenated, are compared with the join's own
-    output, computed again. Batches are those of the save, so that on the same machine
-    and backend all should be identical, bit for bit.
+    output, computed again. Batches are those of the save, so that on the same machine,
+    devices and backend all should be identical, bit for bit.
 
     Args:
         saved: The saved values, of `layertap.save` or `layertap.open`.

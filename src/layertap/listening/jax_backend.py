@@ -9,6 +9,7 @@ import jax
 import keras
 import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
+from numpy.typing import NDArray
 
 from layertap.listening.jaxprs import belongs, natively
 from layertap.listening.passes import (
@@ -96,7 +97,33 @@ def compile(
 
     def step(inputs: Any) -> Callable[[], Arrays]:
         # JAX computes while Python goes on, until the values are looked at.
-        found = compiled([variable.value for variable in variables], inputs)
+        values = [variable.value for variable in variables]
+        found = compiled(values, _distributed(inputs))
         return lambda: {name: np.asarray(value) for name, value in found.items()}
 
     return step
+
+
+def _distributed(inputs: Any) -> Any:
+    """Lays a batch out on the devices of the user's distribution, if there is one.
+
+    Args:
+        inputs: A structure of arrays.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return inputs
+
+    def laid_out(array: NDArray[Any]) -> Any:
+        layout = distribution.get_data_layout(array.shape)
+        mesh = layout.device_mesh
+        sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))
+        # JAX deals out even parts only. Left as it is, an array goes to each device
+        # whole; to fill it up with rows would be wrong where a model mixes them.
+        even = all(
+            size % sizes.get(axis, 1) == 0
+            for size, axis in zip(array.shape, layout.axes, strict=False)
+        )
+        return keras.distribution.distribute_tensor(array, layout) if even else array
+
+    return keras.tree.map_structure(laid_out, inputs)
