@@ -174,6 +174,43 @@ def _started(num_gpus: float) -> Any:
         BackendMissingError: If it is not installed.
         OptionError: If it was started here, and has no such GPUs.
     """
+    ray = _ray()
+    if not ray.is_initialized():
+        _start(ray, None)
+        gpus = ray.cluster_resources().get("GPU", 0)
+        # A cluster may grow. This machine doesn't.
+        if gpus < num_gpus and "RAY_ADDRESS" not in os.environ:
+            raise OptionError(
+                f"num_gpus={num_gpus:g}: this machine has {gpus:g}. Pass num_gpus=0, "
+                "or connect to a cluster first: ray.init(address)."
+            )
+    return ray
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Has Ray for a while, as the command line does.
+
+    Args:
+        address: Of a cluster. If empty, the one that `RAY_ADDRESS` names, or else this
+            machine, on which Ray is started.
+
+    Raises:
+        BackendMissingError: If Ray is not installed.
+        OptionError: If there is no cluster at the address.
+    """
+    ray = _ray()
+    try:
+        _start(ray, address or None)
+    except ConnectionError as error:
+        raise OptionError(f"There is no Ray cluster at {address}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _ray() -> Any:
     try:
         with warnings.catch_warnings():
             # On its own settings.
@@ -186,16 +223,19 @@ def _started(num_gpus: float) -> Any:
         raise BackendMissingError(
             'A distributed save needs Ray: pip install "layertap[ray]".'
         ) from error
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-        gpus = ray.cluster_resources().get("GPU", 0)
-        # A cluster may grow. This machine doesn't.
-        if gpus < num_gpus and "RAY_ADDRESS" not in os.environ:
-            raise OptionError(
-                f"num_gpus={num_gpus}: this machine has {gpus:g}. Pass num_gpus=0, or "
-                "connect to a cluster first: ray.init(address)."
-            )
     return ray
+
+
+def _start(ray: Any, address: str | None) -> None:
+    with warnings.catch_warnings():
+        # JAX warns of each process that is started beside its threads.
+        warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+        if address is None and "RAY_ADDRESS" not in os.environ:
+            # Not one that somebody else has running here.
+            address = "local"
+        # Nobody needs its page, and what goes wrong in workers comes back.
+        local = {"include_dashboard": False} if address == "local" else {}
+        ray.init(address, logging_level="ERROR", log_to_driver=False, **local)
 
 
 def _count(ray: Any, workers: int | None, num_cpus: float, num_gpus: float) -> int:
