@@ -26,6 +26,7 @@ from layertap.options import (
     model_options,
     selection,
     verbose_option,
+    workers,
 )
 from layertap.quiet import quiet_start
 
@@ -86,7 +87,7 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
     "--output",
     required=True,
     metavar="STORE",
-    help="Where to: a folder, values.zarr.",
+    help="Where to: a folder, values.zarr; or s3://bucket/values.zarr, or gs://...",
 )
 @selection
 @less
@@ -104,26 +105,25 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
 @click.option("--compression", type=click.Choice(["zstd"]), help="None by default.")
 @click.option("--overwrite", is_flag=True, help="Replace the store of another run.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
+@workers
 @model_options
 def save(model: str, data: str, output: str, **options: Any) -> None:
     """Save the values of MODEL for DATA. Run again, it goes on where it stopped."""
-    loaded = _load(model, options)
-    import layertap
-    from layertap.loading import load_data
-
-    source = load_data(data, loaded)
-    saved = layertap.save(
-        loaded,
-        source.data,
-        output,
-        ids=source.ids,
-        batch_size=options["batch_size"],
-        pad=options["pad"],
-        compression=options["compression"],
-        overwrite=options["overwrite"],
-        progress=False if options["quiet"] else None,
+    chosen = {name: options[name] for name in ("batch_size", "pad", "compression")}
+    chosen |= {
+        "overwrite": options["overwrite"],
+        "progress": False if options["quiet"] else None,
         **_selected(options),
-    )
+    }
+    if options["ray"] is not None:
+        saved = _save_on_ray(model, data, output, chosen, options)
+    else:
+        loaded = _load(model, options)
+        import layertap
+        from layertap.loading import load_data
+
+        source = load_data(data, loaded)
+        saved = layertap.save(loaded, source.data, output, ids=source.ids, **chosen)
     click.echo(_state(saved))
 
 
@@ -309,6 +309,37 @@ def _report(
     return verify(saved, loaded, load_data(data, loaded).data, rows=rows)
 
 
+def _save_on_ray(
+    model: str, data: str, output: str, chosen: dict[str, Any], options: dict[str, Any]
+) -> Any:
+    """Saves by many workers, each of which opens MODEL and DATA by itself."""
+    _warn_of_trust(model, options)
+    _need_keras()
+    from layertap import distributed
+    from layertap.working import SharedModel
+
+    modules = tuple(options["modules"])
+    shared = SharedModel(
+        str(Path(model).absolute()), trust=options["trust_model"], modules=modules
+    )
+    with distributed.connected(options["ray"]):
+        return distributed.save(
+            shared,
+            data,
+            output,
+            workers=options["workers"],
+            num_gpus=options["num_gpus"],
+            **chosen,
+        )
+
+
+def _warn_of_trust(model: str, options: dict[str, Any]) -> None:
+    if options["trust_model"]:
+        click.echo(
+            f"Keras' safe mode is off: code that {model} holds may run.", err=True
+        )
+
+
 def _need_keras() -> None:
     """Raises `BackendMissingError` where Keras or its backend can't be imported."""
     importlib.import_module("layertap.listening")
@@ -318,10 +349,7 @@ def _load(model: str, options: dict[str, Any]) -> Any:
     _need_keras()
     from layertap.loading import load_model
 
-    if options["trust_model"]:
-        click.echo(
-            f"Keras' safe mode is off: code that {model} holds may run.", err=True
-        )
+    _warn_of_trust(model, options)
     return load_model(model, trust=options["trust_model"], modules=options["modules"])
 
 

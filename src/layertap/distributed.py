@@ -91,7 +91,7 @@ def save(
             `gs://bucket/values.zarr`.
         workers: How many there are; by default as many as the cluster has CPUs or, with
             `num_gpus`, GPUs for.
-        num_cpus: CPUs of each worker, as of Ray.
+        num_cpus: CPUs of each worker, as of Ray; not with `num_gpus`.
         num_gpus: GPUs of each worker, as of Ray.
         before: As of `layertap.plan`.
         outputs: As of `layertap.plan`.
@@ -172,8 +172,45 @@ def _started(num_gpus: float) -> Any:
 
     Raises:
         BackendMissingError: If it is not installed.
-        OptionError: If it was started here, and has no such GPUs.
+        OptionError: If it is one machine, which has no such GPUs.
     """
+    ray = _ray()
+    if not ray.is_initialized():
+        _start(ray, None)
+    gpus = ray.cluster_resources().get("GPU", 0)
+    # A cluster may grow. One machine doesn't.
+    if gpus < num_gpus and len(ray.nodes()) == 1:
+        raise OptionError(
+            f"num_gpus={num_gpus:g}: this machine has {gpus:g}. Pass num_gpus=0, or "
+            "have a node with GPUs in the cluster first."
+        )
+    return ray
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Has Ray for a while, as the command line does.
+
+    Args:
+        address: Of a cluster. If empty, the one that `RAY_ADDRESS` names, or else this
+            machine, on which Ray is started.
+
+    Raises:
+        BackendMissingError: If Ray is not installed.
+        OptionError: If there is no cluster at the address.
+    """
+    ray = _ray()
+    try:
+        _start(ray, address or None)
+    except ConnectionError as error:
+        raise OptionError(f"There is no Ray cluster at {address}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _ray() -> Any:
     try:
         with warnings.catch_warnings():
             # On its own settings.
@@ -186,16 +223,19 @@ def _started(num_gpus: float) -> Any:
         raise BackendMissingError(
             'A distributed save needs Ray: pip install "layertap[ray]".'
         ) from error
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-        gpus = ray.cluster_resources().get("GPU", 0)
-        # A cluster may grow. This machine doesn't.
-        if gpus < num_gpus and "RAY_ADDRESS" not in os.environ:
-            raise OptionError(
-                f"num_gpus={num_gpus}: this machine has {gpus:g}. Pass num_gpus=0, or "
-                "connect to a cluster first: ray.init(address)."
-            )
     return ray
+
+
+def _start(ray: Any, address: str | None) -> None:
+    with warnings.catch_warnings():
+        # JAX warns of each process that is started beside its threads.
+        warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+        if address is None and "RAY_ADDRESS" not in os.environ:
+            # Not one that somebody else has running here.
+            address = "local"
+        # Nobody needs its page, and what goes wrong in workers comes back.
+        local = {"include_dashboard": False} if address == "local" else {}
+        ray.init(address, logging_level="ERROR", log_to_driver=False, **local)
 
 
 def _count(ray: Any, workers: int | None, num_cpus: float, num_gpus: float) -> int:
@@ -206,9 +246,8 @@ def _count(ray: Any, workers: int | None, num_cpus: float, num_gpus: float) -> i
     """
     if workers is None:
         there = ray.cluster_resources()
-        wanted = {"CPU": num_cpus, "GPU": num_gpus}
-        fits = [there.get(kind, 0) / each for kind, each in wanted.items() if each > 0]
-        return max(int(min(fits, default=1)), 1)
+        kind, each = ("GPU", num_gpus) if num_gpus else ("CPU", num_cpus)
+        return max(int(there.get(kind, 0) / each), 1)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise OptionError(
             f"`workers` is a number of them, at least 1; found {workers}."
@@ -330,8 +369,8 @@ def _handed_out(
         Worker,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(missing))),
-        num_cpus=num_cpus,
-        num_gpus=num_gpus or None,
+        # Ray takes one of them.
+        **({"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}),
         # In a list, Ray leaves it a reference: the backend is to be known first.
         fn_constructor_args=[keras.config.backend(), [reference]],
     )
@@ -357,7 +396,7 @@ def _follow(
     title = f"saving {values} values"
     try:
         with (
-            _quiet("ray.data"),
+            _quiet(),
             shown(title, writer.rows, done, progress) as report,
             closing(iter(blocks.iter_rows())) as rows,
         ):
@@ -376,15 +415,21 @@ def _follow(
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Keeps Ray's log of each run to what is wrong: there is a progress bar."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    levels = {
+        "ray.data": logging.WARNING,
+        # That its own are off.
+        "ray.data._internal.progress": logging.ERROR,
+    }
+    before = {name: logging.getLogger(name).level for name in levels}
     try:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         yield
     finally:
-        logger.setLevel(level)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _statistics(plan: Plan, writer: SharedWriter) -> dict[str, Any]:

@@ -141,6 +141,36 @@ def selection(command: Any) -> Any:
     return command
 
 
+def workers(command: Any) -> Any:
+    """Adds the options of a save by many workers."""
+    options = [
+        click.option(
+            "--ray",
+            is_flag=False,
+            flag_value="",
+            metavar="[ADDRESS]",
+            help="Save by many workers, on Ray: of the cluster at ADDRESS, or else the "
+            "one that RAY_ADDRESS names, or this machine.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="With --ray: how many; one for each CPU or GPU, if not given.",
+        ),
+        click.option(
+            "--num-gpus",
+            type=click.FloatRange(min=0),
+            default=0,
+            metavar="N",
+            help="With --ray: GPUs of each worker; none, if not given.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 class Pad(click.ParamType):  # type: ignore[type-arg]
     """A whole number, or the longest."""
 
