@@ -370,9 +370,13 @@ def _handed_out(
     return numbers.map_batches(
         Worker,
         batch_size=1,
-        # All at once, but it goes on with those that there is room for.
         compute=ray.data.ActorPoolStrategy(
-            min_size=1, max_size=most, initial_size=most
+            # All at once, but it goes on with those that there is room for.
+            min_size=1,
+            max_size=most,
+            initial_size=most,
+            # None waits behind a slow one while others have nothing to do.
+            max_tasks_in_flight_per_actor=1,
         ),
         # Ray takes one of them.
         **({"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}),

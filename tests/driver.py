@@ -1,0 +1,35 @@
+"""A program that saves by many workers, and is there to be stopped."""
+
+import json
+import sys
+
+import keras
+import ray
+
+import faulty_data
+import layertap.distributed
+
+
+def main():
+    """Does what a line of JSON says."""
+    job = json.loads(sys.argv[1])
+    keras.utils.set_random_seed(3)
+    if job["address"] is None:
+        options = {"num_cpus": 3, "include_dashboard": False}
+    else:
+        options = {}
+    ray.init(job["address"] or "local", log_to_driver=False, **options)
+    print("ready", flush=True)
+    layertap.distributed.save(
+        faulty_data.model(),
+        faulty_data.Faulty(job["folder"]),
+        job["path"],
+        ids=faulty_data.ids(),
+        workers=job["workers"],
+        progress=False,
+    )
+    print("saved", flush=True)
+
+
+if __name__ == "__main__":
+    main()
