@@ -3,7 +3,6 @@
 import json
 import sys
 
-import keras
 import ray
 
 import faulty_data
@@ -13,7 +12,6 @@ import layertap.distributed
 def main():
     """Does what a line of JSON says."""
     job = json.loads(sys.argv[1])
-    keras.utils.set_random_seed(3)
     if job["address"] is None:
         options = {"num_cpus": 3, "include_dashboard": False}
     else:

@@ -37,7 +37,12 @@ def model():
 
     x = keras.Input((8,), name="x")
     joined = keras.layers.Concatenate(name="fusion")([dense(6, 1)(x), dense(9, 2)(x)])
-    return keras.Model(x, keras.layers.Dense(1, name="head")(joined), name="faulty")
+    return keras.Model(x, dense(1, 3)(joined), name="faulty")
+
+
+def fewer_in_workers():
+    """The inputs; in a process that has not what is set in the driver, not all."""
+    return inputs()[: ROWS if "OF_THE_DRIVER" in os.environ else ROWS - 1]
 
 
 class Faulty(keras.utils.PyDataset):
@@ -82,8 +87,9 @@ def tell(folder, number, what):
     Args:
         folder: The folder of the data.
         number: The batch.
-        what: `"kill"`, `"always"`; `"raise"`; `"exit"`; `"wait"`, until `"waiting-…"` is deleted; or
-            an event such as `"os.link"`, at which it is killed when it next comes.
+        what: `"kill"`, and `"always"` for each who reads it; `"raise"`; `"exit"`;
+            `"wait"`, until `"waiting-…"` is deleted; or an event such as `"os.link"`,
+            at which it is killed when it next comes.
     """
     (Path(folder) / f"tell-{number}").write_text(what)
 

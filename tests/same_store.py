@@ -49,7 +49,7 @@ def assert_same_statistics(saved, local):
 
 
 def assert_nothing_left(place, reader):
-    """Asserts that there are all shards, markers of arrays and groups, no other file."""
+    """Asserts that there are all shards, markers of arrays and groups, and no more."""
     shards, others = [], []
     for name in place.names():
         last = name.rpartition("/")[2]

@@ -11,7 +11,7 @@ import pickle
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -283,8 +283,19 @@ def _contents(model: keras.Model) -> SharedModel:
                 f"{error}. Give its layers a `get_config`; or pass the path of a "
                 ".keras file that all can read."
             ) from error
-        objects = dict(keras.saving.get_custom_objects())
-        return SharedModel(contents=file.read_bytes(), objects=objects)
+        return SharedModel(contents=file.read_bytes(), objects=_objects())
+
+
+def _objects() -> dict[str, bytes]:
+    """Returns what is registered with Keras, as far as it can be sent, pickled."""
+    from ray import cloudpickle
+
+    found = {}
+    for name, one in keras.saving.get_custom_objects().items():
+        # What holds a lock or a connection can't, and may be of another model.
+        with suppress(Exception):
+            found[name] = cloudpickle.dumps(one)
+    return found
 
 
 def _writer(

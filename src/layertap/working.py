@@ -4,6 +4,7 @@ Nothing of Keras is imported before the worker knows which backend the driver ha
 """
 
 import os
+import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layertap.attempts import START, check
-from layertap.errors import LayertapError, OtherRunError, StoreError
+from layertap.errors import LayertapError, ModelFileError, OtherRunError, StoreError
 from layertap.sharing import Shared
 from layertap.store import Claim, Contributor
 
@@ -29,14 +30,14 @@ class SharedModel:
     Args:
         path: The path of a `.keras` file; empty if the contents go along.
         contents: What is in the file.
-        objects: Classes and functions that the model is made of, by their names.
+        objects: Classes and functions that it may be made of, by their names, pickled.
         trust: As of `loading.load_model`.
         modules: As of `loading.load_model`.
     """
 
     path: str = ""
     contents: bytes = b""
-    objects: Mapping[str, Any] = field(default_factory=dict)
+    objects: Mapping[str, bytes] = field(default_factory=dict)
     trust: bool = True
     modules: tuple[str, ...] = ()
 
@@ -54,7 +55,27 @@ class SharedModel:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.keras"
             file.write_bytes(self.contents)
-            return load_model(str(file), objects=self.objects, **options)
+            objects, missing = self._unpickled()
+            try:
+                return load_model(str(file), objects=objects, **options)
+            except ModelFileError as error:
+                for name, why in missing.items():
+                    error.add_note(
+                        f"layertap: {name} is not known in this process: {why}. Put "
+                        "its module where workers can import it."
+                    )
+                raise
+
+    def _unpickled(self) -> tuple[dict[str, Any], dict[str, Exception]]:
+        """Returns the objects that can be had here, and why others can't."""
+        found, missing = {}, {}
+        for name, pickled in self.objects.items():
+            try:
+                found[name] = pickle.loads(pickled)
+            # They bring modules of their own. Most are of other models.
+            except Exception as error:
+                missing[name] = error
+        return found, missing
 
 
 @dataclass(frozen=True)
@@ -115,7 +136,7 @@ class Worker:
     def _open(self, reference: Any, times: int) -> None:
         import ray
 
-        assignment: Assignment = ray.get(reference)
+        assignment = _received(ray, reference)
         check(times, START, range(0), assignment.workers)
         import keras
 
@@ -159,9 +180,15 @@ class Worker:
         """
         if self._error:
             return {"rows": [0], "bytes": [0], "error": [self._error]}
+        number = int(numbers["block"][0])
         try:
-            rows, written = self._save(int(numbers["block"][0]))
+            rows, written = self._save(number)
         except _ERRORS as error:
+            part = self._store.rows_of(number)
+            error.add_note(
+                f"layertap: this came of rows {part.start} to {part.stop - 1}, in a "
+                f"worker on {os.uname().nodename}."
+            )
             return {"rows": [0], "bytes": [0], "error": [_pickled(error)]}
         return {"rows": [rows], "bytes": [written], "error": [b""]}
 
@@ -195,6 +222,24 @@ class Worker:
 
 def _part(begun: "Callable[[], Arrays]", rows: slice) -> "Callable[[], Arrays]":
     return lambda: {name: array[rows] for name, array in begun().items()}
+
+
+def _received(ray: Any, reference: Any) -> Assignment:
+    """Returns what the driver has sent.
+
+    Raises:
+        LayertapError: If it can't be unpickled here.
+    """
+    try:
+        assignment: Assignment = ray.get(reference)
+    except ray.exceptions.RaySystemError as error:
+        said = str(error).strip().splitlines()[-1]
+        raise LayertapError(
+            f"A worker on {os.uname().nodename} can't take what the driver sent: "
+            f"{said}. Put the module where workers can import it: in a package on all "
+            "nodes, or in a folder of PYTHONPATH."
+        ) from error
+    return assignment
 
 
 def _pickled(error: BaseException) -> bytes:

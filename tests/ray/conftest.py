@@ -6,7 +6,6 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-import keras
 import pytest
 import ray
 
@@ -50,7 +49,6 @@ def data(tmp_path):
 
 @pytest.fixture(scope="session")
 def model():
-    keras.utils.set_random_seed(3)
     return faulty_data.model()
 
 
