@@ -5,6 +5,7 @@ markers of the arrays are left alone: rows count once those before them are ther
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,8 @@ from layertap.store.layout import RECORDS, SEAL, ArrayLayout, to_json
 from layertap.store.objects import Location
 from layertap.store.place import Place
 from layertap.store.root import Root
+
+_RECORD = re.compile(r"([0-9]+)\.([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -43,24 +46,27 @@ class Record:
         return to_json(content | {SEAL: seals.of_content(content)})
 
 
-def place_of(path: Location, block: int) -> Location:
-    """Returns where the record of a block is."""
-    return path / RECORDS / str(block)
+def place_of(path: Location, block: int, rows: int) -> Location:
+    """Returns where the record is of a block with so many rows.
+
+    By the name alone can be told which last block is one of data that had fewer rows.
+    """
+    return path / RECORDS / f"{block}.{rows}"
 
 
-def recorded(at: Place) -> set[int]:
-    """Returns the blocks that have a record.
+def recorded(at: Place) -> set[tuple[int, int]]:
+    """Returns the blocks that have a record, each with the number of its rows.
 
     Raises:
         StoreError: If that can't be read.
     """
     # What is being written has another name.
-    names = at.names(at.path / RECORDS)
-    return {int(name) for name in names if name.isascii() and name.isdecimal()}
+    found = map(_RECORD.fullmatch, at.names(at.path / RECORDS))
+    return {(int(name[1]), int(name[2])) for name in found if name}
 
 
 def read_record(
-    path: Location, layouts: Sequence[ArrayLayout], store: str, block: int
+    path: Location, layouts: Sequence[ArrayLayout], store: str, block: int, rows: int
 ) -> Record:
     """Reads the record of a block.
 
@@ -69,22 +75,23 @@ def read_record(
         layouts: Its arrays.
         store: Which store it is.
         block: The block.
+        rows: How many rows it has.
 
     Raises:
         FileNotFoundError: If it has none.
         StoreCorruptError: If it is damaged, or of another store or block.
         StoreError: If it can't be read.
     """
-    file = place_of(path, block)
+    file = place_of(path, block, rows)
     content = read_json(file)
     seal = content.pop(SEAL, None)
     try:
         found = Record(**content)
         right = (
             seal == seals.of_content(content)
-            and (found.store, found.block) == (store, block)
+            and (found.store, found.block, found.rows) == (store, block, rows)
             and found.digests.keys() == {layout.spec.path for layout in layouts}
-            and 0 < found.rows <= layouts[0].block_rows
+            and 0 < rows <= layouts[0].block_rows
         )
     except (AttributeError, TypeError, ValueError):
         right = False
@@ -108,7 +115,7 @@ def adopted(at: Place, root: Root, layouts: Sequence[ArrayLayout]) -> list[Array
         StoreCorruptError: If a record is damaged.
         StoreError: If one can't be read.
     """
-    there = recorded(at)
+    there = dict(recorded(at))
     if not there:
         return list(layouts)
     first = min(layout.rows for layout in layouts) // layouts[0].block_rows
@@ -120,11 +127,11 @@ def _following(
     path: Location,
     root: Root,
     layouts: Sequence[ArrayLayout],
-    there: set[int],
+    there: Mapping[int, int],
     block: int,
 ) -> Iterator[Record]:
     while block in there:
-        record = read_record(path, layouts, root.store, block)
+        record = read_record(path, layouts, root.store, block, there[block])
         yield replace(record, notes=None)
         if record.rows < layouts[0].block_rows:
             return

@@ -199,18 +199,20 @@ class SharedWriter:
         Raises:
             StoreError: If that can't be read.
         """
+        wanted = {block: len(self.rows_of(block)) for block in range(self.blocks)}
         there = recorded(self._place)
-        last = self.blocks - 1
-        if last in there and self.rows % self.block_rows:
-            # Of data that had fewer rows, it may have fewer.
-            record = self._record(last)
-            if record.rows != self.rows - last * self.block_rows:
-                self._place.delete(place_of(self.path, last))
-                there.discard(last)
+        for block, rows in there - wanted.items():
+            # Of data that had another number of rows.
+            self._place.delete(place_of(self.path, block, rows))
         begin = self._committed // self.block_rows
         if self._committed == self.rows:
             begin = self.blocks
-        return [block for block in range(begin, self.blocks) if block not in there]
+        there &= wanted.items()
+        return [b for b in range(begin, self.blocks) if (b, wanted[b]) not in there]
+
+    def rows_of(self, block: int) -> range:
+        """Returns the rows of a block, as numbered in the store."""
+        return _rows_of(block, self.block_rows, self.rows)
 
     def notes(self) -> Iterator[tuple[int, Any]]:
         """Yields for each block its first row and what its worker noted.
@@ -222,15 +224,17 @@ class SharedWriter:
         """
         there = recorded(self._place)
         for block in range(self.blocks):
-            first = block * self.block_rows
-            yield first, self._record(block).notes if block in there else None
+            rows = self.rows_of(block)
+            found = (block, len(rows)) in there
+            yield rows.start, self._record(block).notes if found else None
 
     @property
     def _committed(self) -> int:
         return min(layout.rows for layout in self._layouts)
 
     def _record(self, block: int) -> Record:
-        return read_record(self.path, self._layouts, self._root.store, block)
+        rows = len(self.rows_of(block))
+        return read_record(self.path, self._layouts, self._root.store, block, rows)
 
     def finish(
         self, attributes: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = _NOTHING
@@ -328,8 +332,7 @@ class Contributor:
 
     def rows_of(self, block: int) -> range:
         """Returns the rows of a block, as numbered in the store."""
-        first = block * self.block_rows
-        return range(first, min(first + self.block_rows, self._claim.rows))
+        return _rows_of(block, self.block_rows, self._claim.rows)
 
     def written(self, block: int) -> bool:
         """Returns whether a block has its record already.
@@ -339,13 +342,14 @@ class Contributor:
             StoreError: If it can't be read.
         """
         try:
-            record = self._record(block)
+            self._record(block)
         except FileNotFoundError:
             return False
-        return record.rows == len(self.rows_of(block))
+        return True
 
     def _record(self, block: int) -> Record:
-        return read_record(self.path, self._layouts, self._claim.store, block)
+        rows = len(self.rows_of(block))
+        return read_record(self.path, self._layouts, self._claim.store, block, rows)
 
     def empty(self, block: int) -> Block:
         """Returns a block without rows."""
@@ -388,7 +392,9 @@ class Contributor:
         return sum(part.size for part in contents.values())
 
     def _add(self, record: Record) -> None:
-        file = place_of(self.path, record.block)
+        # That has ended meanwhile, or the store was replaced.
+        self._check()
+        file = place_of(self.path, record.block, record.rows)
         if self._place.add(file, record.contents()):
             return
         if self._record(record.block) == record:
@@ -399,3 +405,8 @@ class Contributor:
             f"{self.path}: two workers have computed other values for block "
             f"{record.block}. It is left out; do the same again."
         )
+
+
+def _rows_of(block: int, block_rows: int, rows: int) -> range:
+    first = block * block_rows
+    return range(first, min(first + block_rows, rows))
