@@ -7,6 +7,7 @@ markers, and the first one's next commit is refused.
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +30,8 @@ from layertap.store.root import Root, pending, pending_writer, read_root
 # An attribute of arrays: who may change them. Another writer puts another one there,
 # so that they are other objects, even if they say the same.
 WRITER = "writer"
+
+_LISTS_AT_ONCE = 8
 
 # The stores that this process writes, by their URLs.
 _claimed: set[str] = set()
@@ -138,7 +141,7 @@ class Bucket(Place):
     def discard(self, folder: Location) -> None:
         """As of `Place`."""
         assert isinstance(folder, ObjectPath)
-        objects.delete([folder / name for name in folder.names()])
+        objects.delete(folder / name for name in folder.names())
 
     def mark(self, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
         """As of `Place`: all markers become others than those it has seen."""
@@ -164,13 +167,17 @@ class Bucket(Place):
     ) -> list[ArrayLayout]:
         """As of `Place`."""
         mine = self.mark(even)
-        left = []
-        for layout in mine:
+
+        def left(layout: ArrayLayout) -> list[ObjectPath]:
             kept = set(map(layout.shard, range(layout.blocks)))
             folder = self.path / layout.spec.path
             names = set(folder.names()) - kept - {METADATA_FILE}
-            left += [folder / name for name in names]
-        objects.delete(left)
+            return [folder / name for name in names]
+
+        # Of many blocks there are many answers to each, a thousand names long.
+        with ThreadPoolExecutor(_LISTS_AT_ONCE) as pool:
+            for paths in pool.map(left, mine):
+                objects.delete(paths)
         return mine
 
     def remove(self) -> None:
@@ -190,7 +197,7 @@ class Bucket(Place):
                 )
         # No other process is to meet a store that is half deleted.
         objects.put({self._root: [pending(this_process())]})
-        objects.delete([self.path / name for name in names if name != METADATA_FILE])
+        objects.delete(self.path / name for name in names if name != METADATA_FILE)
         objects.delete([self._root])
 
     def size(self, layout: ArrayLayout) -> Size:

@@ -6,6 +6,7 @@ it is still the one that was seen last: what a process has seen is remembered in
 session that its paths share, so nobody's writing is lost without an error.
 """
 
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ SCHEMES = {"s3": "s3", "gs": "gcs"}
 _NOT_THERE = b"\x02"
 # Each is in memory once more while it is on its way.
 _PUTS_AT_ONCE = 8
+_DELETES_AT_ONCE = 32
+_DELETES_BEGUN = 4096
 
 
 class TakenError(StoreError):
@@ -211,10 +214,13 @@ def delete(paths: Iterable[ObjectPath]) -> None:
     Raises:
         StoreError: If one can't be deleted.
     """
-    with ThreadPoolExecutor(_PUTS_AT_ONCE) as pool:
-        list(pool.map(lambda path: _put(path, None, True), paths))
-    for path in paths:
-        path.session.seen.pop(path.key, None)
+    all_of_them = iter(paths)
+    with ThreadPoolExecutor(_DELETES_AT_ONCE) as pool:
+        # Of a large store, there is no room for all of them on their way.
+        while some := list(itertools.islice(all_of_them, _DELETES_BEGUN)):
+            list(pool.map(lambda path: _put(path, None, True), some))
+            for path in some:
+                path.session.seen.pop(path.key, None)
 
 
 @cache
