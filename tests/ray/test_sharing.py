@@ -4,6 +4,7 @@ import os
 import pickle
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -96,13 +97,15 @@ def elsewhere(shared: Shared, build: Any, start: int, stop: int | None) -> Any:
     return found
 
 
-def of_ray(*, blocks: int = 7) -> Any:
-    """A data set of Ray, whose later blocks are done first."""
+def of_ray(pipe: Path | None = None) -> Any:
+    """A data set of Ray in 7 blocks; with a pipe, the first waits for the last."""
 
     def changed(batch: dict[str, Any]) -> dict[str, Any]:
         number = batch["data"]
-        for _ in range(2_000_000 // (number[0] + 1)):
-            pass
+        if pipe is not None and number[0] == 0:
+            assert pipe.read_text() == "the last is done"
+        if pipe is not None and number[-1] == ROWS - 1:
+            pipe.write_text("the last is done")
         return {
             "x": X[number],
             "b": B[number],
@@ -111,7 +114,7 @@ def of_ray(*, blocks: int = 7) -> Any:
             "ids": np.array([f"row {i}" for i in number]),
         }
 
-    rows = ray.data.from_numpy(np.array_split(np.arange(ROWS), blocks))
+    rows = ray.data.from_numpy(np.array_split(np.arange(ROWS), 7))
     return rows.map_batches(changed, batch_size=None)
 
 
@@ -374,8 +377,9 @@ def test_to_unpickle_shared_data_needs_no_keras():
     assert shared.ids is not None
 
 
-def test_the_order_of_a_data_set_of_ray_and_its_settings_are_kept():
-    dataset = of_ray(blocks=23)
+def test_the_order_of_a_data_set_of_ray_and_its_settings_are_kept(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    dataset = of_ray(tmp_path / "pipe")
     dataset.context.execution_options.preserve_order = False
     found = share(dataset).open(of_two())
     np.testing.assert_array_equal(np.asarray(found.ids), TEXTS)
