@@ -171,13 +171,14 @@ def _kvstore_at(source: str) -> Any:
 def _kvstore(location: str) -> Any:
     """Returns where TensorStore finds a folder."""
     if URL.match(location):
-        bucket, _, path = location.rstrip("/").removeprefix("s3://").partition("/")
+        location = location.rstrip("/") + "/"
+        bucket, _, path = location.removeprefix("s3://").partition("/")
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         if location.startswith("s3://") and endpoint:
             # TensorStore does not look for it, as other programs do.
-            where = {"bucket": bucket, "path": f"{path}/", "endpoint": endpoint}
+            where = {"bucket": bucket, "path": path, "endpoint": endpoint}
             return {"driver": "s3", **where}
-        return location.rstrip("/") + "/"
+        return location
     return {"driver": "file", "path": f"{Path(location).absolute()}/"}
 
 
