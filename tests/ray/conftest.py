@@ -11,6 +11,6 @@ import ray
 @pytest.fixture(scope="session", autouse=True)
 def cluster():
     """Four workers, which import what the tests can import."""
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
