@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from layertap import listening
+from layertap.attempts import counted
 from layertap.capturing import plan_of
 from layertap.earlier import earlier, other_run
 from layertap.errors import BackendMissingError, ModelError, OptionError, StoreError
@@ -160,6 +161,7 @@ def save(
             batch_size,
             (dtype, reduce),
             writer.claim,
+            workers,
         )
         blocks = _handed_out(ray, missing, assignment, workers, num_cpus, num_gpus)
         _follow(blocks, writer, missing, progress, len(plan.stored))
@@ -358,7 +360,7 @@ def _handed_out(
     """Returns the missing blocks, as a data set of Ray that its workers write."""
     if not missing:
         return None
-    reference = ray.put(assignment)
+    most = min(workers, len(missing))
     # In memory at once: what reads them would wait for a CPU that workers have.
     numbers = ray.data.from_items(
         [{"block": block} for block in missing], override_num_blocks=len(missing)
@@ -368,11 +370,17 @@ def _handed_out(
     return numbers.map_batches(
         Worker,
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(missing))),
+        # All at once, but it goes on with those that there is room for.
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1, max_size=most, initial_size=most
+        ),
         # Ray takes one of them.
         **({"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}),
         # In a list, Ray leaves it a reference: the backend is to be known first.
-        fn_constructor_args=[keras.config.backend(), [reference]],
+        fn_constructor_args=[
+            keras.config.backend(),
+            [ray.put(assignment), counted(ray)],
+        ],
     )
 
 

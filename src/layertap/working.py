@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layertap.attempts import START, check
 from layertap.errors import LayertapError, OtherRunError, StoreError
 from layertap.sharing import Shared
 from layertap.store import Claim, Contributor
 
 if TYPE_CHECKING:
     from layertap.ahead import Arrays
+
+# Data and models may end a program. A worker that ended would be started again.
+_ERRORS = (Exception, SystemExit)
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Assignment:
         batch_size: As of `layertap.save`.
         reduction: `dtype=` and `reduce=`.
         claim: The store.
+        workers: How many workers there are.
     """
 
     floatx: str
@@ -74,6 +79,7 @@ class Assignment:
     batch_size: int | None
     reduction: tuple[Any, Any]
     claim: Claim
+    workers: int
 
 
 class Worker:
@@ -84,22 +90,33 @@ class Worker:
 
     Args:
         backend: Keras' backend.
-        references: The assignment, as Ray's reference to it in a list.
+        references: The assignment, as Ray's reference to it in a list; and what counts
+            attempts.
     """
 
     def __init__(self, backend: str, references: list[Any]) -> None:
         # Before anything imports Keras: what is unpickled does, too.
         os.environ["KERAS_BACKEND"] = backend
         self._error: bytes = b""
+        reference, self._attempts = references
         try:
-            self._open(references[0])
-        except Exception as error:
+            times = self._begin(START)
+            self._open(reference, times)
+            self._attempts.end.remote(START)
+        except _ERRORS as error:
             self._error = _pickled(error)
 
-    def _open(self, reference: Any) -> None:
+    def _begin(self, what: int) -> int:
+        import ray
+
+        times: int = ray.get(self._attempts.begin.remote(what))
+        return times
+
+    def _open(self, reference: Any, times: int) -> None:
         import ray
 
         assignment: Assignment = ray.get(reference)
+        check(times, START, range(0), assignment.workers)
         import keras
 
         from layertap import listening
@@ -144,7 +161,7 @@ class Worker:
             return {"rows": [0], "bytes": [0], "error": [self._error]}
         try:
             rows, written = self._save(int(numbers["block"][0]))
-        except Exception as error:
+        except _ERRORS as error:
             return {"rows": [0], "bytes": [0], "error": [_pickled(error)]}
         return {"rows": [rows], "bytes": [written], "error": [b""]}
 
@@ -154,6 +171,7 @@ class Worker:
         rows = self._store.rows_of(number)
         if self._store.written(number):
             return len(rows), 0
+        check(self._begin(number), number, rows, 1)
         block = self._store.empty(number)
         for arrays in ahead(self._begun(rows)):
             block.append(arrays)
@@ -164,6 +182,7 @@ class Worker:
             )
         noted = {name: part[: len(rows)] for name, part in block.values.items()}
         written = self._store.write(block, self._gatherer.noted(noted))
+        self._attempts.end.remote(number)
         return len(rows), written
 
     def _begun(self, rows: range) -> "Iterator[Callable[[], Arrays]]":
@@ -178,7 +197,7 @@ def _part(begun: "Callable[[], Arrays]", rows: slice) -> "Callable[[], Arrays]":
     return lambda: {name: array[rows] for name, array in begun().items()}
 
 
-def _pickled(error: Exception) -> bytes:
+def _pickled(error: BaseException) -> bytes:
     """Returns an error with its notes; of one that can't be sent, what it says."""
     from ray import cloudpickle
 

@@ -18,13 +18,12 @@ from layertap.store.layout import (
     METADATA_FILE,
     RECORDS,
     ArrayLayout,
-    group_metadata,
     to_json,
 )
 from layertap.store.locks import alive, taken, this_process
 from layertap.store.objects import Buffer, Location, ObjectPath, TakenError
 from layertap.store.parsing import groups
-from layertap.store.place import Place, Size, new_files
+from layertap.store.place import Place, Size, new_files, opaque
 from layertap.store.root import Root, pending, pending_writer, read_root
 
 # An attribute of arrays: who may change them. Another writer puts another one there,
@@ -131,7 +130,7 @@ class Bucket(Place):
 
     def prepare(self, folder: Location) -> None:
         """As of `Place`."""
-        self.put({folder / METADATA_FILE: [to_json(group_metadata({}))]})
+        self.put({folder / METADATA_FILE: [opaque(folder.name)]})
 
     def delete(self, file: Location) -> None:
         """As of `Place`."""

@@ -17,13 +17,12 @@ from layertap.store.layout import (
     METADATA_FILE,
     RECORDS,
     ArrayLayout,
-    group_metadata,
     to_json,
 )
 from layertap.store.locks import lock, lock_abandoned, release
 from layertap.store.objects import Buffer, Location
 from layertap.store.parsing import groups
-from layertap.store.place import Place, Size, new_files
+from layertap.store.place import Place, Size, new_files, opaque
 from layertap.store.root import Root, read_root
 
 _CREATING, _REMOVING = "creating", "removing"
@@ -134,8 +133,7 @@ class Folder(Place):
     def prepare(self, folder: Location) -> None:
         """As of `Place`."""
         Path(folder).mkdir(exist_ok=True)
-        # Of a folder that it doesn't know, zarr-python warns.
-        replace_files({Path(folder) / METADATA_FILE: [to_json(group_metadata({}))]})
+        replace_files({Path(folder) / METADATA_FILE: [opaque(folder.name)]})
         sync(self.path)
 
     def delete(self, file: Location) -> None:

@@ -5,7 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from layertap.errors import StoreError
-from layertap.store.layout import METADATA_FILE, ArrayLayout, group_metadata, to_json
+from layertap.store.layout import (
+    METADATA_FILE,
+    ArrayLayout,
+    ArraySpec,
+    group_metadata,
+    to_json,
+)
 from layertap.store.objects import Buffer, Location
 from layertap.store.parsing import groups
 from layertap.store.root import Root
@@ -116,7 +122,7 @@ class Place(ABC):
 
     @abstractmethod
     def prepare(self, folder: Location) -> None:
-        """Makes a folder in the store that holds no arrays.
+        """Makes a folder in the store that holds what is none of Zarr's.
 
         Raises:
             OSError: If that is not possible.
@@ -203,6 +209,16 @@ class Place(ABC):
             f"There is a store at {self.path} already. Resume it, remove it, or choose "
             "another path."
         )
+
+
+def opaque(name: str) -> bytes:
+    """Returns the `zarr.json` of a folder that foreign readers do not look into.
+
+    They take it for an array without rows. Of unknown files in a group, zarr-python
+    warns.
+    """
+    empty = ArrayLayout(ArraySpec(name, (), "uint8"), 0, 1, 1, None)
+    return to_json(empty.described() | {"attributes": {}})
 
 
 def new_files(root: Root, layouts: Iterable[ArrayLayout]) -> dict[str, bytes]:

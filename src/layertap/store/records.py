@@ -113,9 +113,9 @@ def read_record(
         StoreError: If it can't be read.
     """
     file = place_of(path, block, rows)
-    content = read_json(file)
-    seal = content.pop(SEAL, None)
     try:
+        content = read_json(file)
+        seal = content.pop(SEAL, None)
         found = Record(**content)
         right = (
             seal == seals.of_content(content)
@@ -124,7 +124,7 @@ def read_record(
             and all(len(text) == seals.DIGITS for text in found.digests.values())
             and 0 < rows <= layouts[0].block_rows
         )
-    except (AttributeError, TypeError, ValueError):
+    except (StoreCorruptError, AttributeError, TypeError, ValueError):
         right = False
     if not right:
         raise StoreCorruptError(

@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from layertap.errors import OptionError, StoreError
+from layertap.errors import OptionError, StoreCorruptError, StoreError
 from layertap.store.blocks import Block
 from layertap.store.faults import write_error
 from layertap.store.held import Held
@@ -282,6 +282,8 @@ class SharedWriter:
             self._layouts = self._place.cut(self._layouts, even)
             self._place.discard(self.path / RECORDS)
             self._place.replace({self.path / METADATA_FILE: [contents]})
+        except StoreCorruptError:
+            raise
         except OSError as error:
             raise write_error(error, self.path, self._committed) from error
         self._root = root
