@@ -73,7 +73,7 @@ class ScatteredMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "v"
         self.rows, self.compression = rows, compression
-        # What is known: blocks that are written, those that may be, and rows that count.
+        # What is known: blocks that are written, that may be, and rows that count.
         self.there, self.perhaps, self.least = set(), set(), 0
         self.complete = False
         self.writer = SharedWriter.create(
@@ -105,7 +105,7 @@ class ScatteredMachine(RuleBasedStateMachine):
         self.there.add(block)
 
     @precondition(lambda self: self.writer is not None)
-    @rule(number=st.integers(0, 100), event=st.integers(1, 24))
+    @rule(number=st.integers(0, 100), event=st.integers(1, 45))
     def kill_who_writes_a_block(self, number, event):
         block = number % self.writer.blocks
         done = killed_at(event, self.path, lambda: self.write(block))

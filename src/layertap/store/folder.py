@@ -31,7 +31,7 @@ _TRIES = 10
 # name.
 _SHARD = re.compile(rf"c(\.\d+)+((\.[0-9a-f]{{8}})?{re.escape(NEW)}|\.__lock)?")
 # What says that a block was written, and the same before it is whole.
-_RECORD = re.compile(rf"\d+\.\d+(\.[0-9a-f]{{8}}{re.escape(NEW)})?")
+_RECORD = re.compile(rf"\d+\.\d+(\.[0-9a-f]{{8}}({re.escape(NEW)}){{1,2}})?")
 
 
 class Folder(Place):
