@@ -35,6 +35,7 @@ _READERS, _LISTS, _DELETES, _PUTS_AT_ONCE = 16, 8, 32, 8
 Row = Sequence[str]
 
 
+@cache
 def tables() -> dict[str, str]:
     """Returns all tables, by their titles."""
     return {

@@ -147,9 +147,11 @@ class Size:
     @property
     def rewritten_bytes(self) -> int:
         """The bytes of markers that `layertap.save` puts: all, for each block."""
-        ends = np.arange(1, self.blocks + 1) * self.block_rows
+        ends = np.minimum(np.arange(1, self.blocks + 1) * self.block_rows, ROWS)
         digits = sum(int((ends >= 10**n).sum()) for n in range(1, 10)) + self.blocks
-        least = sum(each - len(str(ROWS)) for each in self._marker) * self.blocks
+        # Who has a store from its making on leaves no mark of itself.
+        empty = [replace(layout, rows=0).metadata() for layout in self.layouts]
+        least = sum(len(to_json(each)) - 1 for each in empty) * self.blocks
         digests = seals.DIGITS * self.blocks * (self.blocks + 1) // 2
         return least + len(self.layouts) * (digits + digests)
 
