@@ -75,16 +75,17 @@ class ObjectShards:
     def _array(self) -> Any:
         if self._opened is None:
             # What is in the marker was read before, when the store was opened.
+            spec = {
+                "driver": "zarr3",
+                "metadata": self._layout.described(),
+                "fill_missing_data_reads": False,
+                "recheck_cached_data": False,
+            }
             self._opened = (
                 tensorstore()
                 .open(
-                    {
-                        "driver": "zarr3",
-                        "kvstore": self._folder.spec(),
-                        "metadata": self._layout.described(),
-                        "fill_missing_data_reads": False,
-                        "recheck_cached_data": False,
-                    },
+                    spec,
+                    kvstore=self._folder.below(),
                     open=True,
                     assume_metadata=True,
                     context=self._folder.session.context,
