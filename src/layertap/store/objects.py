@@ -125,6 +125,18 @@ class ObjectPath:
             raise FileNotFoundError(f"There is no {self.url}.")
         return bytes(found.value)
 
+    def exists(self) -> bool:
+        """Returns whether there is such an object.
+
+        Raises:
+            StoreError: If that can't be read.
+        """
+        try:
+            found = self.session.values.read(self.key, byte_range=slice(0, 1)).result()
+        except ValueError as error:
+            _raise_unreadable(self, error)
+        return bool(found.state != "missing")
+
     def changed(self) -> Any:
         """Begins to ask whether the object is not the one that was seen last.
 
@@ -224,14 +236,19 @@ def _put(path: ObjectPath, content: bytes | None, any_: bool = False) -> None:
     seen[path.key] = generation
 
 
-def delete(paths: Iterable[ObjectPath]) -> None:
+def delete(paths: Iterable[ObjectPath], *, any_: bool = True) -> None:
     """Deletes objects, if they are there.
 
+    Args:
+        paths: Which ones.
+        any_: As of `put`.
+
     Raises:
+        TakenError: As of `put`.
         StoreError: If one can't be deleted.
     """
     with ThreadPoolExecutor(_PUTS_AT_ONCE) as pool:
-        list(pool.map(lambda path: _put(path, None, True), paths))
+        list(pool.map(lambda path: _put(path, None, any_), paths))
     for path in paths:
         path.session.seen.pop(path.key, None)
 
@@ -288,7 +305,7 @@ def _opened_as(spec: str, credentials: int) -> Any:
         return tensorstore().KvStore.open(described).result()
     except ValueError as error:
         raise StoreError(
-            f"The bucket {described['bucket']!r} can't be opened: {_said(error)}. "
+            f"The bucket {described['bucket']!r} can't be opened: {said_by(error)}. "
             "Check its name, the credentials, and where AWS_ENDPOINT_URL leads."
         ) from error
 
@@ -330,19 +347,19 @@ def _s3(bucket: str) -> dict[str, Any]:
 
 def _raise_unreadable(path: ObjectPath, error: ValueError) -> NoReturn:
     raise StoreError(
-        f"{path} can't be read: {_said(error)}. Check its name, the credentials, and "
+        f"{path} can't be read: {said_by(error)}. Check its name, the credentials, and "
         "where AWS_ENDPOINT_URL leads."
     ) from error
 
 
 def _raise_unwritable(path: ObjectPath, error: ValueError) -> NoReturn:
     raise StoreError(
-        f"{path} can't be written: {_said(error)}. Check the bucket, the credentials, "
+        f"{path} can't be written: {said_by(error)}. Check the bucket, the credentials, "
         "and where AWS_ENDPOINT_URL leads"
     ) from error
 
 
-def _said(error: ValueError) -> str:
+def said_by(error: ValueError) -> str:
     """Returns what TensorStore said, without where in its code that was."""
     text = " ".join(str(error).split())
     return text.partition(" [")[0][:300].removesuffix(".")
