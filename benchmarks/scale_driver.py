@@ -46,10 +46,10 @@ class Counted:
         self.asked["DELETE" if content is None else "PUT"] += 1
         return self._values.write(key, content, **options)
 
-    def list(self, keys: Any, strip: int) -> Any:
+    def list(self, keys: Any) -> Any:
         """Lists objects."""
         self.asked["LIST"] += 1
-        return self._values.list(keys, strip)
+        return self._values.list(keys)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from layertap.gathering import Gatherer
 from layertap.plans import Branch, Join, Plan
 from layertap.store import ArraySpec, seals, sizes
-from layertap.store.bucket import WRITER
 from layertap.store.layout import ArrayLayout, to_json
 from layertap.store.records import Record
 from layertap.store.root import Root
@@ -149,8 +148,7 @@ class Size:
         """The bytes of markers that `layertap.save` puts: all, for each block."""
         ends = np.minimum(np.arange(1, self.blocks + 1) * self.block_rows, ROWS)
         digits = sum(int((ends >= 10**n).sum()) for n in range(1, 10)) + self.blocks
-        # Who has a store from its making on leaves no mark of itself.
-        empty = [replace(layout, rows=0).metadata() for layout in self.layouts]
+        empty = [replace(_whole(each), rows=0).metadata() for each in self.layouts]
         least = sum(len(to_json(each)) - 1 for each in empty) * self.blocks
         digests = seals.DIGITS * self.blocks * (self.blocks + 1) // 2
         return least + len(self.layouts) * (digits + digests)
@@ -158,8 +156,7 @@ class Size:
 
 def _whole(layout: ArrayLayout) -> ArrayLayout:
     """Returns an array with all rows, as a bucket marks it, without its digests."""
-    attributes = {**layout.spec.attributes, WRITER: "0" * 8}
-    return replace(layout, rows=ROWS, spec=replace(layout.spec, attributes=attributes))
+    return replace(layout, rows=ROWS, writer="0" * 8)
 
 
 def root_bytes(rows: int) -> int:
