@@ -23,6 +23,8 @@ test: .venv/ready-test  ## The whole suite, on all three backends
 	done
 	@echo "== what one backend shows for all"
 	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) tests/once
+	@echo "== on Ray"
+	KERAS_BACKEND=jax $(RUN)python -m pytest tests/ray
 	@echo "== without a backend"
 	$(RUN)$(PYTEST) tests/plain
 

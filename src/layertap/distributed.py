@@ -41,7 +41,7 @@ from layertap.working import Assignment, SharedModel, Worker
 
 # So many blocks each worker has at least, where there are rows for them: all end at
 # about the same time, and little is lost with one.
-_BLOCKS_EACH = 4
+_BLOCKS_EACH = 8
 # So many batches of rows that were saved before are compared with the data.
 _COMPARED = 64
 

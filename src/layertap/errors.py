@@ -21,27 +21,11 @@ Each is also the builtin that a user would catch anyway:
 A message says what was found, what was expected, where, and what to do.
 """
 
-from typing import Any
-
-
-def _again(name: str, arguments: tuple[Any, ...], state: dict[str, Any]) -> Any:
-    """Returns an error that was pickled, with its notes."""
-    error = globals()[name](*arguments)
-    error.__dict__.update(state)
-    return error
-
 
 class LayertapError(Exception):
     """Any error raised by layertap."""
 
     __module__ = "layertap"
-
-    def __reduce__(self) -> Any:
-        # Where they are said to be, not all can be found: they go to other processes
-        # under their names here.
-        if globals().get(type(self).__name__) is not type(self):
-            return super().__reduce__()
-        return _again, (type(self).__name__, self.args, self.__dict__)
 
 
 class AddressError(LayertapError, KeyError):

@@ -11,6 +11,12 @@ from layertap.plans import Plan
 from layertap.statistics import COUNTED, MOMENTS, Statistics
 from layertap.units import MOST_STORED, MOST_UNITS
 
+# By the dtypes in which a worker notes numbers, the narrowest first: that of them all.
+_WHOLE = {
+    **dict.fromkeys(["<u1", "<u2", "<u4", "<i8"], np.int64),
+    **dict.fromkeys(["<f4", "<f8"], np.float64),
+}
+
 
 def kept(plan: Plan, rows: int, texts: Mapping[str, Any]) -> dict[str, Statistics]:
     """Returns the statistics that a store keeps of its values.
@@ -100,8 +106,10 @@ def to_bytes(statistics: Statistics) -> dict[str, Any]:
         statistics: The statistics of some rows of a value.
     """
     numbers = {
-        name: base64.b64encode(getattr(statistics, name).tobytes()).decode()
+        name: _packed(getattr(statistics, name))
         for name in (*MOMENTS, *COUNTED)
+        # Of most values none is NaN or infinite.
+        if name in MOMENTS or getattr(statistics, name).any()
     }
     return {"axis": statistics.axis, "count": statistics.count, **numbers}
 
@@ -116,15 +124,29 @@ def from_bytes(data: Mapping[str, Any]) -> Statistics:
         KeyError: If a part is missing.
         ValueError: If they can't be statistics.
     """
-
-    def numbers(name: str, dtype: type) -> NDArray[Any]:
-        return np.frombuffer(base64.b64decode(data[name]), dtype)
-
-    moments = (numbers(name, np.float64) for name in MOMENTS)
-    counted = (numbers(name, np.int64) for name in COUNTED)
+    moments = [_unpacked(data[name]) for name in MOMENTS]
+    none: NDArray[np.int64] = np.zeros(len(moments[0]), np.int64)
+    counted = (_unpacked(data[name]) if name in data else none for name in COUNTED)
     found = Statistics(data["axis"], data["count"], *moments, *counted)
     _check(found)
     return found
+
+
+def _packed(numbers: NDArray[Any]) -> list[str]:
+    """Returns numbers in the first narrower dtype that has each of them to the bit."""
+    for name, whole in _WHOLE.items():
+        if whole == numbers.dtype:
+            # A number that is too large is another one then.
+            with np.errstate(all="ignore"):
+                narrow = numbers.astype(name)
+            if np.array_equal(narrow, numbers, equal_nan=True):
+                break
+    return [name, base64.b64encode(narrow.tobytes()).decode()]
+
+
+def _unpacked(packed: Sequence[str]) -> NDArray[Any]:
+    name, text = packed
+    return np.frombuffer(base64.b64decode(text), name).astype(_WHOLE[name])
 
 
 def _check(found: Statistics) -> None:

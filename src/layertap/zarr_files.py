@@ -1,6 +1,7 @@
 """Zarr arrays, of version 2 or 3, as data: read by TensorStore when they are sliced."""
 
 import json
+import os
 import re
 from collections.abc import Collection
 from functools import cache, cached_property
@@ -170,7 +171,14 @@ def _kvstore_at(source: str) -> Any:
 def _kvstore(location: str) -> Any:
     """Returns where TensorStore finds a folder."""
     if URL.match(location):
-        return location.rstrip("/") + "/"
+        location = location.rstrip("/") + "/"
+        bucket, _, path = location.removeprefix("s3://").partition("/")
+        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        if location.startswith("s3://") and endpoint:
+            # TensorStore does not look for it, as other programs do.
+            where = {"bucket": bucket, "path": path, "endpoint": endpoint}
+            return {"driver": "s3", **where}
+        return location
     return {"driver": "file", "path": f"{Path(location).absolute()}/"}
 
 

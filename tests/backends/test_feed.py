@@ -325,6 +325,7 @@ class Counted(Batches):
     kind=st.sampled_from(["numbered", "views", "converted"]),
 )
 @example(rows=20, size=5, start=5, count=5, workers=3, kind="numbered")
+@example(rows=20, size=5, start=5, count=5, workers=1, kind="views")
 def test_batches_from_anywhere_are_some_of_all(rows, size, start, count, workers, kind):
     x = np.arange(rows * 3, dtype="float32").reshape(rows, 3)
     pairs = cut(x, x[:, 0], size=size)

@@ -69,7 +69,7 @@ def test_any_order_gives_the_store_of_one_writer(tmp_path, order, compression):
             write(writer.claim, number)
         assert list(writer.notes()) == [(n * BLOCK, {"of": n}) for n in range(5)]
         writer.finish(NOTED)
-    assert_holds(path, ROWS)
+    assert_holds(Folder(path), ROWS)
     assert contents_of(Folder(path)) == contents_at_once(
         tmp_path, compression=compression
     )
@@ -80,7 +80,7 @@ def test_rows_count_when_all_are_there_and_foreign_readers_see_none_before(tmp_p
     with begin(path) as writer:
         write(writer.claim, 0, 3, 4)
         # Warnings are errors here.
-        assert_holds(path, 0)
+        assert_holds(Folder(path), 0)
         members = dict(zarr.open_group(path, mode="r").members(max_depth=None))
         arrays = {name for name, one in members.items() if isinstance(one, zarr.Array)}
         assert arrays == {array.path for array in ARRAYS} | {"~blocks"}
@@ -96,7 +96,7 @@ def test_closed_early_rows_count_up_to_the_first_missing_block(tmp_path):
     path = tmp_path / "v"
     with begin(path) as writer:
         write(writer.claim, 4, 1, 0, 3)
-    assert_holds(path, 2 * BLOCK)
+    assert_holds(Folder(path), 2 * BLOCK)
     assert complaints(path) == {}
     with SharedWriter.resume(path, rows=ROWS) as writer:
         assert writer.missing() == [2]
@@ -111,7 +111,7 @@ def test_one_writer_goes_on_after_the_rows_that_follow(tmp_path):
     write(writer.claim, 0, 1, 3)
     # As if it were killed: nothing is said in the markers.
     writer._place.release()
-    assert_holds(path, 0)
+    assert_holds(Folder(path), 0)
     with Writer.resume(path, memory=MEMORY) as one:
         assert one.rows == 2 * BLOCK
         one.append(rows_between(2 * BLOCK, ROWS))
@@ -254,7 +254,7 @@ def test_a_record_that_is_wrong_is_told_and_its_block_written_anew(tmp_path, har
     with pytest.raises(StoreCorruptError, match=r"~blocks/1\.10 is damaged"):
         writer.finish()
     writer.close()
-    assert_holds(path, 0)
+    assert_holds(Folder(path), 0)
     with pytest.raises(StoreCorruptError, match="Delete it, and do the same again"):
         Writer.resume(path, memory=MEMORY)
     record(path, 1).unlink()

@@ -194,7 +194,7 @@ class ScatteredMachine(RuleBasedStateMachine):
                 for block in reversed(self.writer.missing()):
                     self.write(block)
                 self.writer.finish()
-        assert_holds(self.path, self.rows)
+        assert_holds(Folder(self.path), self.rows)
         assert complaints(self.path) == {}
         other = Path(self.folder.name) / "once"
         with Writer.create(

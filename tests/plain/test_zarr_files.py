@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 
+import boto3
 import numpy as np
 import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
 
 from faulty_store import begin, go_on
 from layertap.errors import DataError
@@ -105,6 +107,39 @@ def test_only_the_chunks_of_a_slice_are_read(tmp_path):
     np.testing.assert_array_equal(found[:20], X[:20])
     with pytest.raises(DataError, match=r"Rows 19 to 20 of .*x\.zarr can't be read"):
         found[19:21]
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """An S3 on this machine, with an empty bucket."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in (
+        ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
+        ("AWS_ACCESS_KEY_ID", "nobody"),
+        ("AWS_SECRET_ACCESS_KEY", "nothing"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="bucket")
+    yield client
+    server.stop()
+
+
+def test_a_group_in_a_cloud(bucket, tmp_path):
+    group(tmp_path / "g.zarr", 3, x=X, ids=np.arange(ROWS))
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            bucket.upload_file(file, "bucket", str(file.relative_to(tmp_path)))
+    for inputs in (["x"], []):
+        found = open_zarr("s3://bucket/g.zarr", inputs, ["ids"])
+        assert sorted(found) == ["ids", "x"]
+        np.testing.assert_array_equal(found["x"][3:9], X[3:9])
+    for source in ("s3://bucket/gone.zarr", "s3://other/g.zarr"):
+        with pytest.raises(DataError, match=rf"{source} is no Zarr array or group"):
+            open_zarr(source, ["x"])
 
 
 def test_texts_are_told_when_they_are_asked_for(tmp_path):

@@ -34,7 +34,8 @@ def cluster(s3):
         patch.setenv(
             "PYTHONPATH", os.pathsep.join([str(TESTS), *filter(None, sys.path)])
         )
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+        options = {"include_dashboard": False, "log_to_driver": False}
+        ray.init(address="local", num_cpus=4, **options)
         yield ray.get_runtime_context().gcs_address
         ray.shutdown()
 

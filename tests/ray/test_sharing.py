@@ -4,6 +4,7 @@ import os
 import pickle
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ import pytest
 import ray
 import tensorflow as tf
 import torch
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,13 +97,15 @@ def elsewhere(shared: Shared, build: Any, start: int, stop: int | None) -> Any:
     return found
 
 
-def of_ray(*, blocks: int = 7) -> Any:
-    """A data set of Ray, whose later blocks are done first."""
+def of_ray(pipe: Path | None = None) -> Any:
+    """A data set of Ray in 7 blocks; with a pipe, the first waits for the last."""
 
     def changed(batch: dict[str, Any]) -> dict[str, Any]:
         number = batch["data"]
-        for _ in range(2_000_000 // (number[0] + 1)):
-            pass
+        if pipe is not None and number[0] == 0:
+            assert pipe.read_text() == "the last is done"
+        if pipe is not None and number[-1] == ROWS - 1:
+            pipe.write_text("the last is done")
         return {
             "x": X[number],
             "b": B[number],
@@ -110,7 +114,7 @@ def of_ray(*, blocks: int = 7) -> Any:
             "ids": np.array([f"row {i}" for i in number]),
         }
 
-    rows = ray.data.from_numpy(np.array_split(np.arange(ROWS), blocks))
+    rows = ray.data.from_numpy(np.array_split(np.arange(ROWS), 7))
     return rows.map_batches(changed, batch_size=None)
 
 
@@ -206,12 +210,12 @@ def test_slices_of_pieces_are_those_of_the_array(rows, piece_rows, start, stop, 
 
 def test_a_slice_within_a_piece_is_a_view_and_fetches_no_other():
     found = pieces.put(X, 50 * X[0].nbytes)
-    found._refs[2:] = [None] * 3
-    one, two = found[10:20], found[30:60]
-    np.testing.assert_array_equal(one, X[10:20])
-    np.testing.assert_array_equal(two, X[30:60])
-    assert np.shares_memory(one, found[0:50])
-    assert not np.shares_memory(two, found[0:50])
+    found._refs[0] = found._refs[3] = found._refs[4] = None
+    one, two = found[60:70], found[80:120]
+    np.testing.assert_array_equal(one, X[60:70])
+    np.testing.assert_array_equal(two, X[80:120])
+    assert np.shares_memory(one, found[50:100])
+    assert not np.shares_memory(two, found[50:100])
     assert not one.flags.writeable
 
 
@@ -269,6 +273,24 @@ def test_each_worker_opens_a_path_wherever_it_works(source):
     np.testing.assert_array_equal(found["ids"], Y + 1000)
     given = elsewhere(share("x.npz", Y), of_one, 100, 110)
     np.testing.assert_array_equal(given["ids"], Y)
+
+
+def test_zarr_and_parquet_that_ray_wrote(source):
+    zarr.create_array(source / "x.zarr", data=X, chunks=(20, 3))
+    table = ray.data.from_numpy(X).map_batches(
+        lambda batch: {"x": batch["data"], "ids": batch["data"][:, 0] > 0}
+    )
+    table.write_parquet(str(source / "table"))
+    for path in ("x.zarr", "table"):
+        found = elsewhere(share(path), of_one, 100, 110)
+        assert (found["rows"], found["row"]) == (ROWS, 96)
+        np.testing.assert_array_equal(found["inputs"], X[96:128])
+    np.testing.assert_array_equal(found["ids"], X[:, 0] > 0)
+
+
+def test_a_local_save_of_a_data_set_of_ray_is_refused():
+    with pytest.raises(DataTypeError, match=r"layertap\.distributed\.save.*iter_batch"):
+        Feed(of_ray())
 
 
 def test_a_callable_may_return_a_dataset(source):
@@ -355,8 +377,9 @@ def test_to_unpickle_shared_data_needs_no_keras():
     assert shared.ids is not None
 
 
-def test_the_order_of_a_data_set_of_ray_and_its_settings_are_kept():
-    dataset = of_ray(blocks=23)
+def test_the_order_of_a_data_set_of_ray_and_its_settings_are_kept(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    dataset = of_ray(tmp_path / "pipe")
     dataset.context.execution_options.preserve_order = False
     found = share(dataset).open(of_two())
     np.testing.assert_array_equal(np.asarray(found.ids), TEXTS)

@@ -49,8 +49,11 @@ def read_json(file: Location) -> dict[str, Any]:
 def _read(file: Path) -> bytes:
     try:
         with open_plainly(file) as opened:
-            regular = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
-            content = opened.read(_MOST_BYTES + 1) if regular else b""
+            found = os.fstat(opened.fileno())
+            regular = stat.S_ISREG(found.st_mode)
+            # Memory is taken for all that is asked for.
+            most = min(found.st_size, _MOST_BYTES) + 1
+            content = opened.read(most) if regular else b""
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:

@@ -6,6 +6,8 @@ it is still the one that was seen last: what a process has seen is remembered in
 session that its paths share, so nobody's writing is lost without an error.
 """
 
+import itertools
+import json
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,18 +15,31 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import quote
 
 from layertap.errors import BackendMissingError, OptionError, StoreError
 
 Buffer = bytes | memoryview
 
+# By scheme, how TensorStore calls it.
 SCHEMES = {"s3": "s3", "gs": "gcs"}
 
+# What TensorStore asks for anew is asked for so often, with these delays between: for
+# about a minute in all. Of itself it goes on for a quarter of an hour.
+_ATTEMPTS = 9
+_DELAYS = {"initial_delay": "250ms", "max_delay": "16s"}
+# Of itself it waits for ever for who does not answer.
+_PATIENCE = {
+    "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "20",
+    "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "60",
+    "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
+}
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 # The generation of an object that is not there: TensorStore's.
 _NOT_THERE = b"\x02"
 # Each is in memory once more while it is on its way.
 _PUTS_AT_ONCE = 8
+_DELETES_AT_ONCE = 32
+_DELETES_BEGUN = 4096
 
 
 class TakenError(StoreError):
@@ -46,15 +61,23 @@ class Session:
     scheme: str
     bucket: str
     seen: dict[str, bytes] = field(default_factory=dict)
+    _values: Any = field(default=None, repr=False)
 
     def __reduce__(self) -> Any:
         # Another process has seen nothing.
         return Session, (self.scheme, self.bucket)
 
-    @cached_property
+    @property
     def values(self) -> Any:
-        """The bucket, as TensorStore's key-value store."""
-        return _opened(self.scheme, self.bucket, os.getpid())
+        """The bucket, as TensorStore's key-value store.
+
+        Raises:
+            StoreError: If it can't be opened, or this process was forked.
+        """
+        check_not_forked()
+        if self._values is None:
+            self._values = _opened(self.scheme, self.bucket)
+        return self._values
 
     @cached_property
     def context(self) -> Any:
@@ -96,14 +119,23 @@ class ObjectPath:
             FileNotFoundError: If there is none.
             StoreError: If it can't be read.
         """
+        values = self.session.values
         try:
-            found = self.session.values.read(self.key).result()
+            found = values.read(self.key).result()
         except ValueError as error:
             _raise_unreadable(self, error)
         self.session.seen[self.key] = found.stamp.generation
         if found.state == "missing":
             raise FileNotFoundError(f"There is no {self.url}.")
         return bytes(found.value)
+
+    def exists(self) -> bool:
+        """Returns whether there is such an object.
+
+        Raises:
+            StoreError: If that can't be read.
+        """
+        return bool(self._keys(self.key, f"{self.key}\0"))
 
     def changed(self) -> Any:
         """Begins to ask whether the object is not the one that was seen last.
@@ -116,19 +148,22 @@ class ObjectPath:
 
     def names(self) -> list[str]:
         """Returns the keys of all objects below this one, after its own."""
-        prefix = f"{self.key}/".encode()
-        ts = tensorstore()
-        below = ts.KvStore.KeyRange(prefix, prefix[:-1] + b"0")
+        prefix = f"{self.key}/"
+        # "0" is what comes after "/".
+        found = self._keys(prefix, f"{self.key}0")
+        return sorted(key.removeprefix(prefix) for key in found)
+
+    def _keys(self, first: str, end: str) -> list[str]:
+        values, key_range = self.session.values, tensorstore().KvStore.KeyRange
         try:
-            found = self.session.values.list(below, len(prefix)).result()
+            found = values.list(key_range(first.encode(), end.encode())).result()
         except ValueError as error:
             _raise_unreadable(self, error)
-        return sorted(name.decode() for name in found)
+        return [key.decode() for key in found]
 
-    def spec(self) -> dict[str, Any]:
-        """Returns what TensorStore opens all below this one with."""
-        spec: dict[str, Any] = self.session.values.spec().to_json()
-        return spec | {"path": f"{self.key}/"}
+    def below(self) -> Any:
+        """Returns all objects below this one, as TensorStore's key-value store."""
+        return self.session.values / f"{self.key}/"
 
 
 # Composed by `/`, and told by `str`.
@@ -186,9 +221,10 @@ def put(contents: Mapping[ObjectPath, Iterable[Buffer]], *, any_: bool = False) 
 def _put(path: ObjectPath, content: bytes | None, any_: bool = False) -> None:
     seen = path.session.seen
     condition = None if any_ else seen.get(path.key, _NOT_THERE)
+    values = path.session.values
     try:
-        stamp = path.session.values.write(path.key, content, if_equal=condition)
-        generation = stamp.result().generation
+        stamp = values.write(path.key, content, if_equal=condition).result()
+        generation = stamp.generation
     except ValueError as error:
         _raise_unwritable(path, error)
     if not generation:
@@ -205,16 +241,43 @@ def _put(path: ObjectPath, content: bytes | None, any_: bool = False) -> None:
     seen[path.key] = generation
 
 
-def delete(paths: Iterable[ObjectPath]) -> None:
+def delete(paths: Iterable[ObjectPath], *, any_: bool = True) -> None:
     """Deletes objects, if they are there.
 
+    Args:
+        paths: Which ones.
+        any_: As of `put`.
+
     Raises:
+        TakenError: As of `put`.
         StoreError: If one can't be deleted.
     """
-    with ThreadPoolExecutor(_PUTS_AT_ONCE) as pool:
-        list(pool.map(lambda path: _put(path, None, True), paths))
-    for path in paths:
-        path.session.seen.pop(path.key, None)
+    all_of_them = iter(paths)
+    with ThreadPoolExecutor(_DELETES_AT_ONCE) as pool:
+        # Of a large store, there is no room for all of them on their way.
+        while some := list(itertools.islice(all_of_them, _DELETES_BEGUN)):
+            list(pool.map(lambda path: _put(path, None, any_), some))
+            for path in some:
+                path.session.seen.pop(path.key, None)
+
+
+# The process that TensorStore has threads in, once it was used.
+_threads: dict[str, int] = {}
+
+
+def check_not_forked() -> None:
+    """Raises where TensorStore would wait for threads that only the parent has.
+
+    Raises:
+        StoreError: If it was used in the process that this one was forked from.
+    """
+    if _threads.get("process", os.getpid()) != os.getpid():
+        raise StoreError(
+            "This process was forked from one that had used a store at s3:// or gs://, "
+            "and TensorStore does not work in such a process. Start workers by "
+            'spawning: multiprocessing_context="spawn" of a DataLoader, or '
+            'multiprocessing.get_context("spawn").'
+        )
 
 
 @cache
@@ -224,6 +287,8 @@ def tensorstore() -> Any:
     Raises:
         BackendMissingError: If it is not installed.
     """
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
     try:
         import tensorstore
     except ImportError as error:
@@ -233,46 +298,76 @@ def tensorstore() -> Any:
     return tensorstore
 
 
+def _opened(scheme: str, bucket: str) -> Any:
+    """Opens a bucket as the environment says now, anew if that has changed."""
+    keys = tuple(os.environ.get(name) for name in _CREDENTIALS)
+    spec = _s3(bucket) if scheme == "s3" else _gcs(bucket)
+    return _opened_as(json.dumps(spec), hash(keys))
+
+
 @cache
-def _opened(scheme: str, bucket: str, process: int) -> Any:
-    """Opens a bucket, once in each process: what is forked can't use its threads."""
-    spec: dict[str, Any] = {"driver": SCHEMES[scheme], "bucket": bucket}
-    if scheme == "s3":
-        # TensorStore has no variable of its own for it; the names are AWS' tools'.
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get(
-            "AWS_ENDPOINT_URL"
-        )
-        if endpoint:
-            spec["endpoint"] = endpoint.rstrip("/")
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        if region:
-            spec["aws_region"] = region
-        if os.environ.get("AWS_ACCESS_KEY_ID"):
-            # The first that is asked anyway; to ask all logs what others lack.
-            spec["aws_credentials"] = {"type": "environment"}
+def _opened_as(spec: str, credentials: int) -> Any:
+    described = json.loads(spec)
+    _threads["process"] = os.getpid()
     try:
-        return tensorstore().KvStore.open(spec).result()
+        return tensorstore().KvStore.open(described).result()
     except ValueError as error:
         raise StoreError(
-            f"{scheme}://{quote(bucket)} can't be opened: {_said(error)}"
+            f"The bucket {described['bucket']!r} can't be opened: {said_by(error)}. "
+            "Check its name, the credentials, and where AWS_ENDPOINT_URL leads."
         ) from error
+
+
+def _gcs(bucket: str) -> dict[str, Any]:
+    retries = {"max_retries": _ATTEMPTS, **_DELAYS}
+    return {"driver": "gcs", "bucket": bucket, "gcs_request_retries": retries}
+
+
+def _s3(bucket: str) -> dict[str, Any]:
+    """Returns what TensorStore opens a bucket of S3 with.
+
+    It has no variables of its own for this; the names are those of AWS' tools.
+    """
+    get = os.environ.get
+    attempts = get("AWS_MAX_ATTEMPTS", str(_ATTEMPTS))
+    if not attempts.isdecimal() or not int(attempts):
+        raise OptionError(
+            "AWS_MAX_ATTEMPTS is how often a request is tried, from 1 on; found "
+            f"{attempts[:200]!r}. Set it to a number, or not at all."
+        )
+    spec: dict[str, Any] = {
+        "driver": "s3",
+        "bucket": bucket,
+        "use_conditional_write": True,
+        "s3_request_retries": {"max_retries": int(attempts), **_DELAYS},
+    }
+    endpoint = get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL")
+    if endpoint:
+        spec["endpoint"] = endpoint.rstrip("/")
+    region = get("AWS_REGION") or get("AWS_DEFAULT_REGION")
+    if region:
+        spec["aws_region"] = region
+    if get("AWS_ACCESS_KEY_ID"):
+        # The first that is asked anyway; to ask all logs what others lack.
+        spec["aws_credentials"] = {"type": "environment"}
+    return spec
 
 
 def _raise_unreadable(path: ObjectPath, error: ValueError) -> NoReturn:
     raise StoreError(
-        f"{path} can't be read: {_said(error)}. Check its name, the credentials, and "
+        f"{path} can't be read: {said_by(error)}. Check its name, the credentials, and "
         "where AWS_ENDPOINT_URL leads."
     ) from error
 
 
 def _raise_unwritable(path: ObjectPath, error: ValueError) -> NoReturn:
     raise StoreError(
-        f"{path} can't be written: {_said(error)}. Check the bucket, the credentials, "
-        "and where AWS_ENDPOINT_URL leads"
+        f"{path} can't be written: {said_by(error)}. Check the bucket, the "
+        "credentials, and where AWS_ENDPOINT_URL leads"
     ) from error
 
 
-def _said(error: ValueError) -> str:
+def said_by(error: ValueError) -> str:
     """Returns what TensorStore said, without where in its code that was."""
     text = " ".join(str(error).split())
     return text.partition(" [")[0][:300].removesuffix(".")

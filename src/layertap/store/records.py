@@ -6,9 +6,12 @@ markers of the arrays are left alone: rows count once those before them are ther
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from layertap.errors import StoreCorruptError
 from layertap.store import seals
@@ -17,6 +20,10 @@ from layertap.store.layout import RECORDS, SEAL, ArrayLayout, to_json
 from layertap.store.objects import Location
 from layertap.store.place import Place
 from layertap.store.root import Root
+
+# So many are asked for at a time: there may be very many, and each answer takes as
+# long as a network does.
+_READERS = 16
 
 _RECORD = re.compile(r"([0-9]+)\.([0-9]+)")
 
@@ -44,6 +51,29 @@ class Record:
         # Sealed as it is read back: keys of JSON are strings, and tuples lists.
         content = json.loads(to_json(vars(self)))
         return to_json(content | {SEAL: seals.of_content(content)})
+
+
+class Kept(NamedTuple):
+    """What is kept in memory of a record, of which there may be very many.
+
+    Args:
+        rows: How many rows the block has.
+        digests: Their digests, of one array after the other.
+    """
+
+    rows: int
+    digests: str
+
+
+def kept(record: Record, layouts: Sequence[ArrayLayout]) -> Kept:
+    """Returns what is kept of a record.
+
+    Args:
+        record: The record.
+        layouts: The arrays.
+    """
+    digests = (record.digests[layout.spec.path] for layout in layouts)
+    return Kept(record.rows, "".join(digests))
 
 
 def place_of(path: Location, block: int, rows: int) -> Location:
@@ -91,6 +121,7 @@ def read_record(
             seal == seals.of_content(content)
             and (found.store, found.block, found.rows) == (store, block, rows)
             and found.digests.keys() == {layout.spec.path for layout in layouts}
+            and all(len(text) == seals.DIGITS for text in found.digests.values())
             and 0 < rows <= layouts[0].block_rows
         )
     except (StoreCorruptError, AttributeError, TypeError, ValueError):
@@ -103,60 +134,91 @@ def read_record(
     return found
 
 
-def adopted(at: Place, root: Root, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
+def read_records(
+    path: Location,
+    layouts: Sequence[ArrayLayout],
+    store: str,
+    blocks: Iterable[tuple[int, int]],
+) -> Generator[Record, None, None]:
+    """Yields the records of some blocks, in their order; the next ones are read ahead.
+
+    Args:
+        path: The store.
+        layouts: Its arrays.
+        store: Which store it is.
+        blocks: The blocks, each with the number of its rows.
+
+    Raises:
+        FileNotFoundError: If one has none.
+        StoreCorruptError: If one is damaged, or of another store or block.
+        StoreError: If one can't be read.
+    """
+    reading: deque[Future[Record]] = deque()
+    pool = ThreadPoolExecutor(_READERS, "layertap-records")
+    try:
+        for block in blocks:
+            reading.append(pool.submit(read_record, path, layouts, store, *block))
+            if len(reading) > _READERS:
+                yield reading.popleft().result()
+        while reading:
+            yield reading.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def adopted(
+    at: Place,
+    root: Root,
+    layouts: Sequence[ArrayLayout],
+    known: Mapping[int, Kept] | None = None,
+) -> list[ArrayLayout]:
     """Returns the arrays with the rows of all recorded blocks that follow theirs.
 
     Args:
         at: The place of the store.
         root: Its root.
         layouts: Its arrays.
+        known: What is known of blocks already: their records are not read again.
 
     Raises:
         StoreCorruptError: If a record is damaged.
         StoreError: If one can't be read.
     """
-    there = dict(recorded(at))
-    if not there:
-        return list(layouts)
-    first = min(layout.rows for layout in layouts) // layouts[0].block_rows
-    following = list(_following(at.path, root, layouts, there, first))
-    return with_records(layouts, first, following) if following else list(layouts)
-
-
-def _following(
-    path: Location,
-    root: Root,
-    layouts: Sequence[ArrayLayout],
-    there: Mapping[int, int],
-    block: int,
-) -> Iterator[Record]:
+    there, known = dict(recorded(at)), known or {}
+    block_rows = layouts[0].block_rows
+    first = block = min(layout.rows for layout in layouts) // block_rows
+    following = []
     while block in there:
-        record = read_record(path, layouts, root.store, block, there[block])
-        yield replace(record, notes=None)
-        if record.rows < layouts[0].block_rows:
-            return
-        block += 1
+        following.append((block, there[block]))
+        # No block follows one that is not full.
+        block = block + 1 if there[block] == block_rows else -1
+    unknown = [pair for pair in following if pair[0] not in known]
+    with closing(read_records(at.path, layouts, root.store, unknown)) as records:
+        found = [
+            known[number] if number in known else kept(next(records), layouts)
+            for number, _ in following
+        ]
+    return _with_rows(layouts, first, found) if found else list(layouts)
 
 
-def with_records(
-    layouts: Sequence[ArrayLayout], first: int, records: Sequence[Record]
+def _with_rows(
+    layouts: Sequence[ArrayLayout], first: int, blocks: Sequence[Kept]
 ) -> list[ArrayLayout]:
     """Returns the arrays with the rows of some blocks that follow each other.
 
     Args:
         layouts: The arrays, with all rows before those blocks at least.
         first: The number of the first one.
-        records: Their records.
+        blocks: What is known of them.
     """
-    rows = first * layouts[0].block_rows + sum(record.rows for record in records)
-    return [
-        replace(
-            layout,
-            rows=max(rows, layout.rows),
-            digests=layout.digests[: first * seals.DIGITS]
-            + "".join(record.digests[layout.spec.path] for record in records),
-        )
-        if rows > layout.rows
-        else layout
-        for layout in layouts
-    ]
+    rows = first * layouts[0].block_rows + sum(block.rows for block in blocks)
+    found = []
+    for number, layout in enumerate(layouts):
+        if rows <= layout.rows:
+            found.append(layout)
+            continue
+        part = slice(number * seals.DIGITS, (number + 1) * seals.DIGITS)
+        digests = "".join(block.digests[part] for block in blocks)
+        before = layout.digests[: first * seals.DIGITS]
+        found.append(replace(layout, rows=rows, digests=before + digests))
+    return found

@@ -9,7 +9,7 @@ then those count that follow each other from the first on.
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -30,10 +30,13 @@ from layertap.store.place import Place
 from layertap.store.places import place
 from layertap.store.reader import LazyArray
 from layertap.store.records import (
+    Kept,
     Record,
     adopted,
+    kept,
     place_of,
     read_record,
+    read_records,
     recorded,
 )
 from layertap.store.resuming import check_resumable
@@ -76,6 +79,8 @@ class SharedWriter:
         self._place = at
         self._root = root
         self._layouts = list(layouts)
+        # Of the records that were read: to read all of them takes its time.
+        self._known: dict[int, Kept] = {}
         self._open = True
 
     @classmethod
@@ -223,10 +228,17 @@ class SharedWriter:
             StoreError: If a record can't be read, or is missing.
         """
         there = recorded(self._place)
-        for block in range(self.blocks):
-            rows = self.rows_of(block)
-            found = (block, len(rows)) in there
-            yield rows.start, self._record(block).notes if found else None
+        wanted = ((block, len(self.rows_of(block))) for block in range(self.blocks))
+        found = [pair for pair in wanted if pair in there]
+        store = self._root.store
+        with closing(read_records(self.path, self._layouts, store, found)) as records:
+            for block in range(self.blocks):
+                rows, notes = self.rows_of(block), None
+                if (block, len(rows)) in there:
+                    record = next(records)
+                    self._known[block] = kept(record, self._layouts)
+                    notes = record.notes
+                yield rows.start, notes
 
     @property
     def _committed(self) -> int:
@@ -264,7 +276,9 @@ class SharedWriter:
         )
         contents = root.contents()
         try:
-            even = adopted(self._place, self._root, self._layouts)
+            even = adopted(self._place, self._root, self._layouts, self._known)
+            if {layout.rows for layout in even} != {self.rows}:
+                raise StoreError("a record is gone, or of fewer rows than its block")
             self._layouts = self._place.cut(self._layouts, even)
             self._place.discard(self.path / RECORDS)
             self._place.replace({self.path / METADATA_FILE: [contents]})
@@ -282,7 +296,7 @@ class SharedWriter:
         if not self._root.complete:
             # What can't be said now is said by whoever goes on.
             with suppress(OSError):
-                even = adopted(self._place, self._root, self._layouts)
+                even = adopted(self._place, self._root, self._layouts, self._known)
                 self._place.replace(
                     {
                         self.path / after.spec.path / METADATA_FILE: [

@@ -1,0 +1,198 @@
+"""Very many records: read side by side and once, kept small, and noted in few bytes."""
+
+import threading
+import time
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from layertap.errors import StoreError
+from layertap.keeping import from_bytes, to_bytes
+from layertap.statistics import COUNTED, MOMENTS, Statistics
+from layertap.store import ArraySpec, Contributor, Reader, SharedWriter, objects
+from layertap.store import records as rooms
+from layertap.store.records import Record, adopted, place_of
+
+ARRAYS = [ArraySpec("a/x", (3,), "float32"), ArraySpec("y", (), "int64")]
+BLOCK, ROWS = 2, 99
+
+
+def written(path, rows=ROWS):
+    """A writer of a store whose blocks were all written by somebody else."""
+    writer = SharedWriter.create(path, ARRAYS, {}, rows=rows, most_rows=BLOCK)
+    other = Contributor(writer.claim)
+    for number in writer.missing():
+        block = other.empty(number)
+        part = np.array(other.rows_of(number))
+        block.append({"a/x": np.repeat(part[:, None], 3, 1).astype("f4"), "y": part})
+        other.write(block, {"of": number})
+    return writer
+
+
+def assert_whole(path, rows=ROWS):
+    reader = Reader(path)
+    assert (reader.rows, reader.complete) == (rows, True)
+    assert np.array_equal(reader.array("y")[:], np.arange(rows))
+    for name in reader.paths:
+        assert [problem for _, problem in reader.array(name).check() if problem] == []
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """How often each file was read, and how many at a time; each takes a while."""
+    seen, at_once, lock = Counter(), [0], threading.Lock()
+    before, now = rooms.read_json, [0]
+
+    def slowly(file):
+        with lock:
+            seen[file.name] += 1
+            now[0] += 1
+            at_once[0] = max(at_once[0], now[0])
+        # The first ones are the last to be answered.
+        time.sleep(0.02 if int(file.name.split(".")[0]) % 4 == 0 else 0.005)
+        with lock:
+            now[0] -= 1
+        return before(file)
+
+    monkeypatch.setattr(rooms, "read_json", slowly)
+    return seen, at_once
+
+
+def test_records_are_read_side_by_side_and_told_in_order(tmp_path, read):
+    seen, at_once = read
+    with written(tmp_path / "v") as writer:
+        seen.clear()
+        told = list(writer.notes())
+        assert told == [(n * BLOCK, {"of": n}) for n in range(50)]
+    assert 8 <= at_once[0] <= 16
+
+
+def test_the_end_of_a_save_reads_each_record_once(tmp_path, read):
+    seen, _ = read
+    with written(tmp_path / "v") as writer:
+        seen.clear()
+        writer.finish(lambda: {"noted": [noted["of"] for _, noted in writer.notes()]})
+    assert seen == {f"{n}.{min(BLOCK, ROWS - n * BLOCK)}": 1 for n in range(50)}
+    assert_whole(tmp_path / "v")
+    assert Reader(tmp_path / "v").attributes["noted"] == list(range(50))
+
+
+def test_who_needs_no_notes_reads_each_record_once_too(tmp_path, read):
+    seen, at_once = read
+    with written(tmp_path / "v") as writer:
+        seen.clear()
+        writer.finish()
+    assert set(seen.values()) == {1}
+    assert at_once[0] >= 8
+    assert_whole(tmp_path / "v")
+
+
+def test_a_record_that_goes_while_a_save_ends_is_told(tmp_path):
+    path = tmp_path / "v"
+    with written(path) as writer:
+
+        def noted():
+            found = {"noted": len(list(writer.notes()))}
+            place_of(path, 30, BLOCK).unlink()
+            return found
+
+        with pytest.raises(StoreError, match=r"a record is gone.*do the same again"):
+            writer.finish(noted)
+        assert not Reader(path).complete
+        assert writer.missing() == [30]
+    # What is before it counts.
+    assert Reader(path).rows == 30 * BLOCK
+
+
+def test_what_is_kept_of_a_record_is_little_more_than_its_digests(tmp_path):
+    arrays = [ArraySpec(f"branch/{n}", (), "int8") for n in range(53)]
+    path, blocks = tmp_path / "v", 400
+    with SharedWriter.create(path, arrays, {}, rows=blocks, most_rows=1) as writer:
+        for number in range(blocks):
+            digests = {spec.path: f"{number:016x}" for spec in arrays}
+            record = Record(writer.store, number, 1, digests, {"mean": "0" * 1000})
+            place_of(path, number, 1).write_bytes(record.contents())
+        tracemalloc.start()
+        even = adopted(writer._place, writer._root, writer._layouts)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    digests = "".join(f"{number:016x}" for number in range(blocks))
+    assert {(one.rows, one.digests) for one in even} == {(blocks, digests)}
+    # Those of each block and of each array; and sixteen records that are read.
+    assert peak < 3 * len(arrays) * len(digests) + 16 * 20_000
+
+
+def test_what_is_deleted_may_be_any_number_of_objects(monkeypatch):
+    bucket = objects.tensorstore().KvStore.open("memory://").result()
+    monkeypatch.setattr(objects, "_opened", lambda *_: bucket)
+    monkeypatch.setattr(objects, "_DELETES_BEGUN", 7)
+    folder = objects.parse("s3://bucket/v")
+    names = [f"{n:02}" for n in range(30)]
+    objects.put({folder / name: [b"x"] for name in names})
+    objects.delete(folder / name for name in names[:-1])
+    assert folder.names() == names[-1:]
+    assert set(folder.session.seen) == {"v/29"}
+
+
+def statistics(**parts):
+    """Statistics of two units of 100 numbers, with some parts of their own."""
+    floats = dict.fromkeys(MOMENTS, (0.0, 1.0)) | {"variance": [0.25, 0.1]}
+    whole = dict.fromkeys(COUNTED, (0, 0))
+    given = {name: parts.get(name, part) for name, part in (floats | whole).items()}
+    arrays = [np.array(given[name], np.float64) for name in MOMENTS]
+    arrays += [np.array(given[name], np.int64) for name in COUNTED]
+    return Statistics(1, parts.get("count", 100), *arrays)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        {"mean": [0.1, 1 / 3], "variance": [1e-300, 1e300]},
+        {"minimum": [-0.0, 5e-324], "maximum": [0.0, 1.7e308]},
+        {"minimum": [np.float32(0.1), -1e30], "maximum": [np.float32(0.3), 3e38]},
+        {"zeros": [0, 255], "nan": [256, 0], "inf": [0, 65_536], "count": 2**20},
+        {"zeros": [2**32, 2**40], "count": 2**41},
+        {
+            **dict.fromkeys(MOMENTS, (np.nan, np.nan)),
+            "nan": [100, 99],
+            "inf": [0, 1],
+        },
+    ],
+)
+def test_what_is_noted_is_what_was_known_to_the_bit(parts):
+    known = statistics(**parts)
+    found = from_bytes(to_bytes(known))
+    assert (found.axis, found.count) == (known.axis, known.count)
+    for name in (*MOMENTS, *COUNTED):
+        one, other = getattr(known, name), getattr(found, name)
+        assert (one.dtype, one.tobytes()) == (other.dtype, other.tobytes()), name
+
+
+def test_what_is_noted_of_a_usual_block_takes_few_bytes():
+    """Mean and variance in 64 bits, extremes in 32, zeros in 16, in base64."""
+    rng, units = np.random.default_rng(0), 3000
+    moments = [*rng.normal(size=(2, units)) ** 2, np.zeros(units), rng.random(units)]
+    moments[3] = moments[3].astype(np.float32).astype(np.float64)
+    counts = [rng.integers(0, 8192, units), *np.zeros((2, units), np.int64)]
+    noted = to_bytes(Statistics(1, 8192, *moments, *counts))
+    text = sum(len(part[1]) for part in noted.values() if isinstance(part, list))
+    assert text == units * (8 + 8 + 4 + 4 + 2) * 4 // 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": ["<f4", "AAAA"]},
+        {"mean": ["<O8", "AAAAAAAAAAA="]},
+        {"mean": "AAAAAAAA"},
+        {"zeros": ["<u1", "yMg="]},
+        {"zeros": ["<u1", "AQ=="]},
+        {"minimum": ["<f8", ""]},
+    ],
+)
+def test_what_can_not_have_been_noted_is_an_error(change):
+    with pytest.raises((KeyError, ValueError)):
+        from_bytes(to_bytes(statistics()) | change)
