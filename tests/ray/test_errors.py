@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ import ray
 
 import faulty_data as faulty
 import layertap.distributed
+from faults import small_disk
 from layertap.errors import (
     DataTypeError,
     ModelFileError,
@@ -132,6 +134,24 @@ def test_a_place_where_nothing_can_be_written(model, tmp_path):
     path = tmp_path / "file" / "v.zarr"
     with pytest.raises(StoreError, match=r"file"):
         save(model, faulty.inputs(), path)
+
+
+def test_a_disk_that_is_full_for_a_while(model, data, local, tmp_path):
+    with small_disk(tmp_path / "disk") as disk:
+        path = disk.path / "v.zarr"
+        faulty.tell(data.folder, 13, "wait")
+        with ThreadPoolExecutor(1) as other:
+            saving = other.submit(save, model, data, path)
+            faulty.until((data.folder / "waiting-13").exists)
+            with disk.filled():
+                (data.folder / "waiting-13").unlink()
+                error = saving.exception()
+        assert type(error) is StoreError
+        assert "No space left on device" in str(error)
+        assert "Free some space" in str(error)
+        assert "rows 120 to 139, in a worker" in " ".join(error.__notes__)
+        save(model, data, path)
+        assert_same(path, local)
 
 
 def test_more_workers_than_there_is_room_for(model, data, local, tmp_path):
