@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 from store_suite import Place
@@ -48,3 +49,7 @@ class Folder(Place):
             if not (path := self.path.with_name(f"{self.path.name}-{number}")).exists()
         )
         return Folder(shutil.copytree(self.path, target))
+
+    @contextmanager
+    def local(self):
+        yield self.path

@@ -142,8 +142,8 @@ def test_a_store_that_is_reached_by_a_link(tmp_path):
     with Writer.resume(tmp_path / "link") as writer:
         writer.append(rows_between(3, 5))
         writer.finish()
-    assert_holds(tmp_path / "link", 5)
-    assert_holds(tmp_path / "v", 5)
+    assert_holds(Folder(tmp_path / "link"), 5)
+    assert_holds(Folder(tmp_path / "v"), 5)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_nothing_is_written_through_a_link(tmp_path, name):
         writer.finish()
     assert outside.read_text() == "mine"
     assert not [file for file in (tmp_path / "v").rglob("*") if file.is_symlink()]
-    assert_holds(tmp_path / "v", 30)
+    assert_holds(Folder(tmp_path / "v"), 30)
 
 
 @pytest.mark.parametrize("purpose", ["creating", "removing"])

@@ -209,7 +209,7 @@ class StoreMachine(RuleBasedStateMachine):
                 writer.append(rows_between(writer.rows, writer.rows + 13))
                 writer.finish()
         rows = Reader(self.path).rows
-        assert_holds(self.path, rows)
+        assert_holds(Folder(self.path), rows)
         other = Path(self.folder.name) / "once.zarr"
         with Writer.create(
             other,

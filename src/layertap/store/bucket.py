@@ -5,6 +5,7 @@ last. So no two writers can mix what they write: whoever comes second changes al
 markers, and the first one's next commit is refused.
 """
 
+import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 
 from layertap.errors import StoreError
 from layertap.store import objects
+from layertap.store.faults import write_error
 from layertap.store.files import read_json
 from layertap.store.layout import METADATA_FILE, RECORDS, ArrayLayout, to_json
 from layertap.store.locks import alive, taken, this_process
@@ -20,12 +22,9 @@ from layertap.store.parsing import groups
 from layertap.store.place import Place, Size, new_files
 from layertap.store.root import Root, pending, pending_writer, read_root
 
-# An attribute of arrays: who may change them. Another writer puts another one there,
-# so that they are other objects, even if they say the same.
-WRITER = "writer"
-
-# The stores that this process writes, by their URLs.
-_claimed: set[str] = set()
+# By URL, what writes that store in this process.
+_claimed: dict[str, "Bucket"] = {}
+os.register_at_fork(after_in_child=_claimed.clear)
 
 
 class Bucket(Place):
@@ -52,15 +51,22 @@ class Bucket(Place):
         read_root(self.path)
         return True
 
-    def create(self, root: Root, layouts: Sequence[ArrayLayout]) -> None:
+    def create(
+        self, root: Root, layouts: Sequence[ArrayLayout]
+    ) -> Sequence[ArrayLayout]:
         """As of `Place`."""
         # Whoever puts the root first makes the store; the others are refused.
         self._begin()
-        _claimed.add(str(self.path))
-        files = new_files(root, [_of_writer(layout) for layout in layouts])
+        mine = _marked(layouts)
+        files = new_files(root, mine)
         contents = files.pop(METADATA_FILE)
-        objects.put({self.path / name: [files[name]] for name in files})
-        objects.put({self._root: [contents]})
+        try:
+            objects.put({self.path / name: [files[name]] for name in files})
+            objects.put({self._root: [contents]})
+        except BaseException:
+            self.release()
+            raise
+        return mine
 
     def _begin(self) -> None:
         """Says in the root that a store is being made, and clears away half of one."""
@@ -71,12 +77,16 @@ class Bucket(Place):
         writer = pending_writer(content)
         if (content and writer is None) or self._alive(writer):
             raise self.already_there()
+        self._keep_others_out(writer)
         try:
             objects.put({self._root: [pending(this_process())]})
-        except TakenError as error:
-            raise self.already_there() from error
-        left = [name for name in self.path.names() if name != METADATA_FILE]
-        objects.delete([self.path / name for name in left])
+            left = [name for name in self.path.names() if name != METADATA_FILE]
+            objects.delete([self.path / name for name in left])
+        except BaseException as error:
+            self.release()
+            if isinstance(error, TakenError):
+                raise self.already_there() from error
+            raise
 
     def claim(self) -> None:
         """As of `Place`.
@@ -85,17 +95,23 @@ class Bucket(Place):
         taken for killed, unless it is on this one: if it is not, its next commit is
         refused, and it says so.
         """
-        root = read_root(self.path)
-        if self._alive(root.writer):
-            raise taken(self.path, root.writer)
-        _claimed.add(str(self.path))
+        writer = read_root(self.path).writer
+        if self._alive(writer):
+            raise taken(self.path, writer)
+        self._keep_others_out(writer)
 
     def _alive(self, writer: Mapping[str, Any] | None) -> bool:
         return writer is not None and alive(writer, str(self.path) in _claimed)
 
+    def _keep_others_out(self, writer: Mapping[str, Any] | None) -> None:
+        """Keeps out others in this process."""
+        if _claimed.setdefault(str(self.path), self) is not self:
+            raise taken(self.path, writer or this_process())
+
     def release(self) -> None:
         """As of `Place`."""
-        _claimed.discard(str(self.path))
+        if _claimed.get(str(self.path)) is self:
+            del _claimed[str(self.path)]
 
     def replace(self, contents: Mapping[Location, Iterable[Buffer]]) -> None:
         """As of `Place`."""
@@ -129,15 +145,9 @@ class Bucket(Place):
         self, layouts: Sequence[ArrayLayout], even: Sequence[ArrayLayout]
     ) -> list[ArrayLayout]:
         """As of `Place`."""
-        mine = [_of_writer(layout) for layout in even]
-        self.replace(
-            {
-                self.path / layout.spec.path / METADATA_FILE: [
-                    to_json(layout.metadata())
-                ]
-                for layout in mine
-            }
-        )
+        mine = _marked(even)
+        markers = {self.path / m.spec.path / METADATA_FILE: m for m in mine}
+        self.replace({file: [to_json(m.metadata())] for file, m in markers.items()})
         left = []
         for layout in mine:
             kept = set(map(layout.shard, range(layout.blocks)))
@@ -152,15 +162,21 @@ class Bucket(Place):
 
     def remove(self) -> None:
         """As of `Place`."""
-        root = read_root(self.path)
         self.claim()
+        try:
+            self._remove(read_root(self.path))
+        except TakenError as error:
+            raise write_error(error, self.path, 0) from error
+        finally:
+            self.release()
+
+    def _remove(self, root: Root) -> None:
         names = self.path.names()
-        arrays = [*root.arrays, RECORDS]
         inner = ["", *(f"{group}/" for group in groups(root.arrays))]
         ours = {f"{folder}{METADATA_FILE}" for folder in inner}
         for name in names:
             folder, _, _ = name.rpartition("/")
-            if name not in ours and folder not in arrays:
+            if name not in ours and folder not in (*root.arrays, RECORDS):
                 raise StoreError(
                     f"{self.path / name} is inside the store {self.path}, but is no "
                     "part of it. Move it away; nothing was deleted."
@@ -168,7 +184,7 @@ class Bucket(Place):
         # No other process is to meet a store that is half deleted.
         objects.put({self._root: [pending(this_process())]})
         objects.delete([self.path / name for name in names if name != METADATA_FILE])
-        objects.delete([self._root])
+        objects.delete([self._root], any_=False)
 
     def size(self, layout: ArrayLayout) -> Size:
         """As of `Place`."""
@@ -189,7 +205,10 @@ def _objects(
     return {p: content for p, content in contents.items() if isinstance(p, ObjectPath)}
 
 
-def _of_writer(layout: ArrayLayout) -> ArrayLayout:
-    """Returns the layout with another mark of who writes the array."""
-    attributes = {**layout.spec.attributes, WRITER: uuid.uuid4().hex[:8]}
-    return replace(layout, spec=replace(layout.spec, attributes=attributes))
+def _marked(layouts: Iterable[ArrayLayout]) -> list[ArrayLayout]:
+    """Returns arrays with the mark of another writer.
+
+    With it, they are other objects, even if they say the same.
+    """
+    mark = uuid.uuid4().hex[:8]
+    return [replace(layout, writer=mark) for layout in layouts]

@@ -53,7 +53,9 @@ class Folder(Place):
         read_root(path)
         return True
 
-    def create(self, root: Root, layouts: Sequence[ArrayLayout]) -> None:
+    def create(
+        self, root: Root, layouts: Sequence[ArrayLayout]
+    ) -> Sequence[ArrayLayout]:
         """As of `Place`."""
         files = new_files(root, layouts)
         target = Path(os.path.realpath(self.path))
@@ -82,6 +84,7 @@ class Folder(Place):
                 raise self.already_there() from error
             raise
         self._lock = held
+        return layouts
 
     def claim(self) -> None:
         """As of `Place`."""

@@ -30,9 +30,10 @@ METADATA_FILE = "zarr.json"
 RECORDS = "~blocks"
 
 # In the attributes of a `zarr.json`, what is layertap's; and in that, the digests of
-# the blocks, and the seal.
+# the blocks, in an object store the mark of who writes, and the seal.
 OURS = "layertap"
 BLOCKS = "blocks"
+WRITER = "writer"
 SEAL = "seal"
 
 # No file system has longer ones.
@@ -106,6 +107,7 @@ class ArrayLayout:
         store: Which store it is in, as of its root.
         digests: Of the committed rows of each block, one after the other.
         others: Attributes that somebody else has added.
+        writer: In an object store, the mark of its writer, another one for each.
     """
 
     spec: ArraySpec
@@ -116,6 +118,7 @@ class ArrayLayout:
     store: str = ""
     digests: str = ""
     others: Mapping[str, Any] = field(default_factory=dict)
+    writer: str = ""
 
     @property
     def chunks(self) -> int:
@@ -151,6 +154,8 @@ class ArrayLayout:
         """Returns the contents of the array's `zarr.json`."""
         described = self.described()
         ours = {**self.spec.attributes, BLOCKS: self.digests}
+        if self.writer:
+            ours[WRITER] = self.writer
         seal = seals.of_content([self.store, self.spec.path, described, ours])
         sealed = {**self.others, OURS: ours | {SEAL: seal}}
         return described | {"attributes": sealed}

@@ -15,7 +15,7 @@ from layertap.errors import StoreError
 from layertap.store import faults
 from layertap.store.files import read_json
 from layertap.store.layout import METADATA_FILE, ArrayLayout
-from layertap.store.objects import ObjectPath, tensorstore
+from layertap.store.objects import ObjectPath, said_by, tensorstore
 from layertap.store.parsing import parse_layout
 from layertap.store.shards import Part
 
@@ -75,16 +75,17 @@ class ObjectShards:
     def _array(self) -> Any:
         if self._opened is None:
             # What is in the marker was read before, when the store was opened.
+            spec = {
+                "driver": "zarr3",
+                "metadata": self._layout.described(),
+                "fill_missing_data_reads": False,
+                "recheck_cached_data": False,
+            }
             self._opened = (
                 tensorstore()
                 .open(
-                    {
-                        "driver": "zarr3",
-                        "kvstore": self._folder.spec(),
-                        "metadata": self._layout.described(),
-                        "fill_missing_data_reads": False,
-                        "recheck_cached_data": False,
-                    },
+                    spec,
+                    kvstore=self._folder.below(),
                     open=True,
                     assume_metadata=True,
                     context=self._folder.session.context,
@@ -95,15 +96,14 @@ class ObjectShards:
 
     def _told(self, rows: Part, error: ValueError) -> StoreError:
         """Returns what to tell of an error of TensorStore's."""
-        said = " ".join(str(error).split())[:300]
+        said = said_by(error)
         for block in range(self._layout.blocks):
             # It names the object, whose name is that of the block.
             name = f"{self._layout.spec.path}/{self._layout.shard(block)}"
             if said.startswith(_DAMAGE) and f'{name}"' in said:
-                missing = "is missing" in said and "chunk" not in said
-                return self.damaged(
-                    block, "is missing" if missing else f"is damaged ({said})"
-                )
+                if not (self._folder / self._layout.shard(block)).exists():
+                    return self.damaged(block, "is missing")
+                return self.damaged(block, f"is damaged ({said})")
         first, last = int(min(rows)), int(max(rows))
         return StoreError(
             f"{self._folder}: rows {first} to {last} can't be read: {said}. Check the "

@@ -6,6 +6,7 @@ it is still the one that was seen last: what a process has seen is remembered in
 session that its paths share, so nobody's writing is lost without an error.
 """
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +14,25 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import quote
 
 from layertap.errors import BackendMissingError, OptionError, StoreError
 
 Buffer = bytes | memoryview
 
+# By scheme, how TensorStore calls it.
 SCHEMES = {"s3": "s3", "gs": "gcs"}
 
+# What TensorStore asks for anew is asked for so often, with these delays between: for
+# about a minute in all. Of itself it goes on for a quarter of an hour.
+_ATTEMPTS = 9
+_DELAYS = {"initial_delay": "250ms", "max_delay": "16s"}
+# Of itself it waits for ever for who does not answer.
+_PATIENCE = {
+    "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "20",
+    "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "60",
+    "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
+}
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 # The generation of an object that is not there: TensorStore's.
 _NOT_THERE = b"\x02"
 # Each is in memory once more while it is on its way.
@@ -46,15 +58,23 @@ class Session:
     scheme: str
     bucket: str
     seen: dict[str, bytes] = field(default_factory=dict)
+    _values: Any = field(default=None, repr=False)
 
     def __reduce__(self) -> Any:
         # Another process has seen nothing.
         return Session, (self.scheme, self.bucket)
 
-    @cached_property
+    @property
     def values(self) -> Any:
-        """The bucket, as TensorStore's key-value store."""
-        return _opened(self.scheme, self.bucket, os.getpid())
+        """The bucket, as TensorStore's key-value store.
+
+        Raises:
+            StoreError: If it can't be opened, or this process was forked.
+        """
+        check_not_forked()
+        if self._values is None:
+            self._values = _opened(self.scheme, self.bucket)
+        return self._values
 
     @cached_property
     def context(self) -> Any:
@@ -105,6 +125,18 @@ class ObjectPath:
             raise FileNotFoundError(f"There is no {self.url}.")
         return bytes(found.value)
 
+    def exists(self) -> bool:
+        """Returns whether there is such an object.
+
+        Raises:
+            StoreError: If that can't be read.
+        """
+        try:
+            found = self.session.values.read(self.key, byte_range=slice(0, 1)).result()
+        except ValueError as error:
+            _raise_unreadable(self, error)
+        return bool(found.state != "missing")
+
     def changed(self) -> Any:
         """Begins to ask whether the object is not the one that was seen last.
 
@@ -125,10 +157,9 @@ class ObjectPath:
             _raise_unreadable(self, error)
         return sorted(name.decode() for name in found)
 
-    def spec(self) -> dict[str, Any]:
-        """Returns what TensorStore opens all below this one with."""
-        spec: dict[str, Any] = self.session.values.spec().to_json()
-        return spec | {"path": f"{self.key}/"}
+    def below(self) -> Any:
+        """Returns all objects below this one, as TensorStore's key-value store."""
+        return self.session.values / f"{self.key}/"
 
 
 # Composed by `/`, and told by `str`.
@@ -205,16 +236,40 @@ def _put(path: ObjectPath, content: bytes | None, any_: bool = False) -> None:
     seen[path.key] = generation
 
 
-def delete(paths: Iterable[ObjectPath]) -> None:
+def delete(paths: Iterable[ObjectPath], *, any_: bool = True) -> None:
     """Deletes objects, if they are there.
 
+    Args:
+        paths: Which ones.
+        any_: As of `put`.
+
     Raises:
+        TakenError: As of `put`.
         StoreError: If one can't be deleted.
     """
     with ThreadPoolExecutor(_PUTS_AT_ONCE) as pool:
-        list(pool.map(lambda path: _put(path, None, True), paths))
+        list(pool.map(lambda path: _put(path, None, any_), paths))
     for path in paths:
         path.session.seen.pop(path.key, None)
+
+
+# The process that TensorStore has threads in, once it was used.
+_threads: dict[str, int] = {}
+
+
+def check_not_forked() -> None:
+    """Raises where TensorStore would wait for threads that only the parent has.
+
+    Raises:
+        StoreError: If it was used in the process that this one was forked from.
+    """
+    if _threads.get("process", os.getpid()) != os.getpid():
+        raise StoreError(
+            "This process was forked from one that had used a store at s3:// or gs://, "
+            "and TensorStore does not work in such a process. Start workers by "
+            'spawning: multiprocessing_context="spawn" of a DataLoader, or '
+            'multiprocessing.get_context("spawn").'
+        )
 
 
 @cache
@@ -224,6 +279,8 @@ def tensorstore() -> Any:
     Raises:
         BackendMissingError: If it is not installed.
     """
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
     try:
         import tensorstore
     except ImportError as error:
@@ -233,46 +290,76 @@ def tensorstore() -> Any:
     return tensorstore
 
 
+def _opened(scheme: str, bucket: str) -> Any:
+    """Opens a bucket as the environment says now, anew if that has changed."""
+    keys = tuple(os.environ.get(name) for name in _CREDENTIALS)
+    spec = _s3(bucket) if scheme == "s3" else _gcs(bucket)
+    return _opened_as(json.dumps(spec), hash(keys))
+
+
 @cache
-def _opened(scheme: str, bucket: str, process: int) -> Any:
-    """Opens a bucket, once in each process: what is forked can't use its threads."""
-    spec: dict[str, Any] = {"driver": SCHEMES[scheme], "bucket": bucket}
-    if scheme == "s3":
-        # TensorStore has no variable of its own for it; the names are AWS' tools'.
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get(
-            "AWS_ENDPOINT_URL"
-        )
-        if endpoint:
-            spec["endpoint"] = endpoint.rstrip("/")
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        if region:
-            spec["aws_region"] = region
-        if os.environ.get("AWS_ACCESS_KEY_ID"):
-            # The first that is asked anyway; to ask all logs what others lack.
-            spec["aws_credentials"] = {"type": "environment"}
+def _opened_as(spec: str, credentials: int) -> Any:
+    described = json.loads(spec)
+    _threads["process"] = os.getpid()
     try:
-        return tensorstore().KvStore.open(spec).result()
+        return tensorstore().KvStore.open(described).result()
     except ValueError as error:
         raise StoreError(
-            f"{scheme}://{quote(bucket)} can't be opened: {_said(error)}"
+            f"The bucket {described['bucket']!r} can't be opened: {said_by(error)}. "
+            "Check its name, the credentials, and where AWS_ENDPOINT_URL leads."
         ) from error
+
+
+def _gcs(bucket: str) -> dict[str, Any]:
+    retries = {"max_retries": _ATTEMPTS, **_DELAYS}
+    return {"driver": "gcs", "bucket": bucket, "gcs_request_retries": retries}
+
+
+def _s3(bucket: str) -> dict[str, Any]:
+    """Returns what TensorStore opens a bucket of S3 with.
+
+    It has no variables of its own for this; the names are those of AWS' tools.
+    """
+    get = os.environ.get
+    attempts = get("AWS_MAX_ATTEMPTS", str(_ATTEMPTS))
+    if not attempts.isdecimal() or not int(attempts):
+        raise OptionError(
+            "AWS_MAX_ATTEMPTS is how often a request is tried, from 1 on; found "
+            f"{attempts[:200]!r}. Set it to a number, or not at all."
+        )
+    spec: dict[str, Any] = {
+        "driver": "s3",
+        "bucket": bucket,
+        "use_conditional_write": True,
+        "s3_request_retries": {"max_retries": int(attempts), **_DELAYS},
+    }
+    endpoint = get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL")
+    if endpoint:
+        spec["endpoint"] = endpoint.rstrip("/")
+    region = get("AWS_REGION") or get("AWS_DEFAULT_REGION")
+    if region:
+        spec["aws_region"] = region
+    if get("AWS_ACCESS_KEY_ID"):
+        # The first that is asked anyway; to ask all logs what others lack.
+        spec["aws_credentials"] = {"type": "environment"}
+    return spec
 
 
 def _raise_unreadable(path: ObjectPath, error: ValueError) -> NoReturn:
     raise StoreError(
-        f"{path} can't be read: {_said(error)}. Check its name, the credentials, and "
+        f"{path} can't be read: {said_by(error)}. Check its name, the credentials, and "
         "where AWS_ENDPOINT_URL leads."
     ) from error
 
 
 def _raise_unwritable(path: ObjectPath, error: ValueError) -> NoReturn:
     raise StoreError(
-        f"{path} can't be written: {_said(error)}. Check the bucket, the credentials, "
+        f"{path} can't be written: {said_by(error)}. Check the bucket, the credentials, "
         "and where AWS_ENDPOINT_URL leads"
     ) from error
 
 
-def _said(error: ValueError) -> str:
+def said_by(error: ValueError) -> str:
     """Returns what TensorStore said, without where in its code that was."""
     text = " ".join(str(error).split())
     return text.partition(" [")[0][:300].removesuffix(".")

@@ -19,6 +19,7 @@ from layertap.store.layout import (
     OURS,
     SEAL,
     UNSEALED,
+    WRITER,
     ArrayLayout,
     ArraySpec,
     check_paths,
@@ -156,10 +157,10 @@ def _parsed(path: str, metadata: Any, store: str) -> ArrayLayout:
     sharding = metadata["codecs"][0]["configuration"]
     names = [codec["name"] for codec in sharding["codecs"]]
     others = dict(metadata["attributes"])
-    ours, digests = others, ""
+    ours, digests, writer = others, "", ""
     if store:
         ours = dict(others.pop(OURS))
-        digests = ours.pop(BLOCKS)
+        digests, writer = ours.pop(BLOCKS), ours.pop(WRITER, "")
         del ours[SEAL]
     return ArrayLayout(
         ArraySpec(path, tuple(shape), metadata["data_type"], ours),
@@ -170,6 +171,7 @@ def _parsed(path: str, metadata: Any, store: str) -> ArrayLayout:
         store,
         digests,
         others if store else {},
+        writer,
     )
 
 
@@ -188,6 +190,7 @@ def _sound(layout: ArrayLayout) -> bool:
         and _small(layout.block_rows, spec, _MOST_BLOCK_BYTES)
         and _small(layout.chunk_rows, spec, _MOST_CHUNK_BYTES)
         and isinstance(layout.digests, str)
+        and isinstance(layout.writer, str)
         and (not layout.store or len(layout.digests) == layout.blocks * seals.DIGITS)
     )
 

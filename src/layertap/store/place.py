@@ -43,12 +43,17 @@ class Place(ABC):
         """
 
     @abstractmethod
-    def create(self, root: Root, layouts: Sequence[ArrayLayout]) -> None:
+    def create(
+        self, root: Root, layouts: Sequence[ArrayLayout]
+    ) -> Sequence[ArrayLayout]:
         """Makes a store that has no rows, whole or not at all, and claims it.
 
         Args:
             root: Its root.
             layouts: Its arrays.
+
+        Returns:
+            The arrays as they are then.
 
         Raises:
             StoreError: If another process has made one there in the meantime.

@@ -1,6 +1,7 @@
 """What a store says of itself, in the `zarr.json` of its folder."""
 
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -159,7 +160,8 @@ def pending(writer: Mapping[str, Any]) -> bytes:
     Args:
         writer: Who makes or deletes it, as of `locks.this_process`.
     """
-    ours = {"format": FORMAT, PENDING: dict(writer)}
+    # No two are the same, also of threads of one process.
+    ours = {"format": FORMAT, PENDING: {**writer, "mark": uuid.uuid4().hex}}
     return to_json(group_metadata({OURS: ours}))
 
 

@@ -108,7 +108,7 @@ class Writer:
         if at.exists():
             raise at.already_there()
         try:
-            at.create(root, layouts)
+            made = at.create(root, layouts)
         except TakenError as error:
             raise write_error(error, at.path, 0) from error
         except StoreError:
@@ -116,7 +116,7 @@ class Writer:
         except OSError as error:
             raise write_error(error, at.path, 0) from error
         try:
-            return cls(at, root, layouts, memory, observer)
+            return cls(at, root, made, memory, observer)
         except BaseException as error:
             at.release()
             raise _no_memory(at.path, error) from error
