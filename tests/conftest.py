@@ -2,6 +2,7 @@
 
 import pytest
 
+import object_proxy
 import object_store as stores
 
 
@@ -12,3 +13,11 @@ def object_store():
         for name, value in stores.environment(store).items():
             patch.setenv(name, value)
         yield store
+
+
+@pytest.fixture
+def proxy(object_store, monkeypatch):
+    """What layertap finds in place of the object store; it does harm when told to."""
+    with object_proxy.standing_before(object_store) as standing:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", standing.endpoint)
+        yield standing

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 NOBODY = 65534
-# What is imported here can be imported by programs, too.
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+def environment():
+    """What is imported here can be imported by programs, too."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def _mount(*arguments):
@@ -170,6 +172,15 @@ def failing(calls, paths, program, *arguments):
     return command + python(program, *arguments)
 
 
+def other_world(*namespaces):
+    """Returns the command that puts another in namespaces of its own."""
+    command = ["unshare", *namespaces]
+    done = subprocess.run([*command, "true"], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"this machine has no namespaces: {done.stderr.strip()}")
+    return command
+
+
 def python(program, *arguments):
     """Returns the command of a program."""
     return [sys.executable, "-c", program, *map(str, arguments)]
@@ -177,7 +188,7 @@ def python(program, *arguments):
 
 def run(command):
     """Runs a command to its end, and returns the lines that it wrote."""
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
 
@@ -190,7 +201,7 @@ def running(command):
     """
     process = subprocess.Popen(
         command,
-        env=ENVIRONMENT,
+        env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -109,23 +109,35 @@ def write_from_the_start(writer):
 
 
 def assert_right(path, least=SAFE):
-    """Asserts that what can be seen is right, in zarr-python, too."""
-    reader = Reader(path)
+    """Asserts that what can be seen is right, in zarr-python, too.
+
+    Args:
+        path: A folder, or a place as of the suites.
+        least: How many rows there are at least.
+    """
+    place = _place(path)
+    reader = Reader(place.path)
     assert reader.rows >= least
-    group = zarr.open_group(path, mode="r")
-    for name, expected in rows_between(0, TOTAL).items():
-        assert all(error is None for _, error in reader.array(name).check())
-        found = reader.array(name)[:]
-        assert np.array_equal(found, expected[: reader.rows])
-        shown = group[name][:]
-        assert len(shown) >= reader.rows
-        assert np.array_equal(shown, expected[: len(shown)])
+    with place.local() as folder:
+        group = zarr.open_group(folder, mode="r")
+        for name, expected in rows_between(0, TOTAL).items():
+            assert all(error is None for _, error in reader.array(name).check())
+            found = reader.array(name)[:]
+            assert np.array_equal(found, expected[: reader.rows])
+            shown = group[name][:]
+            assert len(shown) >= reader.rows
+            assert np.array_equal(shown, expected[: len(shown)])
 
 
 def assert_goes_on(path, undisturbed):
     """Asserts that the same store comes out as if nothing had happened."""
-    if not Reader(path).complete:
-        with Writer.resume(path, memory=MEMORY) as writer:
+    place = _place(path)
+    if not Reader(place.path).complete:
+        with Writer.resume(place.path, memory=MEMORY) as writer:
             go_on(writer)
-    assert_right(path, TOTAL)
-    assert contents_of(Folder(path)) == undisturbed
+    assert_right(place, TOTAL)
+    assert contents_of(place) == undisturbed
+
+
+def _place(path):
+    return path if hasattr(path, "local") else Folder(path)

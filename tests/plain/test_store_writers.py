@@ -10,8 +10,7 @@ import subprocess
 
 import pytest
 
-import faults
-from faults import failing, python, run, running
+from faults import environment, failing, other_world, python, run, running
 from faulty_store import (
     ARRAYS,
     GO_ON,
@@ -81,15 +80,6 @@ def test_a_killed_writer_where_nothing_can_be_locked(tmp_path, undisturbed):
     assert_goes_on(path, undisturbed)
 
 
-def other_world(*namespaces):
-    """Returns the command that puts another in namespaces of its own."""
-    command = ["unshare", *namespaces]
-    done = subprocess.run([*command, "true"], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"this machine has no namespaces: {done.stderr.strip()}")
-    return command
-
-
 def test_a_killed_writer_of_another_host_where_nothing_can_be_locked(
     tmp_path, undisturbed
 ):
@@ -110,7 +100,7 @@ def test_a_killed_writer_that_had_the_number_of_this_process(tmp_path, undisturb
     """In containers, processes have the same few numbers again and again."""
     path, container = tmp_path / "v", other_world("--pid", "--fork")
     killed = subprocess.run(
-        container + failing(NO_LOCKS, None, KILL_ITSELF, path), env=faults.ENVIRONMENT
+        container + failing(NO_LOCKS, None, KILL_ITSELF, path), env=environment()
     )
     assert killed.returncode
     assert_right(path)

@@ -131,11 +131,7 @@ class ObjectPath:
         Raises:
             StoreError: If that can't be read.
         """
-        try:
-            found = self.session.values.read(self.key, byte_range=slice(0, 1)).result()
-        except ValueError as error:
-            _raise_unreadable(self, error)
-        return bool(found.state != "missing")
+        return bool(self._keys(self.key, f"{self.key}\0"))
 
     def changed(self) -> Any:
         """Begins to ask whether the object is not the one that was seen last.
@@ -148,14 +144,18 @@ class ObjectPath:
 
     def names(self) -> list[str]:
         """Returns the keys of all objects below this one, after its own."""
-        prefix = f"{self.key}/".encode()
-        ts = tensorstore()
-        below = ts.KvStore.KeyRange(prefix, prefix[:-1] + b"0")
+        prefix = f"{self.key}/"
+        # "0" is what comes after "/".
+        found = self._keys(prefix, f"{self.key}0")
+        return sorted(key.removeprefix(prefix) for key in found)
+
+    def _keys(self, first: str, end: str) -> list[str]:
+        values, key_range = self.session.values, tensorstore().KvStore.KeyRange
         try:
-            found = self.session.values.list(below, len(prefix)).result()
+            found = values.list(key_range(first.encode(), end.encode())).result()
         except ValueError as error:
             _raise_unreadable(self, error)
-        return sorted(name.decode() for name in found)
+        return [key.decode() for key in found]
 
     def below(self) -> Any:
         """Returns all objects below this one, as TensorStore's key-value store."""
@@ -354,8 +354,8 @@ def _raise_unreadable(path: ObjectPath, error: ValueError) -> NoReturn:
 
 def _raise_unwritable(path: ObjectPath, error: ValueError) -> NoReturn:
     raise StoreError(
-        f"{path} can't be written: {said_by(error)}. Check the bucket, the credentials, "
-        "and where AWS_ENDPOINT_URL leads"
+        f"{path} can't be written: {said_by(error)}. Check the bucket, the "
+        "credentials, and where AWS_ENDPOINT_URL leads"
     ) from error
 
 
