@@ -17,6 +17,7 @@ import pytest
 
 NOBODY = 65534
 
+
 def environment():
     """What is imported here can be imported by programs, too."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

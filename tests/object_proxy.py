@@ -20,6 +20,9 @@ class Request(BaseHTTPRequestHandler):
     """
 
     protocol_version = "HTTP/1.1"
+    # Head and content at once, or each answer waits for the other side's system.
+    wbufsize = -1
+    disable_nagle_algorithm = True
 
     def _met(self):
         self.content = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -3,11 +3,12 @@
 import pytest
 
 pytest.register_assert_rewrite(
-    "faulty_store", "store_suite", "store_damage_suite", "store_flip_suite"
+    "faulty_store", "nursery", "store_suite", "store_damage_suite", "store_flip_suite"
 )
 
 from faults import small_disk  # noqa: E402
-from faulty_store import begin, go_on  # noqa: E402
+from faulty_store import begin, go_on, write_all  # noqa: E402
+from store_bucket import Bucket  # noqa: E402
 from store_folder import Folder  # noqa: E402
 from store_suite import contents_of  # noqa: E402
 
@@ -19,6 +20,14 @@ def undisturbed(tmp_path_factory):
     with begin(path) as writer:
         go_on(writer)
     return contents_of(Folder(path))
+
+
+@pytest.fixture(scope="module")
+def undisturbed_bucket(object_store):
+    """The same of a store in a bucket."""
+    place = Bucket.new(object_store)
+    write_all(begin(place.path))
+    return contents_of(place)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ markers, and the first one's next commit is refused.
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -87,6 +88,14 @@ class Bucket(Place):
             if isinstance(error, TakenError):
                 raise self.already_there() from error
             raise
+
+    def already_there(self) -> StoreError:
+        """As of `Place`."""
+        with suppress(FileNotFoundError):
+            writer = pending_writer(read_json(self._root))
+            if writer is not None:
+                return taken(self.path, writer)
+        return super().already_there()
 
     def claim(self) -> None:
         """As of `Place`.
