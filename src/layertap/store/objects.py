@@ -116,8 +116,9 @@ class ObjectPath:
             FileNotFoundError: If there is none.
             StoreError: If it can't be read.
         """
+        values = self.session.values
         try:
-            found = self.session.values.read(self.key).result()
+            found = values.read(self.key).result()
         except ValueError as error:
             _raise_unreadable(self, error)
         self.session.seen[self.key] = found.stamp.generation
@@ -217,9 +218,10 @@ def put(contents: Mapping[ObjectPath, Iterable[Buffer]], *, any_: bool = False) 
 def _put(path: ObjectPath, content: bytes | None, any_: bool = False) -> None:
     seen = path.session.seen
     condition = None if any_ else seen.get(path.key, _NOT_THERE)
+    values = path.session.values
     try:
-        stamp = path.session.values.write(path.key, content, if_equal=condition)
-        generation = stamp.result().generation
+        stamp = values.write(path.key, content, if_equal=condition).result()
+        generation = stamp.generation
     except ValueError as error:
         _raise_unwritable(path, error)
     if not generation:
