@@ -17,6 +17,7 @@ stem, head = layertap.split(model, before="fusion")
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from layertap import errors
 from layertap.errors import LayertapError
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ __all__ = ["LayertapError", *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:
+    error = vars(errors).get(name)
+    if isinstance(error, type):
+        # As tracebacks call them; and where they are looked for when one is unpickled.
+        return error
     if name not in _ROOMS:
         raise AttributeError(f"module 'layertap' has no attribute {name!r}")
     if _ROOMS[name] not in _WITHOUT_KERAS:

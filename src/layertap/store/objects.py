@@ -260,7 +260,7 @@ _threads: dict[str, int] = {}
 
 
 def check_not_forked() -> None:
-    """Raises where TensorStore would wait for threads that only the parent has.
+    """Raises where TensorStore would end the process, whose threads the parent has.
 
     Raises:
         StoreError: If it was used in the process that this one was forked from.
