@@ -11,6 +11,7 @@ from layertap.errors import NotAStoreError, OptionError, StoreError
 from layertap.store import ArraySpec, Reader, Writer, exists, remove
 from layertap.store.blocks import BlockWriter
 from layertap.store.shard import Contents
+from store_folder import Folder
 from store_suite import ARRAYS, ROW_BYTES, assert_holds, rows_between
 
 
@@ -21,7 +22,7 @@ def test_what_was_appended_may_be_changed_afterwards(tmp_path):
         for array in batch.values():
             array[:] = 0
         writer.finish()
-    assert_holds(tmp_path / "v", 40)
+    assert_holds(Folder(tmp_path / "v"), 40)
 
 
 def test_arrays_of_any_order_in_memory(tmp_path):
@@ -31,7 +32,7 @@ def test_arrays_of_any_order_in_memory(tmp_path):
     with Writer.create(tmp_path / "v", ARRAYS, {}) as writer:
         writer.append(strided)
         writer.finish()
-    assert_holds(tmp_path / "v", 20)
+    assert_holds(Folder(tmp_path / "v"), 20)
 
 
 def test_a_row_that_is_larger_than_all_budgets(tmp_path):
@@ -106,7 +107,7 @@ def test_remove(tmp_path):
     (tmp_path / "v/join/notes.txt").write_text("mine")
     with pytest.raises(StoreError, match=r"v/join/notes\.txt is inside the store"):
         remove(tmp_path / "v")
-    assert_holds(tmp_path / "v", 0)
+    assert_holds(Folder(tmp_path / "v"), 0)
     (tmp_path / "v/join/notes.txt").unlink()
     remove(tmp_path / "v")
     assert not list(tmp_path.iterdir())
@@ -137,12 +138,12 @@ def test_errors_in_the_background_surface(tmp_path):
                 action()
     assert writer.committed == 10
     shutil.rmtree(shard)
-    assert_holds(path, 10)
+    assert_holds(Folder(path), 10)
     with Writer.resume(path) as writer:
         assert writer.rows == 10
         writer.append(rows_between(10, 25))
         writer.finish()
-    assert_holds(path, 25)
+    assert_holds(Folder(path), 25)
 
 
 def test_an_error_that_no_call_told_is_told_by_close(tmp_path):
@@ -192,7 +193,7 @@ def test_an_interrupt_between_two_blocks_harms_none(tmp_path, monkeypatch):
                 assert writer.rows in (start, start + 5)
         writer.finish()
     assert not interrupts
-    assert_holds(path, 200)
+    assert_holds(Folder(path), 200)
 
 
 def test_the_memory_of_blocks_is_used_again(tmp_path):
@@ -240,6 +241,6 @@ def test_rows_that_come_after_an_interrupted_commit(tmp_path, monkeypatch):
                 writer.commit()
             writer.append(rows_between(20, 50))
         assert writer.committed == 20
-        assert_holds(path, 20)
+        assert_holds(Folder(path), 20)
         writer.finish()
-    assert_holds(path, 50)
+    assert_holds(Folder(path), 50)

@@ -148,7 +148,8 @@ class ObjectPath:
         prefix = f"{self.key}/"
         # "0" is what comes after "/".
         found = self._keys(prefix, f"{self.key}0")
-        return sorted(key.removeprefix(prefix) for key in found)
+        # What is listed may be deleted: no trust in others to know their alphabet.
+        return sorted(k.removeprefix(prefix) for k in found if k.startswith(prefix))
 
     def _keys(self, first: str, end: str) -> list[str]:
         values, key_range = self.session.values, tensorstore().KvStore.KeyRange
