@@ -29,8 +29,8 @@ _ATTEMPTS = 9
 _DELAYS = {"initial_delay": "250ms", "max_delay": "16s"}
 # Of itself it waits for ever for who does not answer.
 _PATIENCE = {
-    "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "20",
-    "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "60",
+    "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "10",
+    "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "30",
     "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
 }
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -151,7 +151,8 @@ class ObjectPath:
         prefix = f"{self.key}/"
         # "0" is what comes after "/".
         found = self._keys(prefix, f"{self.key}0")
-        return sorted(key.removeprefix(prefix) for key in found)
+        # What is listed may be deleted: no trust in others to know their alphabet.
+        return sorted(k.removeprefix(prefix) for k in found if k.startswith(prefix))
 
     def _keys(self, first: str, end: str) -> list[str]:
         values, key_range = self.session.values, tensorstore().KvStore.KeyRange
@@ -266,7 +267,7 @@ _threads: dict[str, int] = {}
 
 
 def check_not_forked() -> None:
-    """Raises where TensorStore would wait for threads that only the parent has.
+    """Raises where TensorStore would end the process, whose threads the parent has.
 
     Raises:
         StoreError: If it was used in the process that this one was forked from.
