@@ -4,7 +4,7 @@ import logging
 import os
 import pickle
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -111,7 +111,7 @@ def written(
     *,
     num_cpus: float,
     num_gpus: float,
-) -> Iterator[tuple[int, int]]:
+) -> Generator[tuple[int, int]]:
     """Has blocks written.
 
     Args:

@@ -7,7 +7,7 @@ again, and how a cluster grows, is its business.
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -270,7 +270,7 @@ def _differences(run: Run, stored: Stored, blocks: Sequence[range]) -> list[str]
 
 
 def _follow(
-    found: Iterator[tuple[int, int]],
+    found: Generator[tuple[int, int]],
     writer: SharedWriter,
     missing: Sequence[int],
     progress: Show | None,
