@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from benchmarks.scale_plan import Size, noted, plan, record, specs
 from layertap.gathering import Gatherer
-from layertap.store import Contributor, Reader, SharedWriter, clouds
+from layertap.store import Contributor, Reader, SharedWriter, objects
 from layertap.store.records import place_of
 
 # So many names are in one answer, of S3 and of Google's storage.
@@ -33,7 +33,7 @@ class Counted:
     """
 
     def __init__(self) -> None:
-        self._values = clouds.tensorstore().KvStore.open("memory://").result()
+        self._values = objects.tensorstore().KvStore.open("memory://").result()
         self.asked: Counter[str] = Counter()
 
     def read(self, key: str, **options: Any) -> Any:
@@ -55,12 +55,12 @@ class Counted:
 @contextmanager
 def counted() -> Iterator[Counted]:
     """Has all buckets in memory for a while."""
-    before, found = clouds.opened, Counted()
-    clouds.opened = lambda *_: found
+    before, found = objects.opened, Counted()
+    objects.opened = lambda *_: found
     try:
         yield found
     finally:
-        clouds.opened = before
+        objects.opened = before
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _recorded(memory: int, blocks: int, notes: Any) -> Iterator[SharedWriter]:
     with SharedWriter.create(
         _PATH, specs(), {}, rows=blocks * size.block_rows, memory=memory
     ) as writer:
-        bucket = clouds.opened("s3", "bucket")
+        bucket = objects.opened("s3", "bucket")
         for number in range(blocks):
             one = record(layouts, number, notes)
             one = type(one)(writer.store, number, one.rows, one.digests, notes)

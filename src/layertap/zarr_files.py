@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from layertap.errors import BackendMissingError, DataError
 from layertap.lazy import LazyRows
-from layertap.store.clouds import SCHEMES, described, tensorstore
+from layertap.store.cloud import SCHEMES, described, tensorstore
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
 URL = re.compile(r"[a-z][a-z0-9+]*://")

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from layertap.errors import OptionError, StoreError
-from layertap.store import clouds
+from layertap.store.cloud import (
+    SCHEMES,
+    check_not_forked,
+    opened,
+    said_by,
+    tensorstore,
+)
 
 Buffer = bytes | memoryview
 
@@ -60,17 +66,15 @@ class Session:
         Raises:
             StoreError: If it can't be opened, or this process was forked.
         """
-        clouds.check_not_forked()
+        check_not_forked()
         if self._values is None:
-            self._values = clouds.opened(self.scheme, self.bucket)
+            self._values = opened(self.scheme, self.bucket)
         return self._values
 
     @cached_property
     def context(self) -> Any:
         """What TensorStore keeps of arrays that are read: as much as shards may."""
-        return clouds.tensorstore().Context(
-            {"cache_pool": {"total_bytes_limit": 2**29}}
-        )
+        return tensorstore().Context({"cache_pool": {"total_bytes_limit": 2**29}})
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class ObjectPath:
         return sorted(k.removeprefix(prefix) for k in found if k.startswith(prefix))
 
     def _keys(self, first: str, end: str) -> list[str]:
-        values, key_range = self.session.values, clouds.tensorstore().KvStore.KeyRange
+        values, key_range = self.session.values, tensorstore().KvStore.KeyRange
         try:
             found = values.list(key_range(first.encode(), end.encode())).result()
         except ValueError as error:
@@ -178,16 +182,12 @@ def parse(path: str | os.PathLike[str]) -> ObjectPath | None:
     bucket, _, key = rest.partition("/")
     key = key.rstrip("/")
     parts = key.split("/")
-    if (
-        scheme not in clouds.SCHEMES
-        or not bucket
-        or any(p in ("", ".", "..") for p in parts)
-    ):
+    if scheme not in SCHEMES or not bucket or any(p in ("", ".", "..") for p in parts):
         raise OptionError(
             f"{text[:200]!r} is no place for a store: expected a folder, "
             "s3://bucket/values.zarr or gs://bucket/values.zarr."
         )
-    clouds.tensorstore()
+    tensorstore()
     return ObjectPath(Session(scheme, bucket), f"{scheme}://{bucket}/{key}", key)
 
 
@@ -256,13 +256,13 @@ def delete(paths: Iterable[ObjectPath], *, any_: bool = True) -> None:
 
 def _raise_unreadable(path: ObjectPath, error: ValueError) -> NoReturn:
     raise StoreError(
-        f"{path} can't be read: {clouds.said_by(error)}. Check its name, the "
+        f"{path} can't be read: {said_by(error)}. Check its name, the "
         "credentials, and where AWS_ENDPOINT_URL leads."
     ) from error
 
 
 def _raise_unwritable(path: ObjectPath, error: ValueError) -> NoReturn:
     raise StoreError(
-        f"{path} can't be written: {clouds.said_by(error)}. Check the bucket, the "
+        f"{path} can't be written: {said_by(error)}. Check the bucket, the "
         "credentials, and where AWS_ENDPOINT_URL leads"
     ) from error

@@ -1,7 +1,4 @@
-"""Clouds: how TensorStore opens their buckets, and what it says.
-
-Credentials are looked for where those clouds' own tools have them.
-"""
+"""Opens buckets by TensorStore, as the environment says."""
 
 import json
 import os
@@ -46,7 +43,7 @@ def check_not_forked() -> None:
 
 @cache
 def tensorstore() -> Any:
-    """Returns TensorStore, which is only needed for object stores and Zarr data.
+    """Returns TensorStore, for object stores, and for Zarr as data.
 
     Raises:
         BackendMissingError: If it is not installed.
@@ -85,13 +82,13 @@ def described(scheme: str, bucket: str) -> dict[str, Any]:
 
 @cache
 def _opened_as(spec: str, credentials: int) -> Any:
-    described = json.loads(spec)
+    found = json.loads(spec)
     _threads["process"] = os.getpid()
     try:
-        return tensorstore().KvStore.open(described).result()
+        return tensorstore().KvStore.open(found).result()
     except ValueError as error:
         raise StoreError(
-            f"The bucket {described['bucket']!r} can't be opened: {said_by(error)}. "
+            f"The bucket {found['bucket']!r} can't be opened: {said_by(error)}. "
             "Check its name, the credentials, and where AWS_ENDPOINT_URL leads."
         ) from error
 
