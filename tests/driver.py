@@ -22,9 +22,8 @@ def main():
         faulty_data.model(),
         faulty_data.Faulty(job["folder"]),
         job["path"],
-        ids=faulty_data.ids(),
         workers=job["workers"],
-        progress=False,
+        **faulty_data.OPTIONS,
     )
     print("saved", flush=True)
 

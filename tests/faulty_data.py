@@ -14,18 +14,21 @@ import keras
 import numpy as np
 
 ROWS, BATCH = 300, 10
-# Of three blocks of 40 rows: numbers of two branches, labels, digests, and texts.
-MEMORY = 3 * 40 * (4 * (6 + 9) + 8 + 8 + 7)
+# Of blocks of two batches: numbers of two branches, labels, digests, and texts.
+BLOCK = 20
+MEMORY = 3 * BLOCK * (4 * (6 + 9) + 8 + 8 + 7)
+# What is the same of all saves.
+OPTIONS = {
+    "ids": [f"row {n}" for n in range(ROWS)],
+    "memory": MEMORY,
+    "progress": False,
+}
 BATCHES = ROWS // BATCH
 KILLED = -signal.SIGKILL
 
 
 def inputs():
     return np.random.default_rng(3).normal(size=(ROWS, 8)).astype("float32")
-
-
-def ids():
-    return [f"row {n}" for n in range(ROWS)]
 
 
 def model():

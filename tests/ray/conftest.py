@@ -60,7 +60,5 @@ def local(model, tmp_path_factory):
     (folder / "data").mkdir()
     data = faulty_data.Faulty(folder / "data")
     path = folder / "local.zarr"
-    options = {"ids": faulty_data.ids(), "progress": False}
-    # Blocks as of a save by two workers.
-    layertap.save(model, data, path, memory=faulty_data.MEMORY, **options)
+    layertap.save(model, data, path, **faulty_data.OPTIONS)
     return path

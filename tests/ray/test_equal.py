@@ -64,8 +64,8 @@ CASES = {
         of_two,
         lambda: ({"x": X, "b": B}, LABELS, WEIGHTS),
         {"ids": TEXTS, "dtype": "float16", "compression": "zstd", "batch_size": 7},
-        # Blocks of about 30 rows, by their memory.
-        {"workers": 2, "memory": 3 * 30 * 60},
+        # Blocks of 16 rows, by their memory.
+        {"workers": 2, "memory": 3 * 16 * 60},
     ),
     "a list, numbers as ids, for_head": (
         of_two,
@@ -121,10 +121,9 @@ def test_it_is_the_same(case, tmp_path):
 def test_it_is_the_same_to_the_bit_in_the_same_blocks(model, data, local, tmp_path):
     """Statistics, too: as workers note them, or as one process gathers them."""
     path = tmp_path / "v.zarr"
-    options = {"ids": faulty.ids(), "progress": False}
-    layertap.distributed.save(model, data, path, workers=2, **options)
+    layertap.distributed.save(model, data, path, workers=2, **faulty.OPTIONS)
     here, there = layertap.open(path), layertap.open(local)
-    assert here.reader.block_rows == there.reader.block_rows == 40
+    assert here.reader.block_rows == there.reader.block_rows == faulty.BLOCK
     assert_same(path, local)
     truth = here["fusion/in/0"][:].astype("float64")
     found = here.statistics["fusion/in/0"]

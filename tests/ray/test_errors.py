@@ -23,7 +23,7 @@ from same_store import assert_same
 
 
 def save(model, data, path, **options):
-    options = {"ids": faulty.ids(), "progress": False, "workers": 1} | options
+    options = faulty.OPTIONS | {"workers": 1} | options
     return layertap.distributed.save(model, data, path, **options)
 
 
@@ -48,9 +48,9 @@ def test_an_error_of_the_data_in_a_worker_and_the_same_session_goes_on(
     with pytest.raises(faulty.BrokenDataError, match=r"^batch 13 is broken\n") as error:
         save(model, data, path)
     assert "the same call goes on" in told(error)
-    assert "rows 80 to 159" in told(error)
+    assert "rows 120 to 139" in told(error)
     assert_no_worker_is_left(data.folder)
-    assert layertap.open(path).rows == 80
+    assert layertap.open(path).rows == 120
     faulty.tell(data.folder, 17, "exit")
     with pytest.raises(SystemExit, match="3"):
         save(model, data, path)
@@ -195,4 +195,4 @@ def test_other_weights_are_another_run(model, data, tmp_path):
     )
     with pytest.raises(OtherRunError, match="weights"):
         save(other, data, path)
-    assert np.array_equal(layertap.open(path).labels[:], np.arange(80))
+    assert np.array_equal(layertap.open(path).labels[:], np.arange(120))

@@ -14,7 +14,7 @@ import faulty_data as faulty
 import layertap.distributed
 from same_store import assert_same
 
-BLOCK = 40
+BLOCK = faulty.BLOCK
 # Batches that no process reads as it opens the data.
 INNER = set(range(1, faulty.BATCHES - 1))
 
@@ -46,11 +46,11 @@ def recorded(path):
 
 def batches_of(blocks):
     """Which batches they are of: blocks are whole batches."""
-    return {b for n in blocks for b in range(4 * n, min(4 * n + 4, faulty.BATCHES))}
+    return {batch for n in blocks for batch in (2 * n, 2 * n + 1)}
 
 
 def save(model, data, path, **options):
-    options |= {"ids": faulty.ids(), "progress": False}
+    options = faulty.OPTIONS | options
     return layertap.distributed.save(model, data, path, **options)
 
 
@@ -65,7 +65,7 @@ def stand_still(data, path, blocks):
     faulty.until(lambda: len(list(data.folder.glob("waiting-*"))) == 2)
 
 
-@pytest.mark.parametrize(("wait_at", "blocks"), [((1, 5), 0), ((13, 25), 3)])
+@pytest.mark.parametrize(("wait_at", "blocks"), [((1, 3), 0), ((13, 25), 3)])
 def test_a_killed_driver_and_others_that_go_on(
     model, data, local, tmp_path, start, wait_at, blocks
 ):
@@ -91,11 +91,10 @@ def test_a_killed_driver_and_others_that_go_on(
     assert computed == INNER - batches_of(there)
 
     # Also one process goes on, after the blocks that follow each other.
-    follow = next(n for n in range(9) if n not in there) * BLOCK
+    follow = next(n for n in range(16) if n not in there) * BLOCK
     done = []
-    layertap.save(
-        model, data, alone, ids=faulty.ids(), progress=lambda rows, _: done.append(rows)
-    )
+    more = {"progress": lambda rows, _: done.append(rows)}
+    layertap.save(model, data, alone, **faulty.OPTIONS | more)
     assert done[0] in (follow, follow + faulty.BATCH)
     assert_same(alone, local)
 
@@ -103,9 +102,9 @@ def test_a_killed_driver_and_others_that_go_on(
 @pytest.mark.parametrize(
     ("number", "statuses", "own"),
     [
-        # Of an error that nobody caught; and as Ray has a program end.
+        # Of an error that nobody caught; and as Ray has a program end, if all goes well.
         (signal.SIGINT, {1, 130, -signal.SIGINT}, True),
-        (signal.SIGTERM, {signal.SIGTERM, 143}, False),
+        (signal.SIGTERM, {signal.SIGTERM, 143, -signal.SIGABRT}, False),
     ],
 )
 def test_a_signal_ends_it_in_order_and_rows_count(
@@ -121,7 +120,7 @@ def test_a_signal_ends_it_in_order_and_rows_count(
     left = others(data, process.pid)
     faulty.until(lambda: not any(map(faulty.alive, left)))
     saved = layertap.open(path)
-    follow = next(n for n in range(9) if n not in recorded(path)) * BLOCK
+    follow = next(n for n in range(16) if n not in recorded(path)) * BLOCK
     assert saved.rows == follow > 0
     assert layertap.verify(saved)
     save(model, data, path, workers=1)
@@ -131,8 +130,7 @@ def test_a_signal_ends_it_in_order_and_rows_count(
 SAVE = """
 import sys, faulty_data, layertap
 data = faulty_data.Faulty(sys.argv[2])
-ids, memory = faulty_data.ids(), faulty_data.MEMORY
-layertap.save(faulty_data.model(), data, sys.argv[1], ids=ids, memory=memory)
+layertap.save(faulty_data.model(), data, sys.argv[1], **faulty_data.OPTIONS)
 """
 
 
