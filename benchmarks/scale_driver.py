@@ -55,12 +55,12 @@ class Counted:
 @contextmanager
 def counted() -> Iterator[Counted]:
     """Has all buckets in memory for a while."""
-    before, found = objects._opened, Counted()
-    objects._opened = lambda *_: found
+    before, found = objects.opened, Counted()
+    objects.opened = lambda *_: found
     try:
         yield found
     finally:
-        objects._opened = before
+        objects.opened = before
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _recorded(memory: int, blocks: int, notes: Any) -> Iterator[SharedWriter]:
     with SharedWriter.create(
         _PATH, specs(), {}, rows=blocks * size.block_rows, memory=memory
     ) as writer:
-        bucket = objects._opened("s3", "bucket", 0)
+        bucket = objects.opened("s3", "bucket")
         for number in range(blocks):
             one = record(layouts, number, notes)
             one = type(one)(writer.store, number, one.rows, one.digests, notes)

@@ -315,14 +315,14 @@ def _save_on_ray(
     """Saves by many workers, each of which opens MODEL and DATA by itself."""
     _warn_of_trust(model, options)
     _need_keras()
-    from layertap import distributed
+    from layertap import cluster, distributed
     from layertap.working import SharedModel
 
     modules = tuple(options["modules"])
     shared = SharedModel(
         str(Path(model).absolute()), trust=options["trust_model"], modules=modules
     )
-    with distributed.connected(options["ray"]):
+    with cluster.connected(options["ray"]):
         return distributed.save(
             shared,
             data,

@@ -4,14 +4,11 @@ Ray Data hands out the numbers of blocks; which worker has which one, what is tr
 again, and how a cluster grows, is its business.
 """
 
-import logging
 import math
 import os
-import pickle
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from layertap import listening
-from layertap.attempts import counted
+from layertap import cluster, listening
 from layertap.capturing import plan_of
 from layertap.earlier import earlier, other_run
-from layertap.errors import BackendMissingError, ModelError, OptionError, StoreError
+from layertap.errors import ModelError, StoreError
 from layertap.feed import Feed
 from layertap.gathering import Gatherer
 from layertap.padding import Pad
@@ -37,7 +33,7 @@ from layertap.saved import STATISTICS, Saved
 from layertap.sharing import share
 from layertap.stopping import in_order
 from layertap.store import DEFAULT_MEMORY, SharedWriter
-from layertap.working import Assignment, SharedModel, Worker
+from layertap.working import Assignment, SharedModel
 
 # So many blocks each worker has at least, where there are rows for them: all end at
 # about the same time, and little is lost with one.
@@ -130,8 +126,8 @@ def save(
                                       "s3://bucket/values.zarr", workers=8)
     ```
     """
-    ray = _started(num_gpus)
-    workers = _count(ray, workers, num_cpus, num_gpus)
+    ray = cluster.started(num_gpus)
+    workers = cluster.count(ray, workers, num_cpus, num_gpus)
     loaded, sent = _sendable(model)
     listening.check_model(loaded)
     shared = share(data, ids)
@@ -163,98 +159,11 @@ def save(
             writer.claim,
             workers,
         )
-        blocks = _handed_out(ray, missing, assignment, workers, num_cpus, num_gpus)
-        _follow(blocks, writer, missing, progress, len(plan.stored))
+        each = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        found = cluster.written(ray, missing, assignment, workers, **each)
+        _follow(found, writer, missing, progress, len(plan.stored))
         writer.finish(lambda: {STATISTICS: _statistics(plan, writer)})
     return Saved(path)
-
-
-def _started(num_gpus: float) -> Any:
-    """Returns Ray, and starts it if need be.
-
-    Raises:
-        BackendMissingError: If it is not installed.
-        OptionError: If it is one machine, which has no such GPUs.
-    """
-    ray = _ray()
-    if not ray.is_initialized():
-        _start(ray, None)
-    gpus = ray.cluster_resources().get("GPU", 0)
-    # A cluster may grow. One machine doesn't.
-    if gpus < num_gpus and len(ray.nodes()) == 1:
-        raise OptionError(
-            f"num_gpus={num_gpus:g}: this machine has {gpus:g}. Pass num_gpus=0, or "
-            "have a node with GPUs in the cluster first."
-        )
-    return ray
-
-
-@contextmanager
-def connected(address: str) -> Iterator[None]:
-    """Has Ray for a while, as the command line does.
-
-    Args:
-        address: Of a cluster. If empty, the one that `RAY_ADDRESS` names, or else this
-            machine, on which Ray is started.
-
-    Raises:
-        BackendMissingError: If Ray is not installed.
-        OptionError: If there is no cluster at the address.
-    """
-    ray = _ray()
-    try:
-        _start(ray, address or None)
-    except ConnectionError as error:
-        raise OptionError(f"There is no Ray cluster at {address}: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _ray() -> Any:
-    try:
-        with warnings.catch_warnings():
-            # On its own settings.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            import ray
-            import ray.data
-
-            ray.data.DataContext.get_current()
-    except ImportError as error:
-        raise BackendMissingError(
-            'A distributed save needs Ray: pip install "layertap[ray]".'
-        ) from error
-    return ray
-
-
-def _start(ray: Any, address: str | None) -> None:
-    with warnings.catch_warnings():
-        # JAX warns of each process that is started beside its threads.
-        warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-        if address is None and "RAY_ADDRESS" not in os.environ:
-            # Not one that somebody else has running here.
-            address = "local"
-        # Nobody needs its page, and what goes wrong in workers comes back.
-        local = {"include_dashboard": False} if address == "local" else {}
-        ray.init(address, logging_level="ERROR", log_to_driver=False, **local)
-
-
-def _count(ray: Any, workers: int | None, num_cpus: float, num_gpus: float) -> int:
-    """Returns how many workers there are to be.
-
-    Raises:
-        OptionError: If that is no number of them.
-    """
-    if workers is None:
-        there = ray.cluster_resources()
-        kind, each = ("GPU", num_gpus) if num_gpus else ("CPU", num_cpus)
-        return max(int(there.get(kind, 0) / each), 1)
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise OptionError(
-            f"`workers` is a number of them, at least 1; found {workers}."
-        )
-    return workers
 
 
 def _sendable(model: Any) -> tuple[keras.Model, SharedModel | None]:
@@ -360,47 +269,8 @@ def _differences(run: Run, stored: Stored, blocks: Sequence[range]) -> list[str]
     return []
 
 
-def _handed_out(
-    ray: Any,
-    missing: Sequence[int],
-    assignment: Assignment,
-    workers: int,
-    num_cpus: float,
-    num_gpus: float,
-) -> Any:
-    """Returns the missing blocks, as a data set of Ray that its workers write."""
-    if not missing:
-        return None
-    most = min(workers, len(missing))
-    # In memory at once: what reads them would wait for a CPU that workers have.
-    numbers = ray.data.from_items(
-        [{"block": block} for block in missing], override_num_blocks=len(missing)
-    )
-    numbers.context.enable_progress_bars = False
-    numbers.context.print_on_execution_start = False
-    return numbers.map_batches(
-        Worker,
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(
-            # All at once, but it goes on with those that there is room for.
-            min_size=1,
-            max_size=most,
-            initial_size=most,
-            # None waits behind a slow one while others have nothing to do.
-            max_tasks_in_flight_per_actor=1,
-        ),
-        # Ray takes one of them.
-        **({"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}),
-        # In a list, Ray leaves it a reference: the backend is to be known first.
-        fn_constructor_args=[
-            keras.config.backend(),
-            [ray.put(assignment), counted(ray)],
-        ],
-    )
-
-
 def _follow(
-    blocks: Any,
+    found: Generator[tuple[int, int]],
     writer: SharedWriter,
     missing: Sequence[int],
     progress: Show | None,
@@ -411,23 +281,14 @@ def _follow(
     Raises:
         Exception: What went wrong in a worker, as it was there.
     """
-    if blocks is None:
-        return
-    size = writer.block_rows
-    todo = sum(min(size, writer.rows - block * size) for block in missing)
-    done, written = writer.rows - todo, 0
+    done = writer.rows - sum(len(writer.rows_of(block)) for block in missing)
+    written = 0
     title = f"saving {values} values"
     try:
-        with (
-            _quiet(),
-            shown(title, writer.rows, done, progress) as report,
-            closing(iter(blocks.iter_rows())) as rows,
-        ):
+        with shown(title, writer.rows, done, progress) as report, closing(found):
             report(done, 0)
-            for row in rows:
-                if row["error"]:
-                    raise pickle.loads(row["error"])
-                done, written = done + row["rows"], written + row["bytes"]
+            for rows, size in found:
+                done, written = done + rows, written + size
                 report(done, written)
     except BaseException as error:
         error.add_note(
@@ -435,24 +296,6 @@ def _follow(
             "goes on with the others, once this is mended."
         )
         raise
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Ray's log of each run to what is wrong: there is a progress bar."""
-    levels = {
-        "ray.data": logging.WARNING,
-        # That its own are off.
-        "ray.data._internal.progress": logging.ERROR,
-    }
-    before = {name: logging.getLogger(name).level for name in levels}
-    try:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
 
 
 def _statistics(plan: Plan, writer: SharedWriter) -> dict[str, Any]:

@@ -17,7 +17,10 @@ def in_order() -> Iterator[None]:
     main one, which Python lets handle no signal.
     """
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    before = signal.getsignal(signal.SIGTERM)
+    # Ray's own raises it too, but native code of its may be in its place.
+    of_ray = str(getattr(before, "__module__", "")).startswith("ray.")
+    if not main or not (before is signal.SIG_DFL or of_ray):
         yield
         return
     owner = os.getpid()
@@ -35,4 +38,4 @@ def in_order() -> Iterator[None]:
     finally:
         # Unless somebody has put another one in its place.
         if signal.getsignal(signal.SIGTERM) is stop:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, before)

@@ -1,7 +1,6 @@
 """Zarr arrays, of version 2 or 3, as data: read by TensorStore when they are sliced."""
 
 import json
-import os
 import re
 from collections.abc import Collection
 from functools import cache, cached_property
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from layertap.errors import BackendMissingError, DataError
 from layertap.lazy import LazyRows
+from layertap.store.cloud import SCHEMES, described, tensorstore
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
 URL = re.compile(r"[a-z][a-z0-9+]*://")
@@ -61,7 +61,7 @@ class ZarrArray(LazyRows):
         spec = {"driver": "auto", "kvstore": _kvstore(self.location)}
         try:
             return (
-                _tensorstore()
+                tensorstore()
                 .open(
                     spec,
                     open=True,
@@ -163,22 +163,19 @@ def _json(store: Any, source: str, key: str) -> dict[str, Any] | None:
 
 def _kvstore_at(source: str) -> Any:
     try:
-        return _tensorstore().KvStore.open(_kvstore(source)).result()
+        return tensorstore().KvStore.open(_kvstore(source)).result()
     except ValueError as error:
         raise DataError(f"{source} can't be opened: {_short(error)}") from error
 
 
 def _kvstore(location: str) -> Any:
     """Returns where TensorStore finds a folder."""
-    if URL.match(location):
-        location = location.rstrip("/") + "/"
-        bucket, _, path = location.removeprefix("s3://").partition("/")
-        endpoint = os.environ.get("AWS_ENDPOINT_URL")
-        if location.startswith("s3://") and endpoint:
-            # TensorStore does not look for it, as other programs do.
-            where = {"bucket": bucket, "path": path, "endpoint": endpoint}
-            return {"driver": "s3", **where}
-        return location
+    scheme, separator, rest = location.rstrip("/").partition("://")
+    if scheme in SCHEMES:
+        bucket, _, path = rest.partition("/")
+        return described(scheme, bucket) | {"path": f"{path}/"}
+    if separator:
+        return f"{location.rstrip('/')}/"
     return {"driver": "file", "path": f"{Path(location).absolute()}/"}
 
 
@@ -189,14 +186,4 @@ def _short(error: Exception) -> str:
 
 @cache
 def _context() -> Any:
-    return _tensorstore().Context({"cache_pool": {"total_bytes_limit": CACHE}})
-
-
-def _tensorstore() -> Any:
-    try:
-        import tensorstore
-    except ImportError as error:
-        raise BackendMissingError(
-            'Zarr arrays as data need TensorStore: pip install "layertap[cloud]".'
-        ) from error
-    return tensorstore
+    return tensorstore().Context({"cache_pool": {"total_bytes_limit": CACHE}})

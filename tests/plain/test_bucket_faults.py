@@ -198,7 +198,7 @@ except StoreError as error:
 
 
 def test_who_never_answers_is_not_waited_for(monkeypatch):
-    """For a minute, which the variable of TensorStore's makes a second here."""
+    """For half a minute, which the variable of TensorStore's makes a second here."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_REGION", "us-east-1")

@@ -66,7 +66,7 @@ print("read by the parent")
 
 
 def test_a_process_that_was_forked_says_that_it_can_not(place):
-    """TensorStore would wait for ever for its threads, which only the parent has."""
+    """TensorStore would end it: it has threads, which only the parent has."""
     leave(place.path)
     *told, parent = run(python(FORK, place.path, "after"))
     assert len(told) == 2

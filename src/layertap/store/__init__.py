@@ -4,10 +4,11 @@ Knows nothing of Keras, of plans, of models.
 """
 
 from layertap.store.blocks import Observer
+from layertap.store.contributing import Claim, Contributor
 from layertap.store.layout import ArraySpec
 from layertap.store.places import exists, remove
 from layertap.store.reader import LazyArray, Member, Reader
-from layertap.store.scattered import Claim, Contributor, SharedWriter
+from layertap.store.scattered import SharedWriter
 from layertap.store.sizes import DEFAULT_MEMORY
 from layertap.store.writer import Writer
 

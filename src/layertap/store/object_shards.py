@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from layertap.errors import StoreError
 from layertap.store import faults
+from layertap.store.cloud import said_by, tensorstore
 from layertap.store.files import read_json
 from layertap.store.layout import METADATA_FILE, ArrayLayout
-from layertap.store.objects import ObjectPath, said_by, tensorstore
+from layertap.store.objects import ObjectPath
 from layertap.store.parsing import parse_layout
 from layertap.store.shards import Part
 

@@ -7,33 +7,25 @@ session that its paths share, so nobody's writing is lost without an error.
 """
 
 import itertools
-import json
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from layertap.errors import BackendMissingError, OptionError, StoreError
+from layertap.errors import OptionError, StoreError
+from layertap.store.cloud import (
+    SCHEMES,
+    check_not_forked,
+    opened,
+    said_by,
+    tensorstore,
+)
 
 Buffer = bytes | memoryview
 
-# By scheme, how TensorStore calls it.
-SCHEMES = {"s3": "s3", "gs": "gcs"}
-
-# What TensorStore asks for anew is asked for so often, with these delays between: for
-# about a minute in all. Of itself it goes on for a quarter of an hour.
-_ATTEMPTS = 9
-_DELAYS = {"initial_delay": "250ms", "max_delay": "16s"}
-# Of itself it waits for ever for who does not answer.
-_PATIENCE = {
-    "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "20",
-    "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "60",
-    "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
-}
-_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 # The generation of an object that is not there: TensorStore's.
 _NOT_THERE = b"\x02"
 # Each is in memory once more while it is on its way.
@@ -76,7 +68,7 @@ class Session:
         """
         check_not_forked()
         if self._values is None:
-            self._values = _opened(self.scheme, self.bucket)
+            self._values = opened(self.scheme, self.bucket)
         return self._values
 
     @cached_property
@@ -151,7 +143,8 @@ class ObjectPath:
         prefix = f"{self.key}/"
         # "0" is what comes after "/".
         found = self._keys(prefix, f"{self.key}0")
-        return sorted(key.removeprefix(prefix) for key in found)
+        # What is listed may be deleted: no trust in others to know their alphabet.
+        return sorted(k.removeprefix(prefix) for k in found if k.startswith(prefix))
 
     def _keys(self, first: str, end: str) -> list[str]:
         values, key_range = self.session.values, tensorstore().KvStore.KeyRange
@@ -261,102 +254,10 @@ def delete(paths: Iterable[ObjectPath], *, any_: bool = True) -> None:
                 path.session.seen.pop(path.key, None)
 
 
-# The process that TensorStore has threads in, once it was used.
-_threads: dict[str, int] = {}
-
-
-def check_not_forked() -> None:
-    """Raises where TensorStore would wait for threads that only the parent has.
-
-    Raises:
-        StoreError: If it was used in the process that this one was forked from.
-    """
-    if _threads.get("process", os.getpid()) != os.getpid():
-        raise StoreError(
-            "This process was forked from one that had used a store at s3:// or gs://, "
-            "and TensorStore does not work in such a process. Start workers by "
-            'spawning: multiprocessing_context="spawn" of a DataLoader, or '
-            'multiprocessing.get_context("spawn").'
-        )
-
-
-@cache
-def tensorstore() -> Any:
-    """Returns TensorStore, which is only needed for object stores.
-
-    Raises:
-        BackendMissingError: If it is not installed.
-    """
-    for name, value in _PATIENCE.items():
-        os.environ.setdefault(name, value)
-    try:
-        import tensorstore
-    except ImportError as error:
-        raise BackendMissingError(
-            'Stores at s3:// and gs:// need TensorStore: pip install "layertap[cloud]".'
-        ) from error
-    return tensorstore
-
-
-def _opened(scheme: str, bucket: str) -> Any:
-    """Opens a bucket as the environment says now, anew if that has changed."""
-    keys = tuple(os.environ.get(name) for name in _CREDENTIALS)
-    spec = _s3(bucket) if scheme == "s3" else _gcs(bucket)
-    return _opened_as(json.dumps(spec), hash(keys))
-
-
-@cache
-def _opened_as(spec: str, credentials: int) -> Any:
-    described = json.loads(spec)
-    _threads["process"] = os.getpid()
-    try:
-        return tensorstore().KvStore.open(described).result()
-    except ValueError as error:
-        raise StoreError(
-            f"The bucket {described['bucket']!r} can't be opened: {said_by(error)}. "
-            "Check its name, the credentials, and where AWS_ENDPOINT_URL leads."
-        ) from error
-
-
-def _gcs(bucket: str) -> dict[str, Any]:
-    retries = {"max_retries": _ATTEMPTS, **_DELAYS}
-    return {"driver": "gcs", "bucket": bucket, "gcs_request_retries": retries}
-
-
-def _s3(bucket: str) -> dict[str, Any]:
-    """Returns what TensorStore opens a bucket of S3 with.
-
-    It has no variables of its own for this; the names are those of AWS' tools.
-    """
-    get = os.environ.get
-    attempts = get("AWS_MAX_ATTEMPTS", str(_ATTEMPTS))
-    if not attempts.isdecimal() or not int(attempts):
-        raise OptionError(
-            "AWS_MAX_ATTEMPTS is how often a request is tried, from 1 on; found "
-            f"{attempts[:200]!r}. Set it to a number, or not at all."
-        )
-    spec: dict[str, Any] = {
-        "driver": "s3",
-        "bucket": bucket,
-        "use_conditional_write": True,
-        "s3_request_retries": {"max_retries": int(attempts), **_DELAYS},
-    }
-    endpoint = get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL")
-    if endpoint:
-        spec["endpoint"] = endpoint.rstrip("/")
-    region = get("AWS_REGION") or get("AWS_DEFAULT_REGION")
-    if region:
-        spec["aws_region"] = region
-    if get("AWS_ACCESS_KEY_ID"):
-        # The first that is asked anyway; to ask all logs what others lack.
-        spec["aws_credentials"] = {"type": "environment"}
-    return spec
-
-
 def _raise_unreadable(path: ObjectPath, error: ValueError) -> NoReturn:
     raise StoreError(
-        f"{path} can't be read: {said_by(error)}. Check its name, the credentials, and "
-        "where AWS_ENDPOINT_URL leads."
+        f"{path} can't be read: {said_by(error)}. Check its name, the "
+        "credentials, and where AWS_ENDPOINT_URL leads."
     ) from error
 
 
@@ -365,9 +266,3 @@ def _raise_unwritable(path: ObjectPath, error: ValueError) -> NoReturn:
         f"{path} can't be written: {said_by(error)}. Check the bucket, the "
         "credentials, and where AWS_ENDPOINT_URL leads"
     ) from error
-
-
-def said_by(error: ValueError) -> str:
-    """Returns what TensorStore said, without where in its code that was."""
-    text = " ".join(str(error).split())
-    return text.partition(" [")[0][:300].removesuffix(".")
