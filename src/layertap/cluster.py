@@ -145,8 +145,8 @@ def written(
             min_size=1,
             max_size=most,
             initial_size=most,
-            # None waits behind a slow one while others have nothing to do.
-            max_tasks_in_flight_per_actor=1,
+            # The next one is there when one is written, and no more wait behind it.
+            max_tasks_in_flight_per_actor=2,
         ),
         # Ray takes one of them.
         **({"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}),
@@ -168,8 +168,9 @@ def _quiet() -> Iterator[None]:
     """Keeps Ray's log of each run to what is wrong: there is a progress bar."""
     levels = {
         "ray.data": logging.WARNING,
-        # That its own are off.
+        # That its own are off; and that there won't be more workers than all.
         "ray.data._internal.progress": logging.ERROR,
+        "ray.data._internal.actor_autoscaler": logging.ERROR,
     }
     before = {name: logging.getLogger(name).level for name in levels}
     try:
