@@ -65,7 +65,7 @@ def stand_still(data, path, blocks):
     faulty.until(lambda: len(list(data.folder.glob("waiting-*"))) == 2)
 
 
-@pytest.mark.parametrize(("wait_at", "blocks"), [((1, 3), 0), ((13, 25), 3)])
+@pytest.mark.parametrize(("wait_at", "blocks"), [((1, 3, 5, 7), 0), ((13, 25), 3)])
 def test_a_killed_driver_and_others_that_go_on(
     model, data, local, tmp_path, start, wait_at, blocks
 ):
@@ -76,6 +76,8 @@ def test_a_killed_driver_and_others_that_go_on(
     stand_still(data, path, blocks)
     process.kill()
     process.wait()
+    for left in data.folder.glob("tell-*"):
+        left.unlink()
     # Its workers end with it.
     left = others(data, process.pid)
     assert left
