@@ -203,9 +203,15 @@ def misdeeds(code):
         yield from (name for name in names if name.split(".")[0] in MODULES)
 
 
+# A driver and its own workers send each other classes, data and errors, by Ray: what
+# they unpickle comes from there, and never from a store or from data.
+BETWEEN_PROCESSES = {"cluster.py", "distributed.py", "sharing.py", "working.py"}
+
+
 @pytest.mark.parametrize("file", modules(), ids=lambda file: file.name)
 def test_no_code_is_read(file):
-    assert not [*misdeeds(file.read_text())]
+    allowed = {"pickle", "cloudpickle"} if file.name in BETWEEN_PROCESSES else set()
+    assert not {*misdeeds(file.read_text())} - allowed
 
 
 CODE = [

@@ -126,7 +126,7 @@ def test_what_is_kept_of_a_record_is_little_more_than_its_digests(tmp_path):
 
 def test_what_is_deleted_may_be_any_number_of_objects(monkeypatch):
     bucket = objects.tensorstore().KvStore.open("memory://").result()
-    monkeypatch.setattr(objects, "_opened", lambda *_: bucket)
+    monkeypatch.setattr(objects, "opened", lambda *_: bucket)
     monkeypatch.setattr(objects, "_DELETES_BEGUN", 7)
     folder = objects.parse("s3://bucket/v")
     names = [f"{n:02}" for n in range(30)]
