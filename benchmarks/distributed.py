@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks.running import BACKENDS, ROOT
 from benchmarks.works import WORKS
-from layertap.lazy import LazyRows
+from layertap.inputs.lazy_array import LazyRows
 
 WAYS = ("local", "one", "two")
 _THREADS = {

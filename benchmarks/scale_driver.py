@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from benchmarks.scale_plan import Size, noted, plan, record, specs
-from layertap.gathering import Gatherer
-from layertap.store import Contributor, Reader, SharedWriter, objects
-from layertap.store.records import place_of
+from layertap.results.statistics.gather import Gatherer
+from layertap.store import Contributor, Reader, SharedWriter
+from layertap.store.storage import objects
+from layertap.store.writing.block_records import place_of
 
 # So many names are in one answer, of S3 and of Google's storage.
 PAGE = 1000

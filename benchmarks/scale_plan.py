@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.gathering import Gatherer
-from layertap.plans import Branch, Join, Plan
-from layertap.store import ArraySpec, seals, sizes
-from layertap.store.layout import ArrayLayout, to_json
-from layertap.store.records import Record
-from layertap.store.root import Root
+from layertap.core.plan import Branch, Join, Plan
+from layertap.results.statistics.gather import Gatherer
+from layertap.store import ArraySpec
+from layertap.store.format import digests, sizing
+from layertap.store.format.layout import ArrayLayout, to_json
+from layertap.store.format.root import Root
+from layertap.store.writing.block_records import Record
 
 ROWS = 10**9
 # Ten branches of each width.
@@ -93,7 +94,7 @@ class Size:
     @cached_property
     def layouts(self) -> list[ArrayLayout]:
         """The arrays, as `layertap.distributed.save` lays them out."""
-        return sizes.lay_out(specs(), STORE, compression=None, memory=self.memory)
+        return sizing.lay_out(specs(), STORE, compression=None, memory=self.memory)
 
     @property
     def block_rows(self) -> int:
@@ -135,13 +136,13 @@ class Size:
     @property
     def marker_bytes(self) -> int:
         """The bytes of all markers of the complete store."""
-        digests = seals.DIGITS * self.blocks
-        return sum(each + digests for each in self._marker)
+        hexadecimals = digests.DIGITS * self.blocks
+        return sum(each + hexadecimals for each in self._marker)
 
     @property
     def largest_marker(self) -> int:
         """The bytes of the largest of them."""
-        return max(self._marker) + seals.DIGITS * self.blocks
+        return max(self._marker) + digests.DIGITS * self.blocks
 
     @property
     def rewritten_bytes(self) -> int:
@@ -150,8 +151,8 @@ class Size:
         digits = sum(int((ends >= 10**n).sum()) for n in range(1, 10)) + self.blocks
         empty = [replace(_whole(each), rows=0).metadata() for each in self.layouts]
         least = sum(len(to_json(each)) - 1 for each in empty) * self.blocks
-        digests = seals.DIGITS * self.blocks * (self.blocks + 1) // 2
-        return least + len(self.layouts) * (digits + digests)
+        hexadecimals = digests.DIGITS * self.blocks * (self.blocks + 1) // 2
+        return least + len(self.layouts) * (digits + hexadecimals)
 
 
 def _whole(layout: ArrayLayout) -> ArrayLayout:

@@ -14,14 +14,16 @@ import click.testing
 import numpy as np
 
 import layertap
-from layertap import cli, texts
+from layertap import cli
+from layertap.core import text
+from layertap.core.plan import Branch, Ignored, Join, Output, Plan, Recipe, Refused
 from layertap.errors import LayertapError
-from layertap.gathering import Gatherer
-from layertap.plans import Branch, Ignored, Join, Output, Plan, Recipe, Refused
-from layertap.store import ArraySpec, Writer, seals
-from layertap.store.layout import group_metadata
-from layertap.store.parsing import read_layouts
-from layertap.store.root import read_root
+from layertap.results.statistics.gather import Gatherer
+from layertap.store import ArraySpec, Writer
+from layertap.store.format import digests
+from layertap.store.format.layout import group_metadata
+from layertap.store.format.metadata import read_layouts
+from layertap.store.format.root import read_root
 
 ROWS, BLOCK_ROWS = 11, 4
 PLAN = Plan(
@@ -93,7 +95,7 @@ def make(path, *, complete=True, plan=PLAN, beside=BESIDE, values=None, **given)
     gatherer = Gatherer(plan)
     given = {"memory": 3 * BLOCK_ROWS * row, "observer": gatherer.add, **given}
     with Writer.create(path, arrays, manifest, **given) as writer:
-        ids = texts.encode([f"row-{i:02}" for i in range(ROWS)])
+        ids = text.encode([f"row-{i:02}" for i in range(ROWS)])
         rows = {
             array.path: np.ones((ROWS, *array.shape), array.dtype) for array in arrays
         }
@@ -144,7 +146,7 @@ class Store:
 
     def put_root(self, ours):
         """Writes what a root says, with its own seal."""
-        sealed = ours | {"seal": seals.of_content(ours)}
+        sealed = ours | {"seal": digests.of_content(ours)}
         self.put("zarr.json", as_json(group_metadata({"layertap": sealed})))
 
     def put_metadata(self, array, metadata):
@@ -156,7 +158,7 @@ class Store:
         ):
             ours = {k: v for k, v in attributes["layertap"].items() if k != "seal"}
             sealed = [self.ours()["store"], array, said, ours]
-            ours["seal"] = seals.of_content(sealed)
+            ours["seal"] = digests.of_content(sealed)
             metadata = metadata | {"attributes": attributes | {"layertap": ours}}
         self.put(f"{array}/zarr.json", as_json(metadata))
 
@@ -251,7 +253,7 @@ def use_alone(path, *, verify=True, gib=3, seconds=40):
 def bounded(gib, seconds, verify):
     """Bounds what this process may take from now on."""
     if verify:
-        import layertap.verifying  # noqa: F401
+        import layertap.analysis.verify  # noqa: F401
     with open("/proc/self/statm") as opened:  # noqa: PTH123
         taken = int(opened.read().split()[0]) * resource.getpagesize()
     most = taken + gib * 2**30

@@ -21,45 +21,52 @@ from layertap import errors
 from layertap.errors import LayertapError
 
 if TYPE_CHECKING:
-    from layertap.capturing import capture as capture
-    from layertap.comparing import diff as diff
-    from layertap.differing import Difference as Difference
-    from layertap.importances import Importance as Importance
-    from layertap.planning import plan as plan
-    from layertap.plans import Plan as Plan
-    from layertap.saved import Saved as Saved
-    from layertap.saved import open as open
-    from layertap.saving import save as save
-    from layertap.splitting import split as split
-    from layertap.splitting import submodels as submodels
-    from layertap.values import Values as Values
-    from layertap.verifying import Report as Report
-    from layertap.verifying import verify as verify
-    from layertap.weighing import importance as importance
+    from layertap.analysis.comparison import Difference as Difference
+    from layertap.analysis.diff import diff as diff
+    from layertap.analysis.importance import importance as importance
+    from layertap.analysis.importance_report import Importance as Importance
+    from layertap.analysis.verify import Report as Report
+    from layertap.analysis.verify import verify as verify
+    from layertap.core.plan import Plan as Plan
+    from layertap.core.values import Values as Values
+    from layertap.pipeline.capture import capture as capture
+    from layertap.pipeline.save import save as save
+    from layertap.planning.planner import plan as plan
+    from layertap.planning.split import split as split
+    from layertap.planning.split import submodels as submodels
+    from layertap.results.saved import Saved as Saved
+    from layertap.results.saved import open as open
 
 # Where each name stands. Loaded when it is first used: `layertap --help` and
 # `layertap.open` need no Keras.
-_ROOMS = {
-    "Difference": "differing",
-    "Importance": "importances",
-    "Plan": "plans",
-    "Report": "verifying",
-    "Saved": "saved",
-    "Values": "values",
-    "capture": "capturing",
-    "diff": "comparing",
-    "importance": "weighing",
-    "open": "saved",
-    "plan": "planning",
-    "save": "saving",
-    "split": "splitting",
-    "submodels": "splitting",
-    "verify": "verifying",
+_EXPORTS = {
+    "Difference": "analysis.comparison",
+    "Importance": "analysis.importance_report",
+    "Plan": "core.plan",
+    "Report": "analysis.verify",
+    "Saved": "results.saved",
+    "Values": "core.values",
+    "capture": "pipeline.capture",
+    "diff": "analysis.diff",
+    "importance": "analysis.importance",
+    "open": "results.saved",
+    "plan": "planning.planner",
+    "save": "pipeline.save",
+    "split": "planning.split",
+    "submodels": "planning.split",
+    "verify": "analysis.verify",
 }
 
-_WITHOUT_KERAS = ("comparing", "differing", "importances", "plans", "saved", "values")
+_WITHOUT_KERAS = (
+    "analysis.diff",
+    "analysis.comparison",
+    "analysis.importance_report",
+    "core.plan",
+    "results.saved",
+    "core.values",
+)
 
-__all__ = ["LayertapError", *_ROOMS]
+__all__ = ["LayertapError", *_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:
@@ -67,12 +74,12 @@ def __getattr__(name: str) -> Any:
     if isinstance(error, type):
         # As tracebacks call them; and where they are looked for when one is unpickled.
         return error
-    if name not in _ROOMS:
+    if name not in _EXPORTS:
         raise AttributeError(f"module 'layertap' has no attribute {name!r}")
-    if _ROOMS[name] not in _WITHOUT_KERAS:
+    if _EXPORTS[name] not in _WITHOUT_KERAS:
         # First, for it says what to do where Keras lacks its backend.
-        importlib.import_module("layertap.listening")
-    found = getattr(importlib.import_module(f"layertap.{_ROOMS[name]}"), name)
+        importlib.import_module("layertap.tracing")
+    found = getattr(importlib.import_module(f"layertap.{_EXPORTS[name]}"), name)
     globals()[name] = found
     return found
 

@@ -260,7 +260,7 @@ def test_batches_are_the_same_in_any_order_and_are_the_callers(store):
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_shuffled_epoch_has_each_row_once_block_by_block(store, monkeypatch, kept):
     if not kept:
-        monkeypatch.setattr("layertap.datasets.examples._KEPT_BYTES", 0)
+        monkeypatch.setattr("layertap.results.training.batches._KEPT_BYTES", 0)
     options = {"labels": np.arange(ROWS), "batch_size": 9, "shuffle": True}
     dataset = store.dataset("first", **options, seed=5)
     epochs = []
@@ -285,7 +285,7 @@ def test_a_shuffled_epoch_has_each_row_once_block_by_block(store, monkeypatch, k
 
 
 def test_batches_far_apart_are_read_alone(store, monkeypatch):
-    monkeypatch.setattr("layertap.datasets.examples._KEPT_BYTES", 0)
+    monkeypatch.setattr("layertap.results.training.batches._KEPT_BYTES", 0)
     dataset = store.dataset("first", batch_size=1, labels=np.arange(ROWS))
     for number in (300, 5, 6, 200, 7, 399):
         x, y, _ = dataset[number]
@@ -492,7 +492,7 @@ def test_datasets_of_tensorflow_have_known_shapes(store):
 @pytest.mark.parametrize("small", [True, False])
 def test_datasets_of_tensorflow_have_the_rows(store, monkeypatch, small):
     if small:
-        monkeypatch.setattr("layertap.datasets.examples._PIECE_BYTES", 20_000)
+        monkeypatch.setattr("layertap.results.training.batches._PIECE_BYTES", 20_000)
     data = store.tf("first", batch_size=BATCH, rows=range(5, 395))
     batches = [(x, y.numpy(), w.numpy()) for x, y, w in data]
     assert [len(y) for _, y, _ in batches] == [32] * 12 + [6]
@@ -545,7 +545,7 @@ def test_bfloat16_stays_what_it_is(tmp_path):
 @pytest.mark.parametrize(("module", "use"), [("torch", "torch"), ("tensorflow", "tf")])
 def test_what_is_missing_is_named(store, monkeypatch, module, use):
     monkeypatch.setitem(sys.modules, module, None)
-    room = f"layertap.datasets.{module}_dataset"
+    room = f"layertap.results.training.{module}"
     monkeypatch.delitem(sys.modules, room, raising=False)
     with pytest.raises(BackendMissingError, match=rf'pip install "layertap\[{module}'):
         getattr(store, use)()

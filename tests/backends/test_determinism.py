@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 import layertap
-from layertap import grades
+from layertap.core import tolerance
 
 PROGRAM = """
     import sys
@@ -108,4 +108,4 @@ def test_where_rounding_ends(dtype, steps, at):
         expected = "within rounding"
     else:
         expected = "different"
-    assert grades.compare(row, other) == expected
+    assert tolerance.compare(row, other) == expected

@@ -19,8 +19,8 @@ import zarr
 
 import layertap
 from faults import few_files, python, running, small_disk, unprivileged
-from layertap import ahead
 from layertap.errors import StoreError
+from layertap.pipeline import prefetch
 from store_folder import Folder
 from store_suite import contents_of
 
@@ -33,7 +33,7 @@ HERE = socket.gethostname()
 @pytest.fixture(autouse=True)
 def one_batch_ahead(monkeypatch):
     """So that it is known how many batches are under way."""
-    monkeypatch.setattr(ahead, "_MANY", 1)
+    monkeypatch.setattr(prefetch, "_MANY", 1)
 
 
 @functools.cache

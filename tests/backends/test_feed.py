@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import layertap
 from layertap.errors import DataError, DataTypeError, OptionError
-from layertap.feed import Feed
-from layertap.listening import InputSpec
+from layertap.inputs.feed import Feed
+from layertap.tracing.model_structure import InputSpec
 
 ROWS, SIZE = 23, 5
 ONE = InputSpec("x", (None, 3), "float32")

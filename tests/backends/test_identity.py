@@ -10,8 +10,8 @@ from keras import layers, ops
 
 import layertap
 from layertap.errors import LayertapError, OtherRunError, StoreError
-from layertap.store.root import read_root
-from layertap.tap import Tap
+from layertap.pipeline.tap import Tap
+from layertap.store.format.root import read_root
 
 # Blocks of some three hundred rows.
 SMALL = 3 * 2**16

@@ -9,8 +9,8 @@ import torch
 from jax.experimental.sparse import BCOO
 
 from layertap.errors import DataError, DataTypeError
-from layertap.feed import Feed
-from layertap.listening import input_specs
+from layertap.inputs.feed import Feed
+from layertap.tracing.model_structure import input_specs
 
 # Keras says so where a dictionary's keys are not its inputs' names.
 pytestmark = pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import layertap
-from layertap.feed import Feed
-from layertap.listening import calls, input_specs
-from layertap.tap import Tap
+from layertap.inputs.feed import Feed
+from layertap.pipeline.tap import Tap
+from layertap.tracing import hooks
+from layertap.tracing.model_structure import input_specs
 from zoo import CASES, Case
 
 ROWS = 5
@@ -55,7 +56,7 @@ def test_the_model_stays_as_it_was(case):
     inputs = case.inputs(ROWS)
     expected = model.predict(inputs, verbose=0)
     before = nodes(model), [keras.ops.convert_to_numpy(w) for w in model.weights]
-    originals = [vars(owner)[name] for owner, name, _ in calls.points()]
+    originals = [vars(owner)[name] for owner, name, _ in hooks.points()]
 
     layertap.capture(model, inputs)
     layertap.submodels(model, before=next(iter(case.joins)), like=inputs)
@@ -63,7 +64,7 @@ def test_the_model_stays_as_it_was(case):
     assert nodes(model) == before[0]
     for weight, was in zip(model.weights, before[1], strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), was)
-    assert [vars(owner)[name] for owner, name, _ in calls.points()] == originals
+    assert [vars(owner)[name] for owner, name, _ in hooks.points()] == originals
     found = model.predict(inputs, verbose=0)
     for one, other in zip(
         keras.tree.flatten(expected), keras.tree.flatten(found), strict=True
@@ -116,11 +117,11 @@ def test_an_error_of_the_model_passes_through_and_leaves_nothing_wrapped():
     x = keras.Input((3,))
     joined = keras.layers.Concatenate()([layer(x), x])
     model = keras.Model(x, joined)
-    originals = [vars(owner)[name] for owner, name, _ in calls.points()]
+    originals = [vars(owner)[name] for owner, name, _ in hooks.points()]
     layer.broken = True
     with pytest.raises(Exception, match="of the model"):
         layertap.capture(model, np.ones((2, 3), "float32"))
-    assert [vars(owner)[name] for owner, name, _ in calls.points()] == originals
+    assert [vars(owner)[name] for owner, name, _ in hooks.points()] == originals
 
 
 def test_another_thread_is_not_heard():

@@ -21,17 +21,18 @@ from keras.src import backend
 from keras.src.utils import module_utils
 
 import layertap
-from layertap import listening
+from layertap import tracing
 from layertap.errors import ListeningError
-from layertap.feed import Feed
-from layertap.listening import calls
-from layertap.listening.graph import subgraph
-from layertap.listening.models import config_of
-from layertap.tap import Tap
+from layertap.inputs.feed import Feed
+from layertap.pipeline.tap import Tap
+from layertap.tracing import hooks
+from layertap.tracing.graphs.cut import cut
+from layertap.tracing.graphs.subgraph import subgraph
+from layertap.tracing.model_structure import config_of, input_specs, learned
 
 POINTS = {
     f"{owner.__name__.rpartition('.')[2]}.{name}": (owner, name)
-    for owner, name, _ in calls.points()
+    for owner, name, _ in hooks.points()
 }
 each_point = pytest.mark.parametrize("point", POINTS)
 
@@ -73,10 +74,10 @@ def shortcut(model: keras.Model) -> None:
     subgraph(model, {}, {"fusion": {0: "fusion/out"}})
 
 
-def cut(model: keras.Model) -> None:
-    specs = listening.input_specs(model)
+def cut_fusion(model: keras.Model) -> None:
+    specs = input_specs(model)
     branches = {"fusion/in/0": "float32", "fusion/in/1": "float32"}
-    listening.cut(model, specs, {"fusion": branches}, ["concatenate"]).head("head")
+    cut(model, specs, {"fusion": branches}, ["concatenate"]).head("head")
 
 
 def sequential() -> keras.Model:
@@ -90,17 +91,25 @@ PRIVATE: dict[str, Gone] = {
     "_inputs_struct": (two_branches, lambda model: model, layertap.plan),
     "_keras_history": (two_branches, lambda model: model.inputs[0], layertap.plan),
     "_functional": (sequential, lambda model: model, plan_sequential),
-    "_nodes_by_depth": (two_branches, lambda model: model, cut),
-    "_inbound_nodes": (two_branches, lambda model: model.get_layer("fusion"), cut),
-    "_outbound_nodes": (two_branches, lambda model: model.get_layer("fusion"), cut),
-    "_outputs_struct": (two_branches, lambda model: model, cut),
+    "_nodes_by_depth": (two_branches, lambda model: model, cut_fusion),
+    "_inbound_nodes": (
+        two_branches,
+        lambda model: model.get_layer("fusion"),
+        cut_fusion,
+    ),
+    "_outbound_nodes": (
+        two_branches,
+        lambda model: model.get_layer("fusion"),
+        cut_fusion,
+    ),
+    "_outputs_struct": (two_branches, lambda model: model, cut_fusion),
     "outputs": (two_branches, node_of, shortcut),
-    "operation": (two_branches, node_of, cut),
-    "arguments": (two_branches, node_of, cut),
-    "keras_tensors": (two_branches, lambda model: node_of(model).arguments, cut),
-    "get_keras_mask": (two_branches, lambda model: backend, cut),
-    "is_input": (two_branches, node_of, cut),
-    "_flatten_layers": (two_branches, lambda model: layers.Layer, listening.learned),
+    "operation": (two_branches, node_of, cut_fusion),
+    "arguments": (two_branches, node_of, cut_fusion),
+    "keras_tensors": (two_branches, lambda model: node_of(model).arguments, cut_fusion),
+    "get_keras_mask": (two_branches, lambda model: backend, cut_fusion),
+    "is_input": (two_branches, node_of, cut_fusion),
+    "_flatten_layers": (two_branches, lambda model: layers.Layer, learned),
     "_available": (two_branches, lambda model: module_utils.tensorflow, config_of),
 }
 
@@ -244,7 +253,7 @@ def test_keras_goes_through_the_call(point, what, branch, monkeypatch):
     # What comes after the join: nothing after the last wanted value runs.
     plan = layertap.plan(model, outputs="head")
     noted.assert_reached(f"{what} that is planned")
-    feed = Feed(np.ones((2, 4, 3), "float32"), listening.input_specs(model))
+    feed = Feed(np.ones((2, 4, 3), "float32"), input_specs(model))
     Tap(model, plan)(feed.first())
     noted.assert_reached(f"{what} that is run")
 
@@ -282,9 +291,9 @@ def private_parts(tree: ast.AST) -> tuple[set[str], set[str]]:
 
 def test_what_is_private_is_taken_in_one_place_and_shown_above():
     asked: set[str] = set()
-    for path in Path(listening.__file__).parent.glob("*.py"):
+    for path in Path(tracing.__file__).parent.rglob("*.py"):
         names, stray = private_parts(ast.parse(path.read_text("utf-8")))
         asked |= names
-        assert not stray or path.name == "private.py", (path.name, stray)
+        assert not stray or path.name == "keras_internals.py", (path.name, stray)
     # Modules of calls, and what is no Keras', can't lose theirs.
     assert asked - {"numpy", "core", "_trace", "_version", "_autograph"} == set(PRIVATE)

@@ -7,9 +7,9 @@ from keras import layers, ops
 
 import layertap
 from layertap.errors import DataError
-from layertap.feed import Feed
-from layertap.listening import input_specs
-from layertap.tap import Tap
+from layertap.inputs.feed import Feed
+from layertap.pipeline.tap import Tap
+from layertap.tracing.model_structure import input_specs
 
 X = np.random.default_rng(3).normal(size=(5, 4)).astype("float32")
 

@@ -10,9 +10,9 @@ import zarr
 from keras import layers, ops
 
 import layertap
+from layertap.core.plan import Branch
 from layertap.errors import AddressError, DataError, OptionError, OtherRunError
-from layertap.padding import filled
-from layertap.plans import Branch
+from layertap.planning.padding import filled
 from zoo import CASES, give_values
 
 LENGTHS = (5, 9, 2, 7)

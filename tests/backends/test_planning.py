@@ -9,8 +9,8 @@ from keras import layers, ops
 from rich.console import Console
 
 import layertap
+from layertap.core.plan import Plan
 from layertap.errors import AddressError, DataError, ModelError, NoJoinsError
-from layertap.plans import Plan
 
 ROWS = 5
 

@@ -14,9 +14,9 @@ from keras import layers, ops
 from numpy.typing import NDArray
 
 import layertap
-from layertap.feed import Feed
-from layertap.listening import input_specs
-from layertap.tap import Tap
+from layertap.inputs.feed import Feed
+from layertap.pipeline.tap import Tap
+from layertap.tracing.model_structure import input_specs
 
 ROWS, SIZE = 7, 3
 

@@ -12,7 +12,7 @@ import zarr
 
 import layertap
 from layertap.errors import DataError, OptionError, OtherRunError
-from layertap.identity import told
+from layertap.planning.fingerprint import told
 from zoo import CASES, find
 
 # Ranks from 2 to 4, integers, narrow floats, open sizes, joins of joins.

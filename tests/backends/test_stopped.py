@@ -17,7 +17,7 @@ from keras import layers, ops
 
 import layertap
 from layertap.errors import DataError
-from layertap.listening import calls
+from layertap.tracing import hooks
 
 # Blocks of some three hundred rows.
 SMALL = 3 * 2**16
@@ -100,7 +100,7 @@ def told(error):
 
 
 def wrapped_calls():
-    return [inspect.getattr_static(owner, name) for owner, name, _ in calls.points()]
+    return [inspect.getattr_static(owner, name) for owner, name, _ in hooks.points()]
 
 
 @pytest.mark.parametrize("failure", FAILURES)

@@ -6,7 +6,7 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 import layertap
-from layertap.demo import digits, network
+from layertap.cli.demo import digits, network
 
 
 def crops(rows: int, size: int) -> np.ndarray:

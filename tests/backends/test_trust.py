@@ -4,7 +4,7 @@ import keras
 import pytest
 
 from layertap.errors import ModelFileError
-from layertap.loading import load_model
+from layertap.inputs.data_file import load_model
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:You are saving your model as an HDF5 file"

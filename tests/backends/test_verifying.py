@@ -6,7 +6,7 @@ import pytest
 import tensorstore
 
 import layertap
-from layertap import grades
+from layertap.core import tolerance
 from layertap.errors import DataError, OtherRunError
 
 
@@ -137,17 +137,17 @@ def test_without_a_model_every_row_is_read(store):
 
 def test_grades():
     one = np.array([[1.0, -2.0, np.nan, np.inf]], "float32")
-    assert grades.compare(one, one.copy()) == "identical"
+    assert tolerance.compare(one, one.copy()) == "identical"
     near = one.copy()
     near[0, 0] = np.nextafter(near[0, 0], 2)
-    assert grades.compare(one, near) == "within rounding"
+    assert tolerance.compare(one, near) == "within rounding"
     for wrong in (0.5, np.nan, np.inf):
         far = one.copy()
         far[0, 0] = wrong
-        assert grades.compare(one, far) == "different"
-        assert grades.compare(far, one) == "different"
+        assert tolerance.compare(one, far) == "different"
+        assert tolerance.compare(far, one) == "different"
     signed = one.copy()
     signed[0, 3] = -np.inf
-    assert grades.compare(one, signed) == "different"
-    assert grades.compare(one, one.astype("float64")) == "different"
-    assert grades.compare(np.array([1]), np.array([2])) == "different"
+    assert tolerance.compare(one, signed) == "different"
+    assert tolerance.compare(one, one.astype("float64")) == "different"
+    assert tolerance.compare(np.array([1]), np.array([2])) == "different"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from layertap import address
+from layertap.core import address
 from layertap.errors import AddressError
 
 SAFE = re.compile(r"[A-Za-z0-9_.@%-]+")

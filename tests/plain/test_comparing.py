@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 import layertap
-from layertap import texts
 from layertap.cli import main
+from layertap.core import text
+from layertap.core.plan import Branch, Join, Plan, Recipe
+from layertap.core.tables import plain
 from layertap.errors import AddressError, NotAStoreError, OptionError
-from layertap.plans import Branch, Join, Plan, Recipe
 from layertap.store import ArraySpec, Writer
-from layertap.tables import plain
 
 ROWS = 50
 
@@ -45,7 +45,7 @@ def store(path, plan, values, *, block_rows=8, ids=None, labels=None, **identity
     """Writes a store as a save does, of a model that was never there."""
     beside = {}
     if ids is not None:
-        beside["ids"] = texts.encode(ids) if isinstance(ids[0], str) else np.array(ids)
+        beside["ids"] = text.encode(ids) if isinstance(ids[0], str) else np.array(ids)
     if labels is not None:
         beside["labels"] = np.array(labels)
     if plan.narrowed:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layertap.facts import Facts, alignment, comparable, shares
+from layertap.analysis.branch_facts import Facts, alignment, comparable, shares
 
 
 def pieces(array: np.ndarray, size: int) -> list[np.ndarray]:

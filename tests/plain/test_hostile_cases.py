@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import layertap
 from hostile import BESIDE, ROWS, Store, make, use, use_alone
+from layertap.core.plan import Plan
 from layertap.errors import StoreCorruptError
-from layertap.plans import Plan
 
 HUGE = 10**4000
 
@@ -240,7 +240,7 @@ def test_values_padded_along(store, padded):
 @pytest.mark.parametrize("name", ["overflowed", "lengths", "ids", "digests"])
 def test_what_is_beside_has_another_dtype(tmp_path, name, dtype):
     shape, _ = BESIDE[name]
-    array = np.full((ROWS, *shape), 1, layertap.store.layout.DTYPES[dtype])
+    array = np.full((ROWS, *shape), 1, layertap.store.format.layout.DTYPES[dtype])
     if array.dtype.kind in "fc":
         array[:] = np.nan
     if dtype == "uint64":

@@ -12,8 +12,8 @@ import pytest
 
 from hostile import Store, make
 from layertap.store import Writer
-from layertap.store.parsing import read_layouts
-from layertap.store.root import read_root
+from layertap.store.format.metadata import read_layouts
+from layertap.store.format.root import read_root
 
 HERE = Path(__file__).parent
 OUTSIDE = "outside"

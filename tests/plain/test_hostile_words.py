@@ -139,7 +139,7 @@ def test_errors_have_no_commands_for_terminals(store, change):
 
 def test_what_differs_is_told_without_commands():
     """An identity in a store, against that of a run."""
-    from layertap.grades import differences
+    from layertap.core.tolerance import differences
 
     theirs = IDENTITY | {"backend": COMMANDS_OF_TERMINALS, COMMANDS_OF_TERMINALS: 1}
     (one, other) = differences(theirs, IDENTITY)

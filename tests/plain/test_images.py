@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from layertap.errors import DataError, OptionError
-from layertap.images import ImageFolder, read_images
+from layertap.inputs.images import ImageFolder, read_images
 
 
 @dataclass

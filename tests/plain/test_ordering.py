@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layertap.errors import OptionError
-from layertap.ordering import Order
+from layertap.results.training.row_order import Order
 
 sizes = st.integers(1, 50)
 ranges = st.builds(

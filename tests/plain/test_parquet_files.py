@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layertap.errors import DataError
-from layertap.parquet_files import parquet_files, read_parquet
+from layertap.inputs.parquet import parquet_files, read_parquet
 
 ROWS = 23
 X = np.random.default_rng(0).normal(size=(ROWS, 3)).astype("float32")

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from layertap.errors import AddressError
-from layertap.plans import (
+from layertap.core.plan import (
     Branch,
     Ignored,
     Join,
@@ -18,6 +17,7 @@ from layertap.plans import (
     Refused,
     itemsize,
 )
+from layertap.errors import AddressError
 
 # Four bytes a number: 40 in left, 24 in right; the second join has them joined, and
 # left again.

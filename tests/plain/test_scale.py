@@ -10,10 +10,10 @@ import pytest
 from benchmarks import scale, scale_plan
 from benchmarks.scale_driver import Counted, Driver, Requests, counted
 from benchmarks.scale_plan import MEMORIES, MIB, Size, record, root_bytes
-from layertap.keeping import from_bytes
+from layertap.results.statistics.encoding import from_bytes
 from layertap.store import Contributor, SharedWriter, Writer
-from layertap.store.layout import to_json
-from layertap.store.parsing import parse_layout
+from layertap.store.format.layout import to_json
+from layertap.store.format.metadata import parse_layout
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "scale.md").read_text()

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layertap import store as stores
+from layertap.core.plan import Branch, Join, Output, Plan, Recipe
+from layertap.core.tables import plain
 from layertap.errors import OptionError, StoreError
-from layertap.gathering import Gatherer, of_rows
-from layertap.keeping import from_texts, to_texts
-from layertap.plans import Branch, Join, Output, Plan, Recipe
-from layertap.showing import table
-from layertap.statistics import Statistics
+from layertap.results.statistics.encoding import from_texts, to_texts
+from layertap.results.statistics.feature_axes import of_values, unit_axes
+from layertap.results.statistics.gather import Gatherer, of_rows
+from layertap.results.statistics.moments import Statistics
+from layertap.results.statistics.table import table
 from layertap.store import ArraySpec, Reader, Writer
-from layertap.tables import plain
-from layertap.units import of_values, unit_axes
 
 DTYPES = [
     *("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int32", "int64"),

@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 
 from layertap.store import ArraySpec, Writer
-from layertap.store.layout import to_json
-from layertap.store.parsing import read_layouts
-from layertap.store.root import read_root
+from layertap.store.format.layout import to_json
+from layertap.store.format.metadata import read_layouts
+from layertap.store.format.root import read_root
 
 TRY_EVERYTHING = """
 import resource, sys

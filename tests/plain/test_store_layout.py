@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layertap.errors import OptionError, StoreCorruptError
-from layertap.store import ArraySpec, seals
-from layertap.store.layout import to_json
-from layertap.store.parsing import parse_layout
-from layertap.store.sizes import lay_out, rows_per_block, rows_per_chunk
+from layertap.store import ArraySpec
+from layertap.store.format import digests
+from layertap.store.format.layout import to_json
+from layertap.store.format.metadata import parse_layout
+from layertap.store.format.sizing import lay_out, rows_per_block, rows_per_chunk
 
 KIB, MIB = 2**10, 2**20
 
@@ -58,7 +59,7 @@ def test_metadata_is_as_promised():
             "layertap": {
                 "made_by": "left",
                 "blocks": "",
-                "seal": seals.of_content(sealed),
+                "seal": digests.of_content(sealed),
             }
         },
     }

@@ -25,10 +25,11 @@ from layertap.errors import (
     StoreCorruptError,
     StoreFormatError,
 )
-from layertap.store import Reader, exists, seals
-from layertap.store.layout import to_json
-from layertap.store.parsing import read_layouts
-from layertap.store.root import read_root
+from layertap.store import Reader, exists
+from layertap.store.format import digests
+from layertap.store.format.layout import to_json
+from layertap.store.format.metadata import read_layouts
+from layertap.store.format.root import read_root
 from store_suite import values_of, write
 
 
@@ -359,7 +360,7 @@ def test_root_that_is_not_sound(ramp, tmp_path, key, value):
     ours = root["attributes"]["layertap"]
     ours[key] = value
     del ours["seal"]
-    ours["seal"] = seals.of_content(ours)
+    ours["seal"] = digests.of_content(ours)
     (path / "zarr.json").write_text(json.dumps(root))
     with pytest.raises(StoreCorruptError, match=r"v/zarr\.json is damaged"):
         Reader(path)

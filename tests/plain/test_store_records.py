@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from layertap.errors import StoreError
-from layertap.keeping import from_bytes, to_bytes
-from layertap.statistics import COUNTED, MOMENTS, Statistics
-from layertap.store import ArraySpec, Contributor, Reader, SharedWriter, objects
-from layertap.store import records as rooms
-from layertap.store.records import Record, adopted, place_of
+from layertap.results.statistics.encoding import from_bytes, to_bytes
+from layertap.results.statistics.moments import COUNTED, MOMENTS, Statistics
+from layertap.store import ArraySpec, Contributor, Reader, SharedWriter
+from layertap.store.storage import objects
+from layertap.store.writing import block_records as rooms
+from layertap.store.writing.block_records import Record, adopted, place_of
 
 ARRAYS = [ArraySpec("a/x", (3,), "float32"), ArraySpec("y", (), "int64")]
 BLOCK, ROWS = 2, 99

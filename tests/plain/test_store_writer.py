@@ -9,8 +9,8 @@ import pytest
 
 from layertap.errors import NotAStoreError, OptionError, StoreError
 from layertap.store import ArraySpec, Reader, Writer, exists, remove
-from layertap.store.blocks import BlockWriter
-from layertap.store.shard import Contents
+from layertap.store.format.shard import Contents
+from layertap.store.writing.blocks import BlockWriter
 from store_folder import Folder
 from store_suite import ARRAYS, ROW_BYTES, assert_holds, rows_between
 

@@ -5,42 +5,42 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from layertap import texts
+from layertap.core import text
 from layertap.errors import DataError
 
-text = st.text(st.characters(exclude_categories=["Cs"])).filter(
+texts = st.text(st.characters(exclude_categories=["Cs"])).filter(
     lambda one: not one.endswith("\0")
 )
 
 
 @settings(derandomize=True)
-@given(st.lists(text, min_size=1))
+@given(st.lists(texts, min_size=1))
 @example([""])
 @example(["", "a"])
 @example(["\0a", "b"])
 @example(["a\0b", "a"])
 @example(["bild-ä.png", "絵.png", "🖼"])
 def test_round_trip(strings):
-    rows = texts.encode(strings)
+    rows = text.encode(strings)
     assert rows.dtype == np.uint8
     assert rows.shape == (len(strings), max(1, *(len(s.encode()) for s in strings), 1))
-    assert texts.decode(rows).tolist() == strings
+    assert text.decode(rows).tolist() == strings
 
 
 def test_bytes_by_hand():
-    assert texts.encode(["ä", "b"]).tolist() == [[0xC3, 0xA4], [ord("b"), 0]]
+    assert text.encode(["ä", "b"]).tolist() == [[0xC3, 0xA4], [ord("b"), 0]]
 
 
 def test_nothing():
-    assert texts.encode([]).shape == (0, 1)
-    assert texts.decode(np.zeros((0, 7), np.uint8)).tolist() == []
+    assert text.encode([]).shape == (0, 1)
+    assert text.decode(np.zeros((0, 7), np.uint8)).tolist() == []
 
 
 def test_an_end_that_could_not_be_told_from_filling_is_refused():
     with pytest.raises(DataError, match=r"'a\\x00' ends in a NUL"):
-        texts.encode(["a\0"])
+        text.encode(["a\0"])
 
 
 def test_text_that_is_no_unicode_is_refused():
     with pytest.raises(DataError, match=r"'\\udcff'"):
-        texts.encode(["\udcff"])
+        text.encode(["\udcff"])

@@ -14,9 +14,9 @@ from moto.server import ThreadedMotoServer
 
 from faulty_store import begin, go_on
 from layertap.errors import DataError
-from layertap.lazy import LazyRows
+from layertap.inputs.lazy_array import LazyRows
+from layertap.inputs.zarr_arrays import is_zarr, open_zarr
 from layertap.store import Reader
-from layertap.zarr_files import is_zarr, open_zarr
 
 ROWS = 23
 X = np.random.default_rng(0).normal(size=(ROWS, 3, 2)).astype("float32")

@@ -19,12 +19,12 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layertap import pieces
+from layertap.distributed import ray_arrays
+from layertap.distributed.shared_data import Shared, share
 from layertap.errors import DataError, DataTypeError
-from layertap.feed import Feed
-from layertap.images import ImageFolder
-from layertap.listening import InputSpec, input_specs
-from layertap.sharing import Shared, share
+from layertap.inputs.feed import Feed
+from layertap.inputs.images import ImageFolder
+from layertap.tracing.model_structure import InputSpec, input_specs
 
 # Its functions and classes go to the workers, which can not import it.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -201,7 +201,7 @@ def test_each_worker_reads_the_same_rows_from_anywhere(name):
 )
 def test_slices_of_pieces_are_those_of_the_array(rows, piece_rows, start, stop, step):
     array = np.arange(rows * 3, dtype="int16").reshape(rows, 3)
-    found = pieces.put(array, piece_rows * array[0].nbytes)
+    found = ray_arrays.put(array, piece_rows * array[0].nbytes)
     part = slice(start, stop, step)
     np.testing.assert_array_equal(found[part], array[part])
     assert found[part].dtype == array.dtype
@@ -209,7 +209,7 @@ def test_slices_of_pieces_are_those_of_the_array(rows, piece_rows, start, stop, 
 
 
 def test_a_slice_within_a_piece_is_a_view_and_fetches_no_other():
-    found = pieces.put(X, 50 * X[0].nbytes)
+    found = ray_arrays.put(X, 50 * X[0].nbytes)
     found._refs[0] = found._refs[3] = found._refs[4] = None
     one, two = found[60:70], found[80:120]
     np.testing.assert_array_equal(one, X[60:70])
@@ -223,13 +223,13 @@ def test_a_slice_within_a_piece_is_a_view_and_fetches_no_other():
 def test_dtypes_stay(dtype):
     array = np.arange(50).reshape(10, 5)
     array = array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    found = pieces.put(array, 40)
+    found = ray_arrays.put(array, 40)
     np.testing.assert_array_equal(np.asarray(found), array)
     assert found.dtype == np.asarray(found).dtype == array.dtype
 
 
 def test_arrays_without_rows():
-    found = pieces.put(X[:0])
+    found = ray_arrays.put(X[:0])
     assert (len(found), found[:].shape, found[:].dtype) == (0, (0, 3), X.dtype)
     with pytest.raises(DataError, match="empty: not one row"):
         read(share(X[:0]), of_one, 0, None)

@@ -3,14 +3,14 @@
 Knows nothing of Keras, of plans, of models.
 """
 
-from layertap.store.blocks import Observer
-from layertap.store.contributing import Claim, Contributor
-from layertap.store.layout import ArraySpec
-from layertap.store.places import exists, remove
-from layertap.store.reader import LazyArray, Member, Reader
-from layertap.store.scattered import SharedWriter
-from layertap.store.sizes import DEFAULT_MEMORY
-from layertap.store.writer import Writer
+from layertap.store.format.layout import ArraySpec
+from layertap.store.format.sizing import DEFAULT_MEMORY
+from layertap.store.location import exists, remove
+from layertap.store.reading.reader import LazyArray, Member, Reader
+from layertap.store.writing.block_worker import Claim, Contributor
+from layertap.store.writing.blocks import Observer
+from layertap.store.writing.shared_writer import SharedWriter
+from layertap.store.writing.writer import Writer
 
 __all__ = [
     "DEFAULT_MEMORY",

@@ -1,0 +1,177 @@
+"""Compares two stores: which numbers differ, by how much, and where."""
+
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from layertap.analysis.comparison import Compared, Difference
+from layertap.core import text, tolerance
+from layertap.core.values import LENGTHS
+from layertap.errors import OptionError, StoreError
+from layertap.results.saved import IDS, LABELS, SAMPLE_WEIGHT, Saved
+
+# Numbers that are compared at a time: in 64 bits, and a few times, they take memory.
+_AT_A_TIME = 2**19
+
+
+def diff(
+    a: Saved | str | os.PathLike[str],
+    b: Saved | str | os.PathLike[str],
+    *,
+    rows: int | None = None,
+) -> Difference:
+    """Compares the values of two stores, number by number.
+
+    They may be of two backends, of a model before and after a change, or of one dtype
+    and another: a `float16` store is held against a `float32` one in 64 bits, and
+    within rounding of it if all differences are those of its own precision. Neither
+    the model nor Keras is needed.
+
+    Args:
+        a: A store, or its path.
+        b: Another one.
+        rows: How many rows to compare, the first ones; None for all that both have.
+
+    Returns:
+        The report: true if nothing differs beyond rounding.
+
+    Raises:
+        NotAStoreError: If there is no store at a path.
+        StoreCorruptError: If something is read that is damaged.
+        OptionError: If `rows` is less than one.
+
+    Example:
+    ```python
+    report = layertap.diff("on_jax.zarr", "on_torch.zarr")
+    assert report, report
+    ```
+    """
+    if rows is not None and rows < 1:
+        raise OptionError(f"At least one row is compared; found rows={rows}.")
+    first, second = (
+        each if isinstance(each, Saved) else Saved(each) for each in (a, b)
+    )
+    names = _names(first, second)
+    found = {name: _opened(name, first, second) for name in names}
+    end = min(first.rows, second.rows, rows or first.rows)
+    comparable = [each for each in found.values() if not each.why]
+    for block in _blocks(first, second, end):
+        for each in comparable:
+            for part in _parts(block, _array(first, each.address)):
+                _add(each, part, first, second)
+    count = len(set(first) & set(second) - set(names))
+    return Difference(
+        (first.path, second.path),
+        (first.rows, second.rows),
+        list(found.values()),
+        count,
+        _identity(first, second),
+        rows,
+    )
+
+
+def _names(first: Saved, second: Saved) -> list[str]:
+    """Returns all that is to be compared: what follows from it in both is left out."""
+    made = {
+        name
+        for name, recipe in first.plan.recipes.items()
+        if second.plan.recipes.get(name) == recipe
+    }
+    beside = [
+        name
+        for saved in (first, second)
+        for name in saved.reader.paths
+        if name.partition("/")[0] in (IDS, LABELS, LENGTHS, SAMPLE_WEIGHT)
+    ]
+    names = dict.fromkeys([*first, *second, *beside])
+    return [name for name in names if name not in made]
+
+
+def _array(saved: Saved, name: str) -> Any:
+    """Returns an array of a store, made of others if it is no stored one; or None."""
+    if name in saved.plan.addresses:
+        return saved[name]
+    return saved.reader.array(name) if name in saved.reader.paths else None
+
+
+def _opened(name: str, first: Saved, second: Saved) -> Compared:
+    """Begins to compare an address; says so where there is nothing to compare."""
+    one, other = _array(first, name), _array(second, name)
+    if one is None or other is None:
+        only = "B" if one is None else "A"
+        return Compared(name, verdict="different", why=f"only in {only}")
+    found = Compared(name, dtypes=(one.dtype.name, other.dtype.name))
+    texts_both = name == IDS and one.ndim == other.ndim == 2
+    if one.shape[1:] != other.shape[1:] and not texts_both:
+        found.verdict = "different"
+        found.why = f"rows of {one.shape[1:]} in A, of {other.shape[1:]} in B"
+    return found
+
+
+def _blocks(first: Saved, second: Saved, end: int) -> Iterator[range]:
+    """Yields rows, block by block, each when it was read in both if that is known."""
+    size = first.reader.block_rows
+    blocks = range(-(-end // size))
+    readers = [first.reader.ahead(blocks)]
+    if second.reader.block_rows == size:
+        readers.append(second.reader.ahead(blocks))
+    for block, *_ in zip(*readers, strict=True):
+        yield range(block * size, min((block + 1) * size, end))
+
+
+def _parts(block: range, array: Any) -> Iterator[slice]:
+    """Yields the rows of a block, not too many numbers at a time."""
+    size = max(_AT_A_TIME // max(math.prod(array.shape[1:]), 1), 1)
+    for start in range(block.start, block.stop, size):
+        yield slice(start, min(start + size, block.stop))
+
+
+def _share(name: str, first: Saved, second: Saved) -> float:
+    """Returns what is rounding, as a share of the largest number of a row.
+
+    It is that of the dtype that was computed in, and one step of one that was narrowed
+    to, or that is coarser than the other's. Labels and ids are exact.
+    """
+    if name not in first.plan.addresses:
+        return 0.0
+    stored = [saved[name].dtype.name for saved in (first, second)]
+    computed = [
+        saved.plan.narrowed.get(name, dtype)
+        for saved, dtype in zip((first, second), stored, strict=True)
+    ]
+    fine = min(map(_step, computed))
+    coarse = max(map(_step, stored))
+    return tolerance.ROUNDING * fine + (coarse if coarse > fine else 0.0)
+
+
+def _step(dtype: str) -> float:
+    whole = dtype.startswith(("int", "uint", "bool"))
+    return 0.0 if whole else tolerance.precision(dtype)
+
+
+def _add(found: Compared, rows: slice, first: Saved, second: Saved) -> None:
+    """Reads some rows of an address in both stores, and compares them."""
+    name = found.address
+    if name == IDS and _array(first, name).ndim == 2:
+        found.add_texts(rows.start, first.ids_of(rows), second.ids_of(rows))
+        return
+    one, other = (_array(saved, name)[rows] for saved in (first, second))
+    try:
+        found.add(rows.start, one, other, _share(name, first, second))
+    except MemoryError as error:
+        raise StoreError(
+            f"{name}: a row of {one[0].size:,} numbers can't be compared, for it does "
+            "not fit into memory several times. Compare it on a larger machine."
+        ) from error
+
+
+def _identity(first: Saved, second: Saved) -> list[str]:
+    """Says in what two runs differ, both sides."""
+    return [
+        text.printable(f"{name}: A {one}, B {other}")
+        for name in dict.fromkeys([*first.identity, *second.identity])
+        if name not in (IDS, LABELS, SAMPLE_WEIGHT)
+        for one, other in [(first.identity.get(name), second.identity.get(name))]
+        if one != other
+    ]

@@ -1,0 +1,189 @@
+"""What a model leans on: records, and their table. No model is needed to read them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from layertap.core import tables, text
+
+
+@dataclass(frozen=True)
+class Change:
+    """How much a metric changes when a branch is permuted between rows.
+
+    Attributes:
+        mean: The mean over the repetitions: the metric then, less what it was.
+        spread: The standard deviation over them, NaN if there was only one.
+    """
+
+    mean: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class BranchImportance:
+    """What a model makes of one branch.
+
+    Attributes:
+        address: The branch.
+        made_by: The operation that it came from.
+        join: The path of its join.
+        permuted: By metric, the change when the branch is permuted between rows.
+        zeroed: By metric, the change when the branch is zero.
+        averaged: By metric, the change when each row has the mean of the branch.
+        width_share: Its share of the size of the join, along the axis that it joins;
+            None for joins that have none.
+        norm_share: Its share of the mean squared norm of all the join's branches.
+        dead: How many of its units are constant over all rows.
+        units: How many numbers a row of it has.
+        nan: How many NaN it has.
+        inf: How many infinities it has.
+    """
+
+    address: str
+    made_by: str
+    join: str
+    permuted: Mapping[str, Change]
+    zeroed: Mapping[str, float]
+    averaged: Mapping[str, float]
+    width_share: float | None
+    norm_share: float
+    dead: int
+    units: int
+    nan: int
+    inf: int
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What a head makes of the branches that it takes. Printed, it is a table.
+
+    Attributes:
+        head: The name of the head.
+        rows: How many rows it was measured on.
+        repeats: How often each branch was permuted.
+        metrics: By name, the loss and the metrics of the values as they are.
+        branches: The branches, in the order of the joins.
+        redundancy: By join, linear centred kernel alignment between its branches, in
+            their order: 1 if one is a rotation of the other, 0 if nothing in one tells
+            of the other (Kornblith et al. 2019, "Similarity of Neural Network
+            Representations Revisited").
+        compared_rows: How many rows `redundancy` was computed on.
+    """
+
+    head: str
+    rows: int
+    repeats: int
+    metrics: Mapping[str, float]
+    branches: tuple[BranchImportance, ...]
+    redundancy: Mapping[str, tuple[tuple[float, ...], ...]]
+    compared_rows: int
+
+    @property
+    def ranked(self) -> list[BranchImportance]:
+        """The branches, first the one whose permutation costs most loss."""
+        return sorted(
+            self.branches, key=lambda one: one.permuted["loss"].mean, reverse=True
+        )
+
+    def records(self) -> list[dict[str, Any]]:
+        """Returns one flat record for each branch, as `pandas.DataFrame` takes them."""
+        found = []
+        for branch in self.branches:
+            record = {
+                name: value
+                for name, value in vars(branch).items()
+                if not isinstance(value, Mapping)
+            }
+            for metric, change in branch.permuted.items():
+                record[f"{metric}_permuted"] = change.mean
+                record[f"{metric}_permuted_spread"] = change.spread
+                record[f"{metric}_zeroed"] = branch.zeroed[metric]
+                record[f"{metric}_averaged"] = branch.averaged[metric]
+            found.append(record)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all of it as data for JSON; what is no number is None there."""
+        data: dict[str, Any] = tables.finite(asdict(self))
+        return data
+
+    def __str__(self) -> str:
+        return tables.plain(self.table())
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        return tables.html(self.table())
+
+    def table(self) -> Table:
+        """Returns the table for `rich` to print, the branch that matters most first."""
+        title = text.printable(f"What {self.head} leans on")
+        table = tables.titled(title, self._summary())
+        for heading in ("branch", "made by"):
+            table.add_column(heading, overflow="fold")
+        table.add_column("", no_wrap=True)
+        for heading in ("permuted", "zeroed", "mean", "width", "norm", "dead units"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for heading in ("NaN/Inf", "most alike"):
+            table.add_column(heading, no_wrap=True)
+        for branch in self.ranked:
+            for number, metric in enumerate(branch.permuted):
+                names = ["", ""] if number else [branch.address, branch.made_by]
+                rest = [] if number else self._rest(branch)
+                table.add_row(*map(Text, [*names, *_changes(branch, metric), *rest]))
+            table.add_section()
+        return table
+
+    def _rest(self, branch: BranchImportance) -> list[str]:
+        width = branch.width_share
+        return [
+            "" if width is None else f"{width:.0%}",
+            f"{branch.norm_share:.0%}",
+            f"{branch.dead:,} of {branch.units:,}",
+            f"{branch.nan:,}/{branch.inf:,}" if branch.nan or branch.inf else "none",
+            self._most_alike(branch),
+        ]
+
+    def _most_alike(self, branch: BranchImportance) -> str:
+        """Returns the branch of the join that tells most of the same."""
+        siblings = [one for one in self.branches if one.join == branch.join]
+        at = siblings.index(branch)
+        alike = [
+            (value, other.address)
+            for other, value in zip(
+                siblings, self.redundancy[branch.join][at], strict=True
+            )
+            if other is not branch and not math.isnan(value)
+        ]
+        if not alike:
+            return ""
+        value, name = max(alike)
+        return f"{value:.2f} {name.removeprefix(branch.join + '/')}"
+
+    def _summary(self) -> Text:
+        measured = ", ".join(
+            f"{name} {value:.4g}" for name, value in self.metrics.items()
+        )
+        return Text(
+            f"{self.rows:,} rows; as they are: {measured}. Changes of these when a "
+            f"branch is permuted between rows ({self.repeats} times), zeroed, or its "
+            "mean. width, norm: shares of the join. most alike: linear CKA "
+            f"({self.compared_rows:,} rows), 1 for the same up to a rotation."
+        )
+
+
+def _changes(branch: BranchImportance, metric: str) -> list[str]:
+    change = branch.permuted[metric]
+    spread = "" if math.isnan(change.spread) else f" ±{change.spread:.3f}"
+    return [
+        metric,
+        f"{change.mean:+.3f}{spread}",
+        f"{branch.zeroed[metric]:+.3f}",
+        f"{branch.averaged[metric]:+.3f}",
+    ]

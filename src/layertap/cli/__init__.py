@@ -1,0 +1,5 @@
+"""The command line."""
+
+from layertap.cli.commands import main, run
+
+__all__ = ["main", "run"]

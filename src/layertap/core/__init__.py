@@ -1,0 +1,1 @@
+"""Words of the domain: addresses, plans, values, tables. Imports no Keras."""

@@ -1,0 +1,1 @@
+"""Opens models and data, and turns any data into batches."""

@@ -1,0 +1,1 @@
+"""Runs batches through a tap, into memory or into a store."""

@@ -1,0 +1,1 @@
+"""A store together with its plan: lazy arrays, statistics, datasets for training."""

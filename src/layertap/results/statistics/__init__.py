@@ -1,0 +1,1 @@
+"""Statistics of saved values, unit by unit."""

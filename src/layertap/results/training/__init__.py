@@ -1,0 +1,1 @@
+"""A store as a data set for training, on each framework."""

@@ -1,0 +1,1 @@
+"""Reads and writes bytes: files, objects of a bucket, locks, errors of the system."""

@@ -1,0 +1,1 @@
+"""Appends rows to a store, block by block."""

@@ -1,0 +1,61 @@
+"""What a writer finds that goes on with a store."""
+
+from contextlib import suppress
+
+from layertap.errors import StoreError
+from layertap.store.format import digests
+from layertap.store.format.layout import UNSEALED, ArrayLayout
+from layertap.store.format.metadata import read_layouts
+from layertap.store.format.root import Root, read_root
+from layertap.store.reading.array import shards_of
+from layertap.store.reading.shard_cache import Held
+from layertap.store.storage.objects import Location
+from layertap.store.writing.blocks import Block
+
+
+def check_resumable(path: Location, root: Root) -> None:
+    """Raises if no rows can be added to a store.
+
+    Raises:
+        StoreError: If it is complete, or of the first format.
+    """
+    if root.complete:
+        raise StoreError(
+            f"The store {path} is complete: no rows can be added. "
+            "Write to another path, or remove it first."
+        )
+    if root.format == UNSEALED:
+        raise StoreError(
+            f"{path} has store format {UNSEALED}, which is only read: it has no "
+            "digests to go on with. Finish it with the layertap that began it, or "
+            "write to another path."
+        )
+
+
+def safe_rows(path: Location) -> int:
+    """Returns how many rows of a store are committed, as far as that can be read."""
+    with suppress(StoreError):
+        return min(layout.rows for layout in read_layouts(path, read_root(path)))
+    return 0
+
+
+def cut(path: Location, layout: ArrayLayout, block: Block, rows: int) -> ArrayLayout:
+    """Reads the rows of a block that count, and returns the layout with no others.
+
+    Args:
+        path: The folder of the store, absolute.
+        layout: An array, with these rows at least.
+        block: Where they are put.
+        rows: How many rows of the store count.
+    """
+    number = block.first // layout.block_rows
+    if rows == block.first:
+        digest = ""
+    else:
+        shards = shards_of(path, layout, Held(1))
+        part = shards.read(range(block.first, rows))
+        digest = digests.of_rows(part)
+        if layout.rows == rows and digest != layout.digest(number):
+            raise shards.damaged(number, digests.WRONG)
+        block.values[layout.spec.path][: len(part)] = part
+    return layout.committed(number, rows, digest)
