@@ -6,8 +6,9 @@ RUN := TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/
 # Two at a time: most tests wait for one core.
 PYTEST := python -m pytest --numprocesses 2
 
-OLDEST := $(addprefix tests/backends/test_,moved.py listening.py zoo.py splitting.py \
-    cutting.py joins.py hard_joins.py trust.py distribution.py)
+OLDEST := tests/tracing tests/zoo tests/planning/test_split.py \
+    tests/planning/test_submodels.py tests/inputs/test_model_file_trust.py \
+    tests/pipeline/test_tap_distribution.py
 
 KILLS ?= 200
 
@@ -19,14 +20,14 @@ demo: .venv/ready-demo  ## Train a small network, save its branches, check them
 test: .venv/ready-test  ## The whole suite, on all three backends
 	set -e; for backend in $(BACKENDS); do \
 	  echo "== Keras on $$backend"; \
-	  KERAS_BACKEND=$$backend $(RUN)$(PYTEST) tests/backends; \
+	  KERAS_BACKEND=$$backend $(RUN)$(PYTEST) --needs every_backend; \
 	done
 	@echo "== what one backend shows for all"
-	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) tests/once
+	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) --needs one_backend
 	@echo "== on Ray"
-	KERAS_BACKEND=jax $(RUN)python -m pytest tests/ray
+	KERAS_BACKEND=jax $(RUN)python -m pytest --needs ray
 	@echo "== without a backend"
-	$(RUN)$(PYTEST) tests/plain
+	$(RUN)$(PYTEST) --needs no_backend
 
 test-oldest: .venv-oldest/ready  ## What is heard of the oldest Keras, on all three
 	set -e; for backend in $(BACKENDS); do \
@@ -37,7 +38,7 @@ test-oldest: .venv-oldest/ready  ## What is heard of the oldest Keras, on all th
 
 crash: .venv/ready-test  ## Kill saves at random moments, so many on each backend
 	set -e; for backend in $(BACKENDS); do \
-	  KERAS_BACKEND=$$backend PYTHONPATH=tests $(RUN)python -m crash.campaign \
+	  KERAS_BACKEND=$$backend $(RUN)python -m tests.crash.campaign \
 	    --kills $(KILLS); \
 	done
 

@@ -1,9 +1,29 @@
-"""What tests of all folders share."""
+"""What all tests share: which of them run together, and an object store."""
+
+import re
+from pathlib import Path
 
 import pytest
 
-import object_proxy
-import object_store as stores
+from tests.support import object_proxy
+from tests.support import object_store as stores
+
+KINDS = ("every_backend", "one_backend", "ray", "no_backend")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--needs", choices=KINDS, help="Run the test files of this kind.")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # Before the file is imported: tests that need no backend run without one.
+    needs = config.getoption("needs")
+    if needs is None or not collection_path.match("test_*.py"):
+        return None
+    marked = re.search(
+        r"pytest\.mark\.(\w+_backend|ray)\b", collection_path.read_text()
+    )
+    return (marked[1] if marked else "no_backend") != needs or None
 
 
 @pytest.fixture(scope="session")

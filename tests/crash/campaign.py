@@ -1,6 +1,6 @@
 """Kills saves at random moments, looks at what is left, and goes on.
 
-    KERAS_BACKEND=jax PYTHONPATH=tests python -m crash.campaign --kills 200 --seed 1
+    KERAS_BACKEND=jax python -m tests.crash.campaign --kills 200 --seed 1
 
 A story is one store: saves of it are killed again and again, until one is through. A
 moment is drawn from the time that a save takes, from all that it asks the system for in
@@ -25,10 +25,10 @@ import numpy as np
 import zarr
 
 import layertap
-from crash import saving
 from layertap.store import exists
-from store_folder import Folder
-from store_suite import contents_of
+from tests.crash import saving
+from tests.support.store_folder import Folder
+from tests.support.store_suite import contents_of
 
 CASES = [
     {"compression": compression, "known": known}

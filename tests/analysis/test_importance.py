@@ -1,0 +1,248 @@
+"""What a head leans on: changes of loss that follow from its weights by hand."""
+
+import json
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from keras import layers
+
+import layertap
+from layertap.cli import main
+from layertap.errors import AddressError, DataError, OptionError
+
+pytestmark = pytest.mark.every_backend
+
+ROWS = 64
+# What the head makes of the branches `a`, of one number, and `b`, of two.
+WEIGHTS = np.array([[2.0], [0.5], [0.0]], "float32")
+
+
+def model() -> keras.Model:
+    """Its branches are its inputs, doubled; `unused` goes past the join."""
+    x = keras.Input((3,), name="x")
+    branches = [
+        layers.Dense(n, use_bias=False, name=name)(x)
+        for n, name in ((1, "a"), (2, "b"))
+    ]
+    joined = layers.Concatenate(name="fusion")(branches)
+    made = keras.Model(x, layers.Dense(1, use_bias=False, name="out")(joined))
+    kernel = 2 * np.eye(3, dtype="float32")
+    made.set_weights([kernel[:, :1], kernel[:, 1:], WEIGHTS])
+    return made
+
+
+def inputs() -> np.ndarray:
+    x = np.random.default_rng(3).normal(size=(ROWS, 3)).astype("float32")
+    x[:, 2] = 1.5
+    return x
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    x = inputs()
+    # What the model says, so that its own loss is nothing.
+    y = 2 * x @ WEIGHTS
+    path = tmp_path_factory.mktemp("importance") / "v.zarr"
+    return layertap.save(model(), (x, y), path, for_head=True)
+
+
+def head() -> keras.Model:
+    _, made = layertap.split(model())
+    return made
+
+
+def test_changes_of_loss_are_those_by_hand(saved):
+    found = layertap.importance(
+        saved, head(), loss="mse", metrics=["mae"], repeats=40, batch_size=20
+    )
+    assert (found.rows, found.repeats) == (ROWS, 40)
+    assert found.metrics["loss"] == pytest.approx(0, abs=1e-9)
+    branches = 2 * inputs().astype("float64")
+    # What of the output each branch makes, row by row.
+    parts = [branches[:, :1] @ WEIGHTS[:1], branches[:, 1:] @ WEIGHTS[1:]]
+    for branch, part in zip(found.branches, parts, strict=True):
+        assert branch.zeroed["loss"] == pytest.approx((part**2).mean(), rel=1e-4)
+        assert branch.averaged["loss"] == pytest.approx(part.var(), rel=1e-4)
+        assert branch.zeroed["mae"] == pytest.approx(np.abs(part).mean(), rel=1e-4)
+        # Of two different rows, drawn at random.
+        expected = 2 * part.var()
+        change = branch.permuted["loss"]
+        assert change.mean == pytest.approx(expected, rel=0.1)
+        assert 0 < change.spread < expected / 2
+    assert found.ranked[0].address == "fusion/in/0"
+
+
+def test_what_the_branches_are_beside(saved):
+    found = layertap.importance(saved, head(), loss="mse", repeats=1)
+    a, b = found.branches
+    assert (a.made_by, b.made_by) == ("a", "b")
+    assert (a.width_share, b.width_share) == (1 / 3, 2 / 3)
+    squares = (2 * inputs().astype("float64")) ** 2
+    assert a.norm_share == pytest.approx(squares[:, 0].sum() / squares.sum())
+    assert (a.dead, a.units, b.dead, b.units) == (0, 1, 1, 2)
+    assert (a.nan, a.inf, b.nan, b.inf) == (0, 0, 0, 0)
+    # Between single numbers, CKA is the squared correlation.
+    one, other = inputs()[:, 0], inputs()[:, 1]
+    expected = np.corrcoef(one, other)[0, 1] ** 2
+    assert found.redundancy["fusion"][0][1] == pytest.approx(expected, rel=1e-4)
+    assert np.isnan(a.permuted["loss"].spread)
+
+
+def test_the_same_seed_gives_the_same(saved):
+    def run(seed: int) -> float:
+        found = layertap.importance(saved, head(), loss="mse", repeats=2, seed=seed)
+        return found.branches[1].permuted["loss"].mean
+
+    assert run(1) == run(1) != run(2)
+
+
+def test_rows_and_labels_of_ones_own(saved):
+    half = np.arange(ROWS) % 2 == 0
+    ones = np.ones((ROWS, 1), "float32")
+    found = layertap.importance(
+        saved, head(), loss="mse", rows=half, labels=ones, repeats=1
+    )
+    assert found.rows == ROWS // 2
+    output = 2 * inputs()[half].astype("float64") @ WEIGHTS
+    assert found.metrics["loss"] == pytest.approx(((output - 1) ** 2).mean(), rel=1e-4)
+    without_b = 2 * inputs()[half, :1].astype("float64") @ WEIGHTS[:1]
+    expected = ((without_b - 1) ** 2).mean() - found.metrics["loss"]
+    assert found.branches[1].zeroed["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_head_of_ones_own_takes_the_join_as_one_array(saved):
+    own = keras.Sequential([keras.Input((3,)), layers.Dense(1, use_bias=False)])
+    own.set_weights([WEIGHTS])
+    found, theirs = (
+        layertap.importance(saved, each, loss="mse", repeats=1)
+        for each in (own, head())
+    )
+    for one, other in zip(found.branches, theirs.branches, strict=True):
+        assert one.zeroed["loss"] == pytest.approx(other.zeroed["loss"], rel=1e-5)
+
+
+def test_weights_of_samples_count(tmp_path):
+    x, w = inputs(), np.linspace(0, 1, ROWS).astype("float32")
+    y = np.zeros((ROWS, 1), "float32")
+    path = tmp_path / "weighted.zarr"
+    layertap.save(model(), (x, y, w), path)
+    found = layertap.importance(path, head(), loss="mse", repeats=1, batch_size=ROWS)
+    whole = head()
+    whole.compile(loss="mse")
+    values = layertap.capture(model(), x)
+    expected = whole.evaluate(
+        {name: values[name] for name in values},
+        *(y, ROWS),
+        sample_weight=w,
+        verbose=0,
+    )
+    assert found.metrics["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_outputs_of_a_head_keep_their_names(tmp_path):
+    x = keras.Input((3,), name="x")
+    joined = layers.Concatenate(name="fusion")([layers.Dense(2)(x), x])
+    outputs = [layers.Dense(1, name=name)(joined) for name in ("one", "two")]
+    both = keras.Model(x, outputs)
+    y = [np.zeros((ROWS, 1), "float32"), np.ones((ROWS, 1), "float32")]
+    layertap.save(both, (inputs(), y), tmp_path / "v.zarr")
+    _, made = layertap.split(both)
+    made.compile(loss={"one": "mse", "two": "mae"})
+    found = layertap.importance(tmp_path / "v.zarr", made, repeats=1)
+    assert set(found.metrics) == {"loss", "one_loss", "two_loss"}
+    assert sum(found.metrics.values()) == pytest.approx(2 * found.metrics["loss"])
+
+
+def test_the_head_stays_as_it_is(saved):
+    whole = model()
+    whole.compile("adam", "mse", metrics=["mae"])
+    _, made = layertap.split(whole)
+    made.compile("adam", "mse", metrics=["mae"])
+    weights = made.get_weights()
+    found = layertap.importance(saved, made, repeats=1)
+    assert list(found.metrics) == ["loss", "mae"]
+    for before, after in zip(weights, made.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_all_of_it_as_data(saved):
+    found = layertap.importance(saved, head(), loss="mse", repeats=1)
+    data = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert data["branches"][0]["permuted"]["loss"]["spread"] is None
+    first, second = found.records()
+    assert first.keys() == second.keys()
+    assert first["loss_zeroed"] == found.branches[0].zeroed["loss"]
+    assert not any(isinstance(value, dict) for value in first.values())
+    assert "fusion/in/0" in str(found)
+    assert "<pre" in found._repr_html_()
+
+
+def test_what_cannot_be_measured_is_told(saved, tmp_path):
+    with pytest.raises(OptionError, match="was not compiled with a loss"):
+        layertap.importance(saved, head())
+    with pytest.raises(OptionError, match="none that Keras knows"):
+        layertap.importance(saved, head(), loss="mes")
+    with pytest.raises(OptionError, match="at least 2"):
+        layertap.importance(saved, head(), loss="mse", rows=slice(1))
+    with pytest.raises(OptionError, match="at least 1"):
+        layertap.importance(saved, head(), loss="mse", repeats=0)
+    for options in ({"batch_size": 0}, {"seed": -1}, {"rows": [ROWS]}):
+        with pytest.raises(OptionError):
+            layertap.importance(saved, head(), loss="mse", **options)
+    with pytest.raises(OptionError, match="go with a loss"):
+        layertap.importance(saved, head(), metrics=["mae"])
+    with pytest.raises(DataError, match="one for each"):
+        layertap.importance(saved, head(), loss="mse", labels=np.ones(ROWS - 1))
+    wide = keras.Sequential([keras.Input((7,)), layers.Dense(1)])
+    with pytest.raises(AddressError, match="pass the head"):
+        layertap.importance(saved, wide, loss="mse")
+    only = layertap.save(model(), (inputs(), inputs()), tmp_path / "o", outputs="a")
+    with pytest.raises(AddressError, match="only outputs"):
+        layertap.importance(only, keras.Sequential([layers.Dense(1)]), loss="mse")
+    bare = layertap.save(model(), inputs(), tmp_path / "bare.zarr")
+    with pytest.raises(DataError, match="has no labels"):
+        layertap.importance(bare, head(), loss="mse")
+    skipped = keras.Input((3,), name="x")
+    a = layers.Dense(2, name="a")(skipped)
+    joined = layers.Concatenate(name="fusion")([a, skipped])
+    other = keras.Model(skipped, layers.Add()([layers.Dense(2)(joined), a]))
+    _, wants = layertap.split(other)
+    few = layertap.save(model(), (inputs(), inputs()), tmp_path / "f", outputs="a")
+    with pytest.raises(AddressError, match="takes fusion/in/0, fusion/in/1") as raised:
+        layertap.importance(few, wants, loss="mse")
+    assert "for_head=True" in str(raised.value)
+
+
+def command(*words: Any) -> Any:
+    return CliRunner().invoke(main, list(map(str, words)))
+
+
+def test_on_the_command_line(saved, tmp_path):
+    whole = model()
+    whole.compile("adam", "mse")
+    whole.save(tmp_path / "m.keras")
+    ended = command("importance", saved.path, tmp_path / "m.keras", "--json")
+    assert ended.exit_code == 0, ended.output
+    data = json.loads(ended.stdout)
+    expected = layertap.importance(saved, head(), loss="mse").to_json()
+    assert data["metrics"] == pytest.approx(expected["metrics"])
+    assert data["branches"][0]["zeroed"] == pytest.approx(
+        expected["branches"][0]["zeroed"], rel=1e-5
+    )
+    table = command(
+        *("importance", saved.path, tmp_path / "m.keras"),
+        *("--loss", "mse", "--metric", "mae", "--repeats", "1", "--rows", "10:50"),
+    )
+    assert table.exit_code == 0, table.output
+    assert "40 rows" in table.stdout
+    assert "fusion/in/1" in table.stdout
+    assert "mae" in table.stdout
+    wrong = command("importance", saved.path, tmp_path / "m.keras", "--loss", "mes")
+    assert wrong.exit_code == 2
+    assert "none that Keras knows" in wrong.stderr
+    wrong = command("importance", saved.path, tmp_path / "m.keras", "--rows", "a")
+    assert wrong.exit_code == 2
+    assert "expected START:STOP" in wrong.stderr

@@ -1,0 +1,134 @@
+"""A store that many have written is the one that one process writes, array by array."""
+
+import keras
+import numpy as np
+import pytest
+import zarr
+
+import layertap.distributed
+from layertap.errors import OtherRunError
+from tests.support import faulty_data as faulty
+from tests.support.same_store import assert_same
+
+pytestmark = pytest.mark.ray
+
+ROWS = 230
+X = np.random.default_rng(0).normal(size=(ROWS, 3)).astype("float32") * 1e4
+B = np.arange(ROWS * 2, dtype="int32").reshape(ROWS, 2)
+WEIGHTS = np.linspace(0, 1, ROWS, dtype="float32")
+LABELS = {"a": np.arange(ROWS), "b": X[:, 0] > 0}
+MAPS = np.random.default_rng(1).normal(size=(ROWS, 6, 6, 2)).astype("float32")
+TEXTS = [f"row {n}" if n % 7 else "ä" for n in range(ROWS)]
+
+
+def of_two():
+    keras.utils.set_random_seed(4)
+    x, b = keras.Input((3,), name="x"), keras.Input((2,), name="b", dtype="int32")
+    branch = keras.layers.Dense(5, name="branch")(x)
+    joined = keras.layers.Concatenate(name="fusion")(
+        [branch, keras.ops.cast(b, "float32"), x * 100.0]
+    )
+    return keras.Model([x, b], keras.layers.Dense(1, name="head")(joined), name="two")
+
+
+def of_maps():
+    keras.utils.set_random_seed(6)
+    x = keras.Input((6, 6, 2), name="x")
+    parts = [keras.layers.Conv2D(n, 3, name=f"conv{n}")(x) for n in (2, 3)]
+    joined = keras.layers.Concatenate(name="fusion")(parts)
+    return keras.Model(x, keras.layers.Flatten(name="flat")(joined), name="maps")
+
+
+def of_any_length():
+    keras.utils.set_random_seed(5)
+    x = keras.Input((None, 2), name="x")
+    parts = [keras.layers.Conv1D(n, 1, name=f"conv{n}")(x) for n in (2, 3)]
+    joined = keras.layers.Concatenate(name="fusion")(parts)
+    pooled = keras.layers.GlobalAveragePooling1D(name="pool")(joined)
+    return keras.Model(x, keras.layers.Dense(1, name="head")(pooled), name="lengths")
+
+
+class Lengths(keras.utils.PyDataset):
+    """Batches of 20 rows, each batch of a length of its own, ids beside."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, number):
+        rows = min(20, ROWS - 20 * number)
+        shape = (rows, 3 + number % 5, 2)
+        return np.random.default_rng(number).normal(size=shape).astype("float32")
+
+
+# Model, data, options of both, workers, and bytes for each in memory.
+CASES = {
+    "labels, weights, texts, float16, zstd, batches that divide no block": (
+        of_two,
+        lambda: ({"x": X, "b": B}, LABELS, WEIGHTS),
+        {"ids": TEXTS, "dtype": "float16", "compression": "zstd", "batch_size": 7},
+        # Blocks of 16 rows, by their memory.
+        {"workers": 2, "memory": 3 * 16 * 60},
+    ),
+    "a list, numbers as ids, for_head": (
+        of_two,
+        lambda: [X, B],
+        {"ids": np.arange(ROWS) * 3, "for_head": True},
+        {"workers": 1},
+    ),
+    "maps, reduce, before": (
+        of_maps,
+        lambda: MAPS,
+        {"reduce": "mean", "before": "fusion"},
+        {"workers": 1},
+    ),
+    "lengths that differ, PyDataset": (
+        of_any_length,
+        Lengths,
+        {"pad": 9},
+        {"workers": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_the_same(case, tmp_path):
+    build, data, options, more = CASES[case]
+    model = build()
+    options = options | {"progress": False}
+    path, local = tmp_path / "v.zarr", tmp_path / "local.zarr"
+    saved = layertap.distributed.save(model, data(), path, **options, **more)
+    layertap.save(model, data(), local, **options)
+    assert_same(path, local)
+    alone = layertap.open(local)
+    assert saved.overflowed == alone.overflowed
+    for name in alone:
+        np.testing.assert_array_equal(saved[name][:], alone[name][:])
+    assert layertap.verify(saved, model, data(), reduce=options.get("reduce"))
+    # Warnings are errors here.
+    group = zarr.open_group(path, mode="r")
+    members = dict(group.members(max_depth=None))
+    for name in saved.reader.paths:
+        assert members[name][:].tobytes() == saved.reader.array(name)[:].tobytes()
+    if "float16" in case:
+        assert sum(saved.overflowed.values()) > 0
+        assert saved.reader.block_rows % 7
+        # The same call finds it complete; other data are another run's.
+        again = layertap.distributed.save(model, data(), path, **options, **more)
+        assert again.reader.store == saved.reader.store
+        other = ({"x": X + 1, "b": B}, LABELS, WEIGHTS)
+        with pytest.raises(OtherRunError, match="inputs of rows"):
+            layertap.distributed.save(model, other, path, **options, **more)
+
+
+def test_it_is_the_same_to_the_bit_in_the_same_blocks(model, data, local, tmp_path):
+    """Statistics, too: as workers note them, or as one process gathers them."""
+    path = tmp_path / "v.zarr"
+    layertap.distributed.save(model, data, path, workers=2, **faulty.OPTIONS)
+    here, there = layertap.open(path), layertap.open(local)
+    assert here.reader.block_rows == there.reader.block_rows == faulty.BLOCK
+    assert_same(path, local)
+    truth = here["fusion/in/0"][:].astype("float64")
+    found = here.statistics["fusion/in/0"]
+    np.testing.assert_allclose(found.mean, truth.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.variance, truth.var(0), rtol=1e-4)
+    np.testing.assert_array_equal(found.maximum, truth.max(0))

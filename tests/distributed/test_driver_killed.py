@@ -1,0 +1,157 @@
+"""A save whose driver is killed or stopped goes on, and computes what is missing."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import layertap.distributed
+from tests.support import driver
+from tests.support import faulty_data as faulty
+from tests.support.same_store import assert_same
+
+pytestmark = pytest.mark.ray
+
+BLOCK = faulty.BLOCK
+# Batches that no process reads as it opens the data.
+INNER = set(range(1, faulty.BATCHES - 1))
+
+
+@pytest.fixture
+def start(cluster, data, tmp_path):
+    """Starts a driver; in the cluster that is there, or with a Ray of its own."""
+    running = []
+
+    def start(path, workers=2, own=False):
+        job = {"path": str(path), "folder": str(data.folder), "workers": workers}
+        job["address"] = None if own else cluster
+        command = [sys.executable, driver.__file__, json.dumps(job)]
+        with (tmp_path / "said").open("w") as said:
+            running.append(subprocess.Popen(command, stdout=said, stderr=said))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def recorded(path):
+    """The blocks that have a record."""
+    names = [file.name for file in (path / "~blocks").glob("*.*")]
+    return {int(name.split(".")[0]) for name in names if name[-1].isdigit()}
+
+
+def batches_of(blocks):
+    """Which batches they are of: blocks are whole batches."""
+    return {batch for n in blocks for batch in (2 * n, 2 * n + 1)}
+
+
+def save(model, data, path, **options):
+    options = faulty.OPTIONS | options
+    return layertap.distributed.save(model, data, path, **options)
+
+
+def others(data, *processes):
+    """Processes that have read data, but for some."""
+    return {process for process, _ in faulty.read_by(data.folder)} - {*processes}
+
+
+def stand_still(data, path, blocks):
+    """Waits until so many blocks are recorded, and all workers wait."""
+    faulty.until(lambda: len(recorded(path)) >= blocks)
+    faulty.until(lambda: len(list(data.folder.glob("waiting-*"))) == 2)
+
+
+@pytest.mark.parametrize(("wait_at", "blocks"), [((1, 3, 5, 7), 0), ((13, 25), 3)])
+def test_a_killed_driver_and_others_that_go_on(
+    model, data, local, tmp_path, start, wait_at, blocks
+):
+    path = tmp_path / "v.zarr"
+    for batch in wait_at:
+        faulty.tell(data.folder, batch, "wait")
+    process = start(path)
+    stand_still(data, path, blocks)
+    process.kill()
+    process.wait()
+    for left in data.folder.glob("tell-*"):
+        left.unlink()
+    # Its workers end with it.
+    left = others(data, process.pid)
+    assert left
+    faulty.until(lambda: not any(map(faulty.alive, left)))
+    there = recorded(path)
+    assert layertap.open(path).rows == 0
+    alone = shutil.copytree(path, tmp_path / "alone.zarr")
+
+    (data.folder / "log").unlink()
+    save(model, data, path, workers=3)
+    assert_same(path, local)
+    computed = {n for p, n in faulty.read_by(data.folder) if p != os.getpid()} & INNER
+    assert computed == INNER - batches_of(there)
+
+    # Also one process goes on, after the blocks that follow each other.
+    follow = next(n for n in range(16) if n not in there) * BLOCK
+    done = []
+    more = {"progress": lambda rows, _: done.append(rows)}
+    layertap.save(model, data, alone, **faulty.OPTIONS | more)
+    assert done[0] in (follow, follow + faulty.BATCH)
+    assert_same(alone, local)
+
+
+@pytest.mark.parametrize(
+    ("number", "statuses", "own"),
+    [
+        # Of an error that nobody caught; and of `SystemExit`.
+        (signal.SIGINT, {1, 130, -signal.SIGINT}, True),
+        (signal.SIGTERM, {143}, False),
+    ],
+)
+def test_a_signal_ends_it_in_order_and_rows_count(
+    model, data, local, tmp_path, start, number, statuses, own
+):
+    path = tmp_path / "v.zarr"
+    for batch in (13, 25):
+        faulty.tell(data.folder, batch, "wait")
+    process = start(path, own=own)
+    stand_still(data, path, 4)
+    process.send_signal(number)
+    assert process.wait(60) in statuses, (tmp_path / "said").read_text()
+    left = others(data, process.pid)
+    faulty.until(lambda: not any(map(faulty.alive, left)))
+    saved = layertap.open(path)
+    follow = next(n for n in range(16) if n not in recorded(path)) * BLOCK
+    assert saved.rows == follow > 0
+    assert layertap.verify(saved)
+    save(model, data, path, workers=1)
+    assert_same(path, local)
+
+
+SAVE = """
+import sys, faulty_data, layertap
+data = faulty_data.Faulty(sys.argv[2])
+layertap.save(faulty_data.model(), data, sys.argv[1], **faulty_data.OPTIONS)
+"""
+
+
+def test_many_go_on_with_what_one_process_has_begun_that_was_killed(
+    model, data, local, tmp_path
+):
+    path = tmp_path / "v.zarr"
+    faulty.tell(data.folder, 22, "kill")
+    command = [sys.executable, "-c", SAVE, path, data.folder]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == faulty.KILLED, done.stderr
+    rows = layertap.open(path).rows
+    assert 0 < rows < 220
+    assert rows % BLOCK == 0
+    (data.folder / "log").unlink()
+    save(model, data, path, workers=2)
+    assert_same(path, local)
+    computed = {n for p, n in faulty.read_by(data.folder) if p != os.getpid()} & INNER
+    assert computed == {n for n in INNER if n >= rows // faulty.BATCH}

@@ -1,0 +1,221 @@
+"""What goes wrong in a worker comes out at the driver as it was; nothing is left."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+
+import keras
+import numpy as np
+import pytest
+import ray
+
+import layertap.distributed
+from layertap.errors import (
+    DataTypeError,
+    ModelFileError,
+    OptionError,
+    OtherRunError,
+    StoreError,
+)
+from tests.support import faulty_data as faulty
+from tests.support.faults import small_disk
+from tests.support.same_store import assert_same
+
+pytestmark = pytest.mark.ray
+
+
+def save(model, data, path, **options):
+    options = faulty.OPTIONS | {"workers": 1} | options
+    return layertap.distributed.save(model, data, path, **options)
+
+
+def told(error):
+    return " ".join([str(error.value), *getattr(error.value, "__notes__", ())])
+
+
+def assert_no_worker_is_left(folder):
+    mine = os.getpid()
+    left = {process for process, _ in faulty.read_by(folder)} - {mine}
+    assert left
+    faulty.until(lambda: not any(map(faulty.alive, left)))
+    have, total = ray.available_resources, ray.cluster_resources
+    faulty.until(lambda: have().get("CPU") == total()["CPU"])
+
+
+def test_an_error_of_the_data_in_a_worker_and_the_same_session_goes_on(
+    model, data, local, tmp_path
+):
+    path = tmp_path / "v.zarr"
+    faulty.tell(data.folder, 13, "raise")
+    with pytest.raises(faulty.BrokenDataError, match=r"^batch 13 is broken\n") as error:
+        save(model, data, path)
+    assert "the same call goes on" in told(error)
+    assert "rows 120 to 139" in told(error)
+    assert_no_worker_is_left(data.folder)
+    assert layertap.open(path).rows == 120
+    # Of a block that the first worker can not have begun meanwhile.
+    faulty.tell(data.folder, 27, "exit")
+    with pytest.raises(SystemExit, match="3"):
+        save(model, data, path)
+    save(model, data, path)
+    assert_same(path, local)
+
+
+def hidden(tmp_path, monkeypatch, name, text):
+    """Imports a module that no worker can import."""
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
+    monkeypatch.syspath_prepend(tmp_path)
+    return __import__(name)
+
+
+def test_classes_and_data_that_a_worker_cannot_import(tmp_path, monkeypatch):
+    module = hidden(
+        tmp_path,
+        monkeypatch,
+        "only_here",
+        """
+        import keras
+        import numpy as np
+
+        @keras.saving.register_keras_serializable("only_here")
+        class Mine(keras.layers.Layer):
+            def call(self, x):
+                return x * 2
+
+        def rows():
+            return np.zeros((20, 8), "float32")
+        """,
+    )
+    x = keras.Input((8,), name="x")
+    join = keras.layers.Concatenate(name="fusion")([module.Mine(name="mine")(x), x])
+    model = keras.Model(x, join, name="mine")
+    for number, data in enumerate((module.rows(), "only_here:rows")):
+        with pytest.raises(Exception, match="only_here") as error:
+            save(model, data, tmp_path / f"{number}.zarr", ids=None)
+        assert "only_here" in told(error)
+
+
+def test_data_that_are_others_in_a_worker(model, tmp_path, monkeypatch):
+    """Workers have the environment that Ray was started in."""
+    monkeypatch.setenv("OF_THE_DRIVER", "1")
+    source = "faulty_data:fewer_in_workers"
+    words = r"A worker on \S+ does not have .*rows: the driver has 300, the worker 299"
+    with pytest.raises(OtherRunError, match=words):
+        save(model, source, tmp_path / "v.zarr", ids=None)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "error", "words"),
+    [
+        (iter([faulty.inputs()]), {}, DataTypeError, r"`layertap\.save`"),
+        (faulty.inputs(), {"workers": 0}, OptionError, "at least 1; found 0"),
+        (faulty.inputs(), {"workers": 1.5}, OptionError, r"at least 1; found 1\.5"),
+        (faulty.inputs(), {"num_gpus": 1}, OptionError, "num_gpus=1: this machine has"),
+    ],
+)
+def test_what_is_refused_before_there_is_a_store(
+    model, tmp_path, data, options, error, words
+):
+    path = tmp_path / "v.zarr"
+    if options.get("num_gpus") and ray.cluster_resources().get("GPU"):
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(error, match=words):
+        save(model, data, path, **options)
+    assert not path.exists()
+
+
+def test_a_model_file_that_is_no_model(tmp_path):
+    (tmp_path / "m.keras").write_bytes(b"PK")
+    with pytest.raises(ModelFileError, match="is cut off, or was never a model"):
+        save(tmp_path / "m.keras", faulty.inputs(), tmp_path / "v.zarr")
+
+
+def test_a_place_where_nothing_can_be_written(model, tmp_path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "v.zarr"
+    with pytest.raises(StoreError, match=r"file"):
+        save(model, faulty.inputs(), path)
+
+
+def test_a_disk_that_is_full_for_a_while(model, data, local, tmp_path):
+    with small_disk(tmp_path / "disk") as disk:
+        path = disk.path / "v.zarr"
+        faulty.tell(data.folder, 13, "wait")
+        with ThreadPoolExecutor(1) as other:
+            saving = other.submit(save, model, data, path)
+            faulty.until((data.folder / "waiting-13").exists)
+            with disk.filled():
+                (data.folder / "waiting-13").unlink()
+                error = saving.exception()
+        assert type(error) is StoreError
+        assert "No space left on device" in str(error)
+        assert "Free some space" in str(error)
+        assert "rows 120 to 139, in a worker" in " ".join(error.__notes__)
+        save(model, data, path)
+        assert_same(path, local)
+
+
+def test_more_workers_than_there_is_room_for(model, data, local, tmp_path):
+    path = tmp_path / "v.zarr"
+    save(model, data, path, workers=3, num_cpus=3)
+    assert_same(path, local)
+
+
+WITHOUT = """
+import sys
+sys.modules["ray"] = None
+import layertap, layertap.distributed, numpy as np, keras
+x = keras.Input((2,))
+model = keras.Model(x, keras.layers.Concatenate()([x, x]))
+try:
+    layertap.distributed.save(model, np.zeros((3, 2)), sys.argv[1])
+except ImportError as error:
+    print(error)
+"""
+LAZY = """
+import sys
+import layertap
+from layertap.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+print(sorted({"ray", "keras", "tensorstore"} & set(sys.modules)))
+"""
+
+
+def said_by(program, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_without_ray_it_is_said_what_to_install(tmp_path):
+    assert 'pip install "layertap[ray]"' in said_by(WITHOUT, tmp_path / "v.zarr")
+    assert not (tmp_path / "v.zarr").exists()
+
+
+def test_ray_is_imported_when_it_is_needed():
+    assert said_by(LAZY).splitlines()[-1] == "[]"
+
+
+def test_other_weights_are_another_run(model, data, tmp_path):
+    path = tmp_path / "v.zarr"
+    faulty.tell(data.folder, 13, "raise")
+    with pytest.raises(faulty.BrokenDataError):
+        save(model, data, path)
+    keras.utils.set_random_seed(9)
+    other = keras.models.clone_model(model)
+    other.get_layer("d1").set_weights(
+        [w + 1 for w in model.get_layer("d1").get_weights()]
+    )
+    with pytest.raises(OtherRunError, match="weights"):
+        save(other, data, path)
+    assert np.array_equal(layertap.open(path).labels[:], np.arange(120))

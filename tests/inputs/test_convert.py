@@ -1,0 +1,88 @@
+"""Inputs find their places in a model's structure, by name or by order."""
+
+import keras
+import numpy as np
+import pytest
+import scipy.sparse
+import tensorflow as tf
+import torch
+from jax.experimental.sparse import BCOO
+
+from layertap.errors import DataError, DataTypeError
+from layertap.inputs.feed import Feed
+from layertap.tracing.model_structure import input_specs
+
+# Keras says so where a dictionary's keys are not its inputs' names.
+pytestmark = [
+    pytest.mark.every_backend,
+    pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict"),
+]
+
+A, B, C = (np.full((4, 2), value, "float32") for value in (1, 2, 3))
+
+
+def inputs(*names: str) -> list[keras.KerasTensor]:
+    return [keras.Input((2,), name=name) for name in names]
+
+
+def model(structure) -> keras.Model:
+    leaves = keras.tree.flatten(structure)
+    return keras.Model(structure, keras.layers.Concatenate()(leaves))
+
+
+def fed(structure, data):
+    return Feed(data, input_specs(model(structure))).first().inputs
+
+
+def test_nested_structures():
+    a, b, c = inputs("a", "b", "c")
+    structure = {"left": [a, b], "right": c}
+    for data in (
+        {"right": C, "left": [A, B], "0": A[:1]},
+        [[A, B], C],
+        [A, B, C],
+    ):
+        found = fed(structure, data)
+        np.testing.assert_array_equal(found["left"][0], A)
+        np.testing.assert_array_equal(found["left"][1], B)
+        np.testing.assert_array_equal(found["right"], C)
+        expected = model(structure).predict(found, verbose=0)
+        np.testing.assert_array_equal(expected, np.concatenate([A, B, C], axis=1))
+    first, second = fed([a, {"more": b}], [A, {"more": B}])
+    np.testing.assert_array_equal(first, A)
+    np.testing.assert_array_equal(second["more"], B)
+
+
+def test_a_list_has_no_order_in_an_unsorted_dictionary():
+    a, b = inputs("z", "b")
+    found = fed({"z": a, "b": b}, {"b": B, "z": A})
+    np.testing.assert_array_equal(found["z"], A)
+    np.testing.assert_array_equal(found["b"], B)
+    with pytest.raises(DataError, match="a dictionary of 'z', 'b'; which is which"):
+        fed({"z": a, "b": b}, [A, B])
+    with pytest.raises(ValueError, match="doesn't match the expected structure"):
+        model({"z": a, "b": b}).predict([A, B], verbose=0)
+
+
+def test_a_missing_name_in_a_nested_structure():
+    a, b, c = inputs("a", "b", "c")
+    with pytest.raises(DataError, match=r"'right' is not in .* mean 'rihgt'"):
+        fed({"left": [a, b], "right": c}, {"left": [A, B], "rihgt": C})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tf.sparse.from_dense(A),
+        lambda: tf.ragged.constant([[1.0], [2.0, 3.0]]),
+        lambda: torch.from_numpy(A).to_sparse(),
+        lambda: torch.from_numpy(A).to_sparse_csr(),
+        lambda: BCOO.fromdense(A),
+        lambda: scipy.sparse.csr_matrix(A),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+def test_what_is_not_dense_is_refused(make):
+    for data in (make(), iter([make()])):
+        with pytest.raises(DataTypeError, match="make it dense, padded to one size"):
+            fed(inputs("a")[0], data)

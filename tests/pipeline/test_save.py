@@ -1,0 +1,496 @@
+"""A save ends in the same store, however it went; and says no where it must."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import zarr
+
+import layertap
+from layertap.errors import (
+    DataError,
+    DataTypeError,
+    NoJoinsError,
+    NotAStoreError,
+    OtherRunError,
+    StoreError,
+)
+from tests.zoo import CASES
+
+pytestmark = pytest.mark.every_backend
+
+# Blocks of a few hundred rows, so that a small data set has several.
+SMALL = 3 * 2**16
+
+
+def two_branches(width: int = 16) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    x = keras.Input((8,), name="x")
+    left = keras.layers.Dense(width, activation="relu", name="left")(x)
+    right = keras.layers.Dense(2 * width, name="right")(x)
+    joined = keras.layers.Concatenate(name="fusion")([left, right])
+    return keras.Model(x, keras.layers.Dense(1, name="head")(joined), name="two")
+
+
+def numbers(rows: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(rows, 8)).astype("float32")
+
+
+def manifest(node: zarr.Group | zarr.Array) -> dict:
+    """All that a store says of itself, but which one it is."""
+    return {**node.attrs["layertap"], "store": None, "seal": None}
+
+
+def assert_same_store(one: Path, other: Path) -> None:
+    """Two stores have the same arrays with the same values, and the same manifest."""
+    first, second = zarr.open_group(one, mode="r"), zarr.open_group(other, mode="r")
+    assert manifest(first) == manifest(second)
+    members = {name for name, _ in first.members(max_depth=None)}
+    assert members == {name for name, _ in second.members(max_depth=None)}
+    for name, array in first.members(max_depth=None):
+        if isinstance(array, zarr.Array):
+            assert manifest(array) == manifest(second[name])
+            assert array[:].tobytes() == second[name][:].tobytes()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_is_saved_is_what_is_captured(case, tmp_path):
+    keras.backend.clear_session()
+    model, inputs = case.build(), case.inputs(7)
+    values = layertap.capture(model, inputs, batch_size=3)
+    layertap.save(model, inputs, tmp_path / "values.zarr", batch_size=3)
+    saved = layertap.open(tmp_path / "values.zarr")
+    assert saved.complete
+    assert saved.rows == 7
+    assert list(saved) == list(values)
+    for address, expected in values.items():
+        assert saved[address][:].dtype == expected.dtype
+        assert saved[address][:].tobytes() == expected.tobytes()
+        assert saved[address][2:5].tobytes() == expected[2:5].tobytes()
+        assert saved[address][-1].tobytes() == expected[-1].tobytes()
+    for join in saved.plan.joins:
+        assert list(saved.before(join.path)) == list(values.before(join.path))
+    assert layertap.verify(saved, model, inputs)
+
+
+def test_plain_zarr_reads_the_same_values(tmp_path):
+    model, x = two_branches(), numbers(1000)
+    layertap.save(model, (x, x[:, 0]), tmp_path / "v.zarr", ids=range(1000))
+    values = layertap.capture(model, x)
+    group = zarr.open_group(tmp_path / "v.zarr", mode="r")
+    assert sorted(name for name, _ in group.members(max_depth=None)) == [
+        "digests", "fusion", "fusion/in", "fusion/in/0", "fusion/in/1", "ids", "labels",
+    ]  # fmt: skip
+    for index in (0, 1):
+        array = group[f"fusion/in/{index}"]
+        assert array.metadata.dimension_names[0] == "row"
+        np.testing.assert_array_equal(array[:], values[f"fusion/in/{index}"])
+    np.testing.assert_array_equal(group["labels"][:], x[:, 0])
+    np.testing.assert_array_equal(group["ids"][:], np.arange(1000))
+
+
+def test_labels_and_ids_are_kept(tmp_path):
+    x = numbers(10)
+    labels = {"class": np.arange(10), "box": np.ones((10, 4), "float32")}
+    names = [f"bild-ä-{i}.png" for i in range(10)]
+    saved = layertap.save(two_branches(), (x, labels), tmp_path / "v.zarr", ids=names)
+    assert list(saved.ids) == names
+    np.testing.assert_array_equal(saved.labels["class"][:], labels["class"])
+    np.testing.assert_array_equal(saved.labels["box"][3], labels["box"][3])
+
+
+def test_sample_weights_are_kept_in_their_structure(tmp_path):
+    x, labels = numbers(10), {"class": np.arange(10), "box": np.ones((10, 4))}
+    weights = {"class": np.arange(10) / 4, "box": np.arange(10, dtype="float32")}
+    data = (x, labels, weights)
+    layertap.save(two_branches(), data, tmp_path / "v.zarr", batch_size=4)
+    saved = layertap.open(tmp_path / "v.zarr")
+    values = layertap.capture(two_branches(), data, batch_size=4)
+    (batch,) = saved.batches(10)
+    for name, expected in weights.items():
+        for found in (saved, values, batch):
+            assert found.sample_weight[name].dtype == expected.dtype
+            np.testing.assert_array_equal(found.sample_weight[name][:], expected)
+    group = zarr.open_group(tmp_path / "v.zarr", mode="r")
+    np.testing.assert_array_equal(group["sample_weight/class"][:], weights["class"])
+    without = layertap.save(two_branches(), (x, labels), tmp_path / "without.zarr")
+    assert without.sample_weight is None
+    assert "sample_weight" not in without.identity
+
+
+def test_a_stream_of_unknown_length_is_saved_whole_and_in_order(tmp_path):
+    model, x = two_branches(), numbers(1003)
+    stream = (x[start : start + 17] for start in range(0, 1003, 17))
+    saved = layertap.save(model, stream, tmp_path / "v.zarr", memory=SMALL)
+    values = layertap.capture(model, x, batch_size=17)
+    for address, expected in values.items():
+        np.testing.assert_array_equal(saved[address][:], expected)
+
+
+class DataBrokeError(Exception):
+    """Raised by the data."""
+
+
+@pytest.mark.parametrize("error", [DataBrokeError, KeyboardInterrupt])
+@pytest.mark.parametrize("stop", [1, 40, 41, 600, 1000])
+def test_data_that_raise_lose_nothing_and_the_same_call_goes_on(tmp_path, error, stop):
+    model, x = two_branches(), numbers(1003)
+    taken = []
+
+    def batches(broken: bool):
+        for start in range(0, 1003, 20):
+            if broken and start + 20 > stop:
+                raise error("in the data")
+            taken.append(start)
+            yield x[start : start + 20], x[start : start + 20, 0]
+
+    path = tmp_path / "v.zarr"
+    weights = [w.copy() for w in model.get_weights()]
+    if stop < 20:
+        with pytest.raises(error, match="in the data"):
+            layertap.save(model, batches(True), path, memory=SMALL)
+        assert not path.exists()
+    else:
+        with pytest.raises(error, match="in the data"):
+            layertap.save(model, batches(True), path, memory=SMALL)
+        stopped = layertap.open(path)
+        assert not stopped.complete
+        assert stopped.rows == stop - stop % 20
+        np.testing.assert_array_equal(
+            zarr.open_group(path, mode="r")["fusion/in/1"][:],
+            layertap.capture(model, x[: stopped.rows], batch_size=20)["fusion/in/1"],
+        )
+    for one, other in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    layertap.save(model, batches(False), path, memory=SMALL)
+    layertap.save(model, batches(False), tmp_path / "whole.zarr", memory=SMALL)
+    assert_same_store(path, tmp_path / "whole.zarr")
+
+
+def test_the_model_trains_on_after_an_interrupted_save(tmp_path):
+    model, x = two_branches(), numbers(100)
+
+    def broken():
+        yield x[:50]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        layertap.save(model, broken(), tmp_path / "v.zarr")
+    model.compile("sgd", "mse")
+    before = model.get_weights()
+    model.fit(x, np.ones((100, 1)), verbose=0)
+    assert any(
+        (one != other).any()
+        for one, other in zip(before, model.get_weights(), strict=True)
+    )
+
+
+class Counted(keras.utils.PyDataset):
+    """Counts how often it was asked for each batch."""
+
+    def __init__(self, x: np.ndarray) -> None:
+        super().__init__()
+        self.x = x
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // 10)
+
+    def __getitem__(self, index: int):
+        self.asked.append(index)
+        return (self.x[10 * index : 10 * index + 10],)
+
+
+def test_a_complete_store_is_read_over_and_not_written_again(tmp_path):
+    model, data = two_branches(), Counted(numbers(100))
+    path = Path(layertap.save(model, data, tmp_path / "v.zarr").path)
+    files = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    data.asked.clear()
+    assert layertap.save(model, data, path).complete
+    assert set(data.asked) == set(range(10))
+    assert files == {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+
+
+def other_weights(model, x):
+    model.layers[1].set_weights([w + 1 for w in model.layers[1].get_weights()])
+    return model, x, {}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (other_weights, "weights"),
+        (lambda model, x: (two_branches(17), x, {}), "configuration"),
+        (lambda model, x: (model, x, {"before": None, "outputs": "left"}), "plan"),
+        (lambda model, x: (model, x, {"batch_size": 8}), "batch size"),
+        (lambda model, x: (model, x + 1, {}), "data"),
+        (lambda model, x: (model, x[:-1], {}), "rows"),
+        (lambda model, x: (model, (x, x[:, 0]), {}), "labels"),
+        (lambda model, x: (model, x, {"ids": range(len(x))}), "ids"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_store_of_another_run_is_refused_unless_overwritten(
+    tmp_path, change, named
+):
+    path, x = tmp_path / "v.zarr", numbers(100)
+    layertap.save(two_branches(), x, path)
+    model, data, options = change(two_branches(), x)
+    with pytest.raises(OtherRunError, match=named):
+        layertap.save(model, data, path, **options)
+    assert layertap.open(path).rows == 100
+    layertap.save(model, data, path, overwrite=True, **options)
+    assert layertap.verify(layertap.open(path), model, data)
+
+
+def test_data_that_changed_are_noticed_when_a_save_goes_on(tmp_path):
+    model, x = two_branches(), numbers(1000)
+
+    def stream(x, stop):
+        for start in range(0, stop, 10):
+            yield x[start : start + 10]
+        if stop < 1000:
+            raise DataBrokeError
+
+    with pytest.raises(DataBrokeError):
+        layertap.save(model, stream(x, 500), tmp_path / "v.zarr")
+    changed = x.copy()
+    changed[495] += 1
+    with pytest.raises(OtherRunError, match="rows 490 to 499"):
+        layertap.save(model, stream(changed, 1000), tmp_path / "v.zarr")
+    assert layertap.save(model, stream(x, 1000), tmp_path / "v.zarr").rows == 1000
+
+
+def test_not_to_be_resumed(tmp_path):
+    model, x = two_branches(), numbers(100)
+
+    def stream():
+        yield x[:50]
+        raise DataBrokeError
+
+    with pytest.raises(DataBrokeError):
+        layertap.save(model, stream(), tmp_path / "v.zarr")
+    with pytest.raises(StoreError, match="50 rows"):
+        layertap.save(model, iter([x[:50], x[50:]]), tmp_path / "v.zarr", resume=False)
+
+
+def test_nan_is_kept_and_counted(tmp_path):
+    model, x = two_branches(), numbers(40)
+    x[7, 3] = np.nan
+    x[9, 3] = np.inf
+    saved = layertap.save(model, x, tmp_path / "v.zarr")
+    assert np.isnan(saved["fusion/in/1"][7]).all()
+    report = layertap.verify(saved, model, x)
+    assert report
+    assert report.nonfinite["fusion/in/1"] == 2 * 32
+
+
+def test_batches_of_a_store_have_every_row_once(tmp_path):
+    model, x = two_branches(), numbers(2000)
+    saved = layertap.save(
+        model, (x, np.arange(2000)), tmp_path / "v.zarr", memory=SMALL
+    )
+    truth = layertap.capture(model, x)
+    straight = list(saved.batches(300))
+    assert [batch.rows for batch in straight] == [300] * 6 + [200]
+    np.testing.assert_array_equal(
+        np.concatenate([batch["fusion/in/0"] for batch in straight]),
+        truth["fusion/in/0"],
+    )
+    shuffled = list(saved.batches(300, shuffle=True, seed=4))
+    assert [batch.rows for batch in shuffled] == [300] * 6 + [200]
+    rows = np.concatenate([batch.labels for batch in shuffled])
+    assert sorted(rows) == list(range(2000))
+    assert list(rows) != list(range(2000))
+    for batch in shuffled:
+        np.testing.assert_array_equal(
+            batch["fusion/in/1"], truth["fusion/in/1"][batch.labels]
+        )
+    again = np.concatenate([b.labels for b in saved.batches(300, shuffle=True, seed=4)])
+    np.testing.assert_array_equal(rows, again)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (np.zeros((0, 8), "float32"), DataError, "empty|no rows"),
+        (np.zeros((5, 7), "float32"), DataError, "x.*8"),
+        (np.array([["a"] * 8]), DataTypeError, "x"),
+        ({"y": np.zeros((5, 8), "float32")}, DataError, "x"),
+        ((np.zeros((5, 8), "float32"), np.array(list("abcde"))), DataTypeError, "ids"),
+    ],
+)
+def test_bad_data_are_refused_and_leave_nothing_behind(tmp_path, data, error, words):
+    with pytest.raises(error, match=words):
+        layertap.save(two_branches(), data, tmp_path / "v.zarr")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_ids_are_refused(tmp_path):
+    with pytest.raises(DataError, match="ids"):
+        layertap.save(two_branches(), numbers(5), tmp_path / "v.zarr", ids=range(4))
+    stream = iter([numbers(5)])
+    with pytest.raises(DataError, match="4 ids"):
+        layertap.save(two_branches(), stream, tmp_path / "v.zarr", ids=range(4))
+
+
+def test_a_model_without_joins_is_told_what_to_ask_for(tmp_path):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2, name="only")])
+    with pytest.raises(NoJoinsError, match="outputs="):
+        layertap.save(model, numbers(5), tmp_path / "v.zarr")
+    saved = layertap.save(model, numbers(5), tmp_path / "v.zarr", outputs="only")
+    np.testing.assert_allclose(
+        saved["only/out"][:], model.predict(numbers(5), verbose=0), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_path_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").write_text("mine")
+    for name in ("file", "folder"):
+        for overwrite in (False, True):
+            with pytest.raises(NotAStoreError, match=name):
+                layertap.save(
+                    two_branches(), numbers(5), tmp_path / name, overwrite=overwrite
+                )
+    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "folder" / "mine").read_text() == "mine"
+
+
+def test_progress_shows_rows_and_bytes_or_is_quiet(tmp_path, capsys):
+    layertap.save(two_branches(), numbers(500), tmp_path / "quiet.zarr")
+    assert capsys.readouterr() == ("", "")
+    layertap.save(two_branches(), numbers(500), tmp_path / "v.zarr", progress=True)
+    out, shown = capsys.readouterr()
+    assert out == ""
+    assert "500 of 500 rows" in shown
+    assert "written" in shown
+
+
+def test_an_error_in_the_models_own_pass_loses_nothing(tmp_path):
+    model, x = two_branches(), numbers(100)
+
+    def narrow():
+        yield x[:40]
+        yield x[40:, :7]
+
+    with pytest.raises(DataError, match="row 40"):
+        layertap.save(model, narrow(), tmp_path / "v.zarr")
+    assert layertap.open(tmp_path / "v.zarr").rows == 40
+    layertap.save(model, iter([x[:40], x[40:]]), tmp_path / "v.zarr")
+    assert layertap.verify(layertap.open(tmp_path / "v.zarr"), model, x)
+
+
+class Stops(keras.layers.Layer):
+    """Raises a KeyboardInterrupt in the middle of a pass, as Ctrl-C would."""
+
+    stops = False
+
+    def call(self, x):
+        if self.stops:
+            raise KeyboardInterrupt
+        return x
+
+
+def test_ctrl_c_in_the_middle_of_a_pass_leaves_the_model_whole(tmp_path):
+    layer = Stops()
+    x = keras.Input((3,))
+    joined = keras.layers.Concatenate()([layer(keras.layers.Dense(2)(x)), x])
+    model = keras.Model(x, keras.layers.Dense(1)(joined))
+    data = np.ones((64, 3), "float32")
+    plan, expected = layertap.plan(model), model.predict(data, verbose=0)
+    layer.stops = True
+    with pytest.raises(KeyboardInterrupt):
+        layertap.save(model, data, tmp_path / "v.zarr")
+    layer.stops = False
+    np.testing.assert_array_equal(model.predict(data, verbose=0), expected)
+    assert layertap.plan(model) == plan
+    model.compile("sgd", "mse")
+    model.fit(data, np.ones((64, 1)), verbose=0)
+    assert layertap.save(model, data, tmp_path / "v.zarr").complete
+
+
+def test_shorter_data_do_not_complete_a_store(tmp_path):
+    model, x = two_branches(), numbers(500)
+
+    def broken():
+        yield from (x[:250], x[250:])
+        raise DataBrokeError
+
+    with pytest.raises(DataBrokeError):
+        layertap.save(model, broken(), tmp_path / "v.zarr")
+    with pytest.raises(OtherRunError, match=r"has 500, the data end .* 250"):
+        layertap.save(model, iter([x[:250]]), tmp_path / "v.zarr")
+    assert not layertap.open(tmp_path / "v.zarr").complete
+
+
+ANOTHER_BACKEND = """
+import sys, keras, numpy as np, layertap
+x = keras.Input((4,))
+branches = [keras.layers.Dense(3)(x), x]
+model = keras.Model(x, keras.layers.Concatenate()(branches))
+saved = layertap.save(model, np.ones((70, 4)), sys.argv[1])
+assert layertap.verify(saved, model, np.ones((70, 4)))
+print("tensorflow" in sys.modules)
+"""
+
+
+def test_tensorflow_is_not_brought_to_others(tmp_path):
+    """Keras looks for TensorFlow's types in a configuration, by importing it."""
+    done = subprocess.run(
+        [sys.executable, "-c", ANOTHER_BACKEND, tmp_path / "v.zarr"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [str(keras.backend.backend() == "tensorflow")]
+
+
+@keras.saving.register_keras_serializable("layertap_tests")
+class Reusing(keras.layers.Layer):
+    """Gives its output in the same memory each time, where the backend has that."""
+
+    def call(self, x):
+        if keras.backend.backend() != "torch" or isinstance(x, keras.KerasTensor):
+            return x * 2.0
+        if getattr(self, "memory", None) is None or len(self.memory) != len(x):
+            self.memory = x * 2.0
+        return self.memory.copy_(x * 2.0) if x.device.type != "meta" else x * 2.0
+
+
+def test_a_model_that_uses_the_memory_of_its_values_again(tmp_path):
+    x = keras.Input((4,), name="x")
+    both = keras.layers.Concatenate(name="fusion")([Reusing()(x), x])
+    model = keras.Model(x, both)
+    data = np.arange(400, dtype="float32").reshape(100, 4)
+    captured = layertap.capture(model, data, batch_size=10)["fusion/in/0"]
+    assert np.array_equal(captured, 2 * data)
+    saved = layertap.save(model, data, tmp_path / "v.zarr", batch_size=10)
+    assert np.array_equal(saved["fusion/in/0"][:], 2 * data)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 17, 18, 40])
+def test_small_batches_that_end_in_an_error_are_all_saved(tmp_path, stop):
+    """Many of them are begun at once."""
+    x = np.arange(200, dtype="float32").reshape(50, 4)
+    inputs = keras.Input((4,))
+    model = keras.Model(
+        inputs, keras.layers.Concatenate(name="fusion")([inputs, inputs * 2.0])
+    )
+
+    def batches():
+        for row in range(50):
+            if row == stop:
+                raise OSError("unplugged")
+            yield x[row : row + 1]
+
+    with pytest.raises(OSError, match="unplugged"):
+        layertap.save(model, batches(), tmp_path / "v.zarr")
+    saved = layertap.open(tmp_path / "v.zarr")
+    assert saved.rows == stop
+    assert np.array_equal(saved["fusion/in/1"][:], 2 * x[:stop])

@@ -1,0 +1,24 @@
+"""Saves that are killed, a few; `make crash` kills some hundred."""
+
+import pytest
+
+from tests.crash import campaign
+
+pytestmark = pytest.mark.every_backend
+
+
+@pytest.fixture(scope="module")
+def server():
+    with campaign.Server() as server:
+        yield server
+
+
+# Arrays without compression, and a compressed stream.
+CASES = [campaign.CASES[0], campaign.CASES[-1]]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_killed_saves_leave_right_rows_and_end_right(server, case, tmp_path):
+    outcomes = campaign.run(server, case, 6, seed=0, folder=tmp_path)
+    assert outcomes[campaign.STORIES] >= 1
+    assert outcomes.total() == 6 + outcomes[campaign.STORIES]

@@ -1,0 +1,308 @@
+"""What goes wrong on the user's side loses no rows, harms no model, and is told."""
+
+import inspect
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import layertap
+from layertap.errors import DataError
+from layertap.tracing import hooks
+
+pytestmark = pytest.mark.every_backend
+
+# Blocks of some three hundred rows.
+SMALL = 3 * 2**16
+ROWS, BATCH = 1000, 25
+BAD = 625
+
+
+class Square(layers.Layer):
+    """Needs the square of its input's length of memory, and returns one number."""
+
+    def call(self, x):
+        column = ops.expand_dims(x, -1)
+        products = ops.matmul(column, ops.transpose(column, (0, 2, 1)))
+        # Sorted, they all have to be there at a time, for XLA too.
+        return ops.expand_dims(ops.max(ops.sort(products), axis=(1, 2)), -1)
+
+
+def model_of_any_length():
+    keras.utils.set_random_seed(2)
+    x = keras.Input((None,), name="x")
+    left = Square(name="square")(x)
+    right = layers.Dense(40, name="right")(left)
+    joined = layers.Concatenate(name="fusion")([left, right])
+    return keras.Model(x, layers.Dense(1, name="head")(joined), name="any_length")
+
+
+def numbers(rows=ROWS):
+    return np.random.default_rng(5).normal(size=(rows, 8)).astype("float32")
+
+
+def batches(bad=None):
+    """Batches; from row `BAD` on, what a function makes of the next one."""
+    x = numbers()
+    for row in range(0, ROWS, BATCH):
+        batch = x[row : row + BATCH]
+        yield bad(batch) if bad is not None and row == BAD else batch
+
+
+class DataBrokeError(Exception):
+    """Raised by the data."""
+
+
+def raises(error):
+    def bad(batch):
+        raise error
+
+    return bad
+
+
+def no_memory(batch):
+    """One row for which `Square` would need 16 TiB."""
+    return np.ones((1, 2**21), "float32")
+
+
+def failing_progress(rows, written):
+    if rows == BAD + BATCH:
+        raise DataBrokeError("the bar is full")
+
+
+# What fails, what is raised, what it says of the row and the input, rows that are safe.
+FAILURES = {
+    "data": (raises(DataBrokeError("a disk")), {}, DataBrokeError, "after giving 625"),
+    "ctrl-c": (raises(KeyboardInterrupt()), {}, KeyboardInterrupt, "625 rows are safe"),
+    "exit": (raises(SystemExit(3)), {}, SystemExit, "625 rows are safe"),
+    "rank": (lambda b: b[..., None, None], {}, DataError, "'x' .* from row 625 on"),
+    "dtype": (lambda b: b.astype(str), {}, DataError, "'x' holds .* from row 625 on"),
+    "memory": (
+        no_memory,
+        {},
+        Exception,
+        r"rows 625 to 625; .*float32 of shape \(1, 2097152\).*smaller batch_size",
+    ),
+    "progress": (None, {"progress": failing_progress}, DataBrokeError, "650 rows are"),
+}
+
+
+def told(error):
+    """All that a traceback shows of an error."""
+    return " ".join([str(error), *getattr(error, "__notes__", ())])
+
+
+def wrapped_calls():
+    return [inspect.getattr_static(owner, name) for owner, name, _ in hooks.points()]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_rows_before_are_safe_and_the_model_is_unharmed(failure, tmp_path):
+    bad, options, error, words = FAILURES[failure]
+    model = model_of_any_length()
+    before = model.get_weights(), model.predict(numbers(50), verbose=0)
+    keras_own = wrapped_calls()
+
+    with pytest.raises(error) as raised:
+        layertap.save(model, batches(bad), tmp_path / "v.zarr", memory=SMALL, **options)
+    safe = BAD + BATCH if failure == "progress" else BAD
+    assert f"{safe} rows are safe in {tmp_path / 'v.zarr'}" in told(raised.value)
+    assert re.search(words, told(raised.value))
+
+    saved = layertap.open(tmp_path / "v.zarr")
+    assert (saved.rows, saved.complete) == (safe, False)
+    assert layertap.verify(saved)
+    assert wrapped_calls() == keras_own
+    for mine, now in zip(before[0], model.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, now)
+    np.testing.assert_array_equal(model.predict(numbers(50), verbose=0), before[1])
+
+    layertap.save(model, batches(), tmp_path / "v.zarr", memory=SMALL)
+    whole = layertap.save(model, batches(), tmp_path / "w.zarr", memory=SMALL)
+    saved = layertap.open(tmp_path / "v.zarr")
+    for address in whole:
+        assert saved[address][:].tobytes() == whole[address][:].tobytes()
+
+    model.compile("sgd", "mse")
+    model.fit(numbers(50), np.ones((50, 1)), verbose=0)
+    changed = zip(before[0], model.get_weights(), strict=True)
+    assert any((mine != now).any() for mine, now in changed)
+
+
+def test_a_bar_that_can_not_be_drawn_loses_no_rows(tmp_path, monkeypatch):
+    class Closed:
+        """A standard error that is gone."""
+
+        encoding = "utf-8"
+
+        def write(self, text):
+            raise BrokenPipeError("nobody reads")
+
+        def flush(self):
+            raise BrokenPipeError("nobody reads")
+
+        def isatty(self):
+            return False
+
+    model = model_of_any_length()
+    monkeypatch.setattr(sys, "stderr", Closed())
+    # Rich makes one of a pipe that nobody reads.
+    with pytest.raises(SystemExit):
+        layertap.save(model, batches(), tmp_path / "v.zarr", progress=True)
+    monkeypatch.undo()
+    assert layertap.verify(layertap.open(tmp_path / "v.zarr"))
+    assert layertap.save(model, batches(), tmp_path / "v.zarr").rows == ROWS
+
+
+def test_nan_and_infinity_are_saved_as_they_are(tmp_path):
+    bad = numbers(BATCH)
+    bad[3, 2], bad[4, 1], bad[5, 0] = np.nan, np.inf, -np.inf
+    model = model_of_any_length()
+    saved = layertap.save(model, batches(lambda batch: bad), tmp_path / "v.zarr")
+    expected = (bad[:, :, None] * bad[:, None, :]).max(axis=(1, 2))
+    found = saved["fusion/in/0"][BAD : BAD + BATCH, 0]
+    finite = np.isfinite(expected)
+    assert (~finite).sum() == 3
+    np.testing.assert_array_equal(np.isfinite(found), finite)
+    np.testing.assert_allclose(found[finite], expected[finite], rtol=1e-5)
+
+
+def test_progress_can_be_a_function(tmp_path):
+    seen = []
+
+    def report(rows, written):
+        seen.append((rows, written))
+
+    saved = layertap.save(
+        model_of_any_length(), batches(), tmp_path / "v.zarr", progress=report
+    )
+    assert [rows for rows, _ in seen] == [*range(BATCH, ROWS + 1, BATCH), ROWS]
+    assert 0 < seen[-1][1] <= saved.bytes_on_disk
+
+
+# Signals, to a process of its own.
+
+CHILD = """
+    import os, select, signal, sys
+
+    from tests.pipeline import test_signals as t
+    import layertap
+
+    def waits(batch):
+        print("reading", flush=True)
+        # Not to begin to read, or a signal that comes just before would wait for it.
+        while not select.select([sys.stdin], [], [], 0.1)[0]:
+            pass
+        sys.stdin.readline()
+        return batch
+
+    def again(event, arguments):
+        # The second one comes while the rows of the first one are committed.
+        if event == "os.rename" and t.KILLED_TWICE in str(arguments[1]):
+            if sys.exc_info()[0] is not None:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    {more}
+    layertap.save(t.model_of_any_length(), t.batches(waits), {path!r}, memory=t.SMALL)
+"""
+
+
+def start(path, more=""):
+    """Starts a save that waits at row `BAD` of its data."""
+    program = textwrap.dedent(CHILD).format(path=str(path), more=more)
+    child = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout.readline() == "reading\n"
+    return child
+
+
+def ended(child, number):
+    """Sends a signal; returns the status, and what the process said at its end."""
+    child.send_signal(number)
+    _, said = child.communicate()
+    return child.returncode, said
+
+
+def go_on(path):
+    """The same program again, and nobody stops it."""
+    child = start(path)
+    _, said = child.communicate("go on\n")
+    assert child.returncode == 0, said
+    saved = layertap.open(path)
+    assert (saved.rows, saved.complete) == (ROWS, True)
+    assert layertap.verify(saved)
+
+
+@pytest.mark.parametrize(
+    ("number", "statuses"),
+    [(signal.SIGINT, {-signal.SIGINT, 130}), (signal.SIGTERM, {143})],
+)
+def test_a_signal_ends_a_save_with_its_rows(number, statuses, tmp_path):
+    path = tmp_path / "v.zarr"
+    status, said = ended(start(path), number)
+    assert status in statuses, said
+    saved = layertap.open(path)
+    assert saved.rows == BAD
+    assert layertap.verify(saved)
+    go_on(path)
+
+
+def test_a_second_ctrl_c_ends_it_at_once_and_harms_nothing(tmp_path):
+    path = tmp_path / "v.zarr"
+    more = f"t.KILLED_TWICE = {str(path)!r}; sys.addaudithook(again)"
+    status, said = ended(start(path, more), signal.SIGINT)
+    assert status in {-signal.SIGINT, 130}, said
+    assert said.count("KeyboardInterrupt") > 1
+    saved = layertap.open(path)
+    assert 0 < saved.rows <= BAD
+    assert layertap.verify(saved)
+    go_on(path)
+
+
+def test_a_program_that_handles_sigterm_itself_goes_on_to(tmp_path):
+    path = tmp_path / "v.zarr"
+    more = "signal.signal(signal.SIGTERM, lambda *_: print('mine', flush=True))"
+    child = start(path, more)
+    child.send_signal(signal.SIGTERM)
+    assert child.stdout.readline() == "mine\n"
+    child.communicate("go on\n")
+    assert child.returncode == 0
+    assert layertap.open(path).complete
+
+
+def test_a_save_in_a_thread_leaves_signals_alone(tmp_path):
+    handlers = []
+
+    def seen(batch):
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        return batch
+
+    before = signal.getsignal(signal.SIGTERM)
+    model = model_of_any_length()
+    for folder, in_a_thread in ((tmp_path / "a", True), (tmp_path / "b", False)):
+        work = threading.Thread(
+            target=layertap.save, args=(model, batches(seen), folder)
+        )
+        if in_a_thread:
+            work.start()
+            work.join()
+        else:
+            work.run()
+        assert layertap.open(folder).complete
+        assert signal.getsignal(signal.SIGTERM) is before
+    assert handlers[0] is before
+    assert handlers[1] is not before

@@ -1,0 +1,534 @@
+"""Plans: made without data, honest about sizes, clear about what can't be had."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from rich.console import Console
+
+import layertap
+from layertap.core.plan import Plan
+from layertap.errors import AddressError, DataError, ModelError, NoJoinsError
+
+pytestmark = pytest.mark.every_backend
+
+ROWS = 5
+
+
+@pytest.fixture(autouse=True)
+def _fresh_names():
+    keras.backend.clear_session()
+
+
+def numbers(*shape: int) -> np.ndarray:
+    return np.random.default_rng(len(shape)).normal(size=shape).astype("float32")
+
+
+def two_branches() -> keras.Model:
+    x = keras.Input((8,), name="x")
+    left = layers.Dense(4, name="left")(x)
+    right = layers.Dense(6, name="right")(x)
+    joined = layers.Concatenate(name="fusion")([left, right])
+    return keras.Model(x, layers.Dense(1, name="head")(joined), name="two")
+
+
+def sizes(plan: Plan) -> dict[str, tuple[int | None, ...]]:
+    return {value.address: value.shape for value in plan.values}
+
+
+def aliases(plan: Plan) -> dict[str, tuple[str, ...]]:
+    return {name: recipe.addresses for name, recipe in plan.recipes.items()}
+
+
+# What a plan says, and how.
+
+
+def test_a_plan_needs_no_data_and_counts_its_bytes():
+    plan = layertap.plan(two_branches())
+    (join,) = plan.joins
+    assert (join.path, join.kind, join.axis) == ("fusion", "concatenate", 1)
+    assert (join.shape, join.dtype, join.whole) == ((None, 10), "float32", True)
+    assert [branch.made_by for branch in join.branches] == ["left", "right"]
+    assert sizes(plan) == {"fusion/in/0": (None, 4), "fusion/in/1": (None, 6)}
+    assert [branch.bytes_per_row for branch in join.branches] == [16, 24]
+    assert plan.bytes_per_row == 40
+
+
+def test_a_plan_as_text_as_html_on_a_terminal_and_as_json():
+    plan = layertap.plan(two_branches(), outputs="head", before="*")
+    console = Console(record=True, width=120)
+    with console.capture() as capture:
+        console.print(plan)
+    for shown in (str(plan), plan._repr_html_(), capture.get()):
+        for words in (
+            "two",
+            "fusion",
+            "concatenate",
+            "fusion/in/1",
+            "right",
+            "head/out",
+        ):
+            assert words in shown
+        # The last line is folded to the width of the table.
+        folded = " ".join(shown.split())
+        assert "44 bytes per row" in folded
+        assert "44.0 MB for 1,000,000 rows" in folded
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert json.loads(json.dumps(plan.to_json()))["bytes_per_row"] == 44
+
+
+def test_half_precision_counts_half():
+    x = keras.Input((8,), name="x")
+    half = layers.Dense(3, dtype="mixed_float16", name="half")(x)
+    brain = layers.Dense(5, dtype="mixed_bfloat16", name="brain")(x)
+    halves = layers.Concatenate(dtype="float16", name="halves")([half, x])
+    brains = layers.Concatenate(dtype="bfloat16", name="brains")([brain, x])
+    plan = layertap.plan(keras.Model(x, [halves, brains]))
+    assert {v.address: (v.dtype, v.bytes_per_row) for v in plan.stored} == {
+        "halves/in/0": ("float16", 6),
+        "halves/in/1": ("float16", 16),
+        "brains/in/0": ("bfloat16", 10),
+        "brains/in/1": ("bfloat16", 16),
+    }
+
+
+# Sizes that are not known.
+
+
+def one_size_open() -> keras.Model:
+    x = keras.Input((None, 3), name="x")
+    left = layers.Dense(4, name="left")(x)
+    return keras.Model(x, layers.Concatenate(name="fusion")([left, x]))
+
+
+def two_sizes_open() -> keras.Model:
+    x = keras.Input((None, None, 3), name="x")
+    left = layers.Conv2D(4, 3, padding="same", name="left")(x)
+    right = layers.Conv2D(2, 5, padding="same", name="right")(x)
+    return keras.Model(x, layers.Concatenate(name="fusion")([left, right]))
+
+
+def down_and_up_again() -> keras.Model:
+    """As in a U-Net: takes only sizes that can be halved."""
+    x = keras.Input((None, None, 3), name="x")
+    left = layers.Conv2D(4, 3, padding="same", name="left")(x)
+    right = layers.Conv2D(2, 3, strides=4, padding="same", name="right")(x)
+    right = layers.UpSampling2D(4, name="up")(right)
+    return keras.Model(x, layers.Concatenate(name="fusion")([left, right]))
+
+
+def two_inputs_open() -> keras.Model:
+    a, b = keras.Input((None, 3), name="a"), keras.Input((None, 3), name="b")
+    a1 = layers.Conv1D(3, 2, name="shorter")(a)
+    return keras.Model([a, b], layers.Concatenate(axis=1, name="fusion")([a1, b]))
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (
+            one_size_open,
+            {"fusion/in/0": (None, None, 4), "fusion/in/1": (None, None, 3)},
+        ),
+        (
+            two_sizes_open,
+            {
+                "fusion/in/0": (None, None, None, 4),
+                "fusion/in/1": (None, None, None, 2),
+            },
+        ),
+        (
+            two_inputs_open,
+            {"fusion/in/0": (None, None, 3), "fusion/in/1": (None, None, 3)},
+        ),
+    ],
+)
+def test_sizes_that_are_not_known_are_never_numbers(build, expected):
+    plan = layertap.plan(build())
+    assert sizes(plan) == expected
+    assert plan.bytes_per_row is None
+    assert "(rows, ?, " in str(plan)
+    assert "? per row, ? for 1,000,000 rows" in " ".join(str(plan).split())
+    for stand_in in ("83", "89"):
+        assert stand_in not in str(plan)
+        assert stand_in not in json.dumps(plan.to_json())
+
+
+def test_data_close_the_sizes_that_a_model_leaves_open():
+    plan = layertap.plan(two_sizes_open(), like=numbers(2, 6, 8, 3))
+    assert sizes(plan) == {
+        "fusion/in/0": (None, 6, 8, 4),
+        "fusion/in/1": (None, 6, 8, 2),
+    }
+    spec = keras.KerasTensor((None, 6, None, 3))
+    assert sizes(layertap.plan(two_sizes_open(), like=spec)) == {
+        "fusion/in/0": (None, 6, None, 4),
+        "fusion/in/1": (None, 6, None, 2),
+    }
+
+
+# What is stored once.
+
+
+def test_one_tensor_twice_in_a_join():
+    x = keras.Input((8,), name="x")
+    left = layers.Dense(4, name="left")(x)
+    joined = layers.Concatenate(name="fusion")([left, x, left])
+    plan = layertap.plan(keras.Model(x, joined))
+    assert aliases(plan) == {"fusion/in/2": ("fusion/in/0",)}
+    assert plan.join("fusion").branches[2].alias_of == "fusion/in/0"
+    assert plan.bytes_per_row == 4 * (4 + 8)
+
+
+def test_a_branch_of_two_joins():
+    x = keras.Input((8,), name="x")
+    left, right = (layers.Dense(n, name=f"dense_{n}")(x) for n in (4, 5))
+    first = layers.Concatenate(name="first")([left, right])
+    later = layers.Dense(2, name="later")(first)
+    second = layers.Concatenate(name="second")([right, later, left])
+    plan = layertap.plan(keras.Model(x, second))
+    assert aliases(plan) == {
+        "second/in/0": ("first/in/1",),
+        "second/in/2": ("first/in/0",),
+    }
+    assert plan.bytes_per_row == 4 * (4 + 5 + 2)
+
+
+def test_joins_that_feed_joins_along_one_axis():
+    x = keras.Input((8,), name="x")
+    first = layers.Concatenate(name="first")([x, layers.Dense(4, name="a")(x)])
+    second = layers.Concatenate(name="second")(
+        [first, layers.Dense(2, name="b")(first)]
+    )
+    third = layers.Concatenate(name="third")([second, first, x])
+    plan = layertap.plan(keras.Model(x, third))
+    assert aliases(plan) == {
+        "second/in/0": ("first/in/0", "first/in/1"),
+        "third/in/0": ("first/in/0", "first/in/1", "second/in/1"),
+        "third/in/1": ("first/in/0", "first/in/1"),
+        "third/in/2": ("first/in/0",),
+    }
+    assert plan.join("third").branches[0].alias_of == "second/out"
+    assert plan.bytes_per_row == 4 * (8 + 4 + 2)
+
+
+def test_a_join_that_feeds_one_along_another_axis():
+    x = keras.Input((2, 3), name="x")
+    dense = layers.Dense(3, name="dense")(x)
+    first = layers.Concatenate(axis=1, name="first")([x, dense])
+    other = layers.Dense(5, name="other")(first)
+    second = layers.Concatenate(axis=2, name="second")([first, other])
+    third = layers.Concatenate(axis=1, name="third")([second, second])
+    plan = layertap.plan(keras.Model(x, third))
+    assert plan.bytes_per_row == 4 * (6 + 6 + 20)
+    assert {name: recipe.axis for name, recipe in plan.recipes.items()} == {
+        "second/in/0": 1,
+        "third/in/0": 2,
+        "third/in/1": 2,
+    }
+    data = numbers(ROWS, 2, 3)
+    values = layertap.capture(keras.Model(x, third), data)
+    ends = keras.Model(x, [first, second]).predict(data, verbose=0)
+    np.testing.assert_allclose(values["second/in/0"], ends[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(values["third/in/1"], ends[1], rtol=1e-5, atol=1e-6)
+
+
+def test_an_output_that_is_a_branch_is_stored_once():
+    plan = layertap.plan(two_branches(), before="*", outputs=["left", "fusion"])
+    assert aliases(plan) == {
+        "left/out": ("fusion/in/0",),
+        "fusion/out": ("fusion/in/0", "fusion/in/1"),
+    }
+    alone = layertap.plan(two_branches(), outputs="fusion")
+    assert alone.joins == ()
+    assert aliases(alone) == {}
+    assert alone.bytes_per_row == 40
+
+
+# Models without shapes.
+
+
+class Subclassed(keras.Model):
+    def __init__(self) -> None:
+        super().__init__(name="own")
+        self.left = layers.Dense(4, name="left")
+        self.right = layers.Dense(6, name="right")
+
+    def call(self, x):
+        return ops.concatenate([self.left(x), self.right(x)], axis=1)
+
+
+def test_a_subclassed_model_that_was_never_called_asks_for_like():
+    with pytest.raises(ModelError, match=r"'own'.*never called.*like=x"):
+        layertap.plan(Subclassed())
+
+
+@pytest.mark.parametrize(
+    "like",
+    [
+        numbers(1, 8),
+        numbers(83, 8),
+        numbers(4, 8),
+        numbers(4, 8).astype("float64"),
+        keras.KerasTensor((None, 8)),
+        keras.KerasTensor((7, 8)),
+        keras.InputSpec(shape=(None, 8), dtype="float32"),
+    ],
+    ids=lambda like: f"{type(like).__name__}-{like.shape}",
+)
+def test_data_or_specs_stand_in_for_shapes_whatever_their_rows(like):
+    model = Subclassed()
+    plan = layertap.plan(model, like=like)
+    assert sizes(plan) == {"concatenate/in/0": (None, 4), "concatenate/in/1": (None, 6)}
+    assert [branch.made_by for branch in plan.joins[0].branches] == ["left", "right"]
+    assert {value.dtype for value in plan.values} == {"float32"}
+    assert plan.joins[0].shape == (None, 10)
+    assert layertap.plan(model, like=numbers(9, 8)) == plan
+
+
+def test_a_subclassed_model_that_was_called_needs_nothing_more():
+    model = Subclassed()
+    model(numbers(3, 8))
+    assert sizes(layertap.plan(model))["concatenate/in/0"] == (None, 4)
+
+
+class Rowwise(keras.Model):
+    """Computes with its number of rows in Python, which no unknown size can."""
+
+    def __init__(self) -> None:
+        super().__init__(name="rowwise")
+        self.left = layers.Dense(4, name="left")
+
+    def call(self, x):
+        zeros = ops.zeros((int(x.shape[0]), 2))
+        return ops.concatenate([self.left(x), zeros], axis=1)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 6])
+def test_a_model_that_computes_with_its_rows_in_python(rows):
+    model, data = Rowwise(), numbers(6, 8)
+    plan = layertap.plan(model, like=numbers(rows, 8))
+    assert sizes(plan) == {"concatenate/in/0": (None, 4), "concatenate/in/1": (None, 2)}
+    values = layertap.capture(model, data, batch_size=4)
+    assert values["concatenate/in/1"].tolist() == [[0, 0]] * 6
+    np.testing.assert_allclose(
+        values["concatenate/in/0"],
+        data @ model.left.get_weights()[0],
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("like", [numbers(3, 7), numbers(3, 8, 1, 1)])
+def test_data_that_the_model_does_not_take(like):
+    with pytest.raises(DataError, match=r"Input 'x' takes shape \(rows, 8\)"):
+        layertap.plan(two_branches(), like=like)
+
+
+def test_specs_that_the_model_does_not_take():
+    with pytest.raises((DataError, ModelError), match="x"):
+        layertap.plan(two_branches(), like=keras.KerasTensor((None, 7)))
+
+
+# What to take.
+
+
+def named(*names: str) -> keras.Model:
+    """A model with one join of each of these names, one after the other."""
+    x = keras.Input((3,), name="x")
+    joined = x
+    for name in names:
+        joined = layers.Concatenate(name=name)([joined, x])
+    return keras.Model(x, joined)
+
+
+NAMES = {"fusion": "fusion", "..": "%2E%2E", "labels": "%6C%61%62%65%6C%73"}
+if keras.backend.backend() != "tensorflow":
+    # TensorFlow runs no model with such names.
+    NAMES |= {
+        "my join": "my%20join",
+        "fusión": "fusi%C3%B3n",
+        "join@2": "join%402",
+        "a[1]": "a%5B1%5D",
+        "b%20c": "b%2520c",
+    }
+PATHS = list(NAMES.values())
+
+
+@pytest.mark.parametrize(("name", "path"), NAMES.items())
+def test_any_name_is_found_as_written_in_keras_and_as_in_the_plan(name, path):
+    model = named(*NAMES)
+    assert [join.path for join in layertap.plan(model).joins] == PATHS
+    pattern = name.replace("[", "[[]")
+    for before in (pattern, [pattern], path):
+        (join,) = layertap.plan(model, before=before).joins
+        assert join.path == path
+    values = layertap.capture(model, numbers(2, 3), before=pattern)
+    index = PATHS.index(path)
+    np.testing.assert_array_equal(
+        values[f"{path}/in/0"], np.tile(numbers(2, 3), index + 1)
+    )
+
+
+def test_awkward_names_go_to_a_store_and_back(tmp_path):
+    model = named(*NAMES)
+    saved = layertap.save(model, numbers(2, 3), tmp_path / "v.zarr")
+    assert [join.path for join in saved.plan.joins] == PATHS
+    for index, path in enumerate(PATHS):
+        expected = np.tile(numbers(2, 3), index + 1)
+        np.testing.assert_array_equal(saved[f"{path}/in/0"][:], expected)
+
+
+def test_a_star_crosses_slashes():
+    inner = two_branches()
+    x = keras.Input((8,), name="x")
+    joined = layers.Concatenate(name="top")([inner(x), inner(x)])
+    model = keras.Model(x, joined)
+
+    def paths(before):
+        return [join.path for join in layertap.plan(model, before=before).joins]
+
+    assert paths("*") == ["two/fusion", "two@2/fusion", "top"]
+    assert paths("*fusion") == ["two/fusion", "two@2/fusion"]
+    assert paths("t*") == ["two/fusion", "two@2/fusion", "top"]
+    assert paths(["top", "two@2/*"]) == ["two@2/fusion", "top"]
+    outputs = layertap.plan(model, outputs=["*left", "two"]).outputs
+    assert [output.address for output in outputs] == [
+        "two/left/out",
+        "two/out",
+        "two@2/left/out",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"before": "fusoin"}, "No join.*'fusoin'.*Did you mean 'fusion'"),
+        ({"before": ["fusion", "zzz"]}, r"'zzz'.*Known \(1\): 'fusion'"),
+        ({"outputs": "rigth"}, "No operation.*'rigth'.*Did you mean 'right'"),
+        ({"before": "left"}, "No join.*'left'"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_names_what_is_near(options, words):
+    with pytest.raises(AddressError, match=words):
+        layertap.plan(two_branches(), **options)
+    with pytest.raises(KeyError):
+        layertap.plan(two_branches(), **options)
+
+
+# What is no join of data.
+
+
+def test_no_joins_and_what_to_ask_for():
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(2, name="only")])
+    with pytest.raises(NoJoinsError, match=f"{model.name!r}.*outputs="):
+        layertap.plan(model)
+    with pytest.raises(NoJoinsError):
+        layertap.plan(model, before="fusion", outputs="only")
+    assert layertap.plan(model, outputs="only").addresses == ["only/out"]
+
+
+class Joiner(layers.Layer):
+    """Joins shapes, indices, masks and weights beside its data."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 2), name="kernel")
+
+    def call(self, x):
+        ops.concatenate([ops.arange(2), ops.arange(3)])
+        ops.concatenate([x > 0, x > 1], axis=1)
+        kernel = ops.concatenate([self.kernel, self.kernel], axis=1)
+        ops.concatenate([ops.convert_to_tensor([1, 2]), ops.convert_to_tensor([3])])
+        return ops.concatenate([ops.matmul(x, kernel), x], axis=1)
+
+
+def test_shapes_masks_indices_and_weights_are_no_branches():
+    x = keras.Input((8,), name="x")
+    model = keras.Model(x, Joiner(name="joiner")(x))
+    plan = layertap.plan(model)
+    assert [value.shape for value in plan.values] == [(None, 4), (None, 8)]
+    (join,) = plan.joins
+    assert join.path.startswith("joiner/concatenate")
+    values = layertap.capture(model, numbers(ROWS, 8))
+    np.testing.assert_array_equal(values[join.branches[1].address], numbers(ROWS, 8))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_a_weight_beside_data_is_refused_and_the_rest_is_had(rows):
+    """Keras broadcasts nothing in a join: along axis 0 a weight may stand beside."""
+
+    class Bank(layers.Layer):
+        def build(self, shape):
+            self.memory = self.add_weight(shape=(5, shape[-1]), name="memory")
+
+        def call(self, x):
+            return ops.concatenate([x, self.memory], axis=0)
+
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, Bank(name="bank")(layers.Concatenate(name="two")([x])))
+    plan = layertap.plan(model, like=numbers(rows, 3))
+    assert "bank/concatenate/in/1" not in plan.addresses
+    assert [refused.address for refused in plan.refused] == ["bank/concatenate/in/1"]
+    values = layertap.capture(model, numbers(rows, 3))
+    np.testing.assert_array_equal(values["bank/concatenate/in/0"], numbers(rows, 3))
+
+
+def test_a_join_of_rows():
+    x = keras.Input((8,), name="x")
+    left, right = (layers.Dense(4, name=name)(x) for name in ("left", "right"))
+    joined = layers.Concatenate(axis=0, name="rows")([left, right])
+    model = keras.Model(x, joined)
+    plan = layertap.plan(model)
+    (join,) = plan.joins
+    assert join.axis == 0
+    assert sizes(plan) == {"rows/in/0": (None, 4), "rows/in/1": (None, 4)}
+    assert plan.bytes_per_row == 32
+    data = numbers(ROWS, 8)
+    values = layertap.capture(model, data)
+    np.testing.assert_allclose(
+        np.concatenate(list(values.before("rows").values()), 0),
+        keras.ops.convert_to_numpy(model(data)),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+# The model.
+
+
+@pytest.mark.parametrize(
+    "found", [layers.Dense(3), keras.Model, None, "model.keras", {"a": 1}, object()]
+)
+def test_what_is_no_model_is_said_to_be_none(found):
+    with pytest.raises(ModelError, match=r"keras\.Model of Keras 3 .*, found"):
+        layertap.plan(found)
+
+
+def test_a_model_of_keras_2_is_told_what_to_do():
+    # What tf_keras gives: a class of this name from another package.
+    older = type("Functional", (), {"__module__": "tf_keras.src.engine.functional"})
+    with pytest.raises(ModelError, match=r"tf_keras.*\.keras or \.h5"):
+        layertap.plan(older())
+
+
+def test_planning_leaves_the_model_as_it_was():
+    model = two_branches()
+    counts = [(len(x._inbound_nodes), len(x._outbound_nodes)) for x in model.layers]
+    weights = model.get_weights()
+    for _ in range(2):
+        layertap.plan(model)
+        layertap.plan(model, like=numbers(3, 8), outputs="*")
+    after = [(len(x._inbound_nodes), len(x._outbound_nodes)) for x in model.layers]
+    assert after == counts
+    for one, other in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert model.trainable_weights
+    assert len(model.trainable_weights) == len(weights)
+
+
+def test_sizes_that_have_to_be_halved_are_unknown_too():
+    (join,) = layertap.plan(down_and_up_again()).joins
+    shapes = [branch.shape for branch in join.branches]
+    assert shapes == [(None, None, None, 4), (None, None, None, 2)]

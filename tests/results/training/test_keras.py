@@ -1,0 +1,76 @@
+"""Training a head on saved values is training the whole model with its stem frozen."""
+
+import keras
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_images
+
+import layertap
+from layertap.cli.demo import digits, network
+
+pytestmark = pytest.mark.every_backend
+
+
+def crops(rows: int, size: int) -> np.ndarray:
+    """Returns parts of two photographs, as numbers from 0 to 1."""
+    random = np.random.default_rng(0)
+    photographs = load_sample_images().images
+    found = np.empty((rows, size, size, 3), "float32")
+    for crop in found:
+        top, left = random.integers(300, size=2)
+        photograph = photographs[random.integers(2)]
+        crop[...] = photograph[top : top + size, left : left + size] / 255
+    return found
+
+
+def small() -> tuple[keras.Model, np.ndarray, np.ndarray]:
+    x, y = digits()
+    return network(), x[:500], y[:500]
+
+
+def large() -> tuple[keras.Model, np.ndarray, np.ndarray]:
+    model = keras.applications.InceptionV3(
+        weights=None, input_shape=(75, 75, 3), classes=4
+    )
+    return model, crops(24, 75), np.arange(24) % 4
+
+
+@pytest.mark.parametrize(
+    ("build", "before", "epochs", "batch_size", "rate"),
+    # What a network says that was never trained hardly differs: it takes large steps.
+    [(small, "fusion", 4, 64, 0.001), (large, "mixed10", 3, 8, 1.0)],
+    ids=["digits", "InceptionV3"],
+)
+def test_the_loss_curve_is_that_of_the_frozen_model(
+    build, before, epochs, batch_size, rate, tmp_path
+):
+    keras.utils.set_random_seed(0)
+    model, x, y = build()
+    options = {"epochs": epochs, "shuffle": False, "verbose": 0}
+    saved = layertap.save(
+        *(model, (x, y), tmp_path / "values.zarr"),
+        before=before,
+        for_head=True,
+        batch_size=batch_size,
+    )
+    stem, head = layertap.split(model, before, copy=True)
+    head.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    from_store = head.fit(saved.dataset(batch_size=batch_size), **options)
+
+    # The stem shares its layers with the model.
+    stem.trainable = False
+    trained = {weight.path for weight in model.trainable_weights}
+    assert len(trained) == len(head.trainable_weights) > 0
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    whole = model.fit(x, y, batch_size=batch_size, **options)
+
+    losses = whole.history["loss"]
+    np.testing.assert_allclose(from_store.history["loss"], losses, rtol=2e-4)
+    assert losses[-1] < 0.95 * losses[0]
+    for one, other in zip(head.trainable_weights, model.trainable_weights, strict=True):
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(one),
+            keras.ops.convert_to_numpy(other),
+            rtol=1e-3,
+            atol=2e-4,
+        )

@@ -1,0 +1,34 @@
+"""What tests of a store share; and assertions of the suites that say what differs."""
+
+import pytest
+
+pytest.register_assert_rewrite("tests.support")
+
+from tests.support.faults import small_disk  # noqa: E402
+from tests.support.faulty_store import begin, go_on, write_all  # noqa: E402
+from tests.support.store_bucket import Bucket  # noqa: E402
+from tests.support.store_folder import Folder  # noqa: E402
+from tests.support.store_suite import contents_of  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What is in a store that nothing has happened to."""
+    path = tmp_path_factory.mktemp("undisturbed") / "v"
+    with begin(path) as writer:
+        go_on(writer)
+    return contents_of(Folder(path))
+
+
+@pytest.fixture(scope="module")
+def undisturbed_bucket(object_store):
+    """The same of a store in a bucket."""
+    place = Bucket.new(object_store)
+    write_all(begin(place.path))
+    return contents_of(place)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    with small_disk(tmp_path / "disk") as disk:
+        yield disk

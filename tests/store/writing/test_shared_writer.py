@@ -1,0 +1,380 @@
+"""A store whose blocks many write, in any order: what counts, and what is left out."""
+
+import json
+import pickle
+import shutil
+import threading
+
+import numpy as np
+import pytest
+import zarr
+
+from layertap.errors import OptionError, StoreCorruptError, StoreError
+from layertap.store import Contributor, Reader, SharedWriter, Writer, exists, remove
+from tests.support.store_folder import Folder
+from tests.support.store_suite import (
+    ARRAYS,
+    ROW_BYTES,
+    assert_holds,
+    complaints,
+    contents_of,
+    rows_between,
+)
+
+BLOCK, ROWS = 10, 47
+LAST = 4
+MEMORY = 3 * BLOCK * ROW_BYTES
+NOTED = {"y": 2}
+
+
+def begin(path, rows=ROWS, **options):
+    return SharedWriter.create(
+        path, ARRAYS, {"x": 1}, rows=rows, memory=MEMORY, **options
+    )
+
+
+def write(claim, *blocks, change=0):
+    """Writes blocks as a worker does, which has its claim pickled."""
+    contributor = Contributor(pickle.loads(pickle.dumps(claim)))
+    for number in blocks:
+        rows = contributor.rows_of(number)
+        block = contributor.empty(number)
+        values = rows_between(rows.start, rows.stop)
+        block.append(values | {"labels": values["labels"] + change})
+        contributor.write(block, {"of": number})
+
+
+def contents_at_once(folder, rows=ROWS, compression=None):
+    """What is in a store that one writer has written without a break."""
+    path = folder / "once"
+    with Writer.create(
+        path, ARRAYS, {"x": 1}, memory=MEMORY, compression=compression
+    ) as writer:
+        writer.append(rows_between(0, rows))
+        writer.finish(NOTED)
+    return contents_of(Folder(path))
+
+
+def record(path, block, rows=BLOCK):
+    return path / "~blocks" / f"{block}.{rows}"
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 2, 0, 3, 1]])
+def test_any_order_gives_the_store_of_one_writer(tmp_path, order, compression):
+    path = tmp_path / "v"
+    with begin(path, compression=compression) as writer:
+        for done, number in enumerate(order):
+            assert writer.missing() == sorted(order[done:])
+            write(writer.claim, number)
+        assert list(writer.notes()) == [(n * BLOCK, {"of": n}) for n in range(5)]
+        writer.finish(NOTED)
+    assert_holds(Folder(path), ROWS)
+    assert contents_of(Folder(path)) == contents_at_once(
+        tmp_path, compression=compression
+    )
+
+
+def test_rows_count_when_all_are_there_and_foreign_readers_see_none_before(tmp_path):
+    path = tmp_path / "v"
+    with begin(path) as writer:
+        write(writer.claim, 0, 3, 4)
+        # Warnings are errors here.
+        assert_holds(Folder(path), 0)
+        members = dict(zarr.open_group(path, mode="r").members(max_depth=None))
+        arrays = {name for name, one in members.items() if isinstance(one, zarr.Array)}
+        assert arrays == {array.path for array in ARRAYS} | {"~blocks"}
+        assert members["~blocks"].shape == (0,)
+        with pytest.raises(StoreError, match=r"not whole: blocks \[1, 2\] of 5"):
+            writer.finish()
+        assert not Reader(path).complete
+        seen = writer.array("labels")[3 * BLOCK :]
+        assert np.array_equal(seen, rows_between(3 * BLOCK, ROWS)["labels"])
+
+
+def test_closed_early_rows_count_up_to_the_first_missing_block(tmp_path):
+    path = tmp_path / "v"
+    with begin(path) as writer:
+        write(writer.claim, 4, 1, 0, 3)
+    assert_holds(Folder(path), 2 * BLOCK)
+    assert complaints(path) == {}
+    with SharedWriter.resume(path, rows=ROWS) as writer:
+        assert writer.missing() == [2]
+        write(writer.claim, 2)
+        writer.finish(NOTED)
+    assert contents_of(Folder(path)) == contents_at_once(tmp_path)
+
+
+def test_one_writer_goes_on_after_the_rows_that_follow(tmp_path):
+    path = tmp_path / "v"
+    writer = begin(path)
+    write(writer.claim, 0, 1, 3)
+    # As if it were killed: nothing is said in the markers.
+    writer._place.release()
+    assert_holds(Folder(path), 0)
+    with Writer.resume(path, memory=MEMORY) as one:
+        assert one.rows == 2 * BLOCK
+        one.append(rows_between(2 * BLOCK, ROWS))
+        one.finish(NOTED)
+    assert contents_of(Folder(path)) == contents_at_once(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [0, 3, 20, 26, 47])
+def test_many_go_on_after_one_writer(tmp_path, rows):
+    path = tmp_path / "v"
+    with Writer.create(path, ARRAYS, {"x": 1}, memory=MEMORY) as one:
+        one.append(rows_between(0, rows))
+        one.commit()
+    with SharedWriter.resume(path, rows=ROWS) as writer:
+        whole = 5 if rows == ROWS else rows // BLOCK
+        assert writer.missing() == list(range(whole, 5))
+        write(writer.claim, *writer.missing())
+        noted = [None if n < whole else {"of": n} for n in range(5)]
+        assert [each for _, each in writer.notes()] == noted
+        writer.finish(NOTED)
+    assert contents_of(Folder(path)) == contents_at_once(tmp_path)
+
+
+@pytest.mark.parametrize("more", [48, 50, 51, 90])
+def test_data_that_have_become_more(tmp_path, more):
+    path = tmp_path / "v"
+    with begin(path) as writer:
+        write(writer.claim, 0, 2, 3, LAST)
+    with SharedWriter.resume(path, rows=more) as writer:
+        # The last block was not full.
+        assert writer.missing() == [1, *range(LAST, writer.blocks)]
+        assert not record(path, LAST, 7).exists()
+        write(writer.claim, *writer.missing())
+        writer.finish(NOTED)
+    assert contents_of(Folder(path)) == contents_at_once(tmp_path, more)
+
+
+def test_data_that_have_become_fewer(tmp_path):
+    path = tmp_path / "v"
+    with begin(path) as writer:
+        write(writer.claim, 0, 2, 3, LAST)
+    with SharedWriter.resume(path, rows=25) as writer:
+        assert writer.missing() == [1, 2]
+        write(writer.claim, 1, 2)
+        writer.finish(NOTED)
+    assert contents_of(Folder(path)) == contents_at_once(tmp_path, 25)
+    path = tmp_path / "rows-that-count"
+    with begin(path) as writer:
+        write(writer.claim, 0, 1)
+    with pytest.raises(OptionError, match="has 20 rows; it can't have 19"):
+        SharedWriter.resume(path, rows=19)
+    # It can be had again.
+    SharedWriter.resume(path, rows=20).close()
+
+
+def at_the_same_time(*actions):
+    """Does things in threads that begin together; returns the errors."""
+    errors, gate = [], threading.Barrier(len(actions))
+
+    def run(action):
+        gate.wait()
+        try:
+            action()
+        except StoreError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(one,)) for one in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+def test_a_block_that_is_written_twice_at_the_same_time(tmp_path):
+    path = tmp_path / "v"
+    with begin(path) as writer:
+        for number in range(5):
+            both = [lambda n=number: write(writer.claim, n)] * 4
+            assert at_the_same_time(*both) == []
+        assert writer.missing() == []
+        writer.finish(NOTED)
+    assert contents_of(Folder(path)) == contents_at_once(tmp_path)
+
+
+def test_other_values_of_one_block_are_an_error_and_it_is_left_out(tmp_path):
+    path = tmp_path / "v"
+    with begin(path) as writer:
+        write(writer.claim, 0, 1, 2, 3, 4)
+        with pytest.raises(StoreError, match=r"other values for block 1\. It is left"):
+            write(writer.claim, 1, change=1)
+        assert writer.missing() == [1]
+        write(writer.claim, 1)
+        writer.finish(NOTED)
+    assert contents_of(Folder(path)) == contents_at_once(tmp_path)
+
+
+def test_other_values_at_the_same_time_never_count(tmp_path):
+    path = tmp_path / "v"
+    with begin(path) as writer:
+        for number in range(5):
+            errors = at_the_same_time(
+                lambda n=number: write(writer.claim, n),
+                lambda n=number: write(writer.claim, n, change=1),
+            )
+            assert len(errors) in (1, 2)
+            assert writer.missing() == list(range(number, 5))
+            write(writer.claim, number)
+        writer.finish(NOTED)
+    assert contents_of(Folder(path)) == contents_at_once(tmp_path)
+
+
+def damaged(path):
+    content = json.loads(record(path, 1).read_text())
+    content["digests"]["labels"] = "0" * 16
+    record(path, 1).write_text(json.dumps(content))
+
+
+def cut_off(path):
+    record(path, 1).write_bytes(record(path, 1).read_bytes()[:50])
+
+
+def of_another_block(path):
+    record(path, 1).write_bytes(record(path, 0).read_bytes())
+
+
+def of_another_store(path):
+    other = path.with_name("other")
+    with begin(other) as writer:
+        write(writer.claim, 1)
+        shutil.copy(record(other, 1), record(path, 1))
+
+
+@pytest.mark.parametrize("harm", [damaged, cut_off, of_another_block, of_another_store])
+def test_a_record_that_is_wrong_is_told_and_its_block_written_anew(tmp_path, harm):
+    path = tmp_path / "v"
+    writer = begin(path)
+    write(writer.claim, 0, 1, 2, 3, 4)
+    harm(path)
+    with pytest.raises(StoreCorruptError, match=r"~blocks/1\.10 is damaged"):
+        writer.finish()
+    writer.close()
+    assert_holds(Folder(path), 0)
+    with pytest.raises(StoreCorruptError, match="Delete it, and do the same again"):
+        Writer.resume(path, memory=MEMORY)
+    record(path, 1).unlink()
+    with SharedWriter.resume(path, rows=ROWS) as writer:
+        assert writer.missing() == [1]
+        write(writer.claim, 1)
+        writer.finish(NOTED)
+    assert contents_of(Folder(path)) == contents_at_once(tmp_path)
+
+
+def ended(writer):
+    writer.close()
+
+
+def finished(writer):
+    write(writer.claim, 1, 2, 3, 4)
+    writer.finish()
+
+
+def gone_on_with(writer):
+    writer._place.release()
+    SharedWriter.resume(writer.path, rows=ROWS)._place.release()
+
+
+def gone_on_with_by_one(writer):
+    writer._place.release()
+    Writer.resume(writer.path, memory=MEMORY)._place.release()
+
+
+def replaced(writer):
+    writer.close()
+    remove(writer.path)
+    begin(writer.path).close()
+
+
+@pytest.mark.parametrize(
+    "end", [ended, finished, gone_on_with, gone_on_with_by_one, replaced]
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_who_writes_for_a_save_that_has_ended_writes_nothing(
+    tmp_path, monkeypatch, end, late
+):
+    path = tmp_path / "v"
+    writer = begin(path)
+    claim = writer.claim
+    write(claim, 0)
+    contributor = Contributor(claim)
+    block = contributor.empty(1)
+    block.append(rows_between(BLOCK, 2 * BLOCK))
+    if late:
+        # It ends while the shards are on their way.
+        put = contributor._place.put
+        monkeypatch.setattr(
+            contributor._place, "put", lambda contents: (put(contents), end(writer))
+        )
+    else:
+        end(writer)
+    with pytest.raises(StoreError, match="has ended, or another one has the store"):
+        contributor.write(block)
+    if not late:
+        with pytest.raises(StoreError, match="has ended, or another one"):
+            Contributor(claim)
+    # Had it written its record, the block would count.
+    names = {file.name for file in (path / "~blocks").glob("*.*[0-9]")}
+    assert f"1.{BLOCK}" not in names
+    assert complaints(path) == {}
+
+
+def test_one_has_it_at_a_time(tmp_path):
+    path = tmp_path / "v"
+    with begin(path) as writer:
+        for other in (
+            lambda: SharedWriter.resume(path, rows=ROWS),
+            lambda: Writer.resume(path, memory=MEMORY),
+            lambda: begin(path),
+            lambda: remove(path),
+        ):
+            with pytest.raises(StoreError, match="is being written already, by"):
+                other()
+        write(writer.claim, 0)
+    with pytest.raises(StoreError, match=r"There is a store at .* already"):
+        begin(path)
+
+
+def test_a_store_with_records_is_removed_but_not_with_anything_else(tmp_path):
+    path = tmp_path / "v"
+    with begin(path) as writer:
+        write(writer.claim, 0, 4)
+    # What killed workers leave.
+    record(path, 2).with_name("2.10.0123abcd.new").touch()
+    record(path, 2).with_name("2.10.0123abcd.new.new").touch()
+    (path / "labels" / "c.3.0123abcd.new").touch()
+    foreign = path / "~blocks" / "notes.txt"
+    foreign.touch()
+    with pytest.raises(StoreError, match="no part of it"):
+        remove(path)
+    foreign.unlink()
+    remove(path)
+    assert not exists(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_workers_leave_is_swept(tmp_path):
+    path = tmp_path / "v"
+    with begin(path) as writer:
+        write(writer.claim, 0, 1, 2, 3, 4)
+        record(path, 2).with_name("2.10.0123abcd.new").touch()
+        (path / "labels" / "c.3.0123abcd.new").touch()
+        writer.finish(NOTED)
+    assert contents_of(Folder(path)) == contents_at_once(tmp_path)
+
+
+def test_a_block_has_all_its_rows_or_is_told(tmp_path):
+    with begin(tmp_path / "v") as writer:
+        contributor = Contributor(writer.claim)
+        assert [contributor.rows_of(n) for n in (0, LAST)] == [
+            range(10),
+            range(40, 47),
+        ]
+        assert not contributor.written(0)
+        write(writer.claim, 0, LAST)
+        assert contributor.written(0)
+        assert contributor.written(LAST)

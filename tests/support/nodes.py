@@ -1,0 +1,77 @@
+"""A program that saves on two nodes, of which one is lost."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster
+
+import layertap.distributed
+from tests.support import faulty_data as faulty
+
+# So that the loss of a node is noticed in a second, and not in ten.
+SOON = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 300,
+    "health_check_failure_threshold": 3,
+}
+
+
+def lose(cluster, node, folder, lost):
+    """Kills all processes of a node, once each has work."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    faulty.until(lambda: len(list(folder.glob("waiting-*"))) == 3)
+    processes = [p for p, _ in faulty.read_by(folder) if parent(p) == raylet]
+    lost.update(processes)
+    for process in [raylet, *lost]:
+        os.kill(process, signal.SIGKILL)
+    cluster.remove_node(node, allow_graceful=False)
+    for waiting in folder.glob("waiting-*"):
+        waiting.unlink()
+
+
+def parent(process):
+    """Returns who started a process; None if it has ended."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return None
+    return int(status.rpartition(")")[2].split()[1])
+
+
+def main(path, folder):
+    """Saves what is in a folder of data, and says which workers were lost."""
+    folder = Path(folder)
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 1,
+            "include_dashboard": False,
+            "_system_config": SOON,
+        },
+    )
+    node = cluster.add_node(num_cpus=2)
+    ray.init(cluster.address, log_to_driver=False)
+    lost = set()
+    for batch in (5, 13, 21):
+        faulty.tell(folder, batch, "wait")
+    killer = threading.Thread(target=lose, args=(cluster, node, folder, lost))
+    killer.start()
+    layertap.distributed.save(
+        faulty.model(),
+        faulty.Faulty(folder),
+        path,
+        workers=3,
+        **faulty.OPTIONS,
+    )
+    killer.join()
+    print("lost", *lost, flush=True)
+    ray.shutdown()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,261 @@
+"""Joins that are easily heard wrong: what a plan names is what the pass gives."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import layertap
+from tests.support import native
+from tests.support.elsewhere import Towers
+from tests.support.native import NAME, Calling, compiled, concatenate, data
+
+pytestmark = pytest.mark.every_backend
+
+X = data(6)
+BACKEND = keras.backend.backend()
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_joins_around_a_loop_keep_their_numbers():
+    def turn(x):
+        return concatenate([x[:, 1:], x[:, :1]], 1)
+
+    def call(model, x, left, right):
+        turned = native.loop(turn, left)
+        first = concatenate([left, right], 1)
+        concatenate([turned, right], 1)
+        return concatenate([3 * left, first], 1)
+
+    model = Calling(call)
+    model(X)
+    left, right = model.truth(X)
+    plan = layertap.plan(model, like=X)
+    whole = [join.path for join in plan.joins if join.whole and join.branches]
+    turned = np.roll(left, -3, axis=1)
+    truth = [
+        [left, right],
+        [turned, right],
+        [3 * left, np.concatenate([left, right], 1)],
+    ]
+    if BACKEND == "torch":
+        whole = whole[3:]  # a loop of Python: each turn is a join of its own
+    for path, branches in zip(whole, truth, strict=True):
+        # Alone, so that a shift in numbers can't go unnoticed.
+        values = layertap.capture(model, X, before=path, batch_size=4)
+        for found, expected in zip(values.values(), branches, strict=True):
+            close(found, expected)
+
+
+class Shared(Towers):
+    """Calls a layer that joins, in a function compiled on its own and beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fuse = Fuse(name="fuse")
+        self.helper = compiled(lambda a: self.fuse([a, 2 * a]))
+
+    def call(self, x):
+        left = self.left(x)
+        inside = self.helper(left)
+        beside = self.fuse([10 * left, 20 * left])
+        return concatenate([100 * left, inside, beside, self.right(x)], 1)
+
+
+class Fuse(layers.Layer):
+    def call(self, tensors):
+        return concatenate(list(tensors), 1)
+
+
+def test_a_compiled_function_that_was_traced_before_shifts_nothing():
+    model = Shared()
+    model(X)
+    for _ in range(2):
+        values = layertap.capture(model, X, batch_size=3)
+        left, _ = model.truth(X)
+        close(values[f"{NAME}/in/0"], 100 * left)
+        close(values[f"fuse@2/{NAME}/in/1"], 20 * left)
+        # Whoever traces it now keeps the trace.
+        model.predict(X, batch_size=3, verbose=0)
+
+
+FORMS = {
+    "a new axis": lambda a, b: (a[:, None, :3], ops.stack([b, b], 1)),
+    "a reshape": lambda a, b: (ops.reshape(a[:, :2], (-1, 2, 1)), b[:, None, :]),
+    "a broadcast": lambda a, b: (ops.broadcast_to(a[:, :1], ops.shape(b)), b),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("operator", ["operator.add", "operator.mul"])
+def test_a_branch_has_the_form_that_the_user_gave_it(form, operator):
+    def call(model, x, left, right):
+        a, b = FORMS[form](left, right)
+        return a + b if operator == "operator.add" else a * b
+
+    model = Calling(call)
+    model(X)
+    values = layertap.capture(model, X, joins="*", before=operator, batch_size=4)
+    left, right = map(ops.convert_to_tensor, model.truth(X))
+    for found, expected in zip(values.values(), FORMS[form](left, right), strict=True):
+        close(found, ops.convert_to_numpy(expected))
+
+
+def test_a_join_of_one_tensor_is_none():
+    def call(model, x, left, right):
+        alone = concatenate([left], 1)
+        return concatenate([alone, right], 1)
+
+    (join,) = layertap.plan(Calling(call), like=X).joins
+    assert join.path == NAME
+
+
+def test_a_join_that_fails_and_is_caught_is_none():
+    def call(model, x, left, right):
+        try:
+            ops.concatenate([left, right[:, :, None]], axis=1)
+        except Exception:
+            return ops.concatenate([left, right], axis=1)
+
+    plan = layertap.plan(Calling(call), like=X)
+    assert [len(join.branches) for join in plan.joins] == [2]
+    assert plan.joins[0].shape == (None, 7)
+
+
+def test_a_submodel_of_a_backends_join_runs_eagerly_too():
+    model = Calling(lambda model, x, left, right: concatenate([left, right], 1))
+    model(X)
+    submodels = layertap.submodels(model, like=X)
+    for submodel, expected in zip(submodels.values(), model.truth(X), strict=True):
+        close(ops.convert_to_numpy(submodel(ops.convert_to_tensor(X))), expected)
+
+
+if BACKEND == "torch":
+    import torch
+    from torch import nn
+
+    def in_place(model, x, left, right):
+        once = torch.nn.functional.relu(concatenate([left, right], 1), inplace=True)
+        left += 1.0
+        return concatenate([once, left], 1)
+
+    def test_what_is_changed_in_place_is_another_value():
+        model = Calling(in_place)
+        values = layertap.capture(model, X, batch_size=4)
+        left, right = model.truth(X)
+        once = np.concatenate([left, right], 1)
+        close(values[f"{NAME}/in/0"], left)
+        close(values[f"{NAME}@2/in/0"], np.maximum(once, 0))
+        close(values[f"{NAME}@2/in/1"], left + 1)
+
+    class Rectifying(layers.Layer):
+        def call(self, tensors):
+            return torch.relu_(tensors[0])
+
+    def test_a_graph_that_changes_tensors_is_heard_to_its_end():
+        inputs = keras.Input([3])
+        identity = layers.Identity(name="identity")(inputs * 1.0)
+        first = layers.Concatenate(name="first")([identity, inputs])
+        second = layers.Concatenate(name="second")(
+            [Rectifying()([identity, first]), first]
+        )
+        model = keras.Model(inputs, second)
+        # Only the third batch shows what is changed.
+        x = np.abs(data(6)[:, :3]) * np.repeat([1, 1, -1], 2)[:, None]
+        values = layertap.capture(model, x.astype("float32"), batch_size=2)
+        close(values["first/in/0"], x)
+
+    def test_tensors_of_inference_mode_are_had():
+        @torch.inference_mode()
+        def call(model, x, left, right):
+            return concatenate([left * 2, right], 1)
+
+        model = Calling(call)
+        values = layertap.capture(model, X, batch_size=4)
+        close(values[f"{NAME}/in/0"], 2 * model.truth(X)[0])
+
+    def test_what_symbolic_tensors_cannot_do_is_done_with_real_ones():
+        def call(model, x, left, right):
+            buffer = torch.zeros(len(x), 2)
+            buffer[:, :2] = left[:, :2]
+            return concatenate([buffer, right], 1)
+
+        model = Calling(call)
+        values = layertap.capture(model, X, batch_size=4)
+        close(values[f"{NAME}/in/0"], model.truth(X)[0][:, :2])
+
+    def test_a_module_of_torchs_is_heard():
+        class Module(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linear = nn.Linear(6, 2)
+
+            def forward(self, x):
+                return torch.cat([torch.relu_(self.linear(x)), x], dim=1)
+
+        module = Module()
+        model = keras.Sequential([layers.TorchModuleWrapper(module, name="module")])
+        model(X)
+        values = layertap.capture(model, X, batch_size=4)
+        with torch.no_grad():
+            expected = torch.relu(module.linear(torch.tensor(X)))
+        close(values["module/torch.cat/in/0"], expected.numpy())
+
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    class Converted(Towers):
+        @tf.function
+        def scaled(self, x, *, scale):
+            if tf.reduce_mean(x) > 0:
+                return x * scale
+            return -x
+
+        def call(self, x):
+            left = self.left(x)
+            scaled = self.scaled(left, scale=2.0)
+            return tf.concat([left, scaled, self.right(x)], 1)
+
+    def test_a_function_that_autograph_converts():
+        model = Converted()
+        model(X)
+        values = layertap.capture(model, X)
+        left, _ = model.truth(X)
+        close(values["tf.concat/in/1"], 2 * left if left.mean() > 0 else -left)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None])])
+    def by_its_signature(x):
+        return tf.concat([x, x if x.shape[1] is None else -x], 1)
+
+    def test_a_function_keeps_its_signature():
+        def call(model, x, left, right):
+            return tf.concat([tf.ensure_shape(by_its_signature(left), [None, 8]), x], 1)
+
+        model = Calling(call)
+        values = layertap.capture(model, X, before="tf.concat@2")
+        left, _ = model.truth(X)
+        close(values["tf.concat@2/in/0"], np.concatenate([left, left], 1))
+
+    def test_an_axis_that_is_only_known_when_it_runs():
+        model = Calling(lambda m, x, a, b: tf.concat([a, b], tf.rank(a) - 1 + 0 * m.n))
+        model.n = tf.Variable(0)
+        (join,) = layertap.plan(model, like=X).joins
+        assert (join.path, join.axis) == ("tf.concat", None)
+
+
+if BACKEND == "jax":
+    import jax
+
+    def test_equations_without_outputs_and_functions_over_rows():
+        def call(model, x, left, right):
+            jax.debug.callback(lambda x: None, x)
+            return jax.vmap(lambda a, b: concatenate([a, b]))(left, right)
+
+        model = Calling(call)
+        values = layertap.capture(model, X, batch_size=4)
+        for found, expected in zip(values.values(), model.truth(X), strict=True):
+            close(found, expected)

@@ -1,0 +1,301 @@
+"""Whether Keras is still as `listening` relies on; if not, what has moved is named.
+
+Three things are shown: that a part which is gone is named to the user, that Keras
+still goes through the calls that are wrapped, and that nothing private is taken past
+`listening/private.py`.
+"""
+
+import ast
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from keras.src import backend
+from keras.src.utils import module_utils
+
+import layertap
+from layertap import tracing
+from layertap.errors import ListeningError
+from layertap.inputs.feed import Feed
+from layertap.pipeline.tap import Tap
+from layertap.tracing import hooks
+from layertap.tracing.graphs.cut import cut
+from layertap.tracing.graphs.subgraph import subgraph
+from layertap.tracing.model_structure import config_of, input_specs, learned
+
+pytestmark = pytest.mark.every_backend
+
+POINTS = {
+    f"{owner.__name__.rpartition('.')[2]}.{name}": (owner, name)
+    for owner, name, _ in hooks.points()
+}
+each_point = pytest.mark.parametrize("point", POINTS)
+
+
+def joined(model_input: Any, branch: Any) -> keras.Model:
+    both = layers.Concatenate(axis=-1, name="fusion")([branch, model_input])
+    return keras.Model(model_input, layers.ReLU(name="head")(both))
+
+
+def two_branches() -> keras.Model:
+    x = keras.Input((4, 3), name="x")
+    return joined(x, layers.Dense(2, name="dense")(x))
+
+
+# What is gone is named.
+
+
+@each_point
+def test_a_call_that_is_gone_is_named(point, monkeypatch):
+    model = two_branches()
+    owner, name = POINTS[point]
+    monkeypatch.delattr(owner, name)
+    with pytest.raises(ListeningError) as raised:
+        layertap.plan(model)
+    assert str(raised.value).startswith(f"Keras {keras.__version__} on ")
+    assert f"{point}`" in str(raised.value)
+
+
+def node_of(model: keras.Model) -> Any:
+    """Returns the node of the join."""
+    return model.get_layer("fusion")._inbound_nodes[0]
+
+
+def plan_sequential(model: keras.Model) -> None:
+    layertap.plan(model, outputs="*")
+
+
+def shortcut(model: keras.Model) -> None:
+    subgraph(model, {}, {"fusion": {0: "fusion/out"}})
+
+
+def cut_fusion(model: keras.Model) -> None:
+    specs = input_specs(model)
+    branches = {"fusion/in/0": "float32", "fusion/in/1": "float32"}
+    cut(model, specs, {"fusion": branches}, ["concatenate"]).head("head")
+
+
+def sequential() -> keras.Model:
+    return keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+
+
+Gone = tuple[Callable[[], keras.Model], Callable[[Any], Any], Callable[[Any], Any]]
+
+# By attribute: a model, what of it has the attribute, and what reads it.
+PRIVATE: dict[str, Gone] = {
+    "_inputs_struct": (two_branches, lambda model: model, layertap.plan),
+    "_keras_history": (two_branches, lambda model: model.inputs[0], layertap.plan),
+    "_functional": (sequential, lambda model: model, plan_sequential),
+    "_nodes_by_depth": (two_branches, lambda model: model, cut_fusion),
+    "_inbound_nodes": (
+        two_branches,
+        lambda model: model.get_layer("fusion"),
+        cut_fusion,
+    ),
+    "_outbound_nodes": (
+        two_branches,
+        lambda model: model.get_layer("fusion"),
+        cut_fusion,
+    ),
+    "_outputs_struct": (two_branches, lambda model: model, cut_fusion),
+    "outputs": (two_branches, node_of, shortcut),
+    "operation": (two_branches, node_of, cut_fusion),
+    "arguments": (two_branches, node_of, cut_fusion),
+    "keras_tensors": (two_branches, lambda model: node_of(model).arguments, cut_fusion),
+    "get_keras_mask": (two_branches, lambda model: backend, cut_fusion),
+    "is_input": (two_branches, node_of, cut_fusion),
+    "_flatten_layers": (two_branches, lambda model: layers.Layer, learned),
+    "_available": (two_branches, lambda model: module_utils.tensorflow, config_of),
+}
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_an_attribute_that_is_gone_is_named(name, monkeypatch):
+    build, owner, read = PRIVATE[name]
+    model = build()
+    monkeypatch.delattr(owner(model), name)
+    with pytest.raises(ListeningError) as raised:
+        read(model)
+    assert str(raised.value).startswith(f"Keras {keras.__version__} on ")
+    assert f"has no `{name}`" in str(raised.value)
+
+
+WITHOUT = """
+import sys
+import keras
+from keras.src.models import functional
+from keras.src.ops import numpy
+import layertap
+from layertap.errors import ListeningError
+
+for module, name in (functional, "Functional"), (numpy, "Stack"):
+    original = getattr(module, name)
+    delattr(module, name)
+    try:
+        layertap.plan(keras.Sequential())
+    except ListeningError as error:
+        print(error)
+    setattr(module, name, original)
+"""
+
+
+def test_a_class_that_is_gone_is_named():
+    found = subprocess.run(
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True
+    )
+    lines = found.stdout.splitlines()
+    for line, name in zip(lines, ("Functional", "Stack"), strict=True):
+        assert line.startswith(f"Keras {keras.__version__} on ")
+        assert name in line
+
+
+# What is there is called.
+
+
+class Joins(layers.Layer):
+    """Joins within its `call`."""
+
+    def call(self, x):
+        return ops.concatenate([x, x], axis=-1)
+
+
+# What has to go through which call: point, what it is, and a branch of a model.
+HEARD: list[tuple[str, str, Callable[[Any], Any]]] = [
+    ("Layer.__call__", "a layer", lambda x: layers.Dense(2)(x)),
+    ("Operation.__call__", "a layer", lambda x: layers.Dense(2)(x)),
+    ("Operation.__call__", "an operation of a graph", ops.relu),
+    ("Functional._standardize_inputs", "a functional model", lambda x: x),
+    ("numpy.concatenate", "keras.layers.Concatenate", lambda x: x),
+    ("numpy.concatenate", "keras.ops.concatenate", lambda x: Joins()(x)),
+    # A cell may join. In the kernels of LSTM and GRU, which go past it, nothing does.
+    (
+        "backend.rnn",
+        "keras.layers.RNN",
+        lambda x: layers.RNN(layers.SimpleRNNCell(2), return_sequences=True)(x),
+    ),
+]
+
+# The same for the loops and for what joins, each by itself.
+ALONE: dict[str, Callable[[Any], Any]] = {
+    "Operation.symbolic_call": lambda x: ops.relu(keras.KerasTensor(x.shape)),
+    "core.cond": lambda x: ops.cond(ops.sum(x) > 0, lambda: x, lambda: -x),
+    "core.switch": lambda x: ops.switch(0, [lambda y: y, lambda y: -y], x),
+    "numpy.hstack": lambda x: ops.hstack([x, x]),
+    "numpy.append": lambda x: ops.append(x, x, axis=1),
+    "numpy.stack": lambda x: ops.stack([x, x], axis=1),
+    "numpy.add": lambda x: ops.add(x, x),
+    "numpy.subtract": lambda x: ops.subtract(x, x),
+    "numpy.multiply": lambda x: ops.multiply(x, x),
+    "numpy.maximum": lambda x: ops.maximum(x, x),
+    "numpy.minimum": lambda x: ops.minimum(x, x),
+    "numpy.dot": lambda x: ops.dot(x, ops.transpose(x)),
+    "numpy.matmul": lambda x: ops.matmul(x, ops.transpose(x)),
+    "core.associative_scan": lambda x: ops.associative_scan(ops.add, x),
+    "core.fori_loop": lambda x: ops.fori_loop(0, 2, lambda i, y: y + 1.0, x),
+    "core.map": lambda x: ops.map(lambda row: row + 1.0, x),
+    "core.scan": lambda x: ops.scan(lambda state, row: (state, row), x[0], x),
+    "core.vectorized_map": lambda x: ops.vectorized_map(lambda row: row + 1.0, x),
+    "core.while_loop": lambda x: ops.while_loop(
+        lambda y: ops.sum(y) < 9.0, lambda y: (y + 1.0,), (x,)
+    ),
+}
+
+if hasattr(keras, "RematScope"):
+    ALONE["core.remat"] = lambda x: keras.remat(lambda y: y + 1.0)(x)
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    ALONE["Function.__call__"] = lambda x: tf.function(lambda y: y + 1.0)(x)
+    ALONE["FuncGraph.as_default"] = tf.function(lambda y: y + 1.0).get_concrete_function
+
+
+class Noted:
+    """Notes whether a call was reached, in its place.
+
+    Args:
+        point: Which of `POINTS`.
+        patch: Puts it there.
+    """
+
+    def __init__(self, point: str, patch: pytest.MonkeyPatch) -> None:
+        self.point, self.reached = point, False
+        owner, name = POINTS[point]
+        original = vars(owner)[name]
+
+        @functools.wraps(original)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            self.reached = True
+            return original(*args, **kwargs)
+
+        patch.setattr(owner, name, noted)
+
+    def assert_reached(self, by: str) -> None:
+        assert self.reached, (
+            f"Keras {keras.__version__} still has {self.point}, but {by} does not go "
+            "through it any more: layertap would not hear it."
+        )
+        self.reached = False
+
+
+@pytest.mark.parametrize(
+    ("point", "what", "branch"), HEARD, ids=[f"{p}-{what}" for p, what, _ in HEARD]
+)
+def test_keras_goes_through_the_call(point, what, branch, monkeypatch):
+    x = keras.Input((4, 3), name="x")
+    model = joined(x, branch(x))
+    noted = Noted(point, monkeypatch)
+    # What comes after the join: nothing after the last wanted value runs.
+    plan = layertap.plan(model, outputs="head")
+    noted.assert_reached(f"{what} that is planned")
+    feed = Feed(np.ones((2, 4, 3), "float32"), input_specs(model))
+    Tap(model, plan)(feed.first())
+    noted.assert_reached(f"{what} that is run")
+
+
+@pytest.mark.parametrize("point", ALONE)
+def test_an_operation_goes_through_the_call(point, monkeypatch):
+    x = ops.ones((4, 2))
+    noted = Noted(point, monkeypatch)
+    ALONE[point](x)
+    noted.assert_reached(f"keras.ops.{POINTS[point][1]}")
+
+
+def test_every_call_that_is_wrapped_is_shown_to_be_reached():
+    assert {*ALONE, *(point for point, _, _ in HEARD)} == set(POINTS)
+
+
+# Nothing private is taken past `listening/private.py`.
+
+
+def private_parts(tree: ast.AST) -> tuple[set[str], set[str]]:
+    """Returns the attributes that `private` reads, and whatever is read without it."""
+    asked, stray = set(), set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Name("private"), args=[_, ast.Constant(name)]):
+                asked.add(name)
+            case ast.Attribute(value=ast.Name("self")):
+                pass
+            case ast.Attribute(attr=name) if name.startswith("_") and name[1] != "_":
+                stray.add(name)
+            case ast.ImportFrom(module=str(name)) if name.startswith("keras.src"):
+                stray.add(name)
+    return asked, stray
+
+
+def test_what_is_private_is_taken_in_one_place_and_shown_above():
+    asked: set[str] = set()
+    for path in Path(tracing.__file__).parent.rglob("*.py"):
+        names, stray = private_parts(ast.parse(path.read_text("utf-8")))
+        asked |= names
+        assert not stray or path.name == "keras_internals.py", (path.name, stray)
+    # Modules of calls, and what is no Keras', can't lose theirs.
+    assert asked - {"numpy", "core", "_trace", "_version", "_autograph"} == set(PRIVATE)
