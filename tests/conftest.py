@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import object_proxy
-from tests.support import object_store as stores
+# Before they are imported: their assertions say what differs.
+pytest.register_assert_rewrite("tests.support")
+
+from tests.support import object_proxy  # noqa: E402
+from tests.support import object_store as stores  # noqa: E402
 
 KINDS = ("every_backend", "one_backend", "ray", "no_backend")
 

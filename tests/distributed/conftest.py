@@ -12,8 +12,6 @@ import ray
 import layertap
 from tests.support import faulty_data, object_proxy
 
-pytest.register_assert_rewrite("tests.support")
-
 # Workers import the packages `tests` and `layertap`.
 ROOT = Path(__file__).parents[2]
 

@@ -2,13 +2,11 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.support")
-
-from tests.support.faults import small_disk  # noqa: E402
-from tests.support.faulty_store import begin, go_on, write_all  # noqa: E402
-from tests.support.store_bucket import Bucket  # noqa: E402
-from tests.support.store_folder import Folder  # noqa: E402
-from tests.support.store_suite import contents_of  # noqa: E402
+from tests.support.faults import small_disk
+from tests.support.faulty_store import begin, go_on, write_all
+from tests.support.store_bucket import Bucket
+from tests.support.store_folder import Folder
+from tests.support.store_suite import contents_of
 
 
 @pytest.fixture(scope="module")
