@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from benchmarks.scale_plan import Size, noted, plan, record, specs
 from layertap.results.statistics.gather import Gatherer
-from layertap.store import Contributor, Reader, SharedWriter
+from layertap.store import BlockWorker, Reader, SharedWriter
 from layertap.store.storage import objects
 from layertap.store.writing.block_records import place_of
 
@@ -105,7 +105,7 @@ def _asked(blocks: int) -> list[Counter[str]]:
         with _writer(blocks, 4) as writer:
             missing = writer.missing()
             note()
-            worker = Contributor(writer.claim)
+            worker = BlockWorker(writer.claim)
             # As a worker reads the plan.
             Reader(_PATH)
             note()

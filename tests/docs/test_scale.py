@@ -11,7 +11,7 @@ from benchmarks import scale, scale_plan
 from benchmarks.scale_driver import Counted, Driver, Requests, counted
 from benchmarks.scale_plan import MEMORIES, MIB, Size, record, root_bytes
 from layertap.results.statistics.encoding import from_bytes
-from layertap.store import Contributor, SharedWriter, Writer
+from layertap.store import BlockWorker, SharedWriter, Writer
 from layertap.store.format.layout import to_json
 from layertap.store.format.metadata import parse_layout
 
@@ -89,7 +89,7 @@ def test_a_block_has_as_many_bytes_as_its_files(tmp_path):
     with SharedWriter.create(
         tmp_path / "v", scale_plan.specs(), {}, rows=rows + 1, memory=64 * MIB
     ) as writer:
-        worker = Contributor(writer.claim)
+        worker = BlockWorker(writer.claim)
         for number in writer.missing():
             block = worker.empty(number)
             given = len(worker.rows_of(number))
@@ -163,7 +163,7 @@ def test_many_put_all_markers_once(put):
         counted(),
         SharedWriter.create(URL, scale_plan.specs(), {}, **options) as writer,
     ):
-        worker = Contributor(writer.claim)
+        worker = BlockWorker(writer.claim)
         put.clear()
         for number in writer.missing():
             block = worker.empty(number)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from layertap.core import address, tables, text, tolerance
 from layertap.core.plan import Join, Plan
-from layertap.core.values import LENGTHS, Values, beside, length_columns
+from layertap.core.values import LENGTHS, Values, auxiliary_arrays, length_columns
 from layertap.errors import DataError, OptionError, OtherRunError, StoreError
 from layertap.inputs.feed import Batch, Feed
 from layertap.pipeline.tap import Tap, rebuilt
@@ -325,7 +325,10 @@ def _check_model(saved: Saved, model: keras.Model) -> None:
 
 def _stored(saved: Saved) -> list[str]:
     """Returns the arrays of a store that are computed from the data."""
-    return [*(value.address for value in saved.plan.stored), *beside(saved.plan)]
+    return [
+        *(value.address for value in saved.plan.stored),
+        *auxiliary_arrays(saved.plan),
+    ]
 
 
 def _read_all(saved: Saved) -> Report:

@@ -82,7 +82,7 @@ def within(apart: NDArray[np.float64], fresh: NDArray[Any], share: float) -> boo
     return bool((apart <= share * scale.max(axis=axes, keepdims=True)).all())
 
 
-def told_apart(
+def describe_difference(
     saved: NDArray[Any], fresh: NDArray[Any], row: int, whose: str = "this run"
 ) -> str:
     """Says where two arrays of the same rows differ most, both sides.

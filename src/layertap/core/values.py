@@ -163,7 +163,7 @@ def overflows(plan: Plan, counts: Array) -> dict[str, int]:
     return {name: int(count) for name, count in columns if count}
 
 
-def beside(plan: Plan) -> dict[str, list[Any]]:
+def auxiliary_arrays(plan: Plan) -> dict[str, list[Any]]:
     """Returns what is stored beside the values of a plan: arrays and their columns."""
     found: dict[str, list[Any]] = {
         OVERFLOWED: list(plan.narrowed),

@@ -25,9 +25,9 @@ from layertap.distributed.worker import Assignment, SharedModel
 from layertap.errors import ModelError, StoreError
 from layertap.inputs.feed import Feed
 from layertap.pipeline.capture import plan_of
-from layertap.pipeline.resume import earlier, other_run
+from layertap.pipeline.resume import find_existing_store, other_run
 from layertap.pipeline.run import Run, Stored
-from layertap.pipeline.signals import in_order
+from layertap.pipeline.signals import raise_on_sigterm
 from layertap.planning.padding import Pad
 from layertap.planning.planner import Selection
 from layertap.planning.reduction import Reduce, Reduction
@@ -141,12 +141,12 @@ def save(
     run = Run(loaded, feed, plan, reduction, opened.ids)
     run.check_rows(feed.rows or 0)
     options: dict[str, Any] = {"compression": compression, "memory": memory}
-    saved = earlier(
+    saved = find_existing_store(
         run, path, partial(_later, run), resume=resume, overwrite=overwrite, **options
     )
     if saved is not None and saved.complete:
         return saved
-    with in_order(), _writer(run, path, saved, workers, options) as writer:
+    with raise_on_sigterm(), _writer(run, path, saved, workers, options) as writer:
         missing = writer.missing()
         if saved is not None:
             _compare(run, saved, writer, missing)

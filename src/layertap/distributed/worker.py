@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from layertap.distributed.retries import START, check
 from layertap.distributed.shared_data import Shared
 from layertap.errors import LayertapError, ModelFileError, OtherRunError, StoreError
-from layertap.store import Claim, Contributor
+from layertap.store import BlockWorker, Claim
 
 if TYPE_CHECKING:
     from layertap.pipeline.prefetch import Arrays
@@ -150,7 +150,7 @@ class Worker:
 
         keras.config.set_floatx(assignment.floatx)
         keras.config.set_image_data_format(assignment.data_format)
-        self._store = Contributor(assignment.claim)
+        self._store = BlockWorker(assignment.claim)
         saved = Saved(assignment.claim.path)
         model = assignment.model.open()
         data, ids = assignment.data.open(model)

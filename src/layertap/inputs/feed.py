@@ -11,7 +11,7 @@ import numpy as np
 from layertap.errors import DataError
 from layertap.inputs.convert import arrange, array_of, rows_of
 from layertap.inputs.elements import leaf_name, unpack
-from layertap.inputs.indexed_batches import Numbered
+from layertap.inputs.indexed_batches import IndexedBatches
 from layertap.inputs.sources import (
     Arrays,
     Stream,
@@ -167,12 +167,12 @@ class Feed:
 
 def _from_anywhere(
     data: Any, specs: Any, batch_size: int | None
-) -> Arrays | Stream | Numbered:
+) -> Arrays | Stream | IndexedBatches:
     check_no_stream(data)
     if not is_numbered(data):
         return source(data, specs, batch_size)
     check_no_size(data, batch_size)
-    return Numbered(data, specs)
+    return IndexedBatches(data, specs)
 
 
 def _owned(structures: list[Any], given: Any) -> list[Any]:

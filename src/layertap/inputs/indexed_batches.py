@@ -8,7 +8,7 @@ from layertap.inputs.elements import count
 from layertap.inputs.sources import check_end, of_dataset
 
 
-class Numbered:
+class IndexedBatches:
     """Batches of one size but for the last: where a row is follows from its number.
 
     Args:

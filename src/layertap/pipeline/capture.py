@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from layertap.core import tree
 from layertap.core.plan import Plan
-from layertap.core.values import Values, beside
+from layertap.core.values import Values, auxiliary_arrays
 from layertap.errors import DataError
 from layertap.inputs.feed import Batch, Feed
 from layertap.pipeline.tap import Tap
@@ -77,7 +77,7 @@ def capture(
         along.append((batch.labels, batch.sample_weight))
     arrays, more = (
         {name: _together(name, [found[name] for found in batches]) for name in names}
-        for names in ([value.address for value in plan.stored], beside(plan))
+        for names in ([value.address for value in plan.stored], auxiliary_arrays(plan))
     )
     labels, weights = (
         tree.mapped(lambda *parts: np.concatenate(parts), *found)

@@ -9,7 +9,7 @@ from layertap.results.saved import Saved
 from layertap.store import exists, remove
 
 
-def earlier(
+def find_existing_store(
     run: Run,
     path: str | os.PathLike[str],
     look: Callable[[Saved], list[str]],

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from layertap.core import text, tolerance, tree
 from layertap.core.plan import Plan
-from layertap.core.tolerance import told_apart
-from layertap.core.values import beside
+from layertap.core.tolerance import describe_difference
+from layertap.core.values import auxiliary_arrays
 from layertap.errors import DataError, DataTypeError
 from layertap.inputs.feed import Batch, Feed
 from layertap.inputs.lazy_array import LazyRows
@@ -161,7 +161,7 @@ class Run:
         ]
         arrays += [
             ArraySpec(name, (len(columns),), "int32", {"columns": columns})
-            for name, columns in beside(self.plan).items()
+            for name, columns in auxiliary_arrays(self.plan).items()
         ]
         arrays += [
             ArraySpec(name, array.shape[1:], array.dtype.name)
@@ -230,17 +230,18 @@ class Run:
         for name, fresh in arrays.items():
             fresh = fresh[: rows.stop - rows.start]
             stored = there.array(name)[rows]
-            if name in self.plan.addresses or name in beside(self.plan):
+            if name in self.plan.addresses or name in auxiliary_arrays(self.plan):
                 computed = self.plan.narrowed.get(name)
                 if tolerance.compare(stored, fresh, computed) == "different":
-                    yield f"{name} of {told_apart(stored, fresh, rows.start)}"
+                    yield f"{name} of {describe_difference(stored, fresh, rows.start)}"
             elif stored.tobytes() != fresh.tobytes():
                 if name == DIGESTS:
                     yield _other_inputs(stored, fresh, rows)
                     continue
                 if name == IDS and stored.ndim > 1:
                     stored, fresh = text.decode(stored), text.decode(fresh)
-                yield f"data: {name} of {told_apart(stored, fresh, rows.start)}"
+                told = describe_difference(stored, fresh, rows.start)
+                yield f"data: {name} of {told}"
 
     def check_rows(self, rows: int) -> None:
         """Checks that there are as many ids as the data turned out to have rows.

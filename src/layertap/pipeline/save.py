@@ -13,9 +13,9 @@ from layertap.errors import LayertapError, StoreError
 from layertap.inputs.feed import Batch, Feed
 from layertap.pipeline.capture import plan_of
 from layertap.pipeline.prefetch import Arrays, ahead
-from layertap.pipeline.resume import earlier, other_run
+from layertap.pipeline.resume import find_existing_store, other_run
 from layertap.pipeline.run import Run
-from layertap.pipeline.signals import in_order
+from layertap.pipeline.signals import raise_on_sigterm
 from layertap.planning.padding import Pad
 from layertap.planning.planner import Selection
 from layertap.planning.reduction import Reduce, Reduction
@@ -111,7 +111,7 @@ def save(
     selection = Selection(before, outputs, joins, for_head)
     plan = plan_of(model, feed, selection, reduction, pad)
     run = Run(model, feed, plan, reduction, ids)
-    saved = earlier(
+    saved = find_existing_store(
         run,
         path,
         run.later_differences,
@@ -123,7 +123,7 @@ def save(
     if saved is not None and saved.complete:
         return saved
     gatherer = Gatherer(plan)
-    with in_order():
+    with raise_on_sigterm():
         if saved is None:
             writer = run.writer(path, compression, memory, gatherer.add)
         else:

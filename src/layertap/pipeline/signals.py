@@ -9,7 +9,7 @@ from typing import Any
 
 
 @contextmanager
-def in_order() -> Iterator[None]:
+def raise_on_sigterm() -> Iterator[None]:
     """Has SIGTERM raise `SystemExit` while it lasts, as Ctrl-C raises its error.
 
     By itself it ends Python at once, and what was computed since the last commit is

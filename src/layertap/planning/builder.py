@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from layertap.core import address
 from layertap.core.plan import Branch, Join, Output, Recipe, Refused
 from layertap.planning.join_filter import inner_first
-from layertap.tracing.records import JoinHeard, ValueHeard
+from layertap.tracing.records import TracedJoin, TracedValue
 
 
 class Drafting:
@@ -20,7 +20,7 @@ class Drafting:
         recipes: How each value that is not stored is rebuilt, by its address.
     """
 
-    def __init__(self, joins: Iterable[JoinHeard]) -> None:
+    def __init__(self, joins: Iterable[TracedJoin]) -> None:
         self.joins: list[Join] = []
         self.refused: list[Refused] = []
         self.recipes: dict[str, Recipe] = {}
@@ -29,7 +29,7 @@ class Drafting:
         for heard in inner_first(list(joins)):
             self._add(heard)
 
-    def _add(self, heard: JoinHeard) -> None:
+    def _add(self, heard: TracedJoin) -> None:
         branches = []
         for index, value in enumerate(heard.inputs):
             name = address.branch(heard.path, index)
@@ -53,14 +53,14 @@ class Drafting:
                 heard.output.token, (address.output(join.path), recipe)
             )
 
-    def outputs(self, path: str, values: Sequence[ValueHeard]) -> Iterable[Output]:
+    def outputs(self, path: str, values: Sequence[TracedValue]) -> Iterable[Output]:
         """Drafts the outputs of one operation."""
         for index, value in enumerate(values):
             name = address.output(path, index, len(values))
             if self._allowed(name, value):
                 yield Output(*self._draft(name, value))
 
-    def _allowed(self, name: str, value: ValueHeard) -> bool:
+    def _allowed(self, name: str, value: TracedValue) -> bool:
         reason = value.fault
         if not reason and not value.by_row:
             reason = (
@@ -72,7 +72,7 @@ class Drafting:
         return not reason
 
     def _draft(
-        self, name: str, value: ValueHeard
+        self, name: str, value: TracedValue
     ) -> tuple[str, str, tuple[int | None, ...], str, str | None]:
         alias, recipe = self._known.get(value.token, (None, None))
         if recipe is None:

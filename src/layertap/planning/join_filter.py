@@ -7,19 +7,19 @@ from layertap.core import address
 from layertap.core.plan import Ignored
 from layertap.errors import LayertapError, ModelError, NoJoinsError, OptionError
 from layertap.tracing.join_kinds import KINDS
-from layertap.tracing.records import Heard, JoinHeard
+from layertap.tracing.records import Trace, TracedJoin
 
 
-def inner_first(joins: Sequence[JoinHeard]) -> list[JoinHeard]:
+def inner_first(joins: Sequence[TracedJoin]) -> list[TracedJoin]:
     """Returns joins in their order, but none before one that is a branch of it.
 
     Those that were written with JAX itself are heard when all others have been.
     """
     makers = {join.output.token: join for join in joins}
     begun: set[str] = set()
-    ordered: list[JoinHeard] = []
+    ordered: list[TracedJoin] = []
 
-    def add(join: JoinHeard) -> None:
+    def add(join: TracedJoin) -> None:
         if join.path in begun:
             return
         begun.add(join.path)
@@ -50,11 +50,11 @@ def kinds_of(joins: str | Sequence[str]) -> tuple[list[str], bool]:
 
 def of_data(
     model: str,
-    heard: Heard,
+    heard: Trace,
     kinds: Sequence[str],
     named: Sequence[str],
     everything: bool,
-) -> tuple[list[JoinHeard], list[Ignored]]:
+) -> tuple[list[TracedJoin], list[Ignored]]:
     """Divides the joins that were heard into those of data and others.
 
     Args:
@@ -83,7 +83,7 @@ def of_data(
     return chosen, ignored
 
 
-def not_of_data(join: JoinHeard) -> str:
+def not_of_data(join: TracedJoin) -> str:
     """Says why a join is not one of data; nothing if it is.
 
     It is one if the user's code asked for it, or a layer that is there to join; if it
@@ -107,7 +107,7 @@ def not_of_data(join: JoinHeard) -> str:
 
 def _no_joins(
     model: str,
-    heard: Heard,
+    heard: Trace,
     kinds: Sequence[str],
     ignored: Sequence[Ignored],
 ) -> LayertapError:
@@ -125,7 +125,7 @@ def _no_joins(
     return NoJoinsError(message)
 
 
-def undecided(reason: str) -> str:
+def undecidable_reason(reason: str) -> str:
     """Returns why nothing can be had after Python decided by values."""
     return (
         f"here Python decides by values, which a plan does not have ({reason}). What "
@@ -134,7 +134,7 @@ def undecided(reason: str) -> str:
     )
 
 
-def _once(joins: Iterable[JoinHeard]) -> Iterable[JoinHeard]:
+def _once(joins: Iterable[TracedJoin]) -> Iterable[TracedJoin]:
     """Leaves out the later rounds of a loop, none of which can be had."""
     seen = set()
     for join in joins:

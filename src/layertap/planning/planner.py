@@ -11,7 +11,7 @@ from layertap.core.plan import Ignored, Plan, Refused, Value
 from layertap.errors import ModelError, OptionError
 from layertap.inputs.feed import Feed
 from layertap.planning.builder import Drafting
-from layertap.planning.join_filter import kinds_of, of_data, undecided
+from layertap.planning.join_filter import kinds_of, of_data, undecidable_reason
 from layertap.planning.reduction import AS_COMPUTED, Reduce, Reduction
 from layertap.tracing.graphs.cut import Cut, cut
 from layertap.tracing.model_structure import (
@@ -20,7 +20,7 @@ from layertap.tracing.model_structure import (
     input_specs,
     specs_of,
 )
-from layertap.tracing.records import JoinHeard, ValueHeard
+from layertap.tracing.records import TracedJoin, TracedValue
 from layertap.tracing.survey import survey
 
 Patterns = str | Sequence[str] | None
@@ -139,7 +139,7 @@ def plan_for(
     if before is None and outputs is None:
         before = "*"
     heard = survey(model, specs, kinds if before is not None else (), rows)
-    chosen: list[JoinHeard] = []
+    chosen: list[TracedJoin] = []
     ignored: list[Ignored] = []
     if before is not None:
         wanted = address.patterns(before)
@@ -148,7 +148,9 @@ def plan_for(
         chosen = [join for join in chosen if join.path in set(found)]
     drafting = Drafting(chosen)
     if heard.stopped is not None:
-        drafting.refused.append(Refused(heard.stopped[0], undecided(heard.stopped[1])))
+        drafting.refused.append(
+            Refused(heard.stopped[0], undecidable_reason(heard.stopped[1]))
+        )
     named = address.patterns(outputs)
     inputs = {name: (value,) for name, value in heard.inputs.items()}
     known = {name: inputs[name] for name in inputs if name in named} | {**heard.outputs}
@@ -205,7 +207,7 @@ def _for_head(
     specs: Any,
     made: Plan,
     drafting: Drafting,
-    known: Mapping[str, Sequence[ValueHeard]],
+    known: Mapping[str, Sequence[TracedValue]],
 ) -> Plan:
     """Returns a plan with the values that run past its joins.
 

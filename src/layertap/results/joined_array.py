@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _MOST_DEPTH, _MOST_LEAVES = 200, 2**16
 
 
-class Rebuilt:
+class JoinedArray:
     """A value that is not stored itself: other arrays, joined when it is read.
 
     Args:
@@ -25,11 +25,11 @@ class Rebuilt:
         ValueError: If they can't be joined so.
     """
 
-    def __init__(self, parts: "list[LazyArray | Rebuilt]", axis: int) -> None:
+    def __init__(self, parts: "list[LazyArray | JoinedArray]", axis: int) -> None:
         forms = {(p.dtype, p.shape[:axis], p.shape[axis + 1 :]) for p in parts}
         if len(forms) > 1 or not 1 <= axis < parts[0].ndim:
             raise ValueError(f"{parts[:10]} can't be joined along axis {axis}")
-        inner = [part for part in parts if isinstance(part, Rebuilt)]
+        inner = [part for part in parts if isinstance(part, JoinedArray)]
         self.depth: int = 1 + max((part.depth for part in inner), default=0)
         self.leaves: int = len(parts) + sum(part.leaves - 1 for part in inner)
         if self.depth > _MOST_DEPTH or self.leaves > _MOST_LEAVES:
@@ -80,7 +80,7 @@ class Rebuilt:
         for part in self._parts:
             end = start + part.shape[self._axis]
             place = whole[(slice(None),) * self._axis + (slice(start, end),)]
-            if isinstance(part, Rebuilt):
+            if isinstance(part, JoinedArray):
                 part._fill(place, rows)
             else:
                 place[...] = part[rows]
@@ -91,4 +91,6 @@ class Rebuilt:
         return array if dtype is None else array.astype(dtype)
 
     def __repr__(self) -> str:
-        return f"<layertap.Rebuilt {self.shape} {self.dtype}, of {len(self._parts)}>"
+        return (
+            f"<layertap.JoinedArray {self.shape} {self.dtype}, of {len(self._parts)}>"
+        )

@@ -15,14 +15,14 @@ from layertap.core.values import (
     LENGTHS,
     OVERFLOWED,
     Values,
-    beside,
+    auxiliary_arrays,
     branches,
     length_columns,
     overflows,
     unknown,
 )
 from layertap.errors import OptionError, StoreCorruptError
-from layertap.results.joined_array import Rebuilt
+from layertap.results.joined_array import JoinedArray
 from layertap.results.statistics import encoding, feature_axes
 from layertap.results.statistics.moments import Statistics
 from layertap.results.training.row_order import Order
@@ -46,7 +46,7 @@ SAMPLE_WEIGHT = "sample_weight"
 _READ_BYTES = 2**20
 
 
-class Saved(Trainable, Mapping[str, LazyArray | Rebuilt]):
+class Saved(Trainable, Mapping[str, LazyArray | JoinedArray]):
     """Values on disk, by address: a read-only mapping of lazy arrays.
 
     Slicing an array reads those rows: `saved["fusion/in/0"][10:20]`.
@@ -66,7 +66,7 @@ class Saved(Trainable, Mapping[str, LazyArray | Rebuilt]):
             self._ids: str | None = self.identity["ids"]
             self._weights = self.identity.get(SAMPLE_WEIGHT)
             self._check()
-            self._values: dict[str, LazyArray | Rebuilt] = {}
+            self._values: dict[str, LazyArray | JoinedArray] = {}
             for value in self.plan.values:
                 found = self._value(value.address, ())
                 if found.shape[1:] != value.shape[1:]:
@@ -100,7 +100,7 @@ class Saved(Trainable, Mapping[str, LazyArray | Rebuilt]):
             axis_count = self.reader.array(name).ndim
             if not axes or not all(1 <= axis < axis_count for axis in axes):
                 raise ValueError(f"{name} can't be padded along axes {axes}")
-        for name, columns in beside(self.plan).items():
+        for name, columns in auxiliary_arrays(self.plan).items():
             array = self.reader.array(name)
             if (array.shape[1:], array.dtype.name) != ((len(columns),), "int32"):
                 raise ValueError(f"{name} should have {len(columns)} whole numbers")
@@ -117,7 +117,7 @@ class Saved(Trainable, Mapping[str, LazyArray | Rebuilt]):
             if ids.ndim != 1 + (self._ids == "text") or ids.dtype.kind not in "iu":
                 raise ValueError(f"{ids!r} are no ids")
 
-    def _value(self, name: str, within: tuple[str, ...]) -> LazyArray | Rebuilt:
+    def _value(self, name: str, within: tuple[str, ...]) -> LazyArray | JoinedArray:
         """Returns a value, made of others where it is not stored itself."""
         if name in self._values:
             return self._values[name]
@@ -127,10 +127,10 @@ class Saved(Trainable, Mapping[str, LazyArray | Rebuilt]):
         if name not in self.plan.addresses:
             raise ValueError(f"{name} is no value of the plan")
         if recipe is None:
-            found: LazyArray | Rebuilt = self.reader.array(name)
+            found: LazyArray | JoinedArray = self.reader.array(name)
         else:
             parts = [self._value(part, (*within, name)) for part in recipe.addresses]
-            found = parts[0] if len(parts) == 1 else Rebuilt(parts, recipe.axis)
+            found = parts[0] if len(parts) == 1 else JoinedArray(parts, recipe.axis)
         self._values[name] = found
         return found
 
@@ -244,7 +244,7 @@ class Saved(Trainable, Mapping[str, LazyArray | Rebuilt]):
         columns = length_columns(self.plan, name)
         return self.reader.array(LENGTHS)[:, columns]
 
-    def __getitem__(self, name: str) -> LazyArray | Rebuilt:
+    def __getitem__(self, name: str) -> LazyArray | JoinedArray:
         if name not in self.plan.addresses:
             raise unknown(name, self.plan)
         return self._values[name]
@@ -255,7 +255,7 @@ class Saved(Trainable, Mapping[str, LazyArray | Rebuilt]):
     def __len__(self) -> int:
         return len(self.plan.addresses)
 
-    def before(self, join: str) -> dict[str, LazyArray | Rebuilt]:
+    def before(self, join: str) -> dict[str, LazyArray | JoinedArray]:
         """Returns the branches of one join, by what made them, in their order.
 
         Args:
@@ -326,7 +326,9 @@ class Saved(Trainable, Mapping[str, LazyArray | Rebuilt]):
             for paths in (self._labels, self._weights)
         )
         ids = None if self._ids is None else self.ids_of(rows)
-        more = {name: self.reader.array(name)[rows] for name in beside(self.plan)}
+        more = {
+            name: self.reader.array(name)[rows] for name in auxiliary_arrays(self.plan)
+        }
         return Values(self.plan, arrays, labels, ids, weights, more)
 
     def _decoded(self, ids: NDArray[Any]) -> NDArray[Any]:

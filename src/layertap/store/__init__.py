@@ -7,7 +7,7 @@ from layertap.store.format.layout import ArraySpec
 from layertap.store.format.sizing import DEFAULT_MEMORY
 from layertap.store.location import exists, remove
 from layertap.store.reading.reader import LazyArray, Member, Reader
-from layertap.store.writing.block_worker import Claim, Contributor
+from layertap.store.writing.block_worker import BlockWorker, Claim
 from layertap.store.writing.blocks import Observer
 from layertap.store.writing.shared_writer import SharedWriter
 from layertap.store.writing.writer import Writer
@@ -15,8 +15,8 @@ from layertap.store.writing.writer import Writer
 __all__ = [
     "DEFAULT_MEMORY",
     "ArraySpec",
+    "BlockWorker",
     "Claim",
-    "Contributor",
     "LazyArray",
     "Member",
     "Observer",

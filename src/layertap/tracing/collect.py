@@ -13,7 +13,7 @@ from layertap.tracing.backends import backend_module
 from layertap.tracing.collection import Collection, Wanted
 from layertap.tracing.forward_pass import Done, Keep, Shortcut, Step, as_is
 from layertap.tracing.graphs.subgraph import subgraph
-from layertap.tracing.hooks import hearing
+from layertap.tracing.hooks import recording
 from layertap.tracing.join_kinds import is_native
 from layertap.tracing.model_structure import (
     forward,
@@ -79,9 +79,9 @@ def collect(
         ListeningError: If a wanted value was not heard in this pass.
     """
     collection = Collection(branches, outputs, kinds, keep)
-    with suppress(Done), hearing(collection):
+    with suppress(Done), recording(collection):
         if any(map(is_native, (*branches, *outputs))):
-            backend_module().natively(
+            backend_module().run_with_native_joins(
                 collection, functools.partial(forward, model), inputs
             )
         else:

@@ -96,7 +96,7 @@ class Joining:
     origin: str = ""
 
 
-class Ear:
+class BackendListener:
     """Hears what a backend does itself, where no call of Keras tells of it.
 
     This one hears nothing. Each backend has its own, which reports to a pass.
@@ -138,7 +138,7 @@ class Pass:
 
     def __init__(self, kinds: Iterable[str]) -> None:
         self.kinds = frozenset(kinds)
-        self.ear = Ear()
+        self.ear = BackendListener()
         self.frames: list[Frame] = []
         self.loops: list[str] = []
         # The last error, and the path of the innermost operation it went through.

@@ -324,12 +324,12 @@ _wraps: list[tuple[Any, str, Call, Call]] = []
 
 
 @contextmanager
-def hearing(heard: Pass) -> Iterator[None]:
+def recording(heard: Pass) -> Iterator[None]:
     """Reports the calls of this context to `heard`, for as long as it lasts."""
     _hold()
     token = _heard.set(heard)
     try:
-        with backend_module().anew():
+        with backend_module().retrace():
             yield
     finally:
         _heard.reset(token)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
-class ValueHeard:
+class TracedValue:
     """One tensor as a survey heard it.
 
     Attributes:
@@ -26,7 +26,7 @@ class ValueHeard:
 
 
 @dataclass(frozen=True)
-class JoinHeard:
+class TracedJoin:
     """One join as a survey heard it.
 
     Attributes:
@@ -44,14 +44,14 @@ class JoinHeard:
     path: str
     kind: str
     axis: int | None
-    inputs: tuple[ValueHeard, ...]
-    output: ValueHeard
+    inputs: tuple[TracedValue, ...]
+    output: TracedValue
     whole: bool = False
     origin: str = ""
 
 
 @dataclass(frozen=True)
-class Heard:
+class Trace:
     """What one forward pass of a model joins and returns, in the order of hearing.
 
     Attributes:
@@ -62,9 +62,9 @@ class Heard:
             it came to its end.
     """
 
-    joins: Mapping[str, JoinHeard] = field(default_factory=dict)
-    outputs: Mapping[str, tuple[ValueHeard, ...]] = field(default_factory=dict)
-    inputs: Mapping[str, ValueHeard] = field(default_factory=dict)
+    joins: Mapping[str, TracedJoin] = field(default_factory=dict)
+    outputs: Mapping[str, tuple[TracedValue, ...]] = field(default_factory=dict)
+    inputs: Mapping[str, TracedValue] = field(default_factory=dict)
     stopped: tuple[str, str] | None = None
 
     @property
@@ -75,7 +75,7 @@ class Heard:
         return [value.shape for value in (*of_joins, *of_outputs)]
 
 
-def merge(runs: Sequence[Heard]) -> Heard:
+def merge(runs: Sequence[Trace]) -> Trace:
     """Merges runs of one model: a size on which they disagree is not known."""
     first = runs[0]
     for other in runs[1:]:
@@ -97,13 +97,13 @@ def merge(runs: Sequence[Heard]) -> Heard:
             name: _agree((value,), (other.inputs[name],))[0]
             for name, value in first.inputs.items()
         }
-        first = Heard(joins, outputs, inputs, first.stopped or other.stopped)
+        first = Trace(joins, outputs, inputs, first.stopped or other.stopped)
     return first
 
 
 def _agree(
-    one: Sequence[ValueHeard], other: Sequence[ValueHeard]
-) -> tuple[ValueHeard, ...]:
+    one: Sequence[TracedValue], other: Sequence[TracedValue]
+) -> tuple[TracedValue, ...]:
     return tuple(
         replace(
             a,

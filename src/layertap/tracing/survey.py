@@ -8,9 +8,9 @@ import keras
 
 from layertap.errors import LayertapError, ListeningError
 from layertap.tracing.backends import backend_module
-from layertap.tracing.hooks import hearing, points
+from layertap.tracing.hooks import points, recording
 from layertap.tracing.model_structure import InputSpec, forward
-from layertap.tracing.records import Heard, merge
+from layertap.tracing.records import Trace, merge
 from layertap.tracing.survey_pass import Survey
 
 # Rows and other sizes that stand in for unknown ones where Keras' own, which are primes
@@ -21,7 +21,7 @@ STAND_INS = ((2, 96), (3, 160))
 
 def survey(
     model: keras.Model, specs: Any, kinds: Iterable[str], rows: int | None = None
-) -> Heard:
+) -> Trace:
     """Runs a model's forward pass with symbolic tensors, and hears it.
 
     Args:
@@ -56,8 +56,8 @@ def survey(
 
 
 def _told_apart(
-    heard: Heard, model: keras.Model, specs: Any, kinds: Iterable[str]
-) -> Heard:
+    heard: Trace, model: keras.Model, specs: Any, kinds: Iterable[str]
+) -> Trace:
     """Tells rows from other sizes that TensorFlow does not know.
 
     With a number of rows it knows which values have as many, and more of the other
@@ -83,7 +83,7 @@ def _with_rows(
     kinds: Iterable[str],
     rows: int | None,
     first: Exception,
-) -> Heard:
+) -> Trace:
     """Hears a model that does not take an unknown number of rows."""
     found = []
     for number, (few, size) in enumerate(STAND_INS):
@@ -110,7 +110,7 @@ def _run(
     kinds: Iterable[str],
     rows: int | None = None,
     size: int | None = None,
-) -> Heard:
+) -> Trace:
     surveyor = _Surveyor(model, specs, kinds, really=rows is not None)
     surveyor.compute_output_spec(
         keras.tree.map_structure(
@@ -139,7 +139,7 @@ class _Surveyor(keras.Operation):
         self.model = model
         self.kinds = kinds
         self.input_names = [spec.name for spec in keras.tree.flatten(specs)]
-        self.runs: list[Heard] = []
+        self.runs: list[Trace] = []
 
     def call(self, inputs: Any) -> Any:
         flat = keras.tree.flatten(inputs)
@@ -160,9 +160,9 @@ class _Surveyor(keras.Operation):
                     raise
                 stopped = survey.failed[1] or self.model.name, reason
 
-        with hearing(survey):
+        with recording(survey):
             if survey.kinds:
-                backend.natively(survey, run, inputs)
+                backend.run_with_native_joins(survey, run, inputs)
             else:
                 run(inputs)
         self.runs.append(survey.heard(stopped))

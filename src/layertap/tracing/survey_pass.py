@@ -17,7 +17,7 @@ from layertap.tracing.forward_pass import (
     tensors_of,
 )
 from layertap.tracing.model_structure import named_inputs
-from layertap.tracing.records import Heard, JoinHeard, ValueHeard
+from layertap.tracing.records import Trace, TracedJoin, TracedValue
 
 
 class Survey(Pass):
@@ -35,10 +35,10 @@ class Survey(Pass):
         super().__init__(kinds)
         self.input_names = input_names
         self.model_name = model_name
-        self.joins_heard: dict[str, JoinHeard] = {}
-        self.outputs: dict[str, tuple[ValueHeard, ...]] = {}
-        self.inputs: dict[str, ValueHeard] = {}
-        self._begun: dict[str, JoinHeard] = {}
+        self.joins_heard: dict[str, TracedJoin] = {}
+        self.outputs: dict[str, tuple[TracedValue, ...]] = {}
+        self.inputs: dict[str, TracedValue] = {}
+        self._begun: dict[str, TracedJoin] = {}
         self._rows: Any = None
         self._makers: dict[Hashable, str] = {}
         # What no operation returned: the join that it is, or in whose `call` it was
@@ -49,11 +49,11 @@ class Survey(Pass):
         # A tensor that is dropped would hand its id to another.
         self._kept: dict[int, Tensor] = {}
 
-    def heard(self, stopped: tuple[str, str] | None) -> Heard:
+    def heard(self, stopped: tuple[str, str] | None) -> Trace:
         """Returns what was heard, when all is.
 
         Args:
-            stopped: As of `Heard`.
+            stopped: As of `Trace`.
         """
         joins = {
             path: replace(
@@ -67,7 +67,7 @@ class Survey(Pass):
             path: tuple(map(self._attributed, values))
             for path, values in self.outputs.items()
         }
-        return Heard(joins, outputs, self.inputs, stopped)
+        return Trace(joins, outputs, self.inputs, stopped)
 
     def enter(self, operation: Any, args: Any, kwargs: Any) -> Frame:
         """Notes that what is given to an operation was made where it was called."""
@@ -125,7 +125,7 @@ class Survey(Pass):
         if axis is not None:
             extra = joining.kind == "stack"
             axis %= max(len(value.shape) for value in values) + extra
-        self._begun[joining.path] = JoinHeard(
+        self._begun[joining.path] = TracedJoin(
             joining.path,
             joining.kind,
             axis,
@@ -158,7 +158,7 @@ class Survey(Pass):
     def _seen(self, tensor: Tensor, path: str) -> None:
         self._scopes.setdefault(self._token(tensor), path or self.model_name)
 
-    def _attributed(self, value: ValueHeard) -> ValueHeard:
+    def _attributed(self, value: TracedValue) -> TracedValue:
         """Returns a value with the maker that is known now that all is heard."""
         if value.made_by:
             return value
@@ -180,7 +180,7 @@ class Survey(Pass):
         self._makers[self._key(tensor)] = path
         self._keep(tensor)
 
-    def _value(self, tensor: Tensor) -> ValueHeard:
+    def _value(self, tensor: Tensor) -> TracedValue:
         self._keep(tensor)
         maker = self._makers.get(self._key(tensor), "")
         if not maker:
@@ -195,7 +195,7 @@ class Survey(Pass):
                 "function that is compiled or rematerialised by itself"
             )
         by_row = rank(tensor) != 0 and tensor.shape[0] == self._rows
-        return ValueHeard(
+        return TracedValue(
             (None, *shape[1:]) if by_row else shape,
             _dtype(tensor),
             maker,

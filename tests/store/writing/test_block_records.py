@@ -11,7 +11,7 @@ import pytest
 from layertap.errors import StoreError
 from layertap.results.statistics.encoding import from_bytes, to_bytes
 from layertap.results.statistics.moments import COUNTED, MOMENTS, Statistics
-from layertap.store import ArraySpec, Contributor, Reader, SharedWriter
+from layertap.store import ArraySpec, BlockWorker, Reader, SharedWriter
 from layertap.store.storage import objects
 from layertap.store.writing import block_records as rooms
 from layertap.store.writing.block_records import Record, adopted, place_of
@@ -23,7 +23,7 @@ BLOCK, ROWS = 2, 99
 def written(path, rows=ROWS):
     """A writer of a store whose blocks were all written by somebody else."""
     writer = SharedWriter.create(path, ARRAYS, {}, rows=rows, most_rows=BLOCK)
-    other = Contributor(writer.claim)
+    other = BlockWorker(writer.claim)
     for number in writer.missing():
         block = other.empty(number)
         part = np.array(other.rows_of(number))

@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from layertap.errors import OptionError, StoreCorruptError, StoreError
-from layertap.store import Contributor, Reader, SharedWriter, Writer, exists, remove
+from layertap.store import BlockWorker, Reader, SharedWriter, Writer, exists, remove
 from tests.support.store_folder import Folder
 from tests.support.store_suite import (
     ARRAYS,
@@ -35,7 +35,7 @@ def begin(path, rows=ROWS, **options):
 
 def write(claim, *blocks, change=0):
     """Writes blocks as a worker does, which has its claim pickled."""
-    contributor = Contributor(pickle.loads(pickle.dumps(claim)))
+    contributor = BlockWorker(pickle.loads(pickle.dumps(claim)))
     for number in blocks:
         rows = contributor.rows_of(number)
         block = contributor.empty(number)
@@ -301,7 +301,7 @@ def test_who_writes_for_a_save_that_has_ended_writes_nothing(
     writer = begin(path)
     claim = writer.claim
     write(claim, 0)
-    contributor = Contributor(claim)
+    contributor = BlockWorker(claim)
     block = contributor.empty(1)
     block.append(rows_between(BLOCK, 2 * BLOCK))
     if late:
@@ -316,7 +316,7 @@ def test_who_writes_for_a_save_that_has_ended_writes_nothing(
         contributor.write(block)
     if not late:
         with pytest.raises(StoreError, match="has ended, or another one"):
-            Contributor(claim)
+            BlockWorker(claim)
     # Had it written its record, the block would count.
     names = {file.name for file in (path / "~blocks").glob("*.*[0-9]")}
     assert f"1.{BLOCK}" not in names
@@ -369,7 +369,7 @@ def test_what_killed_workers_leave_is_swept(tmp_path):
 
 def test_a_block_has_all_its_rows_or_is_told(tmp_path):
     with begin(tmp_path / "v") as writer:
-        contributor = Contributor(writer.claim)
+        contributor = BlockWorker(writer.claim)
         assert [contributor.rows_of(n) for n in (0, LAST)] == [
             range(10),
             range(40, 47),

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from layertap.store import Contributor, Reader, SharedWriter, Writer
+from layertap.store import BlockWorker, Reader, SharedWriter, Writer
 from tests.support.store_folder import Folder
 from tests.support.store_suite import (
     ARRAYS,
@@ -86,7 +86,7 @@ class ScatteredMachine(RuleBasedStateMachine):
         )
 
     def write(self, block):
-        contributor = Contributor(self.writer.claim)
+        contributor = BlockWorker(self.writer.claim)
         rows = contributor.rows_of(block)
         part = contributor.empty(block)
         part.append(rows_between(rows.start, rows.stop))

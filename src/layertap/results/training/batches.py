@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from layertap.core import tree
 from layertap.core.lru import keep
 from layertap.errors import OptionError
-from layertap.results.joined_array import Rebuilt
+from layertap.results.joined_array import JoinedArray
 from layertap.results.training import selection
 from layertap.results.training.row_order import Order
 
@@ -66,7 +66,7 @@ class Examples:
         x: Any = {name: saved[name] for name in names}
         if joined:
             branches, axis = selection.joined_values(saved.plan, names)
-            x = Rebuilt([saved[name] for name in branches], axis)
+            x = JoinedArray([saved[name] for name in branches], axis)
         parts: tuple[Any, ...] = (x,)
         for part in selection.labels_and_weights(saved, labels, sample_weight):
             parts += () if part is None else (part,)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from layertap.core import address, tree
 from layertap.core.plan import Plan
 from layertap.errors import DataError, DataTypeError, OptionError
-from layertap.results.joined_array import Rebuilt
+from layertap.results.joined_array import JoinedArray
 from layertap.results.training.row_order import Rows
 from layertap.store import LazyArray
 
@@ -104,7 +104,7 @@ def _given(what: str, structure: Any, rows: int) -> Any:
         return None
 
     def array(leaf: Any) -> Any:
-        found = leaf if isinstance(leaf, LazyArray | Rebuilt) else np.asarray(leaf)
+        found = leaf if isinstance(leaf, LazyArray | JoinedArray) else np.asarray(leaf)
         if found.dtype.kind in "OSUV" and found.dtype.name != "bfloat16":
             raise DataTypeError(
                 f"`{what}=` holds {found.dtype}; expected numbers, such as those of "

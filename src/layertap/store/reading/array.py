@@ -3,11 +3,13 @@
 from layertap.store.format.layout import ArrayLayout
 from layertap.store.reading.local_shards import Shards
 from layertap.store.reading.object_shards import ObjectShards
-from layertap.store.reading.shard_cache import Held
+from layertap.store.reading.shard_cache import ShardCache
 from layertap.store.storage.objects import Location, ObjectPath
 
 
-def shards_of(path: Location, layout: ArrayLayout, held: Held) -> Shards | ObjectShards:
+def shards_of(
+    path: Location, layout: ArrayLayout, held: ShardCache
+) -> Shards | ObjectShards:
     """Returns the shards of an array, to be read.
 
     Args:

@@ -15,7 +15,7 @@ from layertap.errors import StoreError
 from layertap.store.format.layout import METADATA_FILE, ArrayLayout
 from layertap.store.format.metadata import parse_layout
 from layertap.store.format.shard import Shard, ShardError
-from layertap.store.reading.shard_cache import Held
+from layertap.store.reading.shard_cache import ShardCache
 from layertap.store.storage import errors
 from layertap.store.storage.errors import unreadable
 from layertap.store.storage.files import read_json
@@ -43,7 +43,7 @@ class Shards:
         held: Where its shards are held open.
     """
 
-    def __init__(self, path: Path, layout: ArrayLayout, held: Held) -> None:
+    def __init__(self, path: Path, layout: ArrayLayout, held: ShardCache) -> None:
         self._folder = path / layout.spec.path
         # As text: it is looked at before anything is read.
         self._file = str(self._folder / METADATA_FILE)

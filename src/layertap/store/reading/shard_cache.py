@@ -13,7 +13,7 @@ _MOST_BYTES = 2**29
 Key = tuple[str, int]
 
 
-class Held:
+class ShardCache:
     """Shards, by array and block. What was not used for longest is let go.
 
     Threads may use it at the same time. There is no lock, which a process that is

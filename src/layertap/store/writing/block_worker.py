@@ -31,7 +31,7 @@ class Claim:
     rows: int
 
 
-class Contributor:
+class BlockWorker:
     """Writes blocks of a store that another process has: one of many that do.
 
     Args:

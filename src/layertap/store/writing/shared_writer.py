@@ -1,7 +1,7 @@
 """A store whose blocks many processes write, each some of them, in any order.
 
 One process has the store (`SharedWriter`) and hands out the numbers of blocks; others
-write them (`Contributor`). A block that is written twice leaves the same bytes. When
+write them (`BlockWorker`). A block that is written twice leaves the same bytes. When
 all are there, the rows count, and not before, unless the writer is closed earlier:
 then those count that follow each other from the first on.
 """
@@ -27,7 +27,7 @@ from layertap.store.format.sizing import DEFAULT_MEMORY, lay_out
 from layertap.store.location import place
 from layertap.store.location.base import Place
 from layertap.store.reading.reader import LazyArray
-from layertap.store.reading.shard_cache import Held
+from layertap.store.reading.shard_cache import ShardCache
 from layertap.store.storage.errors import write_error
 from layertap.store.storage.lock import this_process
 from layertap.store.writing.block_records import (
@@ -178,7 +178,7 @@ class SharedWriter:
         """
         (layout,) = (one for one in self._layouts if one.spec.path == name)
         whole = replace(layout, rows=self.rows)
-        return LazyArray(self.path, whole, self.rows, Held(1))
+        return LazyArray(self.path, whole, self.rows, ShardCache(1))
 
     def missing(self) -> list[int]:
         """Returns the blocks that are neither committed nor recorded.

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from numpy.typing import NDArray
 
-from layertap.tracing.backends.jaxpr import belongs, natively
+from layertap.tracing.backends.jaxpr import belongs, run_with_native_joins
 from layertap.tracing.forward_pass import (
     Arrays,
     Pass,
@@ -23,11 +23,11 @@ from layertap.tracing.forward_pass import (
 )
 
 __all__ = [
-    "anew",
     "belongs",
     "compile",
-    "natively",
     "points",
+    "retrace",
+    "run_with_native_joins",
     "symbolic",
     "undecidable",
     "version",
@@ -46,7 +46,7 @@ def undecidable(error: BaseException) -> bool:
     )
 
 
-def anew() -> AbstractContextManager[Any]:
+def retrace() -> AbstractContextManager[Any]:
     """Returns a context in which JAX traces everything again.
 
     A function under `jax.jit` that the model calls may be traced already: the layers

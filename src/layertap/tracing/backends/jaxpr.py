@@ -17,7 +17,14 @@ import jax
 import keras
 from jax.extend import core
 
-from layertap.tracing.forward_pass import Done, Ear, Frame, Joining, Pass, rank
+from layertap.tracing.forward_pass import (
+    BackendListener,
+    Done,
+    Frame,
+    Joining,
+    Pass,
+    rank,
+)
 from layertap.tracing.join_kinds import RNN_LOOP, joins_by_name, native_name, origin
 from layertap.tracing.keras_internals import private
 
@@ -53,7 +60,7 @@ _JAX = str(Path(jax.__file__).parent / "_src")
 _passes = itertools.count()
 
 
-class ScopeEar(Ear):
+class ScopeEar(BackendListener):
     """Writes the operation that is called into the names of what JAX traces."""
 
     def __init__(self) -> None:
@@ -150,7 +157,7 @@ def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
     return lambda tensor: getattr(tensor, "_trace", trace) is trace
 
 
-def natively(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
+def run_with_native_joins(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
     """Runs the model so that joins written with JAX are heard, too.
 
     Its forward pass is traced to a jaxpr, and the jaxpr is read when the trace has

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from layertap.tracing.forward_pass import (
     Arrays,
+    BackendListener,
     Call,
     Done,
-    Ear,
     Joining,
     Pass,
     Point,
@@ -57,7 +57,7 @@ def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
     return lambda tensor: getattr(tensor, "graph", graph) is graph
 
 
-class GraphEar(Ear):
+class GraphEar(BackendListener):
     """Reads the nodes that were added to the graph since it looked last.
 
     Whenever the pass moves from one operation to another, all nodes that are new
@@ -106,7 +106,7 @@ class GraphEar(Ear):
         self._pass.joined(joining, node.outputs[0])
 
 
-def natively(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
+def run_with_native_joins(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
     """Runs the model so that joins written with TensorFlow are heard, too.
 
     Args:
@@ -130,7 +130,7 @@ def _in_a_graph(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
 
     def traced(inputs: Any) -> list[Any]:
         with suppress(Done):
-            natively(heard, run, inputs)
+            run_with_native_joins(heard, run, inputs)
         kept.extend(heard.kept())
         return kept
 
@@ -149,7 +149,7 @@ def version(tensor: Any) -> int:
     return 0
 
 
-def anew() -> AbstractContextManager[Any]:
+def retrace() -> AbstractContextManager[Any]:
     """Returns a context in which everything is traced again: nothing is kept here."""
     return nullcontext()
 

@@ -165,7 +165,7 @@ def version(tensor: Any) -> int:
     return 0
 
 
-def anew() -> AbstractContextManager[Any]:
+def retrace() -> AbstractContextManager[Any]:
     """Returns a context in which everything is traced again: nothing is kept here."""
     return nullcontext()
 
@@ -175,7 +175,7 @@ def points(heard: Callable[[], Pass | None]) -> list[Point]:
     return []
 
 
-def natively(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
+def run_with_native_joins(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
     """Runs the model so that joins written with PyTorch are heard, too.
 
     Args:

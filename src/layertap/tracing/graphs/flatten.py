@@ -10,7 +10,7 @@ import keras
 from layertap.errors import LayertapError, ModelError
 from layertap.tracing.graphs.build import Step, like_input
 from layertap.tracing.graphs.record_pass import Opening, takes_training
-from layertap.tracing.hooks import hearing, points
+from layertap.tracing.hooks import points, recording
 from layertap.tracing.keras_internals import backend, private
 from layertap.tracing.model_structure import functional
 
@@ -81,7 +81,7 @@ def _unrolled(
     given = {"training": training} if takes_training(model) else {}
     scope = _Untouched()
     try:
-        with _no_nodes_left(model), scope, hearing(opening):
+        with _no_nodes_left(model), scope, recording(opening):
             outputs = model(inputs, **given)
     except LayertapError:
         raise
