@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import results_file
 from benchmarks.report import write
 from benchmarks.running import BACKENDS, PEERS, QUICK, ROOT, Suite
 from benchmarks.works import WORKS
@@ -73,7 +74,7 @@ def main() -> None:
         found = measured(given, PARTS)
     if given.note is not None:
         found["note"] = given.note
-    given.json.write_text(json.dumps(found, indent=1) + "\n")
+    results_file.write(found, given.json)
     if given.report is not None:
         write(found, given.report)
 
