@@ -51,8 +51,6 @@ def test_the_seals_of_the_mutations_are_right(store):
     store.put_metadata("fusion/in/0", store.metadata("fusion/in/0"))
     store.claim("ids")
     assert use(store.path) == before
-    store.put_unsealed()
-    assert use(store.path) == before
 
 
 # Bytes.
@@ -100,18 +98,6 @@ def test_bytes_of_a_manifest(store, data):
     store.restore()
     name = data.draw(st.sampled_from(store.manifests))
     store.put(name, data.draw(spoiled(store.files[name])))
-    use(store.path)
-
-
-@fuzz(30)
-@given(st.data())
-def test_bytes_of_a_manifest_without_seals(store, data):
-    """In the first format, much that is spoiled comes further."""
-    store.restore()
-    store.put_unsealed()
-    name = data.draw(st.sampled_from(store.manifests))
-    content = (store.path / name).read_bytes()
-    store.put(name, data.draw(spoiled(content)))
     use(store.path)
 
 

@@ -303,17 +303,6 @@ def test_names_that_fill_the_screen(store, text):
 # Sizes.
 
 
-@pytest.mark.parametrize(
-    ("rows", "block_rows"), [(2**20, 4), (2**40, 1), (2**62 - 2, 4), (2**62, 4)]
-)
-def test_rows_of_the_first_format(store, rows, block_rows):
-    """It has no digests that would have to be there for each block."""
-    sizes = {"rows": rows, "block_rows": block_rows, "chunk_rows": block_rows}
-    store.put_unsealed(**sizes)
-    told = use_alone(store.path, seconds=15)
-    assert {"open", "verify"} & told
-
-
 def crc32c(data):
     sum_ = 0xFFFFFFFF
     for byte in data:

@@ -173,15 +173,6 @@ class Store:
         layout = replace(layout, spec=replace(layout.spec, **spec), **claimed)
         self.put(f"{array}/zarr.json", as_json(layout.metadata()))
 
-    def put_unsealed(self, **layout):
-        """Writes a store of the first format, which has no seals and no digests."""
-        ours = self.ours() | {"format": 1}
-        self.put("zarr.json", as_json(group_metadata({"layertap": ours})))
-        for sealed in self.layouts.values():
-            old = replace(sealed, store="", digests="", **layout)
-            metadata = old.metadata() | {"attributes": {}}
-            self.put(f"{old.spec.path}/zarr.json", as_json(metadata))
-
     def reset(self):
         """Puts back everything, whatever was deleted or made."""
         shutil.rmtree(self.path, ignore_errors=True)

@@ -343,7 +343,7 @@ def test_damaged_metadata(ramp, tmp_path, file, content):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("format", value) for value in (None, "1", 0, 2.5)),
+        *(("format", value) for value in (None, "2", 0, 1, 2.5)),
         *(("store", value) for value in (None, "", 7)),
         *(("complete", value) for value in (None, "no", 1, False)),
         *(("rows", value) for value in (None, -1, "23", 23.0, True)),

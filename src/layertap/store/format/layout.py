@@ -23,8 +23,6 @@ from layertap.errors import OptionError
 from layertap.store.format import digests
 
 FORMAT = 2
-# Stores of the first format have no seals and no digests. They are read only.
-UNSEALED = 1
 METADATA_FILE = "zarr.json"
 # Where it stands which blocks were written by workers. No address begins so.
 RECORDS = "~blocks"

@@ -16,7 +16,6 @@ from layertap.store.format.layout import (
     METADATA_FILE,
     OURS,
     SEAL,
-    UNSEALED,
     WRITER,
     ArrayLayout,
     ArraySpec,
@@ -68,8 +67,6 @@ def read_layouts(path: Location, root: Root) -> list[ArrayLayout]:
                 f"has {layout.rows} rows, and the complete store {root.rows}: it is "
                 "damaged, or an earlier one",
             )
-        if root.format == UNSEALED and layout.rows:
-            _check_last(path, layout)
         layouts.append(layout)
     blocks = {layout.block_rows for layout in layouts}
     rows = {layout.rows for layout in layouts}
@@ -88,13 +85,6 @@ def _inside(path: Location, name: str) -> bool:
         return True
     expected = os.path.join(os.path.realpath(path), name, METADATA_FILE)  # noqa: PTH118
     return os.path.realpath(path / name / METADATA_FILE) == expected
-
-
-def _check_last(path: Location, layout: ArrayLayout) -> None:
-    """Checks that there is a last shard, where no digest vouches for the rows."""
-    last = path / layout.spec.path / layout.shard(layout.blocks - 1)
-    if isinstance(last, ObjectPath) or not last.is_file():
-        raise damaged(last, f"is missing, but there are {layout.rows:,} rows")
 
 
 def check_groups(path: Location, root: Root) -> None:
@@ -129,7 +119,7 @@ def parse_layout(path: str, file: Location, metadata: Any, store: str) -> ArrayL
         path: The path of the array in its store.
         file: The file it was read from, for errors.
         metadata: Its contents.
-        store: Which store it is in. Empty for one without seals.
+        store: Which store it is in.
 
     Raises:
         StoreCorruptError: If it isn't as layertap writes it, or is of another store.
@@ -142,7 +132,7 @@ def parse_layout(path: str, file: Location, metadata: Any, store: str) -> ArrayL
     if not (_sound(layout) and layout.described().items() <= metadata.items()):
         raise damaged(file, _NOT_OURS)
     written = metadata["attributes"].get(OURS)
-    if store and layout.metadata()["attributes"][OURS] != written:
+    if layout.metadata()["attributes"][OURS] != written:
         raise damaged(
             file, "does not have its own seal: it is damaged, or of another store"
         )
@@ -157,11 +147,9 @@ def _parsed(path: str, metadata: Any, store: str) -> ArrayLayout:
     sharding = metadata["codecs"][0]["configuration"]
     names = [codec["name"] for codec in sharding["codecs"]]
     others = dict(metadata["attributes"])
-    ours, digests, writer = others, "", ""
-    if store:
-        ours = dict(others.pop(OURS))
-        digests, writer = ours.pop(BLOCKS), ours.pop(WRITER, "")
-        del ours[SEAL]
+    ours = dict(others.pop(OURS))
+    digests, writer = ours.pop(BLOCKS), ours.pop(WRITER, "")
+    del ours[SEAL]
     return ArrayLayout(
         ArraySpec(path, tuple(shape), metadata["data_type"], ours),
         rows,
@@ -170,7 +158,7 @@ def _parsed(path: str, metadata: Any, store: str) -> ArrayLayout:
         next((name for name in names if name in COMPRESSORS), None),
         store,
         digests,
-        others if store else {},
+        others,
         writer,
     )
 
@@ -191,7 +179,7 @@ def _sound(layout: ArrayLayout) -> bool:
         and _small(layout.chunk_rows, spec, _MOST_CHUNK_BYTES)
         and isinstance(layout.digests, str)
         and isinstance(layout.writer, str)
-        and (not layout.store or len(layout.digests) == layout.blocks * digests.DIGITS)
+        and len(layout.digests) == layout.blocks * digests.DIGITS
     )
 
 

@@ -13,7 +13,6 @@ from layertap.store.format.layout import (
     METADATA_FILE,
     OURS,
     SEAL,
-    UNSEALED,
     group_metadata,
     to_json,
 )
@@ -36,9 +35,8 @@ class Root:
         attributes: The attributes of whoever made the store.
         store: Which store it is: a random text that its arrays have, too.
         complete: Whether no more rows are to come.
-        rows: How many rows there are then; None before, and in the first format.
+        rows: How many rows there are then; None before.
         writer: Who writes the store now, as of `locks.this_process`, or None.
-        format: The format in which the store was written.
     """
 
     arrays: tuple[str, ...]
@@ -47,7 +45,6 @@ class Root:
     complete: bool = False
     rows: int | None = None
     writer: Mapping[str, Any] | None = None
-    format: int = FORMAT
 
     def __post_init__(self) -> None:
         taken = _KEPT_NAMES & set(self.attributes)
@@ -129,20 +126,17 @@ def read_root(path: Location) -> Root:
 def _parsed(ours: dict[str, Any]) -> Root | None:
     """Returns the root that is written there, or None if it is not sound."""
     ours = dict(ours)
-    unsealed = ours.get("format") == UNSEALED
-    if not unsealed and ours.pop(SEAL, None) != digests.of_content(ours):
+    if ours.pop(SEAL, None) != digests.of_content(ours):
         return None
     arrays, complete = ours.get("arrays"), ours.get("complete")
     if (
-        ours.get("format") not in (UNSEALED, FORMAT)
+        ours.get("format") != FORMAT
         or not isinstance(arrays, list)
         or not all(isinstance(name, str) for name in arrays)
         or not isinstance(complete, bool)
     ):
         return None
     attributes = {key: ours[key] for key in ours if key not in _KEPT_NAMES}
-    if unsealed:
-        return Root(tuple(arrays), attributes, complete=complete, format=UNSEALED)
     store, rows, writer = (ours.get(key) for key in ("store", "rows", "writer"))
     whole = type(rows) is int and rows >= 0
     if not isinstance(store, str) or not store:

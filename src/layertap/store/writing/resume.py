@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from layertap.errors import StoreError
 from layertap.store.format import digests
-from layertap.store.format.layout import UNSEALED, ArrayLayout
+from layertap.store.format.layout import ArrayLayout
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import Root, read_root
 from layertap.store.reading.array import shards_of
@@ -17,18 +17,12 @@ def check_resumable(path: Location, root: Root) -> None:
     """Raises if no rows can be added to a store.
 
     Raises:
-        StoreError: If it is complete, or of the first format.
+        StoreError: If it is complete.
     """
     if root.complete:
         raise StoreError(
             f"The store {path} is complete: no rows can be added. "
             "Write to another path, or remove it first."
-        )
-    if root.format == UNSEALED:
-        raise StoreError(
-            f"{path} has store format {UNSEALED}, which is only read: it has no "
-            "digests to go on with. Finish it with the layertap that began it, or "
-            "write to another path."
         )
 
 
