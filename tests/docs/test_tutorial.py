@@ -1,4 +1,4 @@
-"""The tutorial runs as it stands in the docs, and ends as it says."""
+"""The code blocks of the tutorial run, with the results that it shows."""
 
 import os
 import re
@@ -29,8 +29,8 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
     assert ended.returncode == 0, ended.stderr
     rights = dict(re.findall(r"(\w+)(?: alone)?: ([\d.]+)% right", ended.stdout))
     assert list(rights) == ["reader_head", "line", "deep", "look", "weigh"]
-    # Ten digits, or even and odd: far better than by chance.
+    # Ten digits, or even and odd: far better than chance.
     chances = {"reader_head": 10, "line": 50, "deep": 50, "look": 10, "weigh": 10}
     assert all(float(rights[name]) > chances[name] + 25 for name in chances)
     for head in ("reader_head", "line", "deep"):
-        assert f"{head} leans on look." in ended.stdout
+        assert f"{head} relies on look." in ended.stdout
