@@ -154,7 +154,7 @@ def test_without_pillow_the_command_that_installs_it_is_told(tmp_path):
         "import sys; sys.modules['PIL'] = None\n"  # as if it were not installed
         "from pathlib import Path\n"
         "from layertap.errors import LayertapError\n"
-        "from layertap.images import ImageFolder\n"
+        "from layertap.inputs.images import ImageFolder\n"
         "try:\n    ImageFolder(Path(sys.argv[1]), (4, 6), 3)\n"
         "except LayertapError as error:\n    print(error)\n"
     )

@@ -163,7 +163,7 @@ def test_without_pyarrow_the_command_that_installs_it_is_told(files):
     program = (
         "import sys; sys.modules['pyarrow'] = None\n"  # as if not installed
         "from layertap.errors import BackendMissingError\n"
-        "from layertap.parquet_files import read_parquet\n"
+        "from layertap.inputs.parquet import read_parquet\n"
         "try:\n    read_parquet([sys.argv[1]])\n"
         "except BackendMissingError as error:\n    print(error)\n"
     )

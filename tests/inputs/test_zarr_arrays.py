@@ -198,7 +198,7 @@ def test_without_tensorstore_the_command_that_installs_it_is_told(tmp_path):
     program = (
         "import sys; sys.modules['tensorstore'] = None\n"  # as if not installed
         "from layertap.errors import BackendMissingError\n"
-        "from layertap.zarr_files import open_zarr\n"
+        "from layertap.inputs.zarr_arrays import open_zarr\n"
         "try:\n    open_zarr(sys.argv[1], ())\n"
         "except BackendMissingError as error:\n    print(error)\n"
     )

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from layertap.errors import BackendMissingError
+from layertap.core.optional import require
 
 MODEL, DATA, STORE = "digits.keras", "digits.npz", "digits.zarr"
 
@@ -59,13 +59,7 @@ def run(folder: Path, command: Callable[..., None]) -> None:
 
 def digits() -> tuple[Any, Any]:
     """Returns the 1,797 digits of scikit-learn: images of 8x8x1 from 0 to 1, labels."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise BackendMissingError(
-            'The demo needs scikit-learn for its digits: pip install "layertap[demo]".'
-        ) from error
-    bunch = load_digits()
+    bunch = require("sklearn.datasets", "demo", "The demo").load_digits()
     images = (bunch.images[..., None] / 16).astype("float32")
     return images, bunch.target.astype("int64")
 

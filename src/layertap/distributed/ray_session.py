@@ -10,9 +10,10 @@ from typing import Any
 
 import keras
 
+from layertap.core.optional import require
 from layertap.distributed.retries import counted
 from layertap.distributed.worker import Assignment, Worker
-from layertap.errors import BackendMissingError, OptionError
+from layertap.errors import OptionError
 
 
 def started(num_gpus: float) -> Any:
@@ -59,19 +60,11 @@ def connected(address: str) -> Iterator[None]:
 
 
 def _ray() -> Any:
-    try:
-        with warnings.catch_warnings():
-            # On its own settings.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            import ray
-            import ray.data
-
-            ray.data.DataContext.get_current()
-    except ImportError as error:
-        raise BackendMissingError(
-            'A distributed save needs Ray: pip install "layertap[ray]".'
-        ) from error
-    return ray
+    with warnings.catch_warnings():
+        # On its own settings.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        require("ray.data", "ray", "A distributed save").DataContext.get_current()
+        return require("ray", "ray", "A distributed save")
 
 
 def _start(ray: Any, address: str | None) -> None:

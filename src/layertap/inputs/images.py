@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.errors import BackendMissingError, DataError, OptionError
+from layertap.core.optional import require
+from layertap.errors import DataError, OptionError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -154,10 +155,4 @@ def _images_below(folder: Path) -> list[str]:
 
 
 def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise BackendMissingError(
-            'A folder of images needs Pillow: pip install "layertap[images]".'
-        ) from error
-    return Image
+    return require("PIL.Image", "images", "A folder of images")

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core.lru import keep
-from layertap.errors import BackendMissingError, DataError
+from layertap.core.optional import require
+from layertap.errors import DataError
 from layertap.inputs.lazy_array import LazyRows
 
 SUFFIX = ".parquet"
@@ -210,11 +211,5 @@ def _tensor_shape(field: Any) -> list[int] | None:
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise BackendMissingError(
-            'Parquet files need PyArrow: pip install "layertap[parquet]".'
-        ) from error
-    return pyarrow, pyarrow.parquet
+    parquet = require("pyarrow.parquet", "parquet", "A Parquet file")
+    return require("pyarrow", "parquet", "A Parquet file"), parquet

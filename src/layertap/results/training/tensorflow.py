@@ -5,16 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from layertap.core import tree
-from layertap.errors import BackendMissingError
+from layertap.core.optional import require
 from layertap.results.training.batches import Batches
 
-try:
-    import tensorflow as tf
-except ImportError as error:
-    raise BackendMissingError(
-        f"TensorFlow can't be imported: {error}. `Saved.tf` needs it: install it, for "
-        'instance by `pip install "layertap[tensorflow]"`.'
-    ) from error
+tf = require("tensorflow", "tensorflow", "`Saved.tf`")
 
 
 def dataset(batches: Batches, *, drop_remainder: bool) -> Any:

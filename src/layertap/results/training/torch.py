@@ -8,20 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core import tree
-from layertap.errors import BackendMissingError
+from layertap.core.optional import require
 from layertap.results.training.batches import Examples
 
-try:
-    import torch
-    from torch.utils.data import Dataset
-except ImportError as error:
-    raise BackendMissingError(
-        f"PyTorch can't be imported: {error}. `Saved.torch` needs it: install it, for "
-        'instance by `pip install "layertap[torch]"`.'
-    ) from error
+torch = require("torch", "torch", "`Saved.torch`")
+Dataset: Any = require("torch.utils.data", "torch", "`Saved.torch`").Dataset
 
 
-class TorchDataset(Dataset[Any]):
+class TorchDataset(Dataset):
     """Rows of saved values as tensors, as `Saved.torch` describes them.
 
     Args:
@@ -81,7 +75,7 @@ class Together(Sequence[tuple[Any, ...]]):
         return map(self.__getitem__, range(self._count))
 
 
-def _tensor(array: NDArray[Any]) -> torch.Tensor:
+def _tensor(array: NDArray[Any]) -> Any:
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

@@ -5,7 +5,8 @@ import os
 from functools import cache
 from typing import Any
 
-from layertap.errors import BackendMissingError, OptionError, StoreError
+from layertap.core.optional import require
+from layertap.errors import OptionError, StoreError
 
 # By scheme, how TensorStore calls it.
 SCHEMES = {"s3": "s3", "gs": "gcs"}
@@ -43,21 +44,10 @@ def check_not_forked() -> None:
 
 @cache
 def tensorstore() -> Any:
-    """Returns TensorStore, for object stores, and for Zarr as data.
-
-    Raises:
-        BackendMissingError: If it is not installed.
-    """
+    """Returns TensorStore, for object stores, and for Zarr as data."""
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
-    try:
-        import tensorstore
-    except ImportError as error:
-        raise BackendMissingError(
-            "Object stores, and Zarr as data, need TensorStore: pip install "
-            '"layertap[cloud]".'
-        ) from error
-    return tensorstore
+    return require("tensorstore", "cloud", "An object store or Zarr data")
 
 
 def opened(scheme: str, bucket: str) -> Any:
