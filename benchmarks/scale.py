@@ -39,11 +39,11 @@ Row = Sequence[str]
 def tables() -> dict[str, str]:
     """Returns all tables, by their titles."""
     return {
-        "What is saved": _table(["array", *_SAVED], _saved()),
+        "The saved arrays": _table(["array", *_SAVED], _saved()),
         "The size of blocks": _by_size(_SIZES),
         "Requests": _table(["", *_KINDS], _requests()),
         "Time and memory": _by_size(_TIMES),
-        "What is full first": _by_size(_FULL),
+        "The first bottleneck": _by_size(_FULL),
     }
 
 

@@ -42,11 +42,11 @@ def test_the_page_has_no_other_numbers_of_sizes_than_these():
     write = [scale.span(scale.writing(TWO, n)) for n in (1, 8)]
     lost = scale.span(scale.computing(TWO) + scale.writing(TWO, 8))
     for said in (
-        f"noted of its {(ROW_BYTES - 24) // 4:,} units: {share[0]} of the block in "
+        f"statistics of its {(ROW_BYTES - 24) // 4:,} units: {share[0]} of the block in "
         f"blocks of 8,192 rows, {share[1]} in those of 256",
         f"with 512 MiB, {scale.amount(HALF.rewritten_bytes)} of markers for "
         f"{scale.amount(HALF.shard_bytes)} of values",
-        f"reads all markers: {scale.amount(TWO.marker_bytes)} in the end; and the "
+        f"reads all markers, {scale.amount(TWO.marker_bytes)} in the end, and the "
         f"root, which has {scale.amount(root_bytes(8192))} of plan and statistics",
         f"here it has {max(layout.chunks for layout in TWO.layouts)}.",
         "123 with 2,048 MiB",
@@ -73,7 +73,7 @@ def test_the_page_has_no_other_numbers_of_sizes_than_these():
 
 
 def test_blocks_are_as_large_as_memory_and_shards_let_them():
-    assert cells("What is saved", "together")[3:] == [f"{ROW_BYTES:,}", "79.4 TB"]
+    assert cells("The saved arrays", "together")[3:] == [f"{ROW_BYTES:,}", "79.4 TB"]
     # The widest has 4,096 bytes a row, and a shard has 32 MiB at most.
     for memory, rows in zip(MEMORIES, (256, 2048, 8192, 8192), strict=True):
         size = Size(memory)
