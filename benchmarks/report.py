@@ -14,14 +14,14 @@ Found = dict[str, Any]
 
 INTRODUCTION = """# Performance
 
-Written by the benchmark suite from what it measured: `make bench` writes it anew. A
-figure is a ratio of medians, of ways that took turns in one run; in brackets, the least
-and the greatest ratio of a turn. Absolute times mean nothing on a shared machine.
+`make bench` measures all figures and writes this page. A figure is a ratio of medians of
+ways that took turns in one run; brackets hold the least and the greatest ratio of a turn.
+Absolute times on a shared machine mean little.
 
 - **floor**: one compiled step of a model with all branches as outputs, written by hand
   for the backend, over the same batches; results are copied to the host and dropped.
 - **raw**: the same, and each branch written to a plain file, which is synced.
-- **save**: `layertap.save`, with all that it promises: synced, in blocks that are
+- **save**: `layertap.save`, with all its guarantees: synced, in blocks that are
   committed, with checksums and digests of values and inputs.
 - **predict**, **multi**: one model of all branches, `predict`, without and with
   `np.save`.
@@ -29,18 +29,13 @@ and the greatest ratio of a turn. Absolute times mean nothing on a shared machin
 - **h5py**: a loop by hand of `predict_on_batch` into data sets of h5py.
 - **keract**, **thingsvision**: the packages, each in an environment of its own.
 
-Only raw and save sync what they write. Where a share is said to be *after the first
-batch*, the time until its end is left out, on both sides: that is where both compile.
+Only raw and save sync their files. *After the first batch* excludes the time until the
+end of the first batch, on both sides, because both compile there.
 """
 
 
 def write(found: Found, folder: Path) -> None:
-    """Writes all that is told of a run.
-
-    Args:
-        found: What was measured.
-        folder: Where to.
-    """
+    """Writes the page and its charts into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     charts.times(found, folder / "performance-time.svg")
     charts.memory(found, folder / "performance-memory.svg")
@@ -54,28 +49,28 @@ def _lines(found: Found) -> Iterator[str]:
     yield from (f"- {name}: {value}" for name, value in found["machine"].items())
     yield from _later(found)
     if found["quick"]:
-        yield "\n**A quick run, which shows that all works. Its times mean nothing.**"
+        yield "\n**A quick run shows that the suite works. Its times mean nothing.**"
     if "note" in found:
         yield f"\n{found['note']}"
     yield "\n## Targets\n"
     yield from _table(["figure", "target", "measured", ""], _targets(targets(found)))
     yield "\n## Time\n"
     yield "![Time, in multiples of the floor](performance-time.svg)\n"
-    yield "On the wall, in multiples of the floor: whole calls, for which nothing is to"
-    yield "be compiled any more, but for save, which plans and compiles each time.\n"
+    yield "Wall time of complete calls, in multiples of the floor. Everything was compiled"
+    yield "before, except for save, which plans and compiles each time.\n"
     for backend in _backends(found):
         yield f"\n### {backend}\n"
         yield from _table(_TIMES, _times(found, backend))
     yield "\n## Processors, files, first calls\n"
-    yield "Time of all processors, in multiples of the floor's, after the first batch;"
-    yield "what save leaves on disk, as a share of all branches as plain files;"
-    yield "seconds of the first call in a process that did other ways before.\n"
+    yield "Time of all processors after the first batch, in multiples of the floor's;"
+    yield "bytes on disk after save, as a share of all branches as plain files;"
+    yield "seconds of the first call in a process that ran other ways before.\n"
     for backend in _backends(found):
         yield f"\n### {backend}\n"
         yield from _table(_COSTS, _costs(found, backend))
     yield "\n## Memory\n"
     yield "![Peak memory beyond the model's own](performance-memory.svg)\n"
-    yield "MiB at most beyond what the process had before, each in a new process.\n"
+    yield "Peak MiB beyond the memory of the process before, each in a new process.\n"
     yield from _table(["work", "backend", "floor", "save", "multi"], _memory(found))
     yield "\n## First calls\n"
     yield "Seconds for one batch in a new process, planning and compiling included.\n"
@@ -83,14 +78,14 @@ def _lines(found: Found) -> Iterator[str]:
         ["work", "backend", "floor", "save", "multi", "article"], _first(found)
     )
     yield "\n## Reading\n"
-    yield "Seconds of memory-mapped `.npy` files over those of the store: above 1,"
-    yield "the store is faster. The store is opened anew each time, so all checksums"
-    yield "are computed; all is in the page cache.\n"
+    yield "Seconds for memory-mapped `.npy` files over seconds for the store: above 1,"
+    yield "the store is faster. The store is opened again each time, so all checksums"
+    yield "are computed. All files are in the page cache.\n"
     yield from _table(["work", *_KINDS], _readings(found))
     yield "\n## Training on saved values\n"
-    yield "Seconds of an epoch of W2, in batches of 32, and its multiples: of the head,"
-    yield "from arrays in memory and from the store, which is in the page cache; of the"
-    yield "whole model, from images, with all up to the join frozen. Each is the second"
+    yield "Seconds of an epoch of W2, in batches of 32, and its multiples: the head, from"
+    yield "arrays in memory and from the store, which is in the page cache; the complete"
+    yield "model, from images, with all layers before the join frozen. Each is the second"
     yield "epoch of a `fit`.\n"
     yield from _table(_EPOCHS, _training(found))
 
@@ -124,7 +119,7 @@ def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
 
 
 def _later(found: Found) -> Iterator[str]:
-    """Yields when parts were measured that were put in place of earlier ones."""
+    """Yields the dates of parts that replaced earlier ones."""
     for part, by_backend in found.get("later", {}).items():
         dates = ", ".join(
             f"{backend} on {date}" for backend, date in by_backend.items()

@@ -1,6 +1,6 @@
-"""The benchmark suite works: every way gives its figures, and what is saved is right.
+"""The benchmark suite works: every way gives figures, and the saved values are right.
 
-How fast anything is, is no matter here.
+Speed does not matter here.
 """
 
 import json
