@@ -14,9 +14,9 @@ Found = dict[str, Any]
 
 INTRODUCTION = """# Performance
 
-`make bench` measures all figures and writes this page. A figure is a ratio of medians of
-ways that took turns in one run; brackets hold the least and the greatest ratio of a turn.
-Absolute times on a shared machine mean little.
+`make bench` measures all figures and writes this page. A figure is a ratio of medians
+of ways that took turns in one run; brackets hold the least and the greatest ratio of a
+turn. Absolute times on a shared machine mean little.
 
 - **floor**: one compiled step of a model with all branches as outputs, written by hand
   for the backend, over the same batches; results are copied to the host and dropped.
@@ -56,8 +56,8 @@ def _lines(found: Found) -> Iterator[str]:
     yield from _table(["figure", "target", "measured", ""], _targets(targets(found)))
     yield "\n## Time\n"
     yield "![Time, in multiples of the floor](performance-time.svg)\n"
-    yield "Wall time of complete calls, in multiples of the floor. Everything was compiled"
-    yield "before, except for save, which plans and compiles each time.\n"
+    yield "Wall time of complete calls, in multiples of the floor. Everything was"
+    yield "compiled before, except for save, which plans and compiles each time.\n"
     for backend in _backends(found):
         yield f"\n### {backend}\n"
         yield from _table(_TIMES, _times(found, backend))
@@ -83,10 +83,10 @@ def _lines(found: Found) -> Iterator[str]:
     yield "are computed. All files are in the page cache.\n"
     yield from _table(["work", *_KINDS], _readings(found))
     yield "\n## Training on saved values\n"
-    yield "Seconds of an epoch of W2, in batches of 32, and its multiples: the head, from"
-    yield "arrays in memory and from the store, which is in the page cache; the complete"
-    yield "model, from images, with all layers before the join frozen. Each is the second"
-    yield "epoch of a `fit`.\n"
+    yield "Seconds of an epoch of W2, in batches of 32, and its multiples: the head,"
+    yield "from arrays in memory and from the store, which is in the page cache; the"
+    yield "complete model, from images, with all layers before the join frozen. Each is"
+    yield "the second epoch of a `fit`.\n"
     yield from _table(_EPOCHS, _training(found))
 
 

@@ -42,8 +42,8 @@ def test_the_page_has_no_other_numbers_of_sizes_than_these():
     write = [scale.span(scale.writing(TWO, n)) for n in (1, 8)]
     lost = scale.span(scale.computing(TWO) + scale.writing(TWO, 8))
     for said in (
-        f"statistics of its {(ROW_BYTES - 24) // 4:,} units: {share[0]} of the block in "
-        f"blocks of 8,192 rows, {share[1]} in those of 256",
+        f"statistics of its {(ROW_BYTES - 24) // 4:,} units: {share[0]} of the block "
+        f"in blocks of 8,192 rows, {share[1]} in those of 256",
         f"with 512 MiB, {scale.amount(HALF.rewritten_bytes)} of markers for "
         f"{scale.amount(HALF.shard_bytes)} of values",
         f"reads all markers, {scale.amount(TWO.marker_bytes)} in the end, and the "
