@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core.lru import keep
+from layertap.core.lru import LRU
 from layertap.inputs.lazy_array import LazyRows
 
 PIECE = 64 * 2**20
 # Rows may begin in one piece and end in the next.
-_KEPT = 2
+_CACHED = 2
 
 
 class Pieces(LazyRows):
@@ -41,7 +41,7 @@ class Pieces(LazyRows):
     ) -> None:
         self._refs = list(refs)
         self._starts = list(accumulate(rows, initial=0))
-        self._kept: dict[int, NDArray[Any]] = {}
+        self._cached: LRU[int, NDArray[Any]] = LRU(_CACHED)
         self._row_shape = tuple(row_shape)
         self._dtype: np.dtype[Any] = np.dtype(dtype)
 
@@ -54,9 +54,6 @@ class Pieces(LazyRows):
     def dtype(self) -> np.dtype[Any]:
         """The dtype of all pieces."""
         return self._dtype
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_kept": {}}
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Returns rows; only the pieces that have some of them are fetched."""
@@ -71,16 +68,17 @@ class Pieces(LazyRows):
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _pieces(self, first: int, end: int) -> list[NDArray[Any]]:
-        found = {i: self._kept[i] for i in range(first, end) if i in self._kept}
-        missing = [i for i in range(first, end) if i not in found]
+        cached = {i: self._cached.get(i) for i in range(first, end)}
+        found = {i: piece for i, piece in cached.items() if piece is not None}
+        missing = [i for i in cached if i not in found]
         if missing:
             import ray
 
             fetched = ray.get([self._refs[i] for i in missing])
             for i, piece in zip(missing, fetched, strict=True):
                 found[i] = piece
-                keep(self._kept, i, piece, _KEPT)
-        return [found[i] for i in range(first, end)]
+                self._cached.put(i, piece)
+        return [found[i] for i in cached]
 
 
 def put(array: Any, piece: int = PIECE) -> Pieces:

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core.lru import keep
+from layertap.core.lru import LRU
 from layertap.core.optional import require
 from layertap.errors import DataError
 from layertap.inputs.lazy_array import LazyRows
 
 SUFFIX = ".parquet"
 # Row groups of a column: rows may begin in one and end in the next.
-_KEPT = 2
+_CACHED = 2
 
 
 class _Group(NamedTuple):
@@ -50,7 +50,7 @@ class ParquetColumn(LazyRows):
     def __init__(self, name: str, groups: Sequence[_Group]) -> None:
         self.name = name
         self._groups = groups
-        self._kept: dict[int, NDArray[Any]] = {}
+        self._cached: LRU[int, NDArray[Any]] = LRU(_CACHED)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,7 +80,8 @@ class ParquetColumn(LazyRows):
         return first.shape[1:], first.dtype
 
     def _group(self, i: int) -> NDArray[Any]:
-        if i not in self._kept:
+        found = self._cached.get(i)
+        if found is None:
             found = self._read(self._groups[i])
             if (found.shape[1:], found.dtype) != self._first:
                 row_shape, dtype = self._first
@@ -89,9 +90,8 @@ class ParquetColumn(LazyRows):
                     f"{('rows', *found.shape[1:])} in {self._groups[i]}, and {dtype} "
                     f"of shape {('rows', *row_shape)} in {self._groups[0]}."
                 )
-            keep(self._kept, i, found, _KEPT)
-            return found
-        return self._kept[i]
+            self._cached.put(i, found)
+        return found
 
     def _read(self, group: _Group) -> NDArray[Any]:
         arrow, parquet = _pyarrow()

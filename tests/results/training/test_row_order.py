@@ -90,10 +90,10 @@ def test_a_part_of_a_thousand_million_rows_takes_no_memory_for_all():
     part = order.rows(5 * 10**8 - 10, 5 * 10**8 + 10)
     assert len(set(part.tolist())) == 20
     assert len({row // 10**6 for row in part.tolist()}) == 2
-    kept = sum(rows.nbytes for rows in order._kept.values())
+    kept = sum(rows.nbytes for rows in order._orders._values.values())
     for start in range(0, 10**9, 10**8):
         order.rows(start, start + 1)
-        kept = max(kept, sum(rows.nbytes for rows in order._kept.values()))
+        kept = max(kept, sum(rows.nbytes for rows in order._orders._values.values()))
     assert kept <= 2**26
 
 

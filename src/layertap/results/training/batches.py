@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core import tree
-from layertap.core.lru import keep
+from layertap.core.lru import LRU
 from layertap.errors import OptionError
 from layertap.results.joined_array import JoinedArray
 from layertap.results.training import selection
@@ -136,8 +136,9 @@ class Batches:
         self._many = min(many, len(self))
         pieces = -(-len(self) // self._many)
         self._all = len(examples) * examples.row_bytes <= _KEPT_BYTES
-        self._most = pieces if self._all else _KEPT_PIECES
-        self._kept: dict[tuple[int, int], Arrays] = {}
+        self._pieces: LRU[tuple[int, int], Arrays] = LRU(
+            pieces if self._all else _KEPT_PIECES
+        )
         self._last = -1
 
     def __len__(self) -> int:
@@ -178,18 +179,15 @@ class Batches:
     def _piece(self, piece: int, number: int, epoch: int) -> Arrays | None:
         """Returns the piece that a batch is in, if it is worth while to read it."""
         key = epoch if self.examples.order.shuffle else 0, piece
-        arrays = self._kept.get(key)
+        arrays = self._pieces.get(key)
         near = abs(number - self._last) <= _NEAR
         self._last = number
         if arrays is None and (self._all or near):
             arrays = self._read(piece * self._many, self._many, epoch)
-            keep(self._kept, key, arrays, self._most)
+            self._pieces.put(key, arrays)
         return arrays
 
     def _read(self, number: int, many: int, epoch: int) -> Arrays:
         start = number * self.size
         end = min(start + many * self.size, self._rows)
         return self.examples.read(self.examples.order.rows(start, end, epoch))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": {}}

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core.lru import keep
+from layertap.core.lru import LRU
 from layertap.errors import OptionError
 
 Rows = range | NDArray[np.intp]
 
-# Of so many rows, at least two blocks, the random order is kept.
-_KEPT_ROWS = 2**22
+# The random order of so many rows is cached, of two blocks at least.
+_CACHED_ROWS = 2**22
 
 
 class Order:
@@ -47,8 +47,11 @@ class Order:
         if shuffle:
             # Where each block begins among the rows, with the end.
             self._blocks, self._begins = _blocks(self._rows, block_rows)
-        self._epochs: dict[int, tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
-        self._kept: dict[tuple[int, int], NDArray[np.intp]] = {}
+        # Threads may be in two epochs, one after the other.
+        self._epochs: LRU[int, tuple[NDArray[np.intp], NDArray[np.intp]]] = LRU(2)
+        self._orders: LRU[tuple[int, int], NDArray[np.intp]] = LRU(
+            max(_CACHED_ROWS // block_rows, 2)
+        )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -112,26 +115,22 @@ class Order:
         if found is None:
             order = self._random(epoch).permutation(len(self._blocks))
             found = order, np.cumsum(np.diff(self._begins)[order])
-            # One after the other, threads may be in two of them.
-            keep(self._epochs, epoch, found, 2)
+            self._epochs.put(epoch, found)
         return found
 
     def _of_block(self, block: int, epoch: int) -> NDArray[np.intp]:
         """Returns the rows of a block in their order."""
         key = epoch, block
-        found = self._kept.get(key)
+        found = self._orders.get(key)
         if found is None:
             begin, end = int(self._begins[block]), int(self._begins[block + 1])
             places = self._random(epoch, block).permutation(end - begin)
             found = _numbers(self._rows[begin:end])[places]
-            keep(self._kept, key, found, max(_KEPT_ROWS // self._block_rows, 2))
+            self._orders.put(key, found)
         return found
 
     def _random(self, *of: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=of))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_epochs": {}, "_kept": {}}
 
 
 def _numbers(rows: Rows) -> NDArray[np.intp]:

@@ -1,9 +1,8 @@
 """Which way the shards of an array are read: from files, or from objects."""
 
 from layertap.store.format.layout import ArrayLayout
-from layertap.store.reading.local_shards import Shards
+from layertap.store.reading.local_shards import ShardCache, Shards
 from layertap.store.reading.object_shards import ObjectShards
-from layertap.store.reading.shard_cache import ShardCache
 from layertap.store.storage.objects import Location, ObjectPath
 
 

@@ -1,6 +1,7 @@
 """The shards of an array, to be read: looked at before, checked, and mapped."""
 
 import errno
+import operator
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -11,16 +12,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap.core.lru import LRU
 from layertap.errors import StoreError
 from layertap.store.format.layout import METADATA_FILE, ArrayLayout
 from layertap.store.format.metadata import parse_layout
 from layertap.store.format.shard import Shard, ShardError
-from layertap.store.reading.shard_cache import ShardCache
 from layertap.store.storage import errors
 from layertap.store.storage.errors import unreadable
 from layertap.store.storage.files import read_json
 
 _TOO_MUCH = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+# Open shards, by array and block.
+ShardCache = LRU[tuple[str, int], Shard]
+# Each has a file open; a process may have 1,024.
+_MOST_SHARDS = 64
+# The bytes of all compressed shards in memory.
+_MOST_SHARD_BYTES = 2**29
 
 # What to read of an axis.
 Part = range | NDArray[np.intp]
@@ -29,6 +37,16 @@ Part = range | NDArray[np.intp]
 _SMALL_ROW = 2**18
 # Read at a time, where not all of each row is wanted.
 _PIECE_BYTES = 2**24
+
+
+def shard_cache(arrays: int) -> ShardCache:
+    """Returns a cache for the open shards of so many arrays, two of each at least."""
+    return LRU(
+        _MOST_SHARDS,
+        least=2 * arrays,
+        most_bytes=_MOST_SHARD_BYTES,
+        size=operator.attrgetter("in_memory"),
+    )
 
 
 class Shards:
@@ -173,7 +191,7 @@ class Shards:
 
     def _shard(self, block: int) -> Shard:
         key = (self._layout.spec.path, block)
-        shard = self._held.use(key)
+        shard = self._held.get(key)
         if shard is None:
             file = self._folder / self._layout.shard(block)
             try:
@@ -184,7 +202,7 @@ class Shards:
                 # Of files or of memory, some of it here.
                 self._held.clear()
                 shard = Shard(file, self._layout)
-            self._held.hold(key, shard)
+            self._held.put(key, shard)
         return shard
 
     @contextmanager

@@ -20,8 +20,7 @@ from layertap.store.format.metadata import check_groups, read_layouts
 from layertap.store.format.root import read_root
 from layertap.store.location import locate, place
 from layertap.store.reading.array import shards_of
-from layertap.store.reading.local_shards import Part
-from layertap.store.reading.shard_cache import ShardCache
+from layertap.store.reading.local_shards import Part, ShardCache, shard_cache
 from layertap.store.storage.objects import Location
 
 # How many threads read ahead of the block that is used, one block.
@@ -128,7 +127,7 @@ class LazyArray:
         """
         layout = self._layout
         # Anew, and all its rows: a writer may not have committed them of all arrays.
-        shards = shards_of(self._store, layout, ShardCache(1))
+        shards = shards_of(self._store, layout, shard_cache(1))
         for block in range(layout.blocks):
             rows = layout.rows_of(block)
             try:
@@ -273,7 +272,7 @@ class Reader:
         # An array may be ahead of the others, while rows are being committed.
         self.rows: int = min(layout.rows for layout in layouts)
         self.block_rows: int = layouts[0].block_rows
-        held = ShardCache(len(layouts))
+        held = shard_cache(len(layouts))
         self._arrays = {
             layout.spec.path: LazyArray(self.path, layout, self.rows, held)
             for layout in layouts

@@ -8,7 +8,7 @@ from layertap.store.format.layout import ArrayLayout
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import Root, read_root
 from layertap.store.reading.array import shards_of
-from layertap.store.reading.shard_cache import ShardCache
+from layertap.store.reading.local_shards import shard_cache
 from layertap.store.storage.objects import Location
 from layertap.store.writing.blocks import Block
 
@@ -46,7 +46,7 @@ def cut(path: Location, layout: ArrayLayout, block: Block, rows: int) -> ArrayLa
     if rows == block.first:
         digest = ""
     else:
-        shards = shards_of(path, layout, ShardCache(1))
+        shards = shards_of(path, layout, shard_cache(1))
         part = shards.read(range(block.first, rows))
         digest = digests.of_rows(part)
         if layout.rows == rows and digest != layout.digest(number):

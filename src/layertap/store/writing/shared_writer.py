@@ -26,8 +26,8 @@ from layertap.store.format.root import Root, read_root
 from layertap.store.format.sizing import DEFAULT_MEMORY, lay_out
 from layertap.store.location import place
 from layertap.store.location.base import Place
+from layertap.store.reading.local_shards import shard_cache
 from layertap.store.reading.reader import LazyArray
-from layertap.store.reading.shard_cache import ShardCache
 from layertap.store.storage.errors import write_error
 from layertap.store.storage.lock import this_process
 from layertap.store.writing.block_records import (
@@ -178,7 +178,7 @@ class SharedWriter:
         """
         (layout,) = (one for one in self._layouts if one.spec.path == name)
         whole = replace(layout, rows=self.rows)
-        return LazyArray(self.path, whole, self.rows, ShardCache(1))
+        return LazyArray(self.path, whole, self.rows, shard_cache(1))
 
     def missing(self) -> list[int]:
         """Returns the blocks that are neither committed nor recorded.
