@@ -146,7 +146,7 @@ class Store:
 
     def put_root(self, ours):
         """Writes what a root says, with its own seal."""
-        sealed = ours | {"seal": digests.of_content(ours)}
+        sealed = ours | {"seal": digests.digest_json(ours)}
         self.put("zarr.json", as_json(group_metadata({"layertap": sealed})))
 
     def put_metadata(self, array, metadata):
@@ -158,7 +158,7 @@ class Store:
         ):
             ours = {k: v for k, v in attributes["layertap"].items() if k != "seal"}
             sealed = [self.ours()["store"], array, said, ours]
-            ours["seal"] = digests.of_content(sealed)
+            ours["seal"] = digests.digest_json(sealed)
             metadata = metadata | {"attributes": attributes | {"layertap": ours}}
         self.put(f"{array}/zarr.json", as_json(metadata))
 

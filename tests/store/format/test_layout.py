@@ -59,7 +59,7 @@ def test_metadata_is_as_promised():
             "layertap": {
                 "made_by": "left",
                 "blocks": "",
-                "seal": digests.of_content(sealed),
+                "seal": digests.digest_json(sealed),
             }
         },
     }

@@ -9,7 +9,7 @@ import pytest
 
 from layertap.errors import NotAStoreError, OptionError, StoreError
 from layertap.store import ArraySpec, Reader, Writer, exists, remove
-from layertap.store.format.shard import Contents
+from layertap.store.format.shard_encoder import ShardEncoder
 from layertap.store.writing.blocks import BlockWriter
 from tests.support.store_folder import Folder
 from tests.support.store_suite import ARRAYS, ROW_BYTES, assert_holds, rows_between
@@ -211,7 +211,7 @@ def test_rows_that_come_after_an_interrupted_commit(tmp_path, monkeypatch):
     """They are not added to a chunk while it is being written."""
     path = tmp_path / "v"
     wait, submit, slow = BlockWriter.wait, BlockWriter.submit, Event()
-    contents = Contents.__iter__
+    contents = ShardEncoder.__iter__
 
     def interrupted(self, most=0):
         if submitted and not interrupts:
@@ -236,7 +236,7 @@ def test_rows_that_come_after_an_interrupted_commit(tmp_path, monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(BlockWriter, "wait", interrupted)
             patched.setattr(BlockWriter, "submit", noted)
-            patched.setattr(Contents, "__iter__", slowly)
+            patched.setattr(ShardEncoder, "__iter__", slowly)
             with pytest.raises(KeyboardInterrupt):
                 writer.commit()
             writer.append(rows_between(20, 50))

@@ -154,7 +154,7 @@ class ArrayLayout:
         ours = {**self.spec.attributes, BLOCKS: self.digests}
         if self.writer:
             ours[WRITER] = self.writer
-        seal = digests.of_content([self.store, self.spec.path, described, ours])
+        seal = digests.digest_json([self.store, self.spec.path, described, ours])
         sealed = {**self.others, OURS: ours | {SEAL: seal}}
         return described | {"attributes": sealed}
 

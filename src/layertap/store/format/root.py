@@ -66,7 +66,7 @@ class Root:
         }
         # Sealed as it is read back: keys of JSON are strings, and tuples lists.
         ours = json.loads(to_json(ours))
-        return to_json(group_metadata({OURS: ours | {SEAL: digests.of_content(ours)}}))
+        return to_json(group_metadata({OURS: ours | {SEAL: digests.digest_json(ours)}}))
 
 
 def read_root(path: Location) -> Root:
@@ -126,7 +126,7 @@ def read_root(path: Location) -> Root:
 def _parsed(ours: dict[str, Any]) -> Root | None:
     """Returns the root that is written there, or None if it is not sound."""
     ours = dict(ours)
-    if ours.pop(SEAL, None) != digests.of_content(ours):
+    if ours.pop(SEAL, None) != digests.digest_json(ours):
         return None
     arrays, complete = ours.get("arrays"), ours.get("complete")
     if (

@@ -144,7 +144,7 @@ class Shards:
             for block, _, last in _parts(rows, self._layout.block_rows):
                 self._check_size(block)
                 with self._telling(block):
-                    self._shard(block).check_all(last + 1)
+                    self._shard(block).check_first(last + 1)
 
     def _whole(self, rows: Part) -> NDArray[Any]:
         """Reads whole rows."""
@@ -167,7 +167,7 @@ class Shards:
         for block, first, last in _parts(rows, self._layout.block_rows):
             with self._telling(block):
                 shard = self._shard(block)
-                shard.check(first, last)
+                shard.check_range(first, last)
                 shard.copy(first, values[done : done + last + 1 - first])
             done += last + 1 - first
 
@@ -186,7 +186,7 @@ class Shards:
     def _taken_of(self, block: int, rows: NDArray[np.intp]) -> NDArray[np.void]:
         with self._telling(block):
             shard = self._shard(block)
-            shard.check_of(rows)
+            shard.check_rows(rows)
             return shard.take(rows)
 
     def _shard(self, block: int) -> Shard:

@@ -135,8 +135,8 @@ class LazyArray:
             except StoreError as error:
                 yield rows, error
                 continue
-            right = digests.of_rows(values) == layout.digest(block)
-            yield rows, None if right else shards.damaged(block, digests.WRONG)
+            right = digests.digest_rows(values) == layout.digest(block)
+            yield rows, None if right else shards.damaged(block, digests.WRONG_ROWS)
 
     def __array__(
         self, dtype: DTypeLike | None = None, copy: bool | None = None

@@ -50,7 +50,7 @@ class Record:
         """Returns what the file of the record holds."""
         # Sealed as it is read back: keys of JSON are strings, and tuples lists.
         content = json.loads(to_json(vars(self)))
-        return to_json(content | {SEAL: digests.of_content(content)})
+        return to_json(content | {SEAL: digests.digest_json(content)})
 
 
 class Kept(NamedTuple):
@@ -118,7 +118,7 @@ def read_record(
         seal = content.pop(SEAL, None)
         found = Record(**content)
         right = (
-            seal == digests.of_content(content)
+            seal == digests.digest_json(content)
             and (found.store, found.block, found.rows) == (store, block, rows)
             and found.digests.keys() == {layout.spec.path for layout in layouts}
             and all(len(text) == digests.DIGITS for text in found.digests.values())

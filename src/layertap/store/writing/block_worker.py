@@ -7,7 +7,7 @@ from typing import Any
 from layertap.errors import StoreError
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import Root, read_root
-from layertap.store.format.shard import Contents
+from layertap.store.format.shard_encoder import ShardEncoder
 from layertap.store.location import place
 from layertap.store.storage.errors import write_error
 from layertap.store.writing.block_records import Record, place_of, read_record
@@ -102,7 +102,7 @@ class BlockWorker:
         number = block.first // self.block_rows
         block.end_with_zeros(self._layouts)
         contents = {
-            self.path / layout.spec.path / layout.shard(number): Contents(
+            self.path / layout.spec.path / layout.shard(number): ShardEncoder(
                 block.values[layout.spec.path], block.filled, layout
             )
             for layout in self._layouts

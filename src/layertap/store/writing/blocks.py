@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from layertap.errors import OptionError, StoreError
 from layertap.store.format.layout import METADATA_FILE, ArrayLayout, to_json
-from layertap.store.format.shard import Contents
+from layertap.store.format.shard_encoder import ShardEncoder
 from layertap.store.location.base import Place
 from layertap.store.storage.errors import write_error
 
@@ -214,7 +214,7 @@ class BlockWriter:
         number = block.first // self._block_rows
         rows = block.first + filled
         written = [
-            Contents(block.values[layout.spec.path], filled, layout)
+            ShardEncoder(block.values[layout.spec.path], filled, layout)
             for layout in self._layouts
         ]
         folders = [self._path / layout.spec.path for layout in self._layouts]

@@ -48,8 +48,8 @@ def cut(path: Location, layout: ArrayLayout, block: Block, rows: int) -> ArrayLa
     else:
         shards = shards_of(path, layout, shard_cache(1))
         part = shards.read(range(block.first, rows))
-        digest = digests.of_rows(part)
+        digest = digests.digest_rows(part)
         if layout.rows == rows and digest != layout.digest(number):
-            raise shards.damaged(number, digests.WRONG)
+            raise shards.damaged(number, digests.WRONG_ROWS)
         block.values[layout.spec.path][: len(part)] = part
     return layout.committed(number, rows, digest)
