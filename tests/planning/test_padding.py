@@ -10,9 +10,8 @@ import zarr
 from keras import layers, ops
 
 import layertap
-from layertap.core.plan import Branch
 from layertap.errors import AddressError, DataError, OptionError, OtherRunError
-from layertap.planning.padding import filled
+from layertap.planning.padding import Padding
 from tests.zoo import CASES, give_values
 
 pytestmark = pytest.mark.every_backend
@@ -302,8 +301,8 @@ def test_what_there_is_not(pad):
         layertap.capture(model, data, pad=pad)
 
 
-def test_a_size_that_no_input_tells_is_the_number_that_is_passed():
-    value = Branch("fusion/in/0", "unique", (None, None, 3), "float32")
-    assert filled(value, 7).shape == (None, 7, 3)
+def test_a_size_that_no_input_determines_is_the_number_that_is_passed():
+    shape = (None, None, 3)
+    assert Padding(7, {}).fill("fusion/in/0", shape) == (None, 7, 3)
     with pytest.raises(DataError, match=r"fusion/in/0.*pad=512"):
-        filled(value, True)
+        Padding(True, {}).fill("fusion/in/0", shape)

@@ -12,7 +12,7 @@ import zarr
 
 import layertap
 from layertap.errors import DataError, OptionError, OtherRunError
-from layertap.planning.fingerprint import told
+from layertap.planning.fingerprint import function_fingerprint
 from tests.zoo import CASES, find
 
 pytestmark = pytest.mark.every_backend
@@ -400,7 +400,7 @@ def test_another_dtype_or_reduction_is_another_run(tmp_path, first, second, name
     assert saved.plan.dtype == second.get("dtype")
 
 
-def test_a_function_is_told_by_its_code_and_what_it_has_at_hand():
+def test_a_function_is_identified_by_its_code_defaults_and_closure():
     def default(x, index=0):
         return x[:, index]
 
@@ -425,11 +425,15 @@ def test_a_function_is_told_by_its_code_and_what_it_has_at_hand():
         lambda x: x[:, [n + 1 for n in (0, 1)]],
         lambda x: x[:, [n + 2 for n in (0, 1)]],
     ]
-    assert len({told(function) for function in functions}) == len(functions)
-    assert told(at(1)) == told(at(1))
-    assert told(at(1)).startswith(f"{at.__module__}.at.<locals>.<lambda> (")
+    assert len({function_fingerprint(function) for function in functions}) == len(
+        functions
+    )
+    assert function_fingerprint(at(1)) == function_fingerprint(at(1))
+    assert function_fingerprint(at(1)).startswith(
+        f"{at.__module__}.at.<locals>.<lambda> ("
+    )
     pooling = keras.layers.GlobalAveragePooling1D(name="another")
-    assert told(pooling) == told(functions[8])
+    assert function_fingerprint(pooling) == function_fingerprint(functions[8])
 
 
 # Verified.

@@ -243,7 +243,9 @@ def verify(
         whole = end - batch.row == batch.rows
         if saved.digested:
             digests = saved.reader.array(DIGESTS)[part]
-            other_inputs += bool((digests != fingerprint.of_inputs(batch.inputs)).any())
+            other_inputs += bool(
+                (digests != fingerprint.inputs_digest(batch.inputs)).any()
+            )
         fresh = tap(batch)
         stored = {name: saved.reader.array(name)[part] for name in values}
         for name, array in stored.items():
@@ -312,7 +314,7 @@ def _joined(join: Join, values: Values) -> NDArray[Any]:
 def _check_model(saved: Saved, model: keras.Model) -> None:
     found = tolerance.differences(
         {"configuration": saved.identity.get("configuration")},
-        {"configuration": fingerprint.configuration(model)},
+        {"configuration": fingerprint.configuration_digest(model)},
         "the model",
     )
     if versions()["backend"] == saved.identity.get("backend") and found:

@@ -24,12 +24,11 @@ from layertap.distributed.shared_data import share
 from layertap.distributed.worker import Assignment, SharedModel
 from layertap.errors import ModelError, StoreError
 from layertap.inputs.feed import Feed
-from layertap.pipeline.capture import plan_of
 from layertap.pipeline.resume import find_existing_store, other_run
 from layertap.pipeline.run import Run, Stored
 from layertap.pipeline.signals import raise_on_sigterm
 from layertap.planning.padding import Pad
-from layertap.planning.planner import Selection
+from layertap.planning.planner import Selection, plan_from_data
 from layertap.planning.reduction import Reduce, Reduction
 from layertap.results.saved import STATISTICS, Saved
 from layertap.results.statistics.gather import Gatherer
@@ -136,8 +135,8 @@ def save(
     specs = input_specs(loaded)
     feed = Feed(opened.data, specs, batch_size, anywhere=True)
     reduction = Reduction(dtype, reduce)
-    selection = Selection(before, outputs, joins, for_head)
-    plan = plan_of(loaded, feed, selection, reduction, pad)
+    selection = Selection(before, outputs, joins, for_head, reduction, pad)
+    plan = plan_from_data(loaded, feed, selection)
     run = Run(loaded, feed, plan, reduction, opened.ids)
     run.check_rows(feed.rows or 0)
     options: dict[str, Any] = {"compression": compression, "memory": memory}

@@ -8,15 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core import tree
-from layertap.core.plan import Plan
 from layertap.core.values import Values, auxiliary_arrays
 from layertap.errors import DataError
-from layertap.inputs.feed import Batch, Feed
+from layertap.inputs.feed import Feed
 from layertap.pipeline.tap import Tap
-from layertap.planning.padding import Pad, plan_padded
-from layertap.planning.planner import Selection, plan_for
+from layertap.planning.padding import Pad
+from layertap.planning.planner import Selection, plan_from_data
 from layertap.planning.reduction import Reduce, Reduction
-from layertap.tracing.model_structure import check_model, input_specs, specs_of
+from layertap.tracing.model_structure import check_model, input_specs
 
 
 def capture(
@@ -67,8 +66,8 @@ def capture(
     check_model(model)
     reduction = Reduction(dtype, reduce)
     feed = Feed(data, input_specs(model), batch_size)
-    selection = Selection(before, outputs, joins, for_head)
-    plan = plan_of(model, feed, selection, reduction, pad)
+    selection = Selection(before, outputs, joins, for_head, reduction, pad)
+    plan = plan_from_data(model, feed, selection)
     tap = Tap(model, plan, reduction)
     batches, along = [], []
     for batch in feed.batches():
@@ -96,21 +95,3 @@ def _together(name: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:
             "the data that have different sizes."
         )
     return np.concatenate(arrays)
-
-
-def plan_of(
-    model: keras.Model,
-    feed: Feed,
-    selection: Selection,
-    reduction: Reduction,
-    pad: Pad | None,
-) -> Plan:
-    """Plans a model for the data of a feed.
-
-    With the sizes of its first batch; if it is to be padded, with the largest.
-    """
-    if pad is not None and pad is not False:
-        return plan_padded(model, feed, selection, reduction, pad)
-    first: Batch = feed.first()
-    specs = specs_of(first.inputs, input_specs(model))
-    return plan_for(model, specs, selection, reduction, rows=first.rows)

@@ -62,7 +62,7 @@ class Run:
         self._labels = tree.paths(feed.first().labels, LABELS)
         self._weights = tree.paths(feed.first().sample_weight, SAMPLE_WEIGHT)
         self.identity: dict[str, Any] = {
-            **fingerprint.identity(model, plan, feed.batch_size),
+            **fingerprint.run_identity(model, plan, feed.batch_size),
             "labels": self._labels,
             "ids": kind,
         }
@@ -75,7 +75,7 @@ class Run:
 
         They are its labels and sample weights, its ids, and the digest of its inputs.
         """
-        digest = fingerprint.of_inputs(batch.inputs)
+        digest = fingerprint.inputs_digest(batch.inputs)
         found = {DIGESTS: np.full(batch.rows, digest, np.uint64)}
         found.update(_along(LABELS, self._labels, batch.labels))
         found.update(_along(SAMPLE_WEIGHT, self._weights, batch.sample_weight))

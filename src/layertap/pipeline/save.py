@@ -11,13 +11,12 @@ from layertap.core.progress import Show
 from layertap.core.progress import progress as shown
 from layertap.errors import LayertapError, StoreError
 from layertap.inputs.feed import Batch, Feed
-from layertap.pipeline.capture import plan_of
 from layertap.pipeline.prefetch import Arrays, ahead
 from layertap.pipeline.resume import find_existing_store, other_run
 from layertap.pipeline.run import Run
 from layertap.pipeline.signals import raise_on_sigterm
 from layertap.planning.padding import Pad
-from layertap.planning.planner import Selection
+from layertap.planning.planner import Selection, plan_from_data
 from layertap.planning.reduction import Reduce, Reduction
 from layertap.results.saved import STATISTICS, Saved
 from layertap.results.statistics.gather import Gatherer
@@ -108,8 +107,8 @@ def save(
     check_model(model)
     reduction = Reduction(dtype, reduce)
     feed = Feed(data, input_specs(model), batch_size)
-    selection = Selection(before, outputs, joins, for_head)
-    plan = plan_of(model, feed, selection, reduction, pad)
+    selection = Selection(before, outputs, joins, for_head, reduction, pad)
+    plan = plan_from_data(model, feed, selection)
     run = Run(model, feed, plan, reduction, ids)
     saved = find_existing_store(
         run,

@@ -63,7 +63,7 @@ class Tap:
             branches,
             outputs,
             {join.kind for join in plan.joins},
-            lambda found: reduction.applied(found, plan),
+            lambda found: reduction.apply(found, plan),
         )
 
     def __call__(self, batch: Batch) -> Arrays:

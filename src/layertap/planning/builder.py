@@ -1,90 +1,144 @@
-"""A plan in the making: what of what was heard is stored, an alias, or refused."""
+"""Builds a plan: which traced values are stored, aliased or refused."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 
 from layertap.core import address
-from layertap.core.plan import Branch, Join, Output, Recipe, Refused
+from layertap.core.plan import (
+    Branch,
+    Ignored,
+    Join,
+    Output,
+    Plan,
+    Recipe,
+    Refused,
+    Shape,
+)
 from layertap.planning.join_filter import inner_first
+from layertap.planning.padding import Padding
+from layertap.planning.reduction import Reduction
 from layertap.tracing.records import TracedJoin, TracedValue
 
 
-class Drafting:
-    """A plan in the making: what is stored, what is an alias, what is refused.
+class PlanBuilder:
+    """Builds a Plan: decides for each traced value whether it is stored or refused.
 
-    Args:
-        joins: The joins that are taken.
-
-    Attributes:
-        joins: They, as the plan has them.
-        refused: What can't be had, each with its reason.
-        recipes: How each value that is not stored is rebuilt, by its address.
+    A value is stored once: the same tensor at another address becomes an alias, and a
+    concatenation of stored values becomes a recipe.
     """
 
-    def __init__(self, joins: Iterable[TracedJoin]) -> None:
+    def __init__(self, reduction: Reduction, padding: Padding | None = None) -> None:
         self.joins: list[Join] = []
+        self.outputs: list[Output] = []
         self.refused: list[Refused] = []
-        self.recipes: dict[str, Recipe] = {}
-        # Where a tensor is to be found: its alias, and the recipe.
-        self._known: dict[Hashable, tuple[str, Recipe]] = {}
-        for heard in inner_first(list(joins)):
-            self._add(heard)
+        self._reduction = reduction
+        self._padding = padding
+        self._recipes: dict[str, Recipe] = {}
+        self._narrowed: dict[str, str] = {}
+        self._padded: dict[str, tuple[int, ...]] = {}
+        # By the token of a tensor: the first address that has it, and its recipe.
+        self._sources: dict[Hashable, tuple[str, Recipe]] = {}
 
-    def _add(self, heard: TracedJoin) -> None:
-        branches = []
-        for index, value in enumerate(heard.inputs):
-            name = address.branch(heard.path, index)
-            if self._allowed(name, value):
-                branches.append(Branch(*self._draft(name, value)))
-        join = Join(
-            heard.path,
-            heard.kind,
-            heard.axis,
-            heard.output.shape,
-            heard.output.dtype,
-            tuple(branches),
-            whole=len(branches) == len(heard.inputs),
+    def build(
+        self, model: str, ignored: Iterable[Ignored], skips: Iterable[str]
+    ) -> Plan:
+        """Returns the plan of all that was added."""
+        return Plan(
+            model,
+            tuple(self.joins),
+            tuple(self.outputs),
+            tuple(self.refused),
+            self._recipes,
+            dtype=self._reduction.dtype,
+            reduce=self._reduction.name,
+            narrowed=self._narrowed,
+            padded=self._padded,
+            ignored=tuple(ignored),
+            skips=tuple(skips),
         )
-        self.joins.append(join)
-        if join.kind != "concatenate" or not join.whole or not join.axis:
-            return
-        if all(branch.dtype == join.dtype for branch in branches):
-            recipe = Recipe(tuple(self._leaves(join)), join.axis)
-            self._known.setdefault(
-                heard.output.token, (address.output(join.path), recipe)
+
+    def add_joins(self, traced_joins: Iterable[TracedJoin]) -> None:
+        """Adds joins with their branches, inner joins first."""
+        for traced in inner_first(list(traced_joins)):
+            branches = []
+            for index, value in enumerate(traced.inputs):
+                name = address.branch(traced.path, index)
+                if self._accepts(name, value):
+                    branches.append(Branch(*self._add(name, value)))
+            join = Join(
+                traced.path,
+                traced.kind,
+                traced.axis,
+                traced.output.shape,
+                traced.output.dtype,
+                tuple(branches),
+                whole=len(branches) == len(traced.inputs),
             )
+            self.joins.append(join)
+            if self._rebuilds(join, traced):
+                self._sources.setdefault(
+                    traced.output.token,
+                    (
+                        address.output(join.path),
+                        Recipe(tuple(self._leaves(join)), join.axis or 0),
+                    ),
+                )
 
-    def outputs(self, path: str, values: Sequence[TracedValue]) -> Iterable[Output]:
-        """Drafts the outputs of one operation."""
-        for index, value in enumerate(values):
-            name = address.output(path, index, len(values))
-            if self._allowed(name, value):
-                yield Output(*self._draft(name, value))
+    def add_output(self, name: str, value: TracedValue) -> bool:
+        """Adds an output of an operation, and returns whether it was accepted."""
+        accepted = self._accepts(name, value)
+        if accepted:
+            self.outputs.append(Output(*self._add(name, value)))
+        return accepted
 
-    def _allowed(self, name: str, value: TracedValue) -> bool:
+    def _accepts(self, name: str, value: TracedValue) -> bool:
         reason = value.fault
         if not reason and not value.by_row:
             reason = (
-                f"it has shape {value.shape}, which does not begin with one row for "
-                "each row of the data"
+                f"its shape {value.shape} does not begin with one row for each row of "
+                "the data"
             )
         if reason:
             self.refused.append(Refused(name, reason))
         return not reason
 
-    def _draft(
+    def _add(
         self, name: str, value: TracedValue
-    ) -> tuple[str, str, tuple[int | None, ...], str, str | None]:
-        alias, recipe = self._known.get(value.token, (None, None))
+    ) -> tuple[str, str, Shape, str, str | None]:
+        """Adds a value, and returns its fields in the order of `Value`."""
+        alias, recipe = self._sources.get(value.token, (None, None))
         if recipe is None:
-            self._known[value.token] = (name, Recipe((name,)))
+            self._sources[value.token] = (name, Recipe((name,)))
         else:
-            self.recipes[name] = recipe
-        return name, value.made_by, value.shape, value.dtype, alias
+            self._recipes[name] = recipe
+        reduction = self._reduction
+        shape, dtype = reduction.reduced_spec(name, value.shape, value.dtype)
+        if reduction.dtype is not None and reduction.narrows(dtype):
+            if recipe is None:
+                self._narrowed[name] = dtype
+            dtype = reduction.dtype
+        if self._padding is not None:
+            shape = self._padding.fill(name, shape)
+            axes = self._padding.reduced_axes(name, value, reduction)
+            if axes and recipe is None:
+                self._padded[name] = axes
+        return name, value.made_by, shape, dtype, alias
 
-    def _leaves(self, join: Join) -> Iterable[str]:
-        """Yields the addresses that a join is rebuilt from, joins within it undone."""
+    def _rebuilds(self, join: Join, traced: TracedJoin) -> bool:
+        """Returns whether the stored branches, joined, are the output of the join."""
+        if self._reduction.reduce is not None or join.kind != "concatenate":
+            return False
+        if not (join.whole and join.axis):
+            return False
+        if any(value.dtype != join.dtype for value in traced.inputs):
+            return False
+        return self._padding is None or all(
+            join.axis not in self._padding.axes(name) for name in self._leaves(join)
+        )
+
+    def _leaves(self, join: Join) -> Iterator[str]:
+        """Yields the addresses that a join is rebuilt from, inner joins resolved."""
         for branch in join.branches:
-            recipe = self.recipes.get(branch.address)
+            recipe = self._recipes.get(branch.address)
             if recipe and (len(recipe.addresses) == 1 or recipe.axis == join.axis):
                 yield from recipe.addresses
             else:

@@ -1,4 +1,4 @@
-"""What must be equal for two runs to be one."""
+"""Fingerprints: what has to be equal for two runs to be the same."""
 
 import functools
 import hashlib
@@ -17,36 +17,30 @@ from layertap.tracing.collect import versions
 from layertap.tracing.model_structure import config_of, learned
 
 
-def identity(
+def run_identity(
     model: keras.Model, plan: Plan, batch_size: int | None
 ) -> dict[str, str | int | None]:
-    """Describes a run, so that another can be told from it.
+    """Describes a run by everything that affects its values, short enough to show.
 
-    Args:
-        model: The model: its weights and its configuration count.
-        plan: The plan: its values count, and what is stored of them.
-        batch_size: Rows per batch: results can differ in rounding with it.
-
-    Returns:
-        What counts, by name, short enough to be shown.
+    The batch size counts, since rounding can depend on it.
     """
     planned = json.dumps(
         [(v.address, v.shape, v.dtype, v.alias_of) for v in plan.values]
     )
     return {
-        "weights": _digest_of_weights(model),
-        "configuration": configuration(model),
+        "weights": _weights_digest(model),
+        "configuration": configuration_digest(model),
         "dtype": plan.dtype,
         "reduce": plan.reduce,
-        "pad": _padding(plan),
+        "pad": _padding_summary(plan),
         "plan": _digest(planned),
         "batch size": batch_size,
         **versions(),
     }
 
 
-def _padding(plan: Plan) -> str | None:
-    """Returns what is padded, and to which sizes; None if nothing is."""
+def _padding_summary(plan: Plan) -> str | None:
+    """Returns how many values are padded, and to which sizes; None without padding."""
     shapes = {value.address: value.shape for value in plan.stored}
     sizes = {
         shapes[name][axis] or 0 for name, axes in plan.padded.items() for axis in axes
@@ -56,16 +50,15 @@ def _padding(plan: Plan) -> str | None:
     return f"{len(plan.padded)} values to {', '.join(map(str, sorted(sizes)))}"
 
 
-def configuration(model: keras.Model) -> str:
+def configuration_digest(model: keras.Model) -> str:
     """Returns a digest of a model's configuration, without its weights."""
     return _digest(json.dumps(_configuration(model), sort_keys=True))
 
 
-def told(function: Callable[..., Any]) -> str:
-    """Returns a function's name and a digest of its code.
+def function_fingerprint(function: Callable[..., Any]) -> str:
+    """Returns a function's name and a digest of its code, defaults and closures.
 
-    What the code has at hand counts, defaults and closures too; what it looks up when
-    it runs (other functions, global names) does not.
+    Names that the code looks up when it runs do not count.
     """
     owner = function if hasattr(function, "__qualname__") else type(function)
     digest = _digest(json.dumps(_content(function, ())))
@@ -73,9 +66,9 @@ def told(function: Callable[..., Any]) -> str:
 
 
 def _content(part: Any, within: tuple[int, ...]) -> Any:
-    """Returns what makes a function, or a part of one, as JSON."""
+    """Returns the content of a function, or of a part of one, as JSON."""
     if id(part) in within:
-        # A function that has itself at hand.
+        # A function that refers to itself.
         return "…"
     within = (*within, id(part))
     if isinstance(part, functools.partial):
@@ -86,7 +79,7 @@ def _content(part: Any, within: tuple[int, ...]) -> Any:
     elif isinstance(part, CodeType):
         part = [part.co_code, part.co_names, part.co_consts]
     elif isinstance(part, keras.Operation):
-        # Without the name, which Keras counts up.
+        # Without the name, which Keras numbers.
         config = part.get_config().items()
         part = [type(part).__qualname__, [item for item in config if item[0] != "name"]]
     elif isinstance(part, np.ndarray):
@@ -107,7 +100,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _digest_of_weights(model: keras.Model) -> str:
+def _weights_digest(model: keras.Model) -> str:
     digest = hashlib.sha256()
     for variable in model.weights:
         values = keras.ops.convert_to_numpy(variable.value)
@@ -118,12 +111,8 @@ def _digest_of_weights(model: keras.Model) -> str:
     return digest.hexdigest()[:16]
 
 
-def of_inputs(inputs: Any) -> int:
-    """Returns a digest of a batch of inputs, of 64 bits: their forms and their bytes.
-
-    Args:
-        inputs: A structure of arrays.
-    """
+def inputs_digest(inputs: Any) -> int:
+    """Returns a 64-bit digest of a batch of inputs: their forms and their bytes."""
     digest = xxhash.xxh3_64()
     for path, array in keras.tree.flatten_with_path(inputs):
         digest.update(_form(path, array.shape, array.dtype))
@@ -131,7 +120,7 @@ def of_inputs(inputs: Any) -> int:
     return digest.intdigest()
 
 
-# All batches of a data set have the same forms, and the names of dtypes take time.
+# All batches of a data set have the same forms, and names of dtypes are slow.
 @functools.lru_cache(maxsize=256)
 def _form(path: tuple[Any, ...], shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     return f"{path} {shape} {dtype.name};".encode()
@@ -146,17 +135,17 @@ def _configuration(model: keras.Model) -> Any:
     try:
         config = config_of(model)
     except NotImplementedError:
-        # A subclassed model need not have one.
+        # A subclassed model may have no configuration.
         config = {}
     return [name, _plain(config)]
 
 
 def _plain(config: Any) -> Any:
-    """Returns a configuration as JSON, without what changes from process to process."""
+    """Returns a configuration as JSON, without parts that differ between processes."""
     if isinstance(config, Mapping):
         changing = {"shared_object_id"}
         if config.get("class_name") == "__lambda__":
-            # Compiled code, which has the name of its file in it.
+            # Compiled code, which contains the name of its file.
             changing.add("config")
         return {str(k): _plain(v) for k, v in config.items() if k not in changing}
     if isinstance(config, list | tuple):

@@ -1,7 +1,7 @@
-"""Which of the joins that were heard a plan takes: those of data."""
+"""Selects the traced joins of a plan: those that join data."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from layertap.core import address
 from layertap.core.plan import Ignored
@@ -11,9 +11,9 @@ from layertap.tracing.records import Trace, TracedJoin
 
 
 def inner_first(joins: Sequence[TracedJoin]) -> list[TracedJoin]:
-    """Returns joins in their order, but none before one that is a branch of it.
+    """Orders joins so that every join comes after the joins among its branches.
 
-    Those that were written with JAX itself are heard when all others have been.
+    Joins that were written with JAX itself are traced after all others.
     """
     makers = {join.output.token: join for join in joins}
     begun: set[str] = set()
@@ -33,109 +33,96 @@ def inner_first(joins: Sequence[TracedJoin]) -> list[TracedJoin]:
     return ordered
 
 
-def kinds_of(joins: str | Sequence[str]) -> tuple[list[str], bool]:
-    """Returns the kinds of join that are asked for, and whether nothing is left out."""
-    asked = address.patterns(joins)
-    everything = "all" in asked
-    if everything or "*" in asked:
+def requested_kinds(joins: str | Sequence[str]) -> tuple[list[str], bool]:
+    """Returns the requested kinds of join, and whether to ignore no join of them."""
+    requested = address.patterns(joins)
+    everything = "all" in requested
+    if everything or "*" in requested:
         return list(KINDS), everything
-    for kind in asked:
+    for kind in requested:
         if kind not in KINDS:
             raise OptionError(
                 f"There is no kind of join {kind!r}. "
                 + address.suggest(kind, [*KINDS, "*", "all"], what="kind")
             )
-    return asked, False
+    return requested, False
 
 
-def of_data(
+def select_joins(
     model: str,
-    heard: Trace,
-    kinds: Sequence[str],
-    named: Sequence[str],
-    everything: bool,
+    trace: Trace,
+    joins: str | Sequence[str],
+    patterns: Sequence[str],
 ) -> tuple[list[TracedJoin], list[Ignored]]:
-    """Divides the joins that were heard into those of data and others.
+    """Selects the joins of data that match patterns, and lists the ignored joins.
 
-    Args:
-        model: The model's name.
-        heard: What was heard.
-        kinds: The kinds of join that are asked for.
-        named: Paths of joins to be taken whatever they are of.
-        everything: Whether all are to be taken.
-
-    Returns:
-        The joins of data, and those that are left out, each with the reason.
-
-    Raises:
-        NoJoinsError: If none is of data.
-        ModelError: If the model can't be heard to a join.
+    A pattern that is the complete path of a join selects it, whatever it joins.
     """
-    chosen, ignored = [], []
-    for join in _once(join for join in heard.joins.values() if join.kind in kinds):
-        reason = "" if everything or join.path in named else not_of_data(join)
+    kinds, everything = requested_kinds(joins)
+    candidates, ignored = [], []
+    for join in _first_rounds(j for j in trace.joins.values() if j.kind in kinds):
+        exempt = everything or join.path in patterns
+        reason = "" if exempt else ignored_reason(join)
         if reason:
             ignored.append(Ignored(join.path, join.kind, reason))
         else:
-            chosen.append(join)
-    if not chosen:
-        raise _no_joins(model, heard, kinds, ignored)
-    return chosen, ignored
+            candidates.append(join)
+    if not candidates:
+        raise _no_joins(model, trace, kinds, ignored)
+    paths = address.match(patterns, [join.path for join in candidates], what="join")
+    return [join for join in candidates if join.path in set(paths)], ignored
 
 
-def not_of_data(join: TracedJoin) -> str:
-    """Says why a join is not one of data; nothing if it is.
+def ignored_reason(join: TracedJoin) -> str:
+    """Returns why a join is ignored; empty if it joins data.
 
-    It is one if the user's code asked for it, or a layer that is there to join; if it
-    has the rows of the data; and if it joins numbers that are no indices. Whole
-    numbers are taken for data only where an operation of the model joins them.
+    A join of data is requested by user code or is a layer that joins, has the rows of
+    the data, and does not join indices. Integers count as data only where an operation
+    of the model joins them.
     """
     if join.origin:
         return f"it is done inside {join.origin}"
     by_row = [value.by_row for value in join.inputs]
     if join.kind in ("concatenate", "stack"):
         if not any(by_row):
-            return "nothing in it has the rows of the data: a shape, indices, weights"
+            return "no input has the rows of the data: a shape, indices, weights"
     elif not all(by_row):
-        return "not all of it has the rows of the data: a bias, weights, a number"
+        return "some inputs lack the rows of the data: a bias, weights, a number"
     if join.output.dtype == "bool":
-        return "it is of booleans: a mask"
+        return "it joins booleans: a mask"
     if "int" in join.output.dtype and not join.whole:
-        return "it is of whole numbers, inside a call: indices"
+        return "it joins integers, inside a call: indices"
     return ""
 
 
+def undecidable_reason(reason: str) -> str:
+    """Returns why no value is available after Python decides by values."""
+    return (
+        f"here Python decides by values, which a plan does not have ({reason}). Later "
+        "values are not available; with `keras.ops.where` or `keras.ops.cond` the "
+        "model could be traced to its end"
+    )
+
+
 def _no_joins(
-    model: str,
-    heard: Trace,
-    kinds: Sequence[str],
-    ignored: Sequence[Ignored],
+    model: str, trace: Trace, kinds: Sequence[str], ignored: Sequence[Ignored]
 ) -> LayertapError:
-    if heard.stopped is not None:
-        path, reason = heard.stopped
-        return ModelError(f"{model!r} can't be heard to a join. {path}: {reason}")
-    what = "concatenates" if list(kinds) == ["concatenate"] else "joins"
+    if trace.stopped is not None:
+        path, reason = trace.stopped
+        return ModelError(f"{model!r} can't be traced to a join. {path}: {reason}")
+    verb = "concatenates" if list(kinds) == ["concatenate"] else "joins"
     message = (
-        f"{model!r} {what} nothing, so there is nothing before a join. "
-        'To save what layers return, ask for `outputs=`, for instance outputs="*".'
+        f"{model!r} {verb} nothing, so there is nothing before a join. "
+        'To save what layers return, pass `outputs=`, for example outputs="*".'
     )
     if ignored:
-        message += " Left out as not of data, and taken if named in `before=`: "
-        message += "; ".join(f"{each.path}: {each.reason}" for each in ignored[:5])
+        message += " Ignored, since they join no data, unless named in `before=`: "
+        message += "; ".join(f"{join.path}: {join.reason}" for join in ignored[:5])
     return NoJoinsError(message)
 
 
-def undecidable_reason(reason: str) -> str:
-    """Returns why nothing can be had after Python decided by values."""
-    return (
-        f"here Python decides by values, which a plan does not have ({reason}). What "
-        "comes after can't be had; `keras.ops.where` or `keras.ops.cond` would let "
-        "the model be heard to its end"
-    )
-
-
-def _once(joins: Iterable[TracedJoin]) -> Iterable[TracedJoin]:
-    """Leaves out the later rounds of a loop, none of which can be had."""
+def _first_rounds(joins: Iterable[TracedJoin]) -> Iterator[TracedJoin]:
+    """Leaves out later rounds of a loop, if none of their values is available."""
     seen = set()
     for join in joins:
         if all(value.fault for value in join.inputs):

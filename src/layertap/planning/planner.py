@@ -1,6 +1,6 @@
-"""From a model to its plan, with symbolic tensors: no data is run."""
+"""Makes the plan of a model, with symbolic tensors: no data is run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,17 +10,22 @@ from layertap.core import address
 from layertap.core.plan import Ignored, Plan, Refused, Value
 from layertap.errors import ModelError, OptionError
 from layertap.inputs.feed import Feed
-from layertap.planning.builder import Drafting
-from layertap.planning.join_filter import kinds_of, of_data, undecidable_reason
+from layertap.planning.builder import PlanBuilder
+from layertap.planning.cut import cut_before
+from layertap.planning.join_filter import (
+    requested_kinds,
+    select_joins,
+    undecidable_reason,
+)
+from layertap.planning.padding import Pad, Padding, check_pad, padded_specs
 from layertap.planning.reduction import AS_COMPUTED, Reduce, Reduction
-from layertap.tracing.graphs.cut import Cut, cut
 from layertap.tracing.model_structure import (
     built_specs,
     check_model,
     input_specs,
     specs_of,
 )
-from layertap.tracing.records import TracedJoin, TracedValue
+from layertap.tracing.records import Trace, TracedJoin
 from layertap.tracing.survey import survey
 
 Patterns = str | Sequence[str] | None
@@ -37,46 +42,44 @@ def plan(
     reduce: Reduce = None,
     for_head: bool = False,
 ) -> Plan:
-    """Says what a save of a model would take: its joins, their branches, the bytes.
+    """Plans a save: the joins of a model, their branches, and the bytes they take.
 
-    The model is run once with symbolic tensors; no data is needed, and it is not
-    changed.
+    The model runs once with symbolic tensors. It needs no data and is not changed.
 
     Args:
         model: A Keras model: functional, sequential, subclassed, nested.
-        like: Data that the model takes, or specs of it (objects with `shape` and
-            `dtype`, such as `keras.KerasTensor`). Needed for a subclassed model that
-            was never called: it has no shapes yet, and is built by this. With data,
-            sizes that the model leaves open are those of the data.
-        before: Glob, or globs, over the paths of joins: take every branch of those.
-            By default all joins; none if `outputs` is given alone. A join that was
-            left out, as not of data, is taken if it is named in full.
-        outputs: Glob, or globs, over the paths of operations: take their outputs. An
-            input of the model is taken if it is named in full.
+        like: Data for the model, or specs of it (objects with `shape` and `dtype`,
+            such as `keras.KerasTensor`). Required for a subclassed model that was
+            never called, which is built with it. Sizes that the model leaves open are
+            those of the data.
+        before: Glob, or globs, over paths of joins, whose branches are planned. All
+            joins by default; no joins if only `outputs` is passed. The complete path
+            of an ignored join includes it.
+        outputs: Glob, or globs, over paths of operations, whose outputs are planned.
+            The complete name of a model input includes that input.
         joins: Kind, or kinds, of join: `"concatenate"`, `"add"`, `"subtract"`,
             `"multiply"`, `"average"`, `"maximum"`, `"minimum"`, `"dot"`, `"stack"`,
-            `"attention"` (query, key and value); `"*"` for all of them. `"all"` also
-            takes what is left out else: joins of shapes, indices and masks, and those
-            that are Keras' or the backend's own business.
-        dtype: `"float16"` or `"bfloat16"`: what floating numbers are stored as. The
-            plan has the shapes, dtypes and bytes after it, and after `reduce`.
-        reduce: What is stored of each row of a value: `"mean"` or `"max"`, one number;
-            `"flatten"`, all numbers along one axis; or a function of the tensor that
-            keeps its rows, such as `lambda x: keras.ops.mean(x, axis=(1, 2))`, global
-            average pooling. It comes before `dtype`.
-        for_head: Whether to take all that the head of `layertap.split` needs: where
-            connections run past the joins, their values too.
+            `"attention"` (query, key and value); `"*"` for all kinds. `"all"` also
+            includes ignored joins: those of shapes, indices and masks, and those
+            inside Keras or the backend.
+        dtype: `"float16"` or `"bfloat16"`, the stored dtype of floating values.
+        reduce: How each row of a value is reduced: `"mean"` or `"max"`, to one number;
+            `"flatten"`, to one axis; or by a function of the tensor that keeps the
+            rows, such as `lambda x: keras.ops.mean(x, axis=(1, 2))`. The plan has
+            shapes, dtypes and bytes after `reduce`, then `dtype`.
+        for_head: Whether to include all inputs of the head of `layertap.split`: also
+            the values of connections that run past the joins.
 
     Returns:
         The plan. Printed, it is a table.
 
     Raises:
-        NoJoinsError: If the model joins nothing, and no outputs were asked for.
+        NoJoinsError: If the model has no joins, and no outputs are requested.
         AddressError: If a pattern matches nothing.
-        OptionError: If there is no such `dtype` or `reduce`, or if the function can't
-            take a value or does not keep its rows.
-        ModelError: If the model has no shapes yet, or can't be heard.
-        DataError: If the model can't take `like`.
+        OptionError: If `dtype` or `reduce` is invalid, or if the function does not
+            accept a value or does not keep its rows.
+        ModelError: If the model has no shapes yet, or can't be traced.
+        DataError: If the model does not accept `like`.
 
     Example:
     ```python
@@ -85,176 +88,145 @@ def plan(
     ```
     """
     check_model(model)
-    reduction = Reduction(dtype, reduce)
-    selection = Selection(before, outputs, joins, for_head)
+    selection = Selection(before, outputs, joins, for_head, Reduction(dtype, reduce))
     specs, rows = specs_for(model, like)
-    return plan_for(model, specs, selection, reduction, rows=rows)
+    return plan_from_specs(model, specs, selection, rows=rows)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What is to be taken of a model.
-
-    Attributes:
-        before: As of `plan`.
-        outputs: As of `plan`.
-        joins: As of `plan`.
-        for_head: As of `plan`.
-    """
+    """The values of a model that a plan stores, and how. See `plan`."""
 
     before: Patterns = None
     outputs: Patterns = None
     joins: str | Sequence[str] = ("concatenate",)
     for_head: bool = False
+    reduction: Reduction = AS_COMPUTED
+    pad: Pad | None = None
 
 
-def plan_for(
+def plan_from_data(model: keras.Model, feed: Feed, selection: Selection) -> Plan:
+    """Plans a model for data: of the sizes of the first batch, or the largest sizes."""
+    first = feed.first()
+    if selection.pad is None or selection.pad is False:
+        specs = specs_of(first.inputs, input_specs(model))
+        return plan_from_specs(model, specs, selection, rows=first.rows)
+    check_pad(selection.pad, for_head=selection.for_head)
+    largest, opened = padded_specs(model, feed, selection.pad)
+    # Where two plans disagree, a size follows from the inputs. The plan of unknown
+    # sizes gets no number of rows, which would stand in for these sizes, too.
+    as_computed = replace(selection, reduction=AS_COMPUTED)
+    open_plan = plan_from_specs(model, opened, as_computed)
+    padding = Padding(
+        selection.pad, {value.address: value.shape for value in open_plan.values}
+    )
+    made = plan_from_specs(model, largest, selection, rows=first.rows, padding=padding)
+    if made.addresses != open_plan.addresses:
+        raise ModelError(
+            f"{model.name!r} has other values for inputs of other sizes, which can't "
+            "be padded to one size. Select by `before` or `outputs` values that are "
+            "always there."
+        )
+    return made
+
+
+def plan_from_specs(
     model: keras.Model,
     specs: Any,
     selection: Selection,
-    reduction: Reduction = AS_COMPUTED,
     *,
     rows: int | None = None,
+    padding: Padding | None = None,
 ) -> Plan:
-    """Plans a model for inputs of these specs.
-
-    Args:
-        model: The model.
-        specs: The structure of `InputSpec` that it is given.
-        selection: What is to be taken of it.
-        reduction: What is done to each value before it is stored.
-        rows: A number of rows that it is known to take.
-    """
-    if selection.for_head and reduction.reduce is not None:
-        raise OptionError(
-            f"A head takes whole values, not reduced ones: for_head=True and "
-            f"reduce={reduction.name!r} don't go together. Leave one of them out."
-        )
-    if selection.for_head and selection.before is None and selection.outputs:
-        raise OptionError(
-            "A head comes after joins: with for_head=True, say by `before` which."
-        )
-    before, outputs = selection.before, selection.outputs
-    kinds, everything = kinds_of(selection.joins)
-    if before is None and outputs is None:
+    """Plans a model for input specs; `rows` is a number of rows that it accepts."""
+    _check_head(selection)
+    before, named = selection.before, address.patterns(selection.outputs)
+    if before is None and selection.outputs is None:
         before = "*"
-    heard = survey(model, specs, kinds if before is not None else (), rows)
-    chosen: list[TracedJoin] = []
+    kinds, _ = requested_kinds(selection.joins)
+    trace = survey(model, specs, kinds if before is not None else (), rows)
+    builder = PlanBuilder(selection.reduction, padding)
+    joins: list[TracedJoin] = []
     ignored: list[Ignored] = []
     if before is not None:
-        wanted = address.patterns(before)
-        chosen, ignored = of_data(model.name, heard, kinds, wanted, everything)
-        found = address.match(wanted, [join.path for join in chosen], what="join")
-        chosen = [join for join in chosen if join.path in set(found)]
-    drafting = Drafting(chosen)
-    if heard.stopped is not None:
-        drafting.refused.append(
-            Refused(heard.stopped[0], undecidable_reason(heard.stopped[1]))
-        )
-    named = address.patterns(outputs)
-    inputs = {name: (value,) for name, value in heard.inputs.items()}
-    known = {name: inputs[name] for name in inputs if name in named} | {**heard.outputs}
-    paths = address.match(named, list(known), what="operation")
-    taken = [output for path in paths for output in drafting.outputs(path, known[path])]
-    made = Plan(
-        model.name,
-        tuple(drafting.joins),
-        tuple(taken),
-        tuple(drafting.refused),
-        drafting.recipes,
-        ignored=tuple(ignored),
-    )
-    if selection.for_head:
-        made = _for_head(model, specs, made, drafting, {**inputs, **heard.outputs})
+        patterns = address.patterns(before)
+        joins, ignored = select_joins(model.name, trace, selection.joins, patterns)
+    builder.add_joins(joins)
+    if trace.stopped is not None:
+        path, reason = trace.stopped
+        builder.refused.append(Refused(path, undecidable_reason(reason)))
+    inputs = {name: (value,) for name, value in trace.inputs.items()}
+    known = {name: inputs[name] for name in inputs if name in named} | {**trace.outputs}
+    for path in address.match(named, list(known), what="operation"):
+        for index, value in enumerate(known[path]):
+            builder.add_output(address.output(path, index, len(known[path])), value)
+    skips = _skips(model, specs, joins) if selection.for_head else []
+    _add_skips(model.name, builder, skips, trace)
+    made = builder.build(model.name, ignored, skips)
     if not made.addresses:
         reasons = "; ".join(f"{r.address}: {r.reason}" for r in made.refused)
-        raise ModelError(f"Nothing of {model.name!r} can be had as asked. {reasons}")
-    return reduction.planned(made)
-
-
-def cut_of(model: keras.Model, specs: Any, made: Plan) -> Cut:
-    """Cuts a model before the joins of a plan.
-
-    Args:
-        model: The model.
-        specs: The structure of `InputSpec` that it takes.
-        made: The plan, of whole joins.
-
-    Raises:
-        ModelError: If it can't be cut there.
-        OptionError: If one of the joins only leads to others of them.
-    """
-    for join in made.joins:
-        if not join.whole:
-            reasons = "; ".join(f"{r.address}: {r.reason}" for r in made.refused)
-            raise ModelError(f"Not every branch of {join.path!r} can be had. {reasons}")
-    branches = {
-        join.path: {branch.address: branch.dtype for branch in join.branches}
-        for join in made.joins
-    }
-    try:
-        return cut(model, specs, branches, {j.kind for j in made.joins})
-    except ModelError as error:
         raise ModelError(
-            f"{model.name!r} can't be cut before {', '.join(map(repr, branches))}. "
-            f"{error} What works: save the branches (layertap.save needs no graph), "
-            "and write what comes after the join as a model of its own."
-        ) from error
-
-
-def _for_head(
-    model: keras.Model,
-    specs: Any,
-    made: Plan,
-    drafting: Drafting,
-    known: Mapping[str, Sequence[TracedValue]],
-) -> Plan:
-    """Returns a plan with the values that run past its joins.
-
-    Raises:
-        ModelError: If one of them can't be had.
-    """
-    skips = list(cut_of(model, specs, made).skips)
-    there = {output.address for output in made.outputs}
-    more = []
-    for skip in skips:
-        path, _, _ = address.parse(skip)
-        if skip not in there:
-            more += [
-                output
-                for output in drafting.outputs(path, known.get(path, ()))
-                if output.address == skip
-            ]
-    outputs = (*made.outputs, *more)
-    for skip in set(skips) - {output.address for output in outputs}:
-        reasons = [r.reason for r in drafting.refused if r.address == skip]
-        raise ModelError(
-            f"A head of {model.name!r} needs {skip}, which can't be had: "
-            f"{'; '.join(reasons) or 'it was not heard'}."
+            f"{model.name!r} has no values that can be captured for these options. "
+            f"{reasons}"
         )
-    return replace(made, outputs=outputs, skips=tuple(skips))
+    return made
 
 
 def specs_for(model: keras.Model, like: Any) -> tuple[Any, int | None]:
-    """Returns the specs of what a model is given, and a number of rows that it takes.
-
-    Args:
-        model: The model.
-        like: As of `plan`.
-    """
+    """Returns the input specs of a model, and a number of rows that it accepts."""
     declared = input_specs(model)
     if like is None:
         specs = declared if declared is not None else built_specs(model)
         if specs is None:
             raise ModelError(
                 f"{model.name!r} ({type(model).__name__}) was never called and has no "
-                "shapes yet. Pass data or specs that it takes: plan(model, like=x)."
+                "shapes yet. Pass data or specs for it: plan(model, like=x)."
             )
         return specs, None
     if all(map(_is_spec, keras.tree.flatten(like))):
         return specs_of(like, declared), None
     first = Feed(like, declared).first()
     return specs_of(first.inputs, declared), first.rows
+
+
+def _check_head(selection: Selection) -> None:
+    if not selection.for_head:
+        return
+    if selection.reduction.reduce is not None:
+        raise OptionError(
+            f"for_head=True and reduce={selection.reduction.name!r} can't be combined: "
+            "a head accepts complete values. Leave one of them out."
+        )
+    if selection.before is None and selection.outputs:
+        raise OptionError(
+            "for_head=True needs joins, which a head comes after. Pass `before=`."
+        )
+
+
+def _skips(model: keras.Model, specs: Any, joins: Sequence[TracedJoin]) -> list[str]:
+    """Returns the addresses of the values that run past joins."""
+    # Of the dtypes that the joins receive, not of the stored ones.
+    computed = PlanBuilder(AS_COMPUTED)
+    computed.add_joins(joins)
+    return list(cut_before(model, specs, computed.joins, computed.refused).skips)
+
+
+def _add_skips(
+    model: str, builder: PlanBuilder, skips: Sequence[str], trace: Trace
+) -> None:
+    known = {address.output(name): value for name, value in trace.inputs.items()}
+    for path, values in trace.outputs.items():
+        for index, value in enumerate(values):
+            known[address.output(path, index, len(values))] = value
+    planned = {output.address for output in builder.outputs}
+    for name in skips:
+        if name in planned or (name in known and builder.add_output(name, known[name])):
+            continue
+        reasons = [r.reason for r in builder.refused if r.address == name]
+        raise ModelError(
+            f"The head of {model!r} needs {name}, which can't be captured: "
+            f"{'; '.join(reasons) or 'it was not traced'}."
+        )
 
 
 def _is_spec(leaf: Any) -> bool:
@@ -264,4 +236,4 @@ def _is_spec(leaf: Any) -> bool:
     )
 
 
-__all__ = ["Plan", "Value", "plan", "plan_for"]
+__all__ = ["Plan", "Value", "plan"]

@@ -1,54 +1,45 @@
-"""Less to store: fewer numbers of a value, and narrower ones.
+"""Reduces and narrows values before they are stored.
 
-Both are part of the compiled pass, so that whole values never leave it. First the
-reduction, then the dtype; and a plan foretells what comes of the two.
+Both are part of the compiled pass, so that complete values never leave it: first the
+reduction, then the dtype. A plan predicts the shape and the dtype that result.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import keras
 from keras import ops
 
-from layertap.core.plan import Plan, Recipe, Shape, Value, shown
+from layertap.core.plan import Plan, Shape, shown
 from layertap.core.values import OVERFLOWED
 from layertap.errors import OptionError
-from layertap.planning.fingerprint import told
+from layertap.planning.fingerprint import function_fingerprint
 
 Tensor = Any
 Reduce = str | Callable[[Tensor], Tensor] | None
-AnyValue = TypeVar("AnyValue", bound=Value)
 
 NAMED = ("mean", "max", "flatten")
 
-# Where rounding to the nearest begins to give infinity: half a step above the largest
-# number. Compared with, rather than the result looked at, for XLA may leave out the
-# rounding between a cast and what reads it.
+# From here on, rounding to the nearest gives infinity: half a step above the largest
+# number. Values are compared with it before the cast, since XLA may leave out the
+# rounding between a cast and its reader.
 OVERFLOWS_FROM = {"float16": 65520.0, "bfloat16": 2.0**128 - 2.0**119}
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _COMPLEX = ("complex64", "complex128")
 
-# Rows that stand in for an unknown number, where a function asks for one.
+# Numbers of rows that stand in for an unknown one, where a function needs a number.
 _STAND_INS = (96, 160)
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """What is done to each value before it leaves the pass: reduced, then narrowed.
+    """A change to each value before it leaves the pass: reduced, then narrowed.
 
-    Attributes:
-        dtype: `"float16"` or `"bfloat16"`: the dtype of all floating values; None
-            leaves them as they are. Integers, booleans and complex numbers stay.
-        reduce: `"mean"` or `"max"` of each row, `"flatten"`, or a function that takes
-            the tensor, rows first, and returns one with the same rows. The mean of
-            `float16` and `bfloat16` is computed in `float32`, that of integers and
-            booleans is `float32`.
-
-    Raises:
-        OptionError: If it is neither.
+    The mean of `float16` and `bfloat16` is computed in `float32`; that of integers and
+    booleans is `float32`. Only floating values are narrowed. See `layertap.plan`.
     """
 
     dtype: str | None = None
@@ -57,73 +48,72 @@ class Reduction:
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in OVERFLOWS_FROM:
             raise OptionError(
-                f"`dtype` is None, 'float16' or 'bfloat16'; found {self.dtype!r}."
+                "`dtype` is invalid. Expected None, 'float16' or 'bfloat16'. "
+                f"Received {self.dtype!r}."
             )
-        if self.reduce in (None, *NAMED) or callable(self.reduce):
-            return
-        raise OptionError(
-            f"`reduce` is None, {', '.join(map(repr, NAMED))}, or a function of a "
-            f"tensor; found {self.reduce!r}."
-        )
+        if self.reduce not in (None, *NAMED) and not callable(self.reduce):
+            raise OptionError(
+                f"`reduce` is invalid. Expected None, {', '.join(map(repr, NAMED))}, "
+                f"or a function of a tensor. Received {self.reduce!r}."
+            )
 
     @property
     def name(self) -> str | None:
-        """The reduction as a store tells of it: a function by its name and a digest."""
-        return told(self.reduce) if callable(self.reduce) else self.reduce
+        """The reduction as a store records it: a function by its name and a digest."""
+        if callable(self.reduce):
+            return function_fingerprint(self.reduce)
+        return self.reduce
 
-    def planned(self, plan: Plan) -> Plan:
-        """Returns a plan of values as computed as the one of values as stored.
+    def narrows(self, dtype: str) -> bool:
+        """Returns whether values of a dtype, after `reduce`, are stored as another."""
+        return self.dtype is not None and dtype in _FLOATS and dtype != self.dtype
 
-        Raises:
-            OptionError: If `reduce` can't be had of a value.
-        """
-        if self == AS_COMPUTED:
-            return plan
-        if self.reduce is not None:
-            # What is left of the branches does not join to what is left of their join.
-            plan = without_joins(plan)
-        narrowed: dict[str, str] = {}
+    def reduced_spec(self, name: str, shape: Shape, dtype: str) -> tuple[Shape, str]:
+        """Returns the shape and the dtype that a value has after `reduce`."""
+        if callable(self.reduce):
+            return _function_spec(self.reduce, name, shape, dtype)
+        match self.reduce:
+            case "mean":
+                stays = dtype in (*_FLOATS, *_COMPLEX)
+                return (None,), dtype if stays else "float32"
+            case "max":
+                if dtype in _COMPLEX:
+                    raise OptionError(
+                        f'reduce="max" does not support {name} of dtype {dtype}: '
+                        "complex numbers have no order. Leave the value out, or pass "
+                        "a function."
+                    )
+                return (None,), dtype
+            case "flatten":
+                sizes = [n for n in shape[1:] if n is not None]
+                known = len(sizes) == len(shape) - 1
+                return (None, math.prod(sizes) if known else None), dtype
+        return shape, dtype
 
-        def less(value: AnyValue) -> AnyValue:
-            shape, dtype = self._foretold(value)
-            if self.dtype is not None and dtype in _FLOATS and dtype != self.dtype:
-                if value.address not in plan.recipes:
-                    narrowed[value.address] = dtype
-                dtype = self.dtype
-            return replace(value, shape=shape, dtype=dtype)
+    def apply(self, tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+        """Reduces and narrows the tensors of a batch, by address.
 
-        plan = plan.each(less)
-        return replace(plan, dtype=self.dtype, reduce=self.name, narrowed=narrowed)
-
-    def applied(self, tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
-        """Reduces and narrows the values of a batch, and counts what became infinite.
-
-        Args:
-            tensors: The tensors by address. Those that are not stored by the plan, a
-                join's own output, are narrowed only.
-            plan: The plan of the values as stored.
-
-        Returns:
-            The tensors, and under `overflowed`, if any are narrowed, how many numbers
-            of each row became infinite by it.
+        Tensors that the plan does not store, outputs of joins, are only narrowed. If
+        some are narrowed, `overflowed` counts the numbers of each row that become
+        infinite.
         """
         if self == AS_COMPUTED:
             return dict(tensors)
         stored = {value.address for value in plan.stored}
-        found, counts = {}, {}
+        results, counts = {}, {}
         for name, tensor in tensors.items():
             if name in stored:
                 tensor = self._reduced(tensor)
             if self.dtype is not None and _dtype(tensor) in _FLOATS:
                 if name in plan.narrowed:
                     counts[name] = _overflows(tensor, OVERFLOWS_FROM[self.dtype])
-                # By way of float32, as each backend rounds float64 in its own way.
+                # By way of float32, since backends round float64 differently.
                 tensor = ops.cast(ops.cast(tensor, "float32"), self.dtype)
-            found[name] = tensor
+            results[name] = tensor
         if counts:
             columns = [counts[name] for name in plan.narrowed]
-            found[OVERFLOWED] = ops.stack(columns, axis=1)
-        return found
+            results[OVERFLOWED] = ops.stack(columns, axis=1)
+        return results
 
     def _reduced(self, tensor: Tensor) -> Tensor:
         if callable(self.reduce):
@@ -141,28 +131,6 @@ class Reduction:
                     return ops.reshape(tensor, (ops.shape(tensor)[0], -1))
                 return ops.reshape(tensor, (-1, math.prod(sizes)))
         return tensor
-
-    def _foretold(self, value: Value) -> tuple[Shape, str]:
-        """Returns the shape and the dtype that a value has after `reduce`."""
-        if callable(self.reduce):
-            return _of_function(self.reduce, value)
-        sizes = [n for n in value.shape[1:] if n is not None]
-        known = len(sizes) == len(value.shape) - 1
-        match self.reduce:
-            case "mean":
-                stays = value.dtype in (*_FLOATS, *_COMPLEX)
-                return (None,), value.dtype if stays else "float32"
-            case "max":
-                if value.dtype in _COMPLEX:
-                    raise OptionError(
-                        f"{value.address} has dtype {value.dtype}: complex numbers "
-                        'have no order, so reduce="max" can\'t be had of it. Leave it '
-                        "out, or pass a function."
-                    )
-                return (None,), value.dtype
-            case "flatten":
-                return (None, math.prod(sizes) if known else None), value.dtype
-        return value.shape, value.dtype
 
 
 AS_COMPUTED = Reduction()
@@ -182,7 +150,7 @@ def _mean(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _overflows(tensor: Tensor, limit: float) -> Tensor:
-    """Counts in each row the numbers that are finite, and will not be any more."""
+    """Counts in each row the finite numbers that become infinite."""
     wide = ops.absolute(ops.cast(tensor, "float32"))
     over = ops.cast(ops.logical_and(ops.isfinite(tensor), wide >= limit), "int32")
     axes = tuple(range(1, len(over.shape)))
@@ -200,73 +168,39 @@ class _Function(keras.Operation):
         return self.function(tensor)
 
 
-def _of_function(
-    function: Callable[[Tensor], Tensor], value: Value
+def _function_spec(
+    function: Callable[[Tensor], Tensor], name: str, shape: Shape, dtype: str
 ) -> tuple[Shape, str]:
-    """Returns the shape and the dtype of a function of a value.
-
-    Raises:
-        OptionError: If it can't take the value, or returns something else than one
-            tensor with the same rows.
-    """
+    """Returns the shape and the dtype that a function makes of a value."""
 
     def run(rows: int | None) -> Any:
-        sizes = [rows if n is None else n for n in value.shape]
-        given = keras.KerasTensor(sizes, dtype=value.dtype)
-        return _Function(function).compute_output_spec(given)
+        sizes = [rows if n is None else n for n in shape]
+        tensor = keras.KerasTensor(sizes, dtype=dtype)
+        return _Function(function).compute_output_spec(tensor)
 
     rows: tuple[int | None, ...] = (None,)
     try:
         try:
-            found = [run(None)]
-        except Exception:  # A function may want the rows as a number.
+            specs = [run(None)]
+        except Exception:  # A function may need the rows as a number.
             rows = _STAND_INS
-            found = [run(n) for n in rows]
-    except Exception as error:  # Whatever a function raises.
+            specs = [run(n) for n in rows]
+    except Exception as error:  # A function may raise anything.
         raise OptionError(
-            f"`reduce` can't take {value.address}, {shown(value.shape)} "
-            f"{value.dtype}: {type(error).__name__}: {error}"
+            f"`reduce` does not accept {name}, {shown(shape)} {dtype}. It raised "
+            f"{type(error).__name__}: {error}"
         ) from error
-    shapes = [getattr(one, "shape", None) for one in found]
+    shapes = [getattr(spec, "shape", None) for spec in specs]
     if any(
-        shape is None or tuple(shape[:1]) != (n,)
-        for shape, n in zip(shapes, rows, strict=True)
+        s is None or tuple(s[:1]) != (n,) for s, n in zip(shapes, rows, strict=True)
     ):
-        returned = type(found[0]).__name__ if shapes[0] is None else tuple(shapes[0])
+        returned = type(specs[0]).__name__ if shapes[0] is None else tuple(shapes[0])
         raise OptionError(
-            f"`reduce` returns {returned} for {value.address}, "
-            f"{shown(value.shape)}; expected one tensor with the same rows: "
-            "(rows, …). Reduce over other axes than the first."
+            f"`reduce` does not keep the rows of {name}, {shown(shape)}. Expected one "
+            f"tensor of shape (rows, …). Received {returned}. Reduce over other axes "
+            "than the first."
         )
     sizes = (set(size) for size in zip(*shapes, strict=True))
-    # Where two numbers of rows stood in, the rows differ, and are unknown again.
+    # Sizes that differ between two numbers of rows are unknown, such as the rows.
     merged = tuple(size.pop() if len(size) == 1 else None for size in sizes)
-    return merged, _dtype(found[0])
-
-
-def without_joins(
-    plan: Plan, which: Callable[[Recipe], bool] = lambda recipe: True
-) -> Plan:
-    """Returns a plan in which no value is rebuilt by joining others.
-
-    The first value of those that are one tensor is stored; the others are aliases.
-
-    Args:
-        plan: A plan.
-        which: Whether this recipe is to go; by default all that join.
-    """
-    recipes = dict(plan.recipes)
-    first: dict[str | None, str] = {}
-
-    def stored(value: AnyValue) -> AnyValue:
-        recipe = plan.recipes.get(value.address)
-        if recipe is None or len(recipe.addresses) == 1 or not which(recipe):
-            return value
-        same = first.setdefault(value.alias_of, value.address)
-        if same == value.address:
-            del recipes[value.address]
-            return replace(value, alias_of=None)
-        recipes[value.address] = Recipe((same,))
-        return replace(value, alias_of=same)
-
-    return replace(plan.each(stored), recipes=recipes)
+    return merged, _dtype(specs[0])

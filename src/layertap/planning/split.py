@@ -1,4 +1,4 @@
-"""Parts of a model, as models: its branches; what is before a join, and after it."""
+"""Makes models of parts of a model: of its branches, before and after a join."""
 
 import re
 from collections.abc import Sequence
@@ -6,10 +6,11 @@ from typing import Any
 
 import keras
 
-from layertap.core import address
+from layertap.core.plan import Join
 from layertap.core.values import branches
 from layertap.errors import ModelError, OptionError
-from layertap.planning.planner import cut_of, plan, specs_for
+from layertap.planning.cut import cut_before
+from layertap.planning.planner import plan, specs_for
 from layertap.tracing.collect import collect
 from layertap.tracing.graphs.build import clone
 
@@ -22,36 +23,34 @@ def split(
     joins: str | Sequence[str] = ("concatenate",),
     copy: bool = False,
 ) -> tuple[keras.Model, keras.Model]:
-    """Cuts a model in two before a join: `head(stem(x))` is `model(x)`, bit for bit.
+    """Cuts a model in two before joins: `head(stem(x))` is `model(x)`, bit for bit.
 
-    The head takes what `layertap.save(model, data, path, before=before,
-    for_head=True)` saves: a dictionary of the join's branches by address and, where
-    connections run past the join, of the values that they carry. Nested models are
-    opened where the join stands inside.
+    `layertap.save(model, data, path, before=before, for_head=True)` saves the inputs of
+    the head: a dictionary of the branches by address and of the values of connections
+    that run past the joins. Nested models around a join are flattened.
 
-    The parts share the layers of the model, and its weights: training the head trains
-    them in the model too. They are functional models, which can be compiled, trained,
-    saved and loaded on their own. (Loading a head, Keras warns that its inputs have
-    other names than their addresses, which have a slash.)
+    The parts are functional models, which can be compiled, trained, saved and loaded
+    on their own. They share the layers and the weights of the model: training the head
+    also trains the model. (Loading a head, Keras warns that names of its inputs differ
+    from their addresses, which contain a slash.)
 
     Args:
         model: A Keras model. It is not changed, and its layers get no new nodes.
-        before: Glob, or globs, over the paths of joins, which are one cut: the head
-            takes the branches of all of them. Not needed if there is only one.
-        like: As of `layertap.plan`.
-        joins: As of `layertap.plan`.
-        copy: Whether the head is to have layers and weights of its own.
+        before: Glob, or globs, over paths of joins. Together they are one cut: the
+            head accepts the branches of all of them. Optional for a single join.
+        like: See `layertap.plan`.
+        joins: See `layertap.plan`.
+        copy: Whether the head has layers and weights of its own.
 
     Returns:
-        The stem, which takes what the model takes, and the head, which returns what it
-        returns.
+        The stem, which accepts the inputs of the model, and the head, which returns
+        its outputs.
 
     Raises:
-        ModelError: If the model can't be written out as one graph with the join in it:
-            its `call` has to be run with values, or uses weights of its own. The way
-            that works then is told.
-        OptionError: If one of the joins only leads to others of them.
-        LayertapError: As of `layertap.plan`.
+        ModelError: If the model has no graph that contains the joins: its `call` needs
+            values, or uses weights of its own. The message says what works instead.
+        OptionError: If a join only leads to other joins of the cut.
+        LayertapError: See `layertap.plan`.
 
     Example:
     ```python
@@ -63,7 +62,7 @@ def split(
     """
     made = plan(model, like=like, before=before, joins=joins)
     specs, _ = specs_for(model, like)
-    cut = cut_of(model, specs, made)
+    cut = cut_before(model, specs, made.joins, made.refused)
     stem = cut.stem(f"{model.name}_stem")
     head = cut.head(f"{model.name}_head")
     return stem, clone(head) if copy else head
@@ -78,25 +77,25 @@ def submodels(
 ) -> dict[str, keras.Model]:
     """Makes one model for each branch of a join, sharing the original's variables.
 
-    Right for layers that are called twice and for nested models, where
-    `keras.Model(model.inputs, layer.output)` is not. To save values, `layertap.save`
-    is the faster way: it runs the model once, not once for each branch.
+    It also works for layers that are called twice and for nested models, where
+    `keras.Model(model.inputs, layer.output)` does not. To save values, `layertap.save`
+    is faster: it runs the model once, not once for each branch.
 
     Args:
         model: A Keras model. It is not changed, and its layers get no new nodes.
-        before: The path of the join; not needed if there is only one.
-        like: As of `layertap.plan`.
-        joins: As of `layertap.plan`.
+        before: The path of the join. Optional for a single join.
+        like: See `layertap.plan`.
+        joins: See `layertap.plan`.
 
     Returns:
-        By what made the branch, in the order of the branches, models that take what
-        `model` takes. Where the model can be written out as a graph, as of `split`,
-        they are functional and can be saved; elsewhere they listen to the original,
-        and can't.
+        Models that accept the inputs of `model`, by the operation that made the
+        branch, in the order of the branches. If the model has a graph (see `split`),
+        they are functional and can be saved. Otherwise they run the original, and
+        can't be saved.
 
     Raises:
         OptionError: If `before` does not name one join.
-        ModelError: If a branch can't be had.
+        ModelError: If a branch can't be captured.
 
     Example:
     ```python
@@ -108,61 +107,49 @@ def submodels(
     if len(made.joins) != 1:
         paths = ", ".join(repr(join.path) for join in made.joins)
         raise OptionError(
-            f"`before` has to name one join; {before!r} stands for {paths} of "
-            f"{model.name!r}."
+            f"`before` does not name one join of {model.name!r}. Received {before!r}, "
+            f"which matches {paths}."
         )
     join = made.joins[0]
-    names = branches(made, join.path)
+    names = list(branches(made, join.path))
+    specs, _ = specs_for(model, like)
     try:
-        cut = cut_of(model, specs_for(model, like)[0], made)
+        cut = cut_before(model, specs, [join], made.refused)
     except ModelError:
         if not join.whole:
             raise
         return {
-            made_by: ListeningModel(model, name, join.kind, name=_name(name))
-            for made_by, name in names
+            made_by: BranchModel(model, join, index, name=_name(address))
+            for index, (made_by, address) in enumerate(names)
         }
     return {made_by: cut.stem(_name(name), [name]) for made_by, name in names}
 
 
 def _name(branch: str) -> str:
-    # TensorFlow takes a model's name as that of a scope, which is narrow.
+    # TensorFlow uses the name of a model as a scope, which allows few characters.
     return "before_" + re.sub(r"\W", "_", branch, flags=re.ASCII)
 
 
-class ListeningModel(keras.Model):
-    """A model of one branch that runs the original until it has heard the branch.
+class BranchModel(keras.Model):
+    """A model of one branch that runs the original until it has the branch."""
 
-    Args:
-        model: The original.
-        branch: The address of the branch.
-        kind: The kind of its join.
-        name: The name of this model.
-    """
-
-    def __init__(self, model: keras.Model, branch: str, kind: str, name: str) -> None:
+    def __init__(self, model: keras.Model, join: Join, index: int, name: str) -> None:
         super().__init__(name=name)
         self.original = model
-        self.branch = branch
-        self.kind = kind
+        self.branch = join.branches[index].address
+        self.join, self.kind, self.index = join.path, join.kind, index
         # All its variables are the original's.
         self.built = True
 
     def call(self, inputs: Any) -> Any:
-        """Returns the branch's value."""
-        path, _, index = address.parse(self.branch)
-        wanted = {path: {index: self.branch}}
-        found = collect(self.original, inputs, wanted, {}, {self.kind})
-        return found[self.branch]
+        """Returns the value of the branch."""
+        wanted = {self.join: {self.index: self.branch}}
+        return collect(self.original, inputs, wanted, {}, {self.kind})[self.branch]
 
     def get_config(self) -> dict[str, Any]:
-        """Raises: this model is no graph, and the original belongs to the user.
-
-        Raises:
-            ModelError: Always.
-        """
+        """Raises a ModelError: this model has no graph."""
         raise ModelError(
-            f"The model of {self.branch} listens to {self.original.name!r}, in which "
-            "that join is no node of a functional graph, so it can't be saved on its "
-            "own. Save the original, and call layertap.submodels on it again."
+            f"The model of {self.branch} can't be saved on its own: it runs "
+            f"{self.original.name!r}, in which that join is not a node of a functional "
+            "graph. Save the original, and call layertap.submodels on it again."
         )
