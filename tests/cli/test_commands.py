@@ -348,7 +348,7 @@ def test_batches_of_different_sizes(here, tmp_path):
     assert "--pad longest" in told
     assert "--pad 512" in told
     assert "--pad 512" in fails(2, *words, "--pad", "longest")
-    assert "planned was at most (4, 4, 8)" in fails(2, *words, "--pad", 4)
+    assert "Expected at most (4, 4, 8)" in fails(2, *words, "--pad", 4)
     for data, pad in (("sources:sequences", 5), ("sources:Again", "longest")):
         succeeds(*words[:2], data, *words[3:], "--pad", pad)
         saved = layertap.open(store)

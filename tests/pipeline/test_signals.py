@@ -80,7 +80,7 @@ def failing_progress(rows, written):
 
 # What fails, what is raised, what it says of the row and the input, rows that are safe.
 FAILURES = {
-    "data": (raises(DataBrokeError("a disk")), {}, DataBrokeError, "after giving 625"),
+    "data": (raises(DataBrokeError("a disk")), {}, DataBrokeError, "after 625 rows"),
     "ctrl-c": (raises(KeyboardInterrupt()), {}, KeyboardInterrupt, "625 rows are safe"),
     "exit": (raises(SystemExit(3)), {}, SystemExit, "625 rows are safe"),
     "rank": (lambda b: b[..., None, None], {}, DataError, "'x' .* from row 625 on"),

@@ -208,7 +208,7 @@ def test_what_is_not_of_data_is_left_out_and_listed(what):
 
 def test_a_wrong_guess_is_overridden_by_its_address():
     model = Calling(indices)
-    with pytest.raises(NoJoinsError, match=f"{NAME}: it is of whole numbers"):
+    with pytest.raises(NoJoinsError, match=f"{NAME}: it joins integers"):
         layertap.plan(model, like=X)
     values = layertap.capture(model, X, before=NAME)
     order = np.argsort(X, axis=1)

@@ -15,7 +15,7 @@ from layertap.core.plan import Join, Plan
 from layertap.core.values import LENGTHS, Values, auxiliary_arrays, length_columns
 from layertap.errors import DataError, OptionError, OtherRunError, StoreError
 from layertap.inputs.feed import Batch, Feed
-from layertap.pipeline.tap import Tap, rebuilt
+from layertap.pipeline.tap import Tap, is_rebuildable
 from layertap.planning import fingerprint
 from layertap.planning.padding import cut_to
 from layertap.planning.reduction import NAMED, Reduce, Reduction
@@ -233,7 +233,7 @@ def verify(
     joins = {
         join.path: Check(address.output(join.path), "branches joined, join recomputed")
         for join in saved.plan.joins
-        if joined and rebuilt(join)
+        if joined and is_rebuildable(join)
     }
     other_inputs = 0
     nonfinite: dict[str, int] = {}

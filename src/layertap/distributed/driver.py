@@ -9,12 +9,10 @@ import os
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from layertap.core.plan import Plan
 from layertap.core.progress import Show
@@ -24,8 +22,13 @@ from layertap.distributed.shared_data import share
 from layertap.distributed.worker import Assignment, SharedModel
 from layertap.errors import ModelError, StoreError
 from layertap.inputs.feed import Feed
-from layertap.pipeline.resume import find_existing_store, other_run
-from layertap.pipeline.run import Run, Stored
+from layertap.pipeline.resume import (
+    find_existing_store,
+    other_run,
+    sampled_differences,
+)
+from layertap.pipeline.run import Run
+from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.signals import raise_on_sigterm
 from layertap.planning.padding import Pad
 from layertap.planning.planner import Selection, plan_from_data
@@ -38,8 +41,6 @@ from layertap.tracing.model_structure import check_model, input_specs
 # So many blocks each worker has at least, where there are rows for them: all end at
 # about the same time, and little is lost with one.
 _BLOCKS_EACH = 8
-# So many batches of rows that were saved before are compared with the data.
-_COMPARED = 64
 
 
 def save(
@@ -139,10 +140,8 @@ def save(
     plan = plan_from_data(loaded, feed, selection)
     run = Run(loaded, feed, plan, reduction, opened.ids)
     run.check_rows(feed.rows or 0)
-    options: dict[str, Any] = {"compression": compression, "memory": memory}
-    saved = find_existing_store(
-        run, path, partial(_later, run), resume=resume, overwrite=overwrite, **options
-    )
+    options = StoreOptions(compression, resume, overwrite, memory)
+    saved = find_existing_store(run, path, options, sampled=True)
     if saved is not None and saved.complete:
         return saved
     with raise_on_sigterm(), _writer(run, path, saved, workers, options) as writer:
@@ -208,7 +207,7 @@ def _objects() -> dict[str, bytes]:
 
 
 def _writer(
-    run: Run, path: Any, saved: Saved | None, workers: int, options: dict[str, Any]
+    run: Run, path: Any, saved: Saved | None, workers: int, options: StoreOptions
 ) -> SharedWriter:
     """Returns the writer of a new store, or of one to go on with."""
     rows = run.feed.rows or 0
@@ -224,18 +223,10 @@ def _writer(
     # Whole batches, or two workers would compute the same one.
     size = run.feed.size or 1
     each = math.ceil(rows / (workers * _BLOCKS_EACH * size)) * size
-    arrays, manifest = run.store()
+    arrays, manifest = store_schema(run)
     return SharedWriter.create(
-        path, arrays, manifest, rows=rows, most_rows=each, **options
+        path, arrays, manifest, rows=rows, most_rows=each, **options.layout
     )
-
-
-def _later(run: Run, saved: Saved) -> list[str]:
-    """Says how the data differ from those of a store; some batches are compared."""
-    reader = saved.reader
-    starts = range(0, reader.rows, reader.block_rows)
-    blocks = [range(s, min(s + reader.block_rows, reader.rows)) for s in starts]
-    return _differences(run, reader, blocks)
 
 
 def _compare(
@@ -249,24 +240,9 @@ def _compare(
     there = sorted(set(range(writer.blocks)) - set(missing))
     starts = [block * writer.block_rows for block in there]
     blocks = [range(s, min(s + writer.block_rows, writer.rows)) for s in starts]
-    problems = _differences(run, writer, blocks)
+    problems = sampled_differences(run, writer, blocks)
     if problems:
         raise other_run(saved, problems, again=True)
-
-
-def _differences(run: Run, stored: Stored, blocks: Sequence[range]) -> list[str]:
-    """Says how the data differ from stored rows, in a batch of some blocks."""
-    count = min(len(blocks), _COMPARED)
-    for number in np.linspace(0, len(blocks) - 1, count).astype(int):
-        rows = blocks[number]
-        for batch in run.feed.batches(rows.start, rows.stop):
-            # One that began before may have rows that are not there.
-            if batch.row >= rows.start and batch.row + batch.rows <= rows.stop:
-                problems = run.changes(stored, batch, compute=False)
-                if problems:
-                    return problems
-                break
-    return []
 
 
 def _follow(

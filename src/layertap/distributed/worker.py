@@ -17,7 +17,7 @@ from layertap.errors import LayertapError, ModelFileError, OtherRunError, StoreE
 from layertap.store import BlockWorker, Claim
 
 if TYPE_CHECKING:
-    from layertap.pipeline.prefetch import Arrays
+    from layertap.pipeline.tap import Arrays
 
 # Data and models may end a program. A worker that ended would be started again.
 _ERRORS = (Exception, SystemExit)
@@ -193,14 +193,14 @@ class Worker:
         return {"rows": [rows], "bytes": [written], "error": [b""]}
 
     def _save(self, number: int) -> tuple[int, int]:
-        from layertap.pipeline.prefetch import ahead
+        from layertap.pipeline.prefetch import prefetch
 
         rows = self._store.rows_of(number)
         if self._store.written(number):
             return len(rows), 0
         check(self._begin(number), number, rows, 1)
         block = self._store.empty(number)
-        for arrays in ahead(self._begun(rows)):
+        for arrays in prefetch(self._begun(rows)):
             block.append(arrays)
         if block.filled != len(rows):
             raise StoreError(

@@ -1,6 +1,6 @@
-"""Values in memory, in one pass."""
+"""Captures values in memory, in one pass."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -31,36 +31,34 @@ def capture(
     pad: Pad | None = None,
     for_head: bool = False,
 ) -> Values:
-    """Returns the values of a model for some data, in memory, in one pass.
+    """Captures the values of a model for some data in memory, in one pass.
 
     Args:
         model: A Keras model. It is not changed; one that was never called is built.
-        data: Whatever `model.predict` takes. A tuple is `(x, y)` or
-            `(x, y, sample_weight)`, as in a data set.
-        before: As of `layertap.plan`.
-        outputs: As of `layertap.plan`.
-        joins: As of `layertap.plan`.
-        batch_size: Rows per batch, 32 by default; not for data that brings its own
-            batches.
-        dtype: As of `layertap.plan`. `overflowed` of the values says how many finite
-            numbers became infinite by it.
-        reduce: As of `layertap.plan`.
-        pad: For data whose batches have different sizes, as of `layertap.save`.
-        for_head: As of `layertap.plan`.
+        data: Data for `model.predict`. A tuple is `(x, y)` or `(x, y, sample_weight)`.
+        before: See `layertap.plan`.
+        outputs: See `layertap.plan`.
+        joins: See `layertap.plan`.
+        batch_size: Rows per batch, 32 by default. Not for data that come in batches.
+        dtype: See `layertap.plan`. `overflowed` of the result counts the finite numbers
+            that became infinite.
+        reduce: See `layertap.plan`.
+        pad: For data whose batches have different sizes, see `layertap.save`.
+        for_head: See `layertap.plan`.
 
     Returns:
         The values by address: NumPy arrays of shape `(rows, *value shape)`, with the
-        dtype that the join receives (`bfloat16` as of `ml_dtypes`), unless `dtype` and
-        `reduce` make them smaller.
+        dtype that the join receives (`bfloat16` of `ml_dtypes`), unless `dtype` or
+        `reduce` changes them.
 
     Raises:
-        LayertapError: As of `layertap.plan`, and if the model can't take the data.
+        LayertapError: See `layertap.plan`; also if the model does not accept the data.
 
     Example:
     ```python
     values = layertap.capture(model, x)
     values["fusion/in/0"]
-    values.before("fusion")  # made by -> array
+    values.before("fusion")  # by operation: array
     ```
     """
     check_model(model)
@@ -69,29 +67,32 @@ def capture(
     selection = Selection(before, outputs, joins, for_head, reduction, pad)
     plan = plan_from_data(model, feed, selection)
     tap = Tap(model, plan, reduction)
-    batches, along = [], []
+    batches, labels, weights = [], [], []
     for batch in feed.batches():
-        # Copies: a model may use the memory of its values again in the next batch.
+        # Copies, since a model may reuse the memory of its values for the next batch.
         batches.append({name: np.array(array) for name, array in tap(batch).items()})
-        along.append((batch.labels, batch.sample_weight))
-    arrays, more = (
-        {name: _together(name, [found[name] for found in batches]) for name in names}
-        for names in ([value.address for value in plan.stored], auxiliary_arrays(plan))
+        labels.append(batch.labels)
+        weights.append(batch.sample_weight)
+
+    def complete(names: Iterable[str]) -> dict[str, NDArray[Any]]:
+        return {name: _concatenate(name, [b[name] for b in batches]) for name in names}
+
+    return Values(
+        plan,
+        complete(value.address for value in plan.stored),
+        tree.mapped(lambda *parts: np.concatenate(parts), *labels),
+        sample_weight=tree.mapped(lambda *parts: np.concatenate(parts), *weights),
+        beside=complete(auxiliary_arrays(plan)),
     )
-    labels, weights = (
-        tree.mapped(lambda *parts: np.concatenate(parts), *found)
-        for found in zip(*along, strict=True)
-    )
-    return Values(plan, arrays, labels, sample_weight=weights, beside=more)
 
 
-def _together(name: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:
+def _concatenate(name: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:
     """Returns the rows of all batches in one array."""
     shapes = sorted({array.shape[1:] for array in arrays})
     if len(shapes) > 1:
         raise DataError(
-            f"{name} has rows of the shapes {', '.join(map(str, shapes))} in different "
-            "batches, which are no one array. Leave it out, or pass `pad=`, if it is "
-            "the data that have different sizes."
+            f"{name} does not have rows of one shape. Received "
+            f"{', '.join(map(str, shapes))} in different batches. Leave the value out, "
+            "or pass `pad=` if the sizes of the data differ."
         )
     return np.concatenate(arrays)

@@ -1,31 +1,27 @@
-"""Batches that are begun ahead, so that the backend is never idle."""
+"""Begins batches ahead of time, so that the backend is never idle."""
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from numpy.typing import NDArray
+from layertap.pipeline.tap import Arrays
 
-Arrays = dict[str, NDArray[Any]]
-
-# So many batches are begun at once, if one takes less than so many seconds.
+# How many batches are begun at once, if each takes less than so many seconds.
 _MANY, _NO_TIME = 16, 0.001
 
 
-def ahead(begun: Iterator[Callable[[], Arrays]]) -> Iterator[Arrays]:
-    """Yields the arrays of batches, each when later ones were begun.
+def prefetch(batches: Iterator[Callable[[], Arrays]]) -> Iterator[Arrays]:
+    """Yields the arrays of begun batches, each after later batches are begun.
 
-    While the arrays of one are checked and kept, the backend computes another, where
-    it can. Of batches that take no time many are begun at once, for to wake up the
-    backend's threads would take longer than they do. If a batch can't be begun, those
-    before it are had first.
+    The backend computes one batch while the arrays of another are checked and written.
+    Many short batches are begun at once, since waking up the backend's threads takes
+    longer than they do. If a batch can't be begun, earlier batches come first.
     """
     waiting: deque[Callable[[], Arrays]] = deque()
     most, since = 1, time.perf_counter()
     while True:
         try:
-            following = next(begun, None)
+            following = next(batches, None)
         except BaseException:
             # Ctrl-C too.
             while waiting:

@@ -1,84 +1,185 @@
-"""What is at the path of a save already: a store of this run, of another, or none."""
+"""Compares a run with the store at its path, to resume, replace or refuse it."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from layertap.core import text, tolerance
+from layertap.core.tolerance import describe_difference
+from layertap.core.values import auxiliary_arrays
 from layertap.errors import OtherRunError, StoreError
+from layertap.inputs.feed import Batch
 from layertap.pipeline.run import Run
-from layertap.results.saved import Saved
-from layertap.store import exists, remove
+from layertap.pipeline.schema import StoreOptions, store_schema
+from layertap.pipeline.tap import Arrays
+from layertap.results.saved import DIGESTS, IDS, Saved
+from layertap.store import Writer, exists, remove
+
+# How many batches of saved rows a sample compares with the data.
+_SAMPLED = 64
+
+
+class StoredRows(Protocol):
+    """Committed rows, by array."""
+
+    rows: int
+
+    def array(self, path: str) -> Any:
+        """Returns an array that can be sliced."""
 
 
 def find_existing_store(
     run: Run,
     path: str | os.PathLike[str],
-    look: Callable[[Saved], list[str]],
+    options: StoreOptions,
     *,
-    resume: bool,
-    overwrite: bool,
-    compression: str | None,
-    memory: int,
+    sampled: bool = False,
 ) -> Saved | None:
-    """Returns what this run has saved at a path before.
+    """Returns the store of this run at a path, complete or to be resumed.
 
-    A store of another run is deleted, if it is to be overwritten and once it is known
-    that there will be another one.
-
-    Args:
-        run: The run.
-        path: The path.
-        look: Says how the data differ from those of a store of this run, as far as that
-            is looked at where nothing is to be computed any more, or where the answer
-            decides what is replaced.
-        resume: As of `layertap.save`.
-        overwrite: As of `layertap.save`.
-        compression: As of `layertap.save`.
-        memory: As of `layertap.save`.
-
-    Returns:
-        What was saved, to go on with if it is not complete; None if there is nothing.
-
-    Raises:
-        OtherRunError: If there is the store of another run, and it is not to be
-            overwritten, or that takes data that come only once to be known.
-        StoreError: If it is to be neither overwritten nor gone on with.
+    The store of another run is deleted if it may be overwritten, after a check that a
+    new one can be made. With `sampled`, only some batches of the data are compared.
     """
-    saved = Saved(path) if exists(path) else None
-    if saved is None:
+    if not exists(path):
         return None
-    problems = run.differences(saved)
-    if not problems and (saved.complete or (overwrite and run.feed.again)):
-        problems = look(saved)
-        if problems and not run.feed.again:
+    saved = Saved(path)
+    again = run.feed.again
+    problems = differences(run, saved)
+    if not problems and (saved.complete or (options.overwrite and again)):
+        if sampled:
+            starts = range(0, saved.rows, saved.reader.block_rows)
+            ends = (min(s + saved.reader.block_rows, saved.rows) for s in starts)
+            blocks = list(map(range, starts, ends))
+            problems = sampled_differences(run, saved.reader, blocks)
+        else:
+            problems = data_differences(run, saved)
+        if problems and not again:
             raise other_run(saved, problems, again=False)
-    if overwrite and not resume and not saved.complete:
+    if options.overwrite and not options.resume and not saved.complete:
         problems = problems or ["resume=False"]
-    if problems and overwrite:
-        run.check(compression, memory)
+    if problems and options.overwrite:
+        Writer.check(*store_schema(run), **options.layout)
         # Without holding its files open.
         del saved
         remove(path)
         return None
     if problems:
-        raise other_run(saved, problems, again=run.feed.again)
-    if not saved.complete and not resume:
+        raise other_run(saved, problems, again=again)
+    if not saved.complete and not options.resume:
         raise StoreError(
-            f"{saved.path} has {saved.rows:,} rows of this run, and is not "
-            "complete. Pass resume=True to go on, or overwrite=True to replace it."
+            f"{saved.path} has {saved.rows:,} rows of this run, and is not complete. "
+            "Pass resume=True to resume it, or overwrite=True to replace it."
         )
     return saved
 
 
 def other_run(saved: Saved, problems: Sequence[str], *, again: bool) -> OtherRunError:
-    """Returns what to tell of a store that another run made.
+    """Returns the error for the store of another run.
 
-    Args:
-        saved: The store.
-        problems: What differs.
-        again: Whether the data can be read once more.
+    `again` says whether the data can be read once more.
     """
     instead = "pass overwrite=True to replace it" if again else "delete this one"
     return OtherRunError(
         f"{saved.path} is the store of another run. {'; '.join(problems)}. Its "
-        f"{saved.rows:,} rows are kept. Save to another path, or {instead}."
+        f"{saved.rows:,} rows stay as they are. Save to another path, or {instead}."
+    )
+
+
+def differences(run: Run, saved: Saved) -> list[str]:
+    """Compares a run with a store by its identity, its rows and its first batch."""
+    problems = tolerance.differences(saved.identity, run.identity)
+    rows = run.feed.rows
+    if rows is not None and (
+        saved.rows > rows or (saved.complete and saved.rows != rows)
+    ):
+        problems.append(_other_rows(saved, rows))
+    return problems or batch_differences(
+        run, saved.reader, run.feed.first(), compute=True
+    )
+
+
+def data_differences(run: Run, saved: Saved) -> list[str]:
+    """Compares all data with a store, and recomputes the batch of its last row."""
+    if not (saved.rows or saved.complete):
+        return []
+    rows = 0
+    for batch in run.feed.batches():
+        rows = batch.row + batch.rows
+        last = batch.row < saved.rows <= rows
+        problems = batch_differences(run, saved.reader, batch, compute=last)
+        if problems:
+            return problems
+        if last and not saved.complete:
+            return []
+    if rows < saved.rows or (saved.complete and rows != saved.rows):
+        return [_other_rows(saved, rows)]
+    run.check_rows(rows)
+    return []
+
+
+def sampled_differences(
+    run: Run, stored: StoredRows, blocks: Sequence[range]
+) -> list[str]:
+    """Compares a batch in each of some blocks of rows with the data."""
+    count = min(len(blocks), _SAMPLED)
+    for number in np.linspace(0, len(blocks) - 1, count).astype(int):
+        rows = blocks[number]
+        for batch in run.feed.batches(rows.start, rows.stop):
+            # A batch that begins or ends outside may have rows that are not stored.
+            if batch.row >= rows.start and batch.row + batch.rows <= rows.stop:
+                problems = batch_differences(run, stored, batch, compute=False)
+                if problems:
+                    return problems
+                break
+    return []
+
+
+def batch_differences(
+    run: Run, stored: StoredRows, batch: Batch, *, compute: bool
+) -> list[str]:
+    """Compares the stored rows of a batch with its data, then maybe with its values."""
+    rows = slice(batch.row, min(batch.row + batch.rows, stored.rows))
+    if rows.stop <= rows.start:
+        return []
+    problems = list(_differences(run, stored, run.data_arrays(batch), rows))
+    if problems or not compute:
+        return problems
+    return list(_differences(run, stored, run.begin(batch)(), rows))
+
+
+def _differences(
+    run: Run, stored: StoredRows, arrays: Arrays, rows: slice
+) -> Iterator[str]:
+    computed = {*run.plan.addresses, *auxiliary_arrays(run.plan)}
+    for name, fresh in arrays.items():
+        fresh = fresh[: rows.stop - rows.start]
+        saved = stored.array(name)[rows]
+        if name in computed:
+            dtype = run.plan.narrowed.get(name)
+            if tolerance.compare(saved, fresh, dtype) == "different":
+                yield f"{name} of {describe_difference(saved, fresh, rows.start)}"
+        elif saved.tobytes() != fresh.tobytes():
+            if name == DIGESTS:
+                yield _other_inputs(saved, fresh, rows)
+                continue
+            if name == IDS and saved.ndim > 1:
+                saved, fresh = text.decode(saved), text.decode(fresh)
+            yield f"data: {name} of {describe_difference(saved, fresh, rows.start)}"
+
+
+def _other_rows(saved: Saved, rows: int) -> str:
+    return f"rows: the store has {saved.rows}, the data {rows}"
+
+
+def _other_inputs(
+    saved: NDArray[np.uint64], fresh: NDArray[np.uint64], rows: slice
+) -> str:
+    digests = ", ".join(f"{digest:016x}" for digest in np.unique(saved))
+    return (
+        f"data: the inputs of rows {rows.start} to {rows.stop - 1} have digest "
+        f"{digests} in the store, and {fresh[0]:016x} in this run; the inputs differ, "
+        "or their batches do"
     )

@@ -1,4 +1,4 @@
-"""How a save ends that is told to end: with its rows committed."""
+"""Ends a save that receives a signal with its rows committed."""
 
 import os
 import signal
@@ -10,15 +10,14 @@ from typing import Any
 
 @contextmanager
 def raise_on_sigterm() -> Iterator[None]:
-    """Has SIGTERM raise `SystemExit` while it lasts, as Ctrl-C raises its error.
+    """Makes SIGTERM raise `SystemExit` in the context, so that rows are committed.
 
-    By itself it ends Python at once, and what was computed since the last commit is
-    lost. Left alone are programs that handle it themselves, and threads other than the
-    main one, which Python lets handle no signal.
+    Programs that handle SIGTERM themselves, and threads other than the main one, are
+    left alone.
     """
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
-    # Ray's own raises it too, but native code of its may be in its place.
+    # Ray's handler raises it, too, but native code of Ray may replace that one.
     of_ray = str(getattr(before, "__module__", "")).startswith("ray.")
     if not main or not (before is signal.SIG_DFL or of_ray):
         yield
@@ -28,7 +27,7 @@ def raise_on_sigterm() -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         if os.getpid() == owner:
             raise SystemExit(128 + number)
-        # A process that was forked meanwhile, to read data, has nothing to commit.
+        # A forked process, which reads data, has nothing to commit.
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -36,6 +35,6 @@ def raise_on_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        # Unless somebody has put another one in its place.
+        # Unless another handler was installed in the context.
         if signal.getsignal(signal.SIGTERM) is stop:
             signal.signal(signal.SIGTERM, before)

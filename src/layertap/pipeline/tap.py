@@ -1,4 +1,4 @@
-"""The tap: the compiled pass that returns just the planned values."""
+"""The tap: the compiled pass that returns exactly the planned values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +19,8 @@ from layertap.tracing.collect import tapped
 Arrays = dict[str, NDArray[Any]]
 
 
-def rebuilt(join: Join) -> bool:
-    """Whether a join's output can be made of its branches as they are stored."""
+def is_rebuildable(join: Join) -> bool:
+    """Returns whether a join's output can be rebuilt from its stored branches."""
     joins = join.kind in ("concatenate", "stack") and join.axis is not None
     return join.whole and joins
 
@@ -28,14 +28,9 @@ def rebuilt(join: Join) -> bool:
 class Tap:
     """A model's forward pass that ends with the last of the planned values.
 
-    Compiled at the first batch; on PyTorch it runs eagerly. The model is not changed.
-
-    Args:
-        model: The model.
-        plan: Its plan. Only what is stored is computed, not the aliases.
-        reduction: The reduction that it was planned with.
-        joined: Also return the own output, under `fusion/out`, of each join that its
-            branches give again: see `rebuilt`.
+    It is compiled at the first batch; on PyTorch it runs eagerly. It computes stored
+    values, not their aliases. With `joined`, it also returns the output, at
+    `fusion/out`, of each join that is rebuildable from its branches.
     """
 
     def __init__(
@@ -55,7 +50,7 @@ class Tap:
             wanted = branches if side == "in" else outputs
             wanted.setdefault(path, {})[index] = value.address
         if joined:
-            for join in filter(rebuilt, plan.joins):
+            for join in filter(is_rebuildable, plan.joins):
                 name = address.output(join.path)
                 outputs.setdefault(join.path, {}).setdefault(0, name)
         self._step = tapped(
@@ -63,7 +58,7 @@ class Tap:
             branches,
             outputs,
             {join.kind for join in plan.joins},
-            lambda found: reduction.apply(found, plan),
+            lambda tensors: reduction.apply(tensors, plan),
         )
 
     def __call__(self, batch: Batch) -> Arrays:
@@ -71,44 +66,34 @@ class Tap:
         return self.begin(batch)()
 
     def begin(self, batch: Batch) -> Callable[[], Arrays]:
-        """Begins the pass of one batch.
+        """Begins the pass of a batch, and returns a function that returns its values.
 
-        Returns:
-            What gives the values of the batch, by address, one row for each of its
-            rows. To be called once, before that of the next batch, which may have been
-            begun by then. They may be in the backend's own memory: good until the next
-            ones are asked for, and not to be written to.
-
-            If some are narrowed, `overflowed` is there too: how many numbers of each
-            row became infinite by it. If some are padded, so is `lengths`: their true
-            sizes.
-
-        Raises:
-            DataError: If a value has another shape than was planned; by what is
-                returned.
-            ListeningError: If a planned value was not computed; here, or by what is
-                returned.
+        Call that function once, before that of the next batch, which may be begun
+        before. Its arrays, by address and with the rows of the batch, may be memory of
+        the backend: read-only, and valid until the next call. `overflowed` counts the
+        numbers that became infinite, if some are narrowed; `lengths` has the true
+        sizes, if some are padded.
         """
-        begun = self._step(batch.inputs)
-        return lambda: self._ended(begun(), batch)
+        finish = self._step(batch.inputs)
+        return lambda: self._finished(finish(), batch)
 
-    def _ended(self, found: Arrays, batch: Batch) -> Arrays:
+    def _finished(self, arrays: Arrays, batch: Batch) -> Arrays:
         for name, sizes in self._sizes.items():
-            if found[name].shape != (batch.rows, *sizes):
-                self._check(name, found[name].shape, batch)
+            if arrays[name].shape != (batch.rows, *sizes):
+                self._check_shape(name, arrays[name].shape, batch)
         if self.plan.padded:
             true_sizes = [
-                found[name].shape[axis]
+                arrays[name].shape[axis]
                 for name, axes in self.plan.padded.items()
                 for axis in axes
             ]
-            found[LENGTHS] = np.tile(np.array(true_sizes, np.int32), (batch.rows, 1))
+            arrays[LENGTHS] = np.tile(np.array(true_sizes, np.int32), (batch.rows, 1))
             for value in self.plan.stored:
                 if value.address in self.plan.padded:
-                    found[value.address] = pad_to(found[value.address], value)
-        return found
+                    arrays[value.address] = pad_to(arrays[value.address], value)
+        return arrays
 
-    def _check(self, name: str, shape: tuple[int, ...], batch: Batch) -> None:
+    def _check_shape(self, name: str, shape: tuple[int, ...], batch: Batch) -> None:
         planned = (batch.rows, *self._sizes[name])
         padded = self.plan.padded.get(name, ())
         if len(shape) == len(planned) and all(
@@ -116,15 +101,17 @@ class Tap:
             for axis, (n, size) in enumerate(zip(planned, shape, strict=True))
         ):
             return
-        told = (
-            "All rows of a value must have one shape: pad the data to one size, or "
-            "pass pad=True, or for data that come only once the longest, pad=512."
+        advice = (
+            "All rows of a value need one shape: pad the data to one size, or pass "
+            "pad=True, or pad=512, the largest size, for data that can be read only "
+            "once."
         )
         if padded:
-            told = "Pass the longest that there is as `pad=`."
+            advice = "Pass the largest size as `pad=`."
         if self.plan.reduce is not None:
-            told += " And `reduce` has to keep the rows."
+            advice += " `reduce` has to keep the rows."
         raise DataError(
-            f"{name} has shape {shape} in the batch that begins at row "
-            f"{batch.row}; planned was {'at most ' if padded else ''}{planned}. {told}"
+            f"{name} has another shape than planned in the batch that begins at row "
+            f"{batch.row}. Expected {'at most ' if padded else ''}{planned}. Received "
+            f"{shape}. {advice}"
         )

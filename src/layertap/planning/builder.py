@@ -1,22 +1,16 @@
 """Builds a plan: which traced values are stored, aliased or refused."""
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from layertap.core import address
-from layertap.core.plan import (
-    Branch,
-    Ignored,
-    Join,
-    Output,
-    Plan,
-    Recipe,
-    Refused,
-    Shape,
-)
+from layertap.core.plan import Branch, Ignored, Join, Output, Plan, Recipe, Refused
 from layertap.planning.join_filter import inner_first
 from layertap.planning.padding import Padding
 from layertap.planning.reduction import Reduction
 from layertap.tracing.records import TracedJoin, TracedValue
+
+AnyValue = TypeVar("AnyValue", Branch, Output)
 
 
 class PlanBuilder:
@@ -56,72 +50,64 @@ class PlanBuilder:
             skips=tuple(skips),
         )
 
-    def add_joins(self, traced_joins: Iterable[TracedJoin]) -> None:
+    def add_joins(self, traced_joins: Sequence[TracedJoin]) -> None:
         """Adds joins with their branches, inner joins first."""
-        for traced in inner_first(list(traced_joins)):
-            branches = []
-            for index, value in enumerate(traced.inputs):
-                name = address.branch(traced.path, index)
-                if self._accepts(name, value):
-                    branches.append(Branch(*self._add(name, value)))
+        for traced in inner_first(traced_joins):
+            branches = [
+                self._value(Branch, address.branch(traced.path, index), value)
+                for index, value in enumerate(traced.inputs)
+            ]
             join = Join(
                 traced.path,
                 traced.kind,
                 traced.axis,
                 traced.output.shape,
                 traced.output.dtype,
-                tuple(branches),
-                whole=len(branches) == len(traced.inputs),
+                tuple(branch for branch in branches if branch is not None),
+                whole=None not in branches,
             )
             self.joins.append(join)
             if self._rebuilds(join, traced):
-                self._sources.setdefault(
-                    traced.output.token,
-                    (
-                        address.output(join.path),
-                        Recipe(tuple(self._leaves(join)), join.axis or 0),
-                    ),
-                )
+                recipe = Recipe(tuple(self._leaves(join)), join.axis or 0)
+                source = address.output(join.path), recipe
+                self._sources.setdefault(traced.output.token, source)
 
-    def add_output(self, name: str, value: TracedValue) -> bool:
-        """Adds an output of an operation, and returns whether it was accepted."""
-        accepted = self._accepts(name, value)
-        if accepted:
-            self.outputs.append(Output(*self._add(name, value)))
-        return accepted
+    def add_output(self, name: str, traced: TracedValue) -> None:
+        """Adds an output of an operation."""
+        output = self._value(Output, name, traced)
+        if output is not None:
+            self.outputs.append(output)
 
-    def _accepts(self, name: str, value: TracedValue) -> bool:
-        reason = value.fault
-        if not reason and not value.by_row:
+    def _value(
+        self, kind: type[AnyValue], name: str, traced: TracedValue
+    ) -> AnyValue | None:
+        """Returns a value as it is stored; None if it is refused."""
+        reason = traced.fault
+        if not reason and not traced.by_row:
             reason = (
-                f"its shape {value.shape} does not begin with one row for each row of "
-                "the data"
+                f"its shape {traced.shape} does not begin with one row for each row "
+                "of the data"
             )
         if reason:
             self.refused.append(Refused(name, reason))
-        return not reason
-
-    def _add(
-        self, name: str, value: TracedValue
-    ) -> tuple[str, str, Shape, str, str | None]:
-        """Adds a value, and returns its fields in the order of `Value`."""
-        alias, recipe = self._sources.get(value.token, (None, None))
+            return None
+        alias, recipe = self._sources.get(traced.token, (None, None))
         if recipe is None:
-            self._sources[value.token] = (name, Recipe((name,)))
+            self._sources[traced.token] = (name, Recipe((name,)))
         else:
             self._recipes[name] = recipe
         reduction = self._reduction
-        shape, dtype = reduction.reduced_spec(name, value.shape, value.dtype)
+        shape, dtype = reduction.reduced_spec(name, traced.shape, traced.dtype)
         if reduction.dtype is not None and reduction.narrows(dtype):
             if recipe is None:
                 self._narrowed[name] = dtype
             dtype = reduction.dtype
         if self._padding is not None:
             shape = self._padding.fill(name, shape)
-            axes = self._padding.reduced_axes(name, value, reduction)
+            axes = self._padding.reduced_axes(name, traced, reduction)
             if axes and recipe is None:
                 self._padded[name] = axes
-        return name, value.made_by, shape, dtype, alias
+        return kind(name, traced.made_by, shape, dtype, alias)
 
     def _rebuilds(self, join: Join, traced: TracedJoin) -> bool:
         """Returns whether the stored branches, joined, are the output of the join."""

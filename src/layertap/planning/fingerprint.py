@@ -52,7 +52,13 @@ def _padding_summary(plan: Plan) -> str | None:
 
 def configuration_digest(model: keras.Model) -> str:
     """Returns a digest of a model's configuration, without its weights."""
-    return _digest(json.dumps(_configuration(model), sort_keys=True))
+    name = f"{type(model).__module__}.{type(model).__qualname__}"
+    try:
+        config = config_of(model)
+    except NotImplementedError:
+        # A subclassed model may have no configuration.
+        config = {}
+    return _digest(json.dumps([name, _plain(config)], sort_keys=True))
 
 
 def function_fingerprint(function: Callable[..., Any]) -> str:
@@ -128,16 +134,6 @@ def _form(path: tuple[Any, ...], shape: tuple[int, ...], dtype: np.dtype[Any]) -
 
 def _bytes(array: NDArray[Any]) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _configuration(model: keras.Model) -> Any:
-    name = f"{type(model).__module__}.{type(model).__qualname__}"
-    try:
-        config = config_of(model)
-    except NotImplementedError:
-        # A subclassed model may have no configuration.
-        config = {}
-    return [name, _plain(config)]
 
 
 def _plain(config: Any) -> Any:

@@ -61,21 +61,6 @@ class Padding:
         return tuple(self.pad if i in unknown else n for i, n in enumerate(shape))
 
 
-def check_pad(pad: Any, *, for_head: bool) -> None:
-    """Checks the option `pad`."""
-    if for_head:
-        raise OptionError(
-            "for_head=True and `pad` can't be combined: a head accepts values of their "
-            "true sizes. Pad the data instead."
-        )
-    if pad is not True and (isinstance(pad, bool) or not isinstance(pad, int)):
-        raise OptionError(
-            f"`pad` is invalid. Expected True or an int. Received {pad!r}."
-        )
-    if pad < 1:
-        raise OptionError(f"`pad` is too small. Expected at least 1. Received {pad!r}.")
-
-
 def padded_specs(model: keras.Model, feed: Feed, pad: Pad) -> tuple[Any, Any]:
     """Returns input specs with the largest sizes, and with unknown sizes instead."""
     declared = input_specs(model)

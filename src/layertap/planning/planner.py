@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from layertap.core import address
-from layertap.core.plan import Ignored, Plan, Refused, Value
+from layertap.core.plan import Ignored, Plan, Refused
 from layertap.errors import ModelError, OptionError
 from layertap.inputs.feed import Feed
 from layertap.planning.builder import PlanBuilder
@@ -17,7 +17,7 @@ from layertap.planning.join_filter import (
     select_joins,
     undecidable_reason,
 )
-from layertap.planning.padding import Pad, Padding, check_pad, padded_specs
+from layertap.planning.padding import Pad, Padding, padded_specs
 from layertap.planning.reduction import AS_COMPUTED, Reduce, Reduction
 from layertap.tracing.model_structure import (
     built_specs,
@@ -104,6 +104,30 @@ class Selection:
     reduction: Reduction = AS_COMPUTED
     pad: Pad | None = None
 
+    def __post_init__(self) -> None:
+        pad, reduction = self.pad, self.reduction
+        if self.for_head and reduction.reduce is not None:
+            raise OptionError(
+                f"for_head=True and reduce={reduction.name!r} can't be combined: a "
+                "head accepts complete values. Leave one of them out."
+            )
+        if self.for_head and self.before is None and self.outputs:
+            raise OptionError(
+                "for_head=True needs joins, which a head comes after. Pass `before=`."
+            )
+        if pad is None or pad is False:
+            return
+        if self.for_head:
+            raise OptionError(
+                "for_head=True and `pad` can't be combined: a head accepts values of "
+                "their true sizes. Pad the data instead."
+            )
+        if not isinstance(pad, int) or pad < 1:
+            raise OptionError(
+                "`pad` is invalid. Expected True, or an integer of at least 1. "
+                f"Received {pad!r}."
+            )
+
 
 def plan_from_data(model: keras.Model, feed: Feed, selection: Selection) -> Plan:
     """Plans a model for data: of the sizes of the first batch, or the largest sizes."""
@@ -111,7 +135,6 @@ def plan_from_data(model: keras.Model, feed: Feed, selection: Selection) -> Plan
     if selection.pad is None or selection.pad is False:
         specs = specs_of(first.inputs, input_specs(model))
         return plan_from_specs(model, specs, selection, rows=first.rows)
-    check_pad(selection.pad, for_head=selection.for_head)
     largest, opened = padded_specs(model, feed, selection.pad)
     # Where two plans disagree, a size follows from the inputs. The plan of unknown
     # sizes gets no number of rows, which would stand in for these sizes, too.
@@ -139,7 +162,6 @@ def plan_from_specs(
     padding: Padding | None = None,
 ) -> Plan:
     """Plans a model for input specs; `rows` is a number of rows that it accepts."""
-    _check_head(selection)
     before, named = selection.before, address.patterns(selection.outputs)
     if before is None and selection.outputs is None:
         before = "*"
@@ -189,20 +211,6 @@ def specs_for(model: keras.Model, like: Any) -> tuple[Any, int | None]:
     return specs_of(first.inputs, declared), first.rows
 
 
-def _check_head(selection: Selection) -> None:
-    if not selection.for_head:
-        return
-    if selection.reduction.reduce is not None:
-        raise OptionError(
-            f"for_head=True and reduce={selection.reduction.name!r} can't be combined: "
-            "a head accepts complete values. Leave one of them out."
-        )
-    if selection.before is None and selection.outputs:
-        raise OptionError(
-            "for_head=True needs joins, which a head comes after. Pass `before=`."
-        )
-
-
 def _skips(model: keras.Model, specs: Any, joins: Sequence[TracedJoin]) -> list[str]:
     """Returns the addresses of the values that run past joins."""
     # Of the dtypes that the joins receive, not of the stored ones.
@@ -220,8 +228,9 @@ def _add_skips(
             known[address.output(path, index, len(values))] = value
     planned = {output.address for output in builder.outputs}
     for name in skips:
-        if name in planned or (name in known and builder.add_output(name, known[name])):
-            continue
+        if name in known and name not in planned:
+            builder.add_output(name, known[name])
+    for name in set(skips) - {output.address for output in builder.outputs}:
         reasons = [r.reason for r in builder.refused if r.address == name]
         raise ModelError(
             f"The head of {model!r} needs {name}, which can't be captured: "
@@ -234,6 +243,3 @@ def _is_spec(leaf: Any) -> bool:
     return (described and not hasattr(leaf, "__getitem__")) or isinstance(
         leaf, keras.KerasTensor
     )
-
-
-__all__ = ["Plan", "Value", "plan"]

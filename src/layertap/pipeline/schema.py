@@ -1,0 +1,54 @@
+"""Describes the store of a run: its arrays and its manifest."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from layertap.core.values import auxiliary_arrays
+from layertap.errors import DataError
+from layertap.pipeline.run import Run
+from layertap.store import DEFAULT_MEMORY, ArraySpec
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """How a store is written, resumed or replaced. See `layertap.save`."""
+
+    compression: str | None = None
+    resume: bool = True
+    overwrite: bool = False
+    memory: int = DEFAULT_MEMORY
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """The options that a writer of a new store accepts."""
+        return {"compression": self.compression, "memory": self.memory}
+
+
+def store_schema(run: Run) -> tuple[list[ArraySpec], dict[str, Any]]:
+    """Returns the arrays and the manifest of a store for a run."""
+    plan = run.plan
+    for value in plan.stored:
+        if value.bytes_per_row is None:
+            raise DataError(
+                f"{value.address} of shape {value.shape} can't be saved: a size is "
+                "only known row by row. Pad the data to one size, or pass the largest "
+                "size, for example pad=512."
+            )
+    arrays = [
+        ArraySpec(
+            value.address,
+            tuple(n for n in value.shape[1:] if n is not None),
+            value.dtype,
+            {"made_by": value.made_by},
+        )
+        for value in plan.stored
+    ]
+    arrays += [
+        ArraySpec(name, (len(columns),), "int32", {"columns": columns})
+        for name, columns in auxiliary_arrays(plan).items()
+    ]
+    arrays += [
+        ArraySpec(name, array.shape[1:], array.dtype.name)
+        for name, array in run.data_arrays(run.feed.first()).items()
+    ]
+    return arrays, {"identity": run.identity, "plan": plan.to_json()}
