@@ -1,12 +1,11 @@
-"""Kills saves at random moments, looks at what is left, and goes on.
+"""Kills saves at random moments, checks the remaining rows, and resumes.
 
     KERAS_BACKEND=jax python -m tests.crash.campaign --kills 200 --seed 1
 
-A story is one store: saves of it are killed again and again, until one is through. A
-moment is drawn from the time that a save takes, from all that it asks the system for in
-its store, or from the shards that it writes. After each kill, every row that anybody
-can see has to be right; at the end, the store has to be the one of a save that was
-never killed.
+A story is one store, whose saves are killed until one completes. The moment is drawn
+from the time of a save, from its system calls in the store, or from the shards that it
+writes. After each kill, every visible row has to be right. At the end, the store has to
+equal that of an uninterrupted save.
 """
 
 import argparse
@@ -39,7 +38,7 @@ STORIES = "stories"
 
 
 class Server:
-    """The server of `saving.py`, in a process of its own."""
+    """The server of `saving.py`, in its own process."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -52,7 +51,7 @@ class Server:
     def save(
         self, path: Path, case: dict, moment: dict | None = None
     ) -> tuple[int, tuple[int, float] | None]:
-        """Has a save done; returns how it ended, and what it took if it ended well."""
+        """Runs a save; returns its status, and its events and seconds on success."""
         never = {"event": None, "after": None, "shard": None}
         job = {"path": str(path), **case, **never, **(moment or {})}
         print(json.dumps(job), file=self._process.stdin, flush=True)
@@ -74,10 +73,10 @@ class Server:
 
 @dataclass
 class Campaign:
-    """What is known of one kind of store, and what has happened to it.
+    """The state of one kind of store, and its history.
 
     Args:
-        server: Does the saves.
+        server: Runs the saves.
         folder: Where the stores are.
         case: The kind of store: its compression, and whether its length is known.
     """
@@ -101,7 +100,7 @@ class Campaign:
         self.check_truth()
 
     def check_truth(self) -> None:
-        """Asserts that the store of a save that was not killed is right."""
+        """Asserts that the store of an uninterrupted save is right."""
         x, model = saving.numbers(), saving.model()
         left, right = (
             x @ np.asarray(layer.get_weights()[0]) + layer.get_weights()[1]
@@ -113,10 +112,10 @@ class Campaign:
         assert self.rows["labels"].tolist() == list(range(saving.ROWS))
 
     def story(self, chance: random.Random, most: int) -> int:
-        """Kills the saves of one store until one is through, or so often.
+        """Kills the saves of one store until one completes, or a number of times.
 
         Returns:
-            How often.
+            How many were killed.
         """
         self.stories += 1
         path = self.folder / f"{self.stories}.zarr"
@@ -132,12 +131,12 @@ class Campaign:
             self.check_rows(path)
         assert layertap.open(path).complete
         assert contents_of(Folder(path)) == contents_of(Folder(self.whole))
-        # What a killed process leaves beside its store is swept by the next one.
+        # The next process removes the files that a killed one leaves near its store.
         assert not [f for f in self.folder.iterdir() if path.name + "." in f.name]
         return kills
 
     def moment(self, chance: random.Random) -> dict:
-        """Draws when to kill: after a time, at an event, or within a shard."""
+        """Draws the moment to kill: after a time, at an event, or within a shard."""
         return chance.choice(
             [
                 {"after": chance.uniform(0, 1.1 * self.seconds)},
@@ -147,7 +146,7 @@ class Campaign:
         )
 
     def place(self, path: Path) -> str:
-        """Says where a save was killed, by what it left."""
+        """Describes where a save was killed, by the remaining files."""
         if not exists(path):
             left = list(self.folder.glob(f".{path.name}.*"))
             return "creating the store" if left else "before there is a store"
@@ -172,7 +171,7 @@ class Campaign:
         return "computing" if max(rows) else "compiling or computing the first block"
 
     def check_rows(self, path: Path) -> None:
-        """Asserts that all that anybody can see is right."""
+        """Asserts that all visible rows are right."""
         if not exists(path):
             return
         saved = layertap.open(path)
@@ -193,7 +192,7 @@ class Campaign:
 def run(
     server: Server, case: dict, kills: int, seed: int, folder: Path, most: int = 6
 ) -> Counter:
-    """Kills so many saves of one kind of store, and counts where they were killed."""
+    """Kills a number of saves of one kind of store, and counts where."""
     campaign = Campaign(server, folder, case)
     chance = random.Random(f"{seed} {case}")
     left = kills

@@ -1,9 +1,9 @@
-"""Saves, on command, in processes that are there to be killed.
+"""Runs saves in processes that are killed.
 
-A server: it imports Keras once, and forks a process for each save, before anything was
-computed. A line on standard input is a job in JSON; the answers on standard output are
-how often a save that ended asked the system for something in its store, and how long it
-took (`events N SECONDS`), and how the process ended (`ended STATUS`).
+A server imports Keras once, and forks a process for each save, before it computes
+anything. A line on standard input is a job in JSON. The answers on standard output are
+the number of system calls of a completed save in its store, with its duration (`events
+N SECONDS`), and the status of the process (`ended STATUS`).
 """
 
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-# Keras looks for it when it describes a model: once here, not in every process.
+# Keras imports it to describe a model: once here, not in every process.
 import tensorflow  # noqa: F401
 
 import layertap
@@ -30,7 +30,7 @@ EVENTS = ("os.rename", "os.remove", "os.mkdir", "open")
 
 
 def model() -> keras.Model:
-    """Two branches, and a second join of which one branch is the first one's output."""
+    """Returns a model of two joins, of which one feeds the other."""
 
     def dense(units: int, seed: int, **options):
         start = keras.initializers.GlorotUniform(seed)
@@ -45,12 +45,12 @@ def model() -> keras.Model:
 
 
 def numbers() -> np.ndarray:
-    """The inputs."""
+    """Returns the inputs."""
     return np.random.default_rng(7).normal(size=(ROWS, 8)).astype("float32")
 
 
 def data(known: bool):
-    """The inputs with their row numbers as labels; of known length, or a stream."""
+    """Returns inputs with row numbers as labels: arrays, or a stream."""
     x, labels = numbers(), np.arange(ROWS)
     if known:
         return (x, labels), {"batch_size": BATCH}
@@ -61,7 +61,7 @@ def data(known: bool):
 
 
 def save(path: str, compression: str | None, known: bool) -> None:
-    """Saves into a store, or goes on with it."""
+    """Saves into a store, or resumes it."""
     source, options = data(known)
     layertap.save(
         model(),
@@ -76,11 +76,11 @@ def save(path: str, compression: str | None, known: bool) -> None:
 
 
 def kill_at(path: str, event: int | None) -> list[int]:
-    """Ends this process at the n-th thing that it asks the system for in the store."""
+    """Ends this process at its n-th system call in the store."""
     seen = [0]
     counting = threading.Lock()
 
-    def heard(name: str, arguments: tuple) -> None:
+    def count(name: str, arguments: tuple) -> None:
         if name not in EVENTS or not arguments:
             return
         if Path(path).name not in str(arguments[0]):
@@ -90,12 +90,12 @@ def kill_at(path: str, event: int | None) -> list[int]:
             if seen[0] == event:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.addaudithook(heard)
+    sys.addaudithook(count)
     return seen
 
 
 def run(job: dict) -> None:
-    """Does a job, in a process of its own."""
+    """Runs a job, in its own process."""
     seen = kill_at(job["path"], job["event"])
     started = time.monotonic()
     save(job["path"], job["compression"], job["known"])
@@ -103,7 +103,7 @@ def run(job: dict) -> None:
 
 
 def kill_in_a_shard(path: Path, count: int, process: int, ending: select.poll) -> None:
-    """Ends a process that is seen to write so many shards, within the last of them."""
+    """Kills a process within the last of a number of shards that it writes."""
     seen: set[str] = set()
     while not ending.poll(0):
         seen.update(map(str, path.rglob("c.*.new")))
@@ -113,7 +113,7 @@ def kill_in_a_shard(path: Path, count: int, process: int, ending: select.poll) -
 
 
 def serve() -> None:
-    """Forks a process for each job, kills it if it is to be, and says how it ended."""
+    """Forks a process for each job, kills it if requested, and prints its status."""
     for line in sys.stdin:
         job = json.loads(line)
         process = os.fork()

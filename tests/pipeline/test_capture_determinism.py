@@ -1,4 +1,4 @@
-"""The same save twice is the same; other batches differ by rounding, and no more."""
+"""Two equal saves have equal bits; other batches differ only by rounding."""
 
 import os
 import subprocess
@@ -64,7 +64,7 @@ def test_other_batches_are_within_rounding_of_the_same_model(tmp_path, batch_siz
     one = layertap.save(model, x, tmp_path / "a.zarr", batch_size=16)
     other = layertap.save(model, x, tmp_path / "b.zarr", batch_size=batch_size)
     for address in one:
-        # Some hundred products are summed up: their rounding is a few of the last bits.
+        # Sums of some hundred products: rounding changes a few of the last bits.
         near = {"rtol": 1e-4, "atol": 1e-5}
         np.testing.assert_allclose(one[address][:], other[address][:], **near)
     report = layertap.verify(one, model, x, batch_size=batch_size, rows=None)
@@ -76,7 +76,7 @@ def test_other_batches_are_within_rounding_of_the_same_model(tmp_path, batch_siz
 
 
 @pytest.mark.parametrize("share", [1e-3, 1e-2, 1])
-def test_a_weight_that_differs_is_no_rounding(tmp_path, share):
+def test_another_weight_is_not_rounding(tmp_path, share):
     model, x = convolutions(), images()
     saved = layertap.save(model, x, tmp_path / "v.zarr", batch_size=16)
     kernel = model.get_layer("right").kernel
@@ -96,7 +96,7 @@ def test_a_weight_that_differs_is_no_rounding(tmp_path, share):
     at=st.integers(0, 19),
 )
 def test_where_rounding_ends(dtype, steps, at):
-    """A difference is graded by how many of the largest number's last bits it has."""
+    """A difference is graded by the last bits of the largest number."""
     row = np.linspace(-1, 1, 20).astype(dtype)[None]
     other = row.copy()
     other[0, at] += np.asarray(steps * np.finfo(dtype).eps, dtype)

@@ -1,4 +1,4 @@
-"""Only the same run goes on with a store, or is given it; what differs is named."""
+"""Only the same run resumes a store or gets it back; differences are named."""
 
 import itertools
 import re
@@ -22,7 +22,7 @@ EVERY = np.arange(ROWS)
 
 
 class Scaled(layers.Layer):
-    """Multiplies by a number that stands nowhere but in its code."""
+    """Multiplies by a number that only its code contains."""
 
     factor = 2.0
 
@@ -46,7 +46,7 @@ def numbers():
 
 
 class StoppedError(Exception):
-    """The data end here, this time."""
+    """Raised to interrupt the data."""
 
 
 def stream(x, labels=EVERY, stop=None):
@@ -86,7 +86,7 @@ def other_call():
 
 
 HEX = "[0-9a-f]{16}"
-# What is other: the model, the data, options; and what the message says, both sides.
+# Changes of the model, the data or options; and the message, both sides.
 CHANGES = {
     "weights": (
         {"model": other_weights},
@@ -107,7 +107,7 @@ CHANGES = {
     "plan": ({"before": None, "outputs": "left"}, "plan: the store has .*, this run"),
     "dtype": ({"dtype": "float16"}, "dtype: the store has None, this run float16"),
     "reduction": ({"reduce": "mean"}, "reduce: the store has None, this run mean"),
-    "ids given": ({"ids": None}, "ids: the store has number, this run None"),
+    "ids passed": ({"ids": None}, "ids: the store has number, this run None"),
     "one id": (
         {"ids": changed(EVERY, 333)},
         "ids of row 333 is 333 in the store, and 334 in this run",
@@ -151,7 +151,7 @@ def files(path):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_another_run_is_refused_and_what_differs_is_named(store, change):
+def test_another_run_is_refused_and_the_difference_is_named(store, change):
     options, words = CHANGES[change]
     options = {"ids": EVERY, "memory": SMALL} | options
     model = options.pop("model", two_branches)()
@@ -167,15 +167,15 @@ def test_another_run_is_refused_and_what_differs_is_named(store, change):
 @pytest.mark.parametrize("name", ["keras", keras.backend.backend()])
 def test_other_versions_are_refused(store, name):
     root = read_root(store)
-    kept = (store / "zarr.json").read_bytes()
+    manifest = (store / "zarr.json").read_bytes()
     root.attributes["identity"][name] = "1.0"
     (store / "zarr.json").write_bytes(root.contents())
     with pytest.raises(OtherRunError, match=rf"{name}: the store has 1\.0, this run "):
         layertap.save(two_branches(), stream(numbers()), store, ids=EVERY)
-    (store / "zarr.json").write_bytes(kept)
+    (store / "zarr.json").write_bytes(manifest)
 
 
-def test_the_same_run_goes_on_or_is_given_what_it_has(store):
+def test_the_same_run_resumes_or_returns_the_complete_store(store):
     saved = layertap.save(
         two_branches(), stream(numbers()), store, ids=EVERY, memory=SMALL
     )
@@ -190,7 +190,7 @@ def test_arrays_are_compared_as_streams_are(tmp_path, complete):
     if complete:
         layertap.save(model, x, path, memory=SMALL)
     else:
-        # As long as the interrupted run has it, and then as before.
+        # As long as in the interrupted run, and then as before.
         failing = iter(range(30))
 
         def stop(rows, written):
@@ -218,7 +218,7 @@ def test_more_or_fewer_data_than_a_complete_store_has(tmp_path):
             layertap.save(model, data, tmp_path / "v.zarr")
 
 
-def test_what_comes_only_once_is_never_replaced_by_less(tmp_path):
+def test_data_that_can_be_read_only_once_replace_no_rows(tmp_path):
     path = tmp_path / "v.zarr"
     begin(path, complete=True)
     before = files(path)
@@ -239,13 +239,13 @@ def test_moving_a_store_or_saving_from_elsewhere_is_no_difference(
         two_branches(), stream(numbers()), "w.zarr", ids=EVERY, memory=SMALL
     )
     assert (saved.rows, saved.complete) == (ROWS, True)
-    whole = layertap.save(two_branches(), stream(numbers()), tmp_path / "whole.zarr")
-    for address in whole:
-        assert saved[address][:].tobytes() == whole[address][:].tobytes()
+    complete = layertap.save(two_branches(), stream(numbers()), tmp_path / "whole.zarr")
+    for address in complete:
+        assert saved[address][:].tobytes() == complete[address][:].tobytes()
 
 
 class Speaks(layers.Layer):
-    """A layer of the user's with names as Keras' own have."""
+    """A layer of the user with names that Keras uses, too."""
 
     bin_boundaries = np.arange(3)
 
@@ -265,7 +265,7 @@ def test_layers_of_the_users_own_may_have_any_names(tmp_path):
 
 @pytest.mark.parametrize("start", [0, 600])
 def test_labels_are_compared_exactly(tmp_path, start):
-    """A label of a regression is no rounding of the one beside it."""
+    """A label of a regression does not match its neighbour by rounding."""
     labels = np.linspace(0, 1e6, ROWS)
     labels[3] = np.nan
     with pytest.raises(StoppedError):
@@ -302,17 +302,17 @@ def test_sample_weights_are_compared_exactly(tmp_path, start):
         layertap.save(two_branches(), weighted(others), path)
 
 
-def test_ids_that_differ_are_told_as_they_are(tmp_path):
+def test_ids_that_differ_are_shown_decoded(tmp_path):
     numbered, named = np.arange(ROWS) + 2**60, [f"row {n}" for n in range(ROWS)]
     others = numbered.copy()
     others[20] += 1
-    for given, other, told in (
+    for ids, other, message in (
         (numbered, others, f"row 20 is {2**60 + 20} in the store, and {2**60 + 21} "),
         (named, [*named[:20], "zwanzig", *named[21:]], "row 20 is row 20 .* zwanzig "),
     ):
-        path = tmp_path / told[:8] / str(len(told))
-        layertap.save(two_branches(), stream(numbers()), path, ids=given)
-        with pytest.raises(OtherRunError, match=f"ids of {told}"):
+        path = tmp_path / message[:8] / str(len(message))
+        layertap.save(two_branches(), stream(numbers()), path, ids=ids)
+        with pytest.raises(OtherRunError, match=f"ids of {message}"):
             layertap.save(two_branches(), stream(numbers()), path, ids=other)
 
 
@@ -321,7 +321,7 @@ def test_ids_that_differ_are_told_as_they_are(tmp_path):
     [{"compression": "gzip"}, {"memory": 0}, {"y": np.array(["a"] * ROWS)}],
     ids=str,
 )
-def test_nothing_is_replaced_by_what_can_not_be_made(tmp_path, options):
+def test_no_store_is_replaced_if_the_new_one_can_not_be_made(tmp_path, options):
     path = tmp_path / "v.zarr"
     begin(path, complete=True)
     before = files(path)
@@ -331,7 +331,7 @@ def test_nothing_is_replaced_by_what_can_not_be_made(tmp_path, options):
     assert files(path) == before
 
 
-def test_to_begin_anew_is_to_replace(tmp_path):
+def test_a_save_without_resume_replaces_the_store(tmp_path):
     path = tmp_path / "v.zarr"
     begin(path, complete=False)
     before = read_root(path).store
@@ -347,7 +347,7 @@ def test_to_begin_anew_is_to_replace(tmp_path):
     assert saved.reader.store != before
 
 
-def test_a_reader_does_not_show_what_took_the_place_of_its_store(tmp_path):
+def test_a_reader_does_not_show_the_store_that_replaced_its_own(tmp_path):
     path, x = tmp_path / "v.zarr", numbers()
     opened = layertap.save(two_branches(), x, path)
     expected = opened["fusion/in/0"][:32]
@@ -358,8 +358,8 @@ def test_a_reader_does_not_show_what_took_the_place_of_its_store(tmp_path):
     assert (layertap.open(path)["fusion/in/0"][:32] != expected).any()
 
 
-def test_going_on_costs_a_tenth_at_most(tmp_path, monkeypatch):
-    """One block has all rows here; of them, the last tenth is computed again."""
+def test_resuming_recomputes_a_tenth_at_most(tmp_path, monkeypatch):
+    """One block has all rows here; their last tenth is computed again."""
     computed = []
     begun = Tap.begin
 
@@ -386,7 +386,7 @@ def test_going_on_costs_a_tenth_at_most(tmp_path, monkeypatch):
 
 
 def learning(layer, learned_of):
-    """A model with a layer that has learned of data what no variable holds."""
+    """Returns a model with a layer that adapts to data, without a variable."""
     keras.backend.clear_session()
     dtype = "int64" if keras.backend.backend() == "tensorflow" else "int32"
     x = keras.Input((3,), name="x", dtype=dtype)
@@ -407,16 +407,16 @@ def weighted_words():
     return layers.IntegerLookup(output_mode="tf_idf", name="learned")
 
 
-# What is learned, and something else that makes no difference for the data below.
+# Data to adapt to, and data that make no difference for the data below.
 LEARNED = [(bins, range(50), [*range(50), 50.5])]
 if keras.backend.backend() == "tensorflow":
-    # Other backends have such layers outside of models only.
+    # With other backends, such layers only work outside of models.
     LEARNED.append((words, [7, 7, 8], [7, 7, 8, 90]))
     LEARNED.append((weighted_words, [[7, 7], [7, 8]], [[7, 7], [8, 8]]))
 
 
 @pytest.mark.parametrize(("layer", "one", "other"), LEARNED)
-def test_what_layers_have_learned_is_part_of_a_run(tmp_path, layer, one, other):
+def test_what_layers_adapted_to_is_part_of_a_run(tmp_path, layer, one, other):
     x = np.zeros((10, 3), "int32")
     layertap.save(learning(layer(), one), x, tmp_path / "v.zarr")
     with pytest.raises(OtherRunError, match="weights: the store has"):

@@ -1,4 +1,4 @@
-"""A save ends in the same store, however it went; and says no where it must."""
+"""A save ends in the same store after any interruption, and refuses other runs."""
 
 import subprocess
 import sys
@@ -40,12 +40,12 @@ def numbers(rows: int, seed: int = 0) -> np.ndarray:
 
 
 def manifest(node: zarr.Group | zarr.Array) -> dict:
-    """All that a store says of itself, but which one it is."""
+    """Returns the manifest of a store without its random name."""
     return {**node.attrs["layertap"], "store": None, "seal": None}
 
 
 def assert_same_store(one: Path, other: Path) -> None:
-    """Two stores have the same arrays with the same values, and the same manifest."""
+    """Asserts that two stores have equal arrays and equal manifests."""
     first, second = zarr.open_group(one, mode="r"), zarr.open_group(other, mode="r")
     assert manifest(first) == manifest(second)
     members = {name for name, _ in first.members(max_depth=None)}
@@ -57,7 +57,7 @@ def assert_same_store(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_is_saved_is_what_is_captured(case, tmp_path):
+def test_saved_values_are_the_captured_values(case, tmp_path):
     keras.backend.clear_session()
     model, inputs = case.build(), case.inputs(7)
     values = layertap.capture(model, inputs, batch_size=3)
@@ -92,7 +92,7 @@ def test_plain_zarr_reads_the_same_values(tmp_path):
     np.testing.assert_array_equal(group["ids"][:], np.arange(1000))
 
 
-def test_labels_and_ids_are_kept(tmp_path):
+def test_labels_and_ids_are_saved(tmp_path):
     x = numbers(10)
     labels = {"class": np.arange(10), "box": np.ones((10, 4), "float32")}
     names = [f"bild-ä-{i}.png" for i in range(10)]
@@ -102,7 +102,7 @@ def test_labels_and_ids_are_kept(tmp_path):
     np.testing.assert_array_equal(saved.labels["box"][3], labels["box"][3])
 
 
-def test_sample_weights_are_kept_in_their_structure(tmp_path):
+def test_sample_weights_are_saved_in_their_structure(tmp_path):
     x, labels = numbers(10), {"class": np.arange(10), "box": np.ones((10, 4))}
     weights = {"class": np.arange(10) / 4, "box": np.arange(10, dtype="float32")}
     data = (x, labels, weights)
@@ -121,7 +121,7 @@ def test_sample_weights_are_kept_in_their_structure(tmp_path):
     assert "sample_weight" not in without.identity
 
 
-def test_a_stream_of_unknown_length_is_saved_whole_and_in_order(tmp_path):
+def test_a_stream_of_unknown_length_is_saved_completely_and_in_order(tmp_path):
     model, x = two_branches(), numbers(1003)
     stream = (x[start : start + 17] for start in range(0, 1003, 17))
     saved = layertap.save(model, stream, tmp_path / "v.zarr", memory=SMALL)
@@ -136,7 +136,7 @@ class DataBrokeError(Exception):
 
 @pytest.mark.parametrize("error", [DataBrokeError, KeyboardInterrupt])
 @pytest.mark.parametrize("stop", [1, 40, 41, 600, 1000])
-def test_data_that_raise_lose_nothing_and_the_same_call_goes_on(tmp_path, error, stop):
+def test_data_that_raise_lose_nothing_and_the_same_call_resumes(tmp_path, error, stop):
     model, x = two_branches(), numbers(1003)
     taken = []
 
@@ -190,7 +190,7 @@ def test_the_model_trains_on_after_an_interrupted_save(tmp_path):
 
 
 class Counted(keras.utils.PyDataset):
-    """Counts how often it was asked for each batch."""
+    """Counts how often each batch is read."""
 
     def __init__(self, x: np.ndarray) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class Counted(keras.utils.PyDataset):
         return (self.x[10 * index : 10 * index + 10],)
 
 
-def test_a_complete_store_is_read_over_and_not_written_again(tmp_path):
+def test_a_complete_store_is_compared_and_not_written_again(tmp_path):
     model, data = two_branches(), Counted(numbers(100))
     path = Path(layertap.save(model, data, tmp_path / "v.zarr").path)
     files = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
@@ -247,7 +247,7 @@ def test_the_store_of_another_run_is_refused_unless_overwritten(
     assert layertap.verify(layertap.open(path), model, data)
 
 
-def test_data_that_changed_are_noticed_when_a_save_goes_on(tmp_path):
+def test_changed_data_are_detected_when_a_save_resumes(tmp_path):
     model, x = two_branches(), numbers(1000)
 
     def stream(x, stop):
@@ -265,7 +265,7 @@ def test_data_that_changed_are_noticed_when_a_save_goes_on(tmp_path):
     assert layertap.save(model, stream(x, 1000), tmp_path / "v.zarr").rows == 1000
 
 
-def test_not_to_be_resumed(tmp_path):
+def test_without_resume_an_incomplete_store_is_refused(tmp_path):
     model, x = two_branches(), numbers(100)
 
     def stream():
@@ -278,7 +278,7 @@ def test_not_to_be_resumed(tmp_path):
         layertap.save(model, iter([x[:50], x[50:]]), tmp_path / "v.zarr", resume=False)
 
 
-def test_nan_is_kept_and_counted(tmp_path):
+def test_nan_is_saved_and_counted(tmp_path):
     model, x = two_branches(), numbers(40)
     x[7, 3] = np.nan
     x[9, 3] = np.inf
@@ -338,7 +338,7 @@ def test_bad_ids_are_refused(tmp_path):
         layertap.save(two_branches(), stream, tmp_path / "v.zarr", ids=range(4))
 
 
-def test_a_model_without_joins_is_told_what_to_ask_for(tmp_path):
+def test_the_error_for_a_model_without_joins_says_what_to_pass(tmp_path):
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2, name="only")])
     with pytest.raises(NoJoinsError, match="outputs="):
         layertap.save(model, numbers(5), tmp_path / "v.zarr")
@@ -387,7 +387,7 @@ def test_an_error_in_the_models_own_pass_loses_nothing(tmp_path):
 
 
 class Stops(keras.layers.Layer):
-    """Raises a KeyboardInterrupt in the middle of a pass, as Ctrl-C would."""
+    """Raises a KeyboardInterrupt in the middle of a pass, as Ctrl-C does."""
 
     stops = False
 
@@ -397,7 +397,7 @@ class Stops(keras.layers.Layer):
         return x
 
 
-def test_ctrl_c_in_the_middle_of_a_pass_leaves_the_model_whole(tmp_path):
+def test_ctrl_c_in_the_middle_of_a_pass_leaves_the_model_intact(tmp_path):
     layer = Stops()
     x = keras.Input((3,))
     joined = keras.layers.Concatenate()([layer(keras.layers.Dense(2)(x)), x])
@@ -440,7 +440,7 @@ print("tensorflow" in sys.modules)
 """
 
 
-def test_tensorflow_is_not_brought_to_others(tmp_path):
+def test_other_backends_do_not_import_tensorflow(tmp_path):
     """Keras looks for TensorFlow's types in a configuration, by importing it."""
     done = subprocess.run(
         [sys.executable, "-c", ANOTHER_BACKEND, tmp_path / "v.zarr"],
@@ -453,7 +453,7 @@ def test_tensorflow_is_not_brought_to_others(tmp_path):
 
 @keras.saving.register_keras_serializable("layertap_tests")
 class Reusing(keras.layers.Layer):
-    """Gives its output in the same memory each time, where the backend has that."""
+    """Returns its output in the same memory each time, if the backend supports that."""
 
     def call(self, x):
         if keras.backend.backend() != "torch" or isinstance(x, keras.KerasTensor):
@@ -463,7 +463,7 @@ class Reusing(keras.layers.Layer):
         return self.memory.copy_(x * 2.0) if x.device.type != "meta" else x * 2.0
 
 
-def test_a_model_that_uses_the_memory_of_its_values_again(tmp_path):
+def test_a_model_that_reuses_the_memory_of_its_values(tmp_path):
     x = keras.Input((4,), name="x")
     both = keras.layers.Concatenate(name="fusion")([Reusing()(x), x])
     model = keras.Model(x, both)
@@ -476,7 +476,7 @@ def test_a_model_that_uses_the_memory_of_its_values_again(tmp_path):
 
 @pytest.mark.parametrize("stop", [1, 2, 17, 18, 40])
 def test_small_batches_that_end_in_an_error_are_all_saved(tmp_path, stop):
-    """Many of them are begun at once."""
+    """Many small batches are begun at once."""
     x = np.arange(200, dtype="float32").reshape(50, 4)
     inputs = keras.Input((4,))
     model = keras.Model(

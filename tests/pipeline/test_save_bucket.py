@@ -1,4 +1,4 @@
-"""Values in a bucket are what they are on a disk, from the save to training."""
+"""Values in a bucket equal those on a disk, from the save to training."""
 
 import json
 
@@ -17,9 +17,9 @@ ROWS, BATCH = 300, 32
 SMALL = 3 * 2**14
 pytestmark = [
     pytest.mark.every_backend,
-    # Addresses are no names of inputs.
+    # Addresses are not names of inputs.
     pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict"),
-    # PyTorch's loader forks, where it is not told to spawn.
+    # PyTorch's loader forks, unless it is set to spawn.
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
@@ -41,7 +41,7 @@ LABELS = np.arange(ROWS) % 3
 
 @pytest.fixture(scope="module")
 def saved_twice(object_store, tmp_path_factory):
-    """The same values on a disk, and in a bucket after a save that was stopped."""
+    """Saves the same values on a disk, and in a bucket after an interruption."""
     model, local = two_branches(), tmp_path_factory.mktemp("local") / "v.zarr"
     place = Bucket.new(object_store)
 
@@ -60,7 +60,7 @@ def saved_twice(object_store, tmp_path_factory):
     return layertap.open(local), layertap.open(place.path), model
 
 
-def test_values_and_what_is_known_of_them(saved_twice):
+def test_values_and_their_facts(saved_twice):
     local, remote, _ = saved_twice
     assert remote.complete
     assert list(remote) == list(local)
@@ -142,7 +142,7 @@ def test_loaders_of_pytorch_spawn_their_workers(saved_twice):
         assert labels.tolist() == known.tolist()
 
 
-def test_on_the_command_line(object_store, tmp_path, monkeypatch):
+def test_the_command_line_reads_a_bucket(object_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     two_branches().save("two.keras")
     np.savez("x.npz", x=X[:50])

@@ -1,4 +1,4 @@
-"""Saves that are killed, a few; `make crash` kills some hundred."""
+"""Kills a few saves; `make crash` kills some hundred."""
 
 import pytest
 

@@ -1,8 +1,8 @@
-"""A disk, a right or a limit that fails under a save, and other processes beside it.
+"""Disks, rights and limits that fail during a save, and concurrent processes.
 
-Whatever fails: the error is a `StoreError` with the path and what to do, the rows that
-were committed stay right, and the same call goes on when the cause is gone. What fails
-in calls of the system one by one is in `tests/store/writing/test_writer_faults.py`.
+Each failure raises a `StoreError` with the path and with advice. Committed rows stay
+right, and the same call resumes when the cause is gone. Failures of single system calls
+are in `tests/store/writing/test_writer_faults.py`.
 """
 
 import functools
@@ -34,13 +34,13 @@ HERE = socket.gethostname()
 
 @pytest.fixture(autouse=True)
 def one_batch_ahead(monkeypatch):
-    """So that it is known how many batches are under way."""
+    """Begins one batch at a time, so that the number in progress is known."""
     monkeypatch.setattr(prefetch, "_MANY", 1)
 
 
 @functools.cache
 def model():
-    """Two branches with the same weights in every process."""
+    """Returns a model of two branches, with equal weights in every process."""
 
     def dense(units, seed, **options):
         start = keras.initializers.GlorotUniform(seed)
@@ -58,7 +58,7 @@ def numbers():
 
 
 def batches(at=None, then=None):
-    """The data, batch by batch; at a row, something is done first."""
+    """Yields the data in batches; at a row, calls a function first."""
     x, labels = numbers(), np.arange(ROWS)
     for row in range(0, ROWS, BATCH):
         if row == at:
@@ -73,7 +73,7 @@ def save(path, data=None):
 
 
 def error_of(action, *arguments):
-    """The error that an action raises, if it does."""
+    """Returns the error that an action raises, or None."""
     try:
         action(*arguments)
     except (OSError, RuntimeError) as error:
@@ -83,18 +83,18 @@ def error_of(action, *arguments):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A store that nothing has happened to."""
+    """Saves a store without any fault."""
     path = tmp_path_factory.mktemp("undisturbed") / "v"
     save(path)
     return path
 
 
 def assert_right(path, undisturbed):
-    """Asserts that what is seen is right, in zarr-python, too; returns the rows."""
+    """Asserts that all visible rows are right, in zarr-python, too; returns them."""
     saved = layertap.open(path)
     assert layertap.verify(saved)
-    group, whole = (zarr.open_group(p, mode="r") for p in (path, undisturbed))
-    for name, expected in whole.members(max_depth=None):
+    group, complete = (zarr.open_group(p, mode="r") for p in (path, undisturbed))
+    for name, expected in complete.members(max_depth=None):
         if isinstance(expected, zarr.Array):
             shown = group[name][:]
             assert len(shown) >= saved.rows
@@ -104,15 +104,15 @@ def assert_right(path, undisturbed):
     return saved.rows
 
 
-def assert_goes_on(path, undisturbed):
-    """Asserts that the same call ends in the same store as if nothing had happened."""
+def assert_resumes(path, undisturbed):
+    """Asserts that the same call completes the store, as if there was no fault."""
     assert save(path).complete
     assert assert_right(path, undisturbed) == ROWS
     assert contents_of(Folder(path)) == contents_of(Folder(undisturbed))
 
 
-def assert_told(error, path, reason, advice):
-    """Asserts that an error says it all; returns how many rows it says are safe."""
+def assert_reported(error, path, reason, advice):
+    """Asserts that an error is complete; returns the number of safe rows in it."""
     assert type(error) is StoreError
     message = str(error)
     assert message.startswith(f"{path} could not be written: {reason}")
@@ -124,10 +124,10 @@ def assert_told(error, path, reason, advice):
 
 
 class Fault:
-    """Something that is wrong from a certain row of the data on, until it is mended.
+    """A fault that begins at a row of the data, and lasts until it is fixed.
 
     Args:
-        wrong: What to enter when it happens, and to leave when it is mended.
+        wrong: A context to enter when the fault begins, and to leave when it is fixed.
     """
 
     def __init__(self, wrong):
@@ -159,11 +159,11 @@ def not_for_writing(folder):
 
 
 def when_idle(path, row, happen):
-    """Batches; at a row, when nothing is being written, something happens."""
+    """Yields batches; at a row, when no write is in progress, calls a function."""
 
     def wait_and_happen():
-        # Full blocks are committed by and by, the one that has room is not; and one
-        # batch is under way.
+        # Full blocks are committed one by one, a partial block is not; and one
+        # batch is in progress.
         there = row - BATCH
         while layertap.open(path).rows + layertap.open(path).reader.block_rows <= there:
             pass
@@ -173,18 +173,18 @@ def when_idle(path, row, happen):
 
 
 def assert_survives(path, wrong, undisturbed, reason, advice, at=625):
-    """Asserts that a save ends well in which something goes wrong at a row."""
+    """Asserts that a save with a fault at a row can be completed."""
     fault = Fault(wrong)
     try:
-        with pytest.raises(StoreError) as told:
+        with pytest.raises(StoreError) as raised:
             save(path, when_idle(path, at, fault.happen))
     finally:
         fault.mend()
-    safe = assert_told(told.value, path, reason, advice)
-    # The folders of the last block may not have been durable yet.
+    safe = assert_reported(raised.value, path, reason, advice)
+    # The folders of the last block may not be durable yet.
     assert at - 600 < safe <= ROWS
     assert assert_right(path, undisturbed) >= safe
-    assert_goes_on(path, undisturbed)
+    assert_resumes(path, undisturbed)
 
 
 SPACE = ("No space left on device", "Free some space")
@@ -196,7 +196,7 @@ def disk(tmp_path):
         yield disk
 
 
-# With nothing left a shard fails, with some pages a `zarr.json` or another shard.
+# Without space a shard fails; with some pages, a `zarr.json` or another shard.
 @pytest.mark.parametrize(("at", "pages"), [(625, 0), (625, 16), (975, 1), (975, 16)])
 def test_a_disk_that_is_full_for_a_time(disk, undisturbed, at, pages):
     path, full = disk.path / "v", disk.filled(pages)
@@ -206,27 +206,27 @@ def test_a_disk_that_is_full_for_a_time(disk, undisturbed, at, pages):
 def test_a_disk_that_is_too_small_and_then_larger(disk, undisturbed):
     path = disk.path / "v"
     disk.remount("size=192k")
-    with pytest.raises(StoreError) as told:
+    with pytest.raises(StoreError) as raised:
         save(path)
-    safe = assert_told(told.value, path, *SPACE)
+    safe = assert_reported(raised.value, path, *SPACE)
     assert 0 < safe <= assert_right(path, undisturbed) < ROWS
-    # A second time, with nothing changed.
+    # Again, without a change.
     with pytest.raises(StoreError, match=f"{path} could not .* No space left"):
         save(path)
     assert safe <= assert_right(path, undisturbed) < ROWS
     disk.remount("size=2m")
-    assert_goes_on(path, undisturbed)
+    assert_resumes(path, undisturbed)
 
 
 @pytest.mark.parametrize("pages", [0, 5])
-def test_a_disk_that_is_full_before_a_store_is_made(disk, undisturbed, pages):
+def test_a_disk_that_is_full_before_a_store_is_created(disk, undisturbed, pages):
     path = disk.path / "v"
-    with disk.filled(pages), pytest.raises(StoreError) as told:
+    with disk.filled(pages), pytest.raises(StoreError) as raised:
         save(path)
-    assert str(told.value).startswith(f"{path} could not be written: {SPACE[0]}")
-    assert "Free some space, or inodes, then do the same again." in str(told.value)
+    assert str(raised.value).startswith(f"{path} could not be written: {SPACE[0]}")
+    assert "Free some space, or inodes, then do the same again." in str(raised.value)
     assert not list(disk.path.iterdir())
-    assert_goes_on(path, undisturbed)
+    assert_resumes(path, undisturbed)
 
 
 def test_no_inodes_for_a_time(disk, undisturbed):
@@ -241,20 +241,20 @@ def test_a_disk_that_is_read_only_for_a_time(disk, undisturbed):
 
 @pytest.mark.parametrize("folder", ["", "fusion/in/1", "labels"])
 def test_the_right_to_write_is_taken_away_for_a_time(undisturbed, folder):
-    # Now, while that may be read.
+    # Now, as long as it can be read.
     expected = contents_of(Folder(undisturbed))
     x = numbers()
     with unprivileged() as home:
         path = home / "v"
         fault = Fault(not_for_writing(path / folder))
-        with pytest.raises(StoreError) as told:
+        with pytest.raises(StoreError) as raised:
             save(path, when_idle(path, 625, fault.happen))
         found = layertap.open(path)
         assert layertap.verify(found)
         assert np.array_equal(found.labels[:], np.arange(found.rows))
         fault.mend()
-        safe = assert_told(
-            told.value, path, "Permission denied", "Check who may write there"
+        safe = assert_reported(
+            raised.value, path, "Permission denied", "Check who may write there"
         )
         assert 0 < safe <= found.rows
         save(path)
@@ -270,23 +270,23 @@ def test_rights_that_are_missing_from_the_start(undisturbed):
         home.chmod(0o555)
         with pytest.raises(
             StoreError, match=r"Permission denied.*Check who may"
-        ) as told:
+        ) as raised:
             save(home / "v")
-        assert str(home / "v") in str(told.value)
+        assert str(home / "v") in str(raised.value)
         home.chmod(0o755)
         save(home / "v")
         (home / "v").chmod(0)
         for action in (save, layertap.open):
-            with pytest.raises(StoreError, match="Check who may read there") as told:
+            with pytest.raises(StoreError, match="Check who may read there") as raised:
                 action(home / "v")
-            assert type(told.value) is StoreError
-            assert str(home / "v") in str(told.value)
+            assert type(raised.value) is StoreError
+            assert str(home / "v") in str(raised.value)
         (home / "v").chmod(0o755)
         assert contents_of(Folder(home / "v")) == expected
 
 
 def test_too_many_open_files_for_a_time(tmp_path, undisturbed):
-    # With one more, the files might all be written, one after the other.
+    # With one more, all files might be written, one after the other.
     path = tmp_path / "v"
     reason, advice = "Too many open files", "Raise the limit on open files"
     assert_survives(path, few_files(0), undisturbed, reason, advice)
@@ -297,7 +297,7 @@ def interrupt():
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_too_many_open_files_to_begin_or_to_go_on(tmp_path, undisturbed, begun):
+def test_too_many_open_files_to_begin_or_to_resume(tmp_path, undisturbed, begun):
     path = tmp_path / "v"
     if begun:
         with pytest.raises(KeyboardInterrupt):
@@ -310,7 +310,7 @@ def test_too_many_open_files_to_begin_or_to_go_on(tmp_path, undisturbed, begun):
             break
         errors.append(error)
     assert errors
-    assert_goes_on(path, undisturbed)
+    assert_resumes(path, undisturbed)
     for error in errors:
         assert type(error) is StoreError
         assert str(path) in str(error)
@@ -325,16 +325,16 @@ def test_too_many_open_files_to_read(undisturbed):
         lambda: saved["fusion/in/0"][:],
         lambda: next(saved.batches(10)),
     ):
-        with few_files(0), pytest.raises(StoreError, match="Too many open") as told:
+        with few_files(0), pytest.raises(StoreError, match="Too many open") as raised:
             read()
-        assert str(undisturbed) in str(told.value)
-        assert "Raise the limit on open files" in str(told.value)
+        assert str(undisturbed) in str(raised.value)
+        assert "Raise the limit on open files" in str(raised.value)
     with few_files(0):
         assert not layertap.verify(saved)
     assert layertap.verify(saved)
 
 
-# A process that saves where it is told to, and waits at a row if that is not 0.
+# A process that saves to a path from standard input, and waits at a row if not 0.
 SAVE_HERE_AND_THERE = """
 import sys
 from tests.pipeline import test_save_faults as t
@@ -357,7 +357,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def other():
-    """Another process, which saves. The last test with it kills it."""
+    """Starts another process, which saves. The last test with it kills it."""
     with running(python(SAVE_HERE_AND_THERE)) as process:
         assert process.stdout.readline() == "ready\n"
         yield process
@@ -368,10 +368,10 @@ def ask(process, line):
 
 
 def assert_refused(path, process):
-    with pytest.raises(StoreError) as told:
+    with pytest.raises(StoreError) as raised:
         save(path)
     first = f"by process {process.pid} on {HERE}, since 20"
-    assert str(told.value).startswith(f"{path} is being written already, {first}")
+    assert str(raised.value).startswith(f"{path} is being written already, {first}")
 
 
 def test_two_processes_that_begin_a_store_at_the_same_moment(
@@ -384,12 +384,12 @@ def test_two_processes_that_begin_a_store_at_the_same_moment(
         error = error_of(save, path)
         mine = "ended" if error is None else f"{type(error).__name__}: {error}"
         theirs = other.stdout.readline().strip()
-        # Both have ended if the second has found a store that was complete.
+        # Both have ended if the second one found a complete store.
         assert "ended" in (mine, theirs), (mine, theirs)
         for message, winner in ((mine, other.pid), (theirs, os.getpid())):
             if message == "ended":
                 continue
-            # The other one is at it, or has just been.
+            # The other one is writing, or has just ended.
             assert message.startswith("StoreError: ")
             assert f"{path} " in message
             assert "could not be written" not in message
@@ -412,25 +412,25 @@ def test_a_second_process_is_refused_while_the_first_one_lives(
         assert before <= at
         ask(other, "go on")
         assert other.stdout.readline() == "ended\n"
-        assert_goes_on(tmp_path / f"v{at}", undisturbed)
-    # And the other way round.
-    told = []
+        assert_resumes(tmp_path / f"v{at}", undisturbed)
+    # And in the other direction.
+    lines = []
 
     def ask_there():
         ask(other, f"{path} 0")
-        told.append(other.stdout.readline())
+        lines.append(other.stdout.readline())
 
     save(path, batches(625, ask_there))
     first = f"by process {os.getpid()} on {HERE}, since 20"
-    assert told[0].startswith(f"StoreError: {path} is being written already, {first}")
-    assert_goes_on(path, undisturbed)
-    # Killed, it is out of the way at once.
+    assert lines[0].startswith(f"StoreError: {path} is being written already, {first}")
+    assert_resumes(path, undisturbed)
+    # Once killed, it no longer blocks.
     ask(other, f"{path}-killed 625")
     assert other.stdout.readline() == "waits\n"
     assert_refused(f"{path}-killed", other)
     os.kill(other.pid, signal.SIGKILL)
     other.wait()
-    assert_goes_on(tmp_path / "v-killed", undisturbed)
+    assert_resumes(tmp_path / "v-killed", undisturbed)
 
 
 READ_ALL_THE_TIME = """
@@ -438,9 +438,9 @@ import sys
 import numpy as np
 import zarr
 import layertap
-path, whole = sys.argv[1:]
-whole = dict(zarr.open_group(whole, mode="r").members(None))
-whole = {name: a[:] for name, a in whole.items() if isinstance(a, zarr.Array)}
+path, complete = sys.argv[1:]
+complete = dict(zarr.open_group(complete, mode="r").members(None))
+complete = {name: a[:] for name, a in complete.items() if isinstance(a, zarr.Array)}
 rows = complete = 0
 print("ready", flush=True)
 sys.stdin.readline()
@@ -450,7 +450,7 @@ while not complete:
     assert saved.rows >= rows
     rows = saved.rows
     group = zarr.open_group(path, mode="r")
-    for name, expected in whole.items():
+    for name, expected in complete.items():
         shown = group[name][:]
         assert len(shown) >= rows
         assert np.array_equal(shown, expected[: len(shown)])
@@ -461,7 +461,7 @@ print("right", flush=True)
 """
 
 
-def test_a_reader_during_a_save_sees_whole_rows(tmp_path, undisturbed):
+def test_a_reader_during_a_save_sees_complete_rows(tmp_path, undisturbed):
     path = tmp_path / "v"
 
     def watched(reader):
@@ -483,4 +483,4 @@ def test_a_reader_during_a_save_sees_whole_rows(tmp_path, undisturbed):
     assert seen == sorted(seen)
     assert len(set(seen)) > 2
     assert seen[-1] == ROWS
-    assert_goes_on(path, undisturbed)
+    assert_resumes(path, undisturbed)

@@ -1,4 +1,4 @@
-"""Whatever graph of branches and joins: the values are right, and survive a store."""
+"""Values of any graph of branches and joins are right, and survive a store."""
 
 import re
 import tempfile
@@ -27,7 +27,7 @@ Array = NDArray[Any]
 
 @dataclass
 class Tensor:
-    """A tensor of a graph, and what NumPy says that it is for these inputs."""
+    """A tensor of a graph, and its value by NumPy for these inputs."""
 
     symbolic: Any
     truth: Array
@@ -51,7 +51,7 @@ def dense(units: int, name: str) -> layers.Dense:
 
 @dataclass
 class Graph:
-    """A graph in the making, step by step. All choices wrap around what there is.
+    """Builds a graph, step by step. All choices wrap around the existing tensors.
 
     Attributes:
         tensors: All tensors so far.
@@ -78,7 +78,7 @@ class Graph:
         self.tensors.append(Tensor(symbolic, truth, {maker}, joined))
 
     def add_same(self, symbolic: Any, tensor: Tensor, maker: str) -> None:
-        # A layer that may return its very input: then either has made it.
+        # A layer that may return its input itself: then either one made it.
         tensor.makers.add(maker)
         same = Tensor(symbolic, tensor.truth, tensor.makers, joined=tensor.joined)
         self.tensors.append(same)
@@ -119,7 +119,7 @@ class Graph:
             self.add(made, tensor.truth.transpose(0, 2, 1), name)
 
     def step_shared(self, one: int, *_: int) -> None:
-        """One layer for all tensors of one width."""
+        """Calls one layer for all tensors of one width."""
         tensor = self.pick(one)
         width = tensor.truth.shape[-1]
         layer = self.shared.setdefault(width, dense(3, f"shared_{width}"))
@@ -127,7 +127,7 @@ class Graph:
         self.add(made, dense_by_hand(layer, tensor.truth), layer.name)
 
     def step_nested(self, one: int, again: int, *_: int) -> None:
-        """A model with a join, new or called on what its last call has made."""
+        """Calls a model with a join, a new one or one that is called again."""
         if again % 2 and self.nested:
             model, tensor, calls = self.nested.pop()
         else:
@@ -152,7 +152,7 @@ class Graph:
         self.nested.append((model, self.tensors[-1], calls + 1))
 
     def step_join(self, one: int, axis: int, by: int, *others: int) -> None:
-        """Any tensors, some of them several times, that fit along any axis."""
+        """Joins any tensors, some of them several times, that fit along any axis."""
         first, axis = self.pick(one), 1 + axis % (self.rank - 1)
 
         def around(tensor: Tensor) -> tuple[int, ...]:
@@ -173,7 +173,7 @@ class Graph:
         self.add(made, truth, name, joined=True)
 
     def model(self) -> keras.Model:
-        """Returns the model; whatever nothing uses is one of its outputs."""
+        """Returns the model; unused tensors are its outputs."""
         ends = [tensor.symbolic for tensor in self.tensors if not tensor.used]
         return keras.Model(self.input, ends if len(ends) > 1 else ends[0])
 
@@ -199,12 +199,12 @@ def build(rank: int, program: list[tuple[str, list[int]]]) -> Graph:
 
 
 def without_calls(path: str) -> str:
-    """Leaves out which call of a layer it is, which the order of running decides."""
+    """Removes the numbers of calls, which depend on the order of execution."""
     return re.sub(r"@\d+", "", path)
 
 
 def assert_right(graph: Graph, values: Any) -> None:
-    """All branches, aliases too, are what NumPy says; and no others are there."""
+    """Asserts that all values, aliases too, equal those of NumPy."""
     expected = {
         f"{path}/in/{index}": tensor
         for path, (_, tensors) in graph.branches.items()
@@ -230,7 +230,7 @@ def as_numpy(tensors: Any) -> list[Array]:
 
 
 def assert_stored_once(graph: Graph, plan: layertap.Plan) -> None:
-    """One tensor is stored once, and a join that feeds a join is not stored at all."""
+    """Asserts that a tensor is stored once, and an inner join is not stored."""
     distinct = {
         id(tensor)
         for _, tensors in graph.branches.values()
@@ -245,7 +245,7 @@ def assert_stored_once(graph: Graph, plan: layertap.Plan) -> None:
     deadline=None,
     max_examples=12,
     suppress_health_check=[HealthCheck.too_slow],
-    # To shrink takes minutes: each try plans, compiles and saves a model.
+    # Shrinking takes minutes: each try plans, compiles and saves a model.
     phases=[Phase.explicit, Phase.generate],
 )
 @given(programs)
@@ -282,7 +282,7 @@ def test_any_graph(program):
             assert saved[address][2:4].tobytes() == expected[2:4].tobytes()
 
 
-# Every kind of step at least once, so that none goes untested by chance.
+# Every kind of step at least once, so that all are tested.
 ALL = [
     ("dense", [0, 2, 0, 0, 0]),
     ("shared", [0, 0, 0, 0, 0]),

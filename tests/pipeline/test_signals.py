@@ -1,4 +1,4 @@
-"""What goes wrong on the user's side loses no rows, harms no model, and is told."""
+"""Errors of the user's code and signals lose no rows and leave the model intact."""
 
 import inspect
 import os
@@ -27,12 +27,12 @@ BAD = 625
 
 
 class Square(layers.Layer):
-    """Needs the square of its input's length of memory, and returns one number."""
+    """Needs memory for the square of its input's length, and returns one number."""
 
     def call(self, x):
         column = ops.expand_dims(x, -1)
         products = ops.matmul(column, ops.transpose(column, (0, 2, 1)))
-        # Sorted, they all have to be there at a time, for XLA too.
+        # Sorting needs all of them at a time, with XLA, too.
         return ops.expand_dims(ops.max(ops.sort(products), axis=(1, 2)), -1)
 
 
@@ -50,7 +50,7 @@ def numbers(rows=ROWS):
 
 
 def batches(bad=None):
-    """Batches; from row `BAD` on, what a function makes of the next one."""
+    """Yields batches; from row `BAD` on, a function of the batch."""
     x = numbers()
     for row in range(0, ROWS, BATCH):
         batch = x[row : row + BATCH]
@@ -69,7 +69,7 @@ def raises(error):
 
 
 def no_memory(batch):
-    """One row for which `Square` would need 16 TiB."""
+    """Returns a row for which `Square` needs 16 TiB."""
     return np.ones((1, 2**21), "float32")
 
 
@@ -78,7 +78,7 @@ def failing_progress(rows, written):
         raise DataBrokeError("the bar is full")
 
 
-# What fails, what is raised, what it says of the row and the input, rows that are safe.
+# The bad data, options, the error, and its words about rows and inputs.
 FAILURES = {
     "data": (raises(DataBrokeError("a disk")), {}, DataBrokeError, "after 625 rows"),
     "ctrl-c": (raises(KeyboardInterrupt()), {}, KeyboardInterrupt, "625 rows are safe"),
@@ -95,8 +95,8 @@ FAILURES = {
 }
 
 
-def told(error):
-    """All that a traceback shows of an error."""
+def text_of(error):
+    """Returns the text that a traceback shows of an error."""
     return " ".join([str(error), *getattr(error, "__notes__", ())])
 
 
@@ -114,8 +114,8 @@ def test_rows_before_are_safe_and_the_model_is_unharmed(failure, tmp_path):
     with pytest.raises(error) as raised:
         layertap.save(model, batches(bad), tmp_path / "v.zarr", memory=SMALL, **options)
     safe = BAD + BATCH if failure == "progress" else BAD
-    assert f"{safe} rows are safe in {tmp_path / 'v.zarr'}" in told(raised.value)
-    assert re.search(words, told(raised.value))
+    assert f"{safe} rows are safe in {tmp_path / 'v.zarr'}" in text_of(raised.value)
+    assert re.search(words, text_of(raised.value))
 
     saved = layertap.open(tmp_path / "v.zarr")
     assert (saved.rows, saved.complete) == (safe, False)
@@ -126,10 +126,10 @@ def test_rows_before_are_safe_and_the_model_is_unharmed(failure, tmp_path):
     np.testing.assert_array_equal(model.predict(numbers(50), verbose=0), before[1])
 
     layertap.save(model, batches(), tmp_path / "v.zarr", memory=SMALL)
-    whole = layertap.save(model, batches(), tmp_path / "w.zarr", memory=SMALL)
+    complete = layertap.save(model, batches(), tmp_path / "w.zarr", memory=SMALL)
     saved = layertap.open(tmp_path / "v.zarr")
-    for address in whole:
-        assert saved[address][:].tobytes() == whole[address][:].tobytes()
+    for address in complete:
+        assert saved[address][:].tobytes() == complete[address][:].tobytes()
 
     model.compile("sgd", "mse")
     model.fit(numbers(50), np.ones((50, 1)), verbose=0)
@@ -139,7 +139,7 @@ def test_rows_before_are_safe_and_the_model_is_unharmed(failure, tmp_path):
 
 def test_a_bar_that_can_not_be_drawn_loses_no_rows(tmp_path, monkeypatch):
     class Closed:
-        """A standard error that is gone."""
+        """A closed standard error."""
 
         encoding = "utf-8"
 
@@ -154,7 +154,7 @@ def test_a_bar_that_can_not_be_drawn_loses_no_rows(tmp_path, monkeypatch):
 
     model = model_of_any_length()
     monkeypatch.setattr(sys, "stderr", Closed())
-    # Rich makes one of a pipe that nobody reads.
+    # Rich raises one for a pipe without a reader.
     with pytest.raises(SystemExit):
         layertap.save(model, batches(), tmp_path / "v.zarr", progress=True)
     monkeypatch.undo()
@@ -198,14 +198,14 @@ CHILD = """
 
     def waits(batch):
         print("reading", flush=True)
-        # Not to begin to read, or a signal that comes just before would wait for it.
+        # Without a read, which would delay a signal that comes just before.
         while not select.select([sys.stdin], [], [], 0.1)[0]:
             pass
         sys.stdin.readline()
         return batch
 
     def again(event, arguments):
-        # The second one comes while the rows of the first one are committed.
+        # The second signal comes during the commit after the first one.
         if event == "os.rename" and t.KILLED_TWICE in str(arguments[1]):
             if sys.exc_info()[0] is not None:
                 os.kill(os.getpid(), signal.SIGINT)
@@ -216,7 +216,7 @@ CHILD = """
 
 
 def start(path, more=""):
-    """Starts a save that waits at row `BAD` of its data."""
+    """Starts a process whose save waits at row `BAD` of its data."""
     program = textwrap.dedent(CHILD).format(path=str(path), more=more)
     child = subprocess.Popen(
         [sys.executable, "-c", program],
@@ -231,14 +231,14 @@ def start(path, more=""):
 
 
 def ended(child, number):
-    """Sends a signal; returns the status, and what the process said at its end."""
+    """Sends a signal; returns the status and the last output of the process."""
     child.send_signal(number)
     _, said = child.communicate()
     return child.returncode, said
 
 
 def go_on(path):
-    """The same program again, and nobody stops it."""
+    """Runs the same program again, to its end."""
     child = start(path)
     _, said = child.communicate("go on\n")
     assert child.returncode == 0, said
@@ -273,7 +273,7 @@ def test_a_second_ctrl_c_ends_it_at_once_and_harms_nothing(tmp_path):
     go_on(path)
 
 
-def test_a_program_that_handles_sigterm_itself_goes_on_to(tmp_path):
+def test_a_program_that_handles_sigterm_itself_still_does(tmp_path):
     path = tmp_path / "v.zarr"
     more = "signal.signal(signal.SIGTERM, lambda *_: print('mine', flush=True))"
     child = start(path, more)

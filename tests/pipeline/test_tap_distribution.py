@@ -1,4 +1,4 @@
-"""A distribution over devices that the user has set in Keras is layertap's, too."""
+"""A save uses the distribution over devices that the user sets in Keras."""
 
 import json
 import os
@@ -28,7 +28,7 @@ on_tensorflow = pytest.mark.skipif(
 
 
 def run(program, path, **environment):
-    """Runs a program in a process of its own, for one counts its devices once."""
+    """Runs a program in its own process, since a process counts its devices once."""
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), str(path)],
@@ -50,7 +50,7 @@ def on_four_devices(what, path):
 
 
 def assert_saved(path):
-    """Asserts that a store is whole, and has what one device computes."""
+    """Asserts that a store is complete, with the values that one device computes."""
     saved = layertap.open(path)
     assert (saved.rows, saved.complete) == (devices.ROWS, True)
     assert layertap.verify(saved)
@@ -69,7 +69,7 @@ def test_batches_are_spread_over_the_devices(tmp_path):
         name: [part for _, (part, _) in batches] for name, batches in found.items()
     }
     assert parts == {
-        # Of 32 rows and of 6, which can't be dealt out to four devices.
+        # Of 32 rows and of 6, which can't be divided among four devices.
         "data_parallel": [8, 6],
         "model_parallel": [16, 3],
         "made_before": [8, 6],
@@ -80,7 +80,7 @@ def test_batches_are_spread_over_the_devices(tmp_path):
 
 
 @on_jax
-def test_a_save_goes_on_with_more_devices(tmp_path):
+def test_a_save_resumes_with_more_devices(tmp_path):
     path = tmp_path / "v.zarr"
     half = devices.batches(2 * devices.BATCH)
     with pytest.raises(RuntimeError, match="the data stopped"):
@@ -91,7 +91,7 @@ def test_a_save_goes_on_with_more_devices(tmp_path):
 
 
 @on_jax
-def test_a_save_goes_on_with_fewer_devices(tmp_path):
+def test_a_save_resumes_with_fewer_devices(tmp_path):
     path = tmp_path / "v.zarr"
     on_four_devices("stop", path)
     assert layertap.open(path).rows == 2 * devices.BATCH

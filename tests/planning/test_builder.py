@@ -1,4 +1,4 @@
-"""What can't be had is refused by name, and the rest is had."""
+"""Values that can't be captured are refused by name; the rest is captured."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def close(found, expected):
 
 
 class Joined(Towers):
-    """Towers whose join comes first: that one can always be had."""
+    """Towers whose join comes first, and can always be captured."""
 
     def __init__(self):
         super().__init__()
@@ -31,8 +31,8 @@ class Joined(Towers):
         return self.fusion([self.left(x), self.right(x)])
 
 
-def had_and_refused(model):
-    """Captures the first join, and returns what is refused by address."""
+def refusals(model):
+    """Captures the first join, and returns the reasons for refused values."""
     values = layertap.capture(model, X, batch_size=2)
     for index, expected in enumerate(model.truth(X)):
         close(values[f"fusion/in/{index}"], expected)
@@ -51,8 +51,8 @@ class InACondition(Joined):
         )
 
 
-def test_a_join_in_one_way_of_a_condition():
-    refused = had_and_refused(InACondition())
+def test_a_join_in_one_branch_of_a_condition():
+    refused = refusals(InACondition())
     assert list(refused) == [f"{NAME}/in/0", f"{NAME}/in/1"]
     assert "cond`" in refused[f"{NAME}/in/0"]
 
@@ -68,8 +68,8 @@ class InALoop(Joined):
 @pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="a loop of PyTorch is one of Python"
 )
-def test_a_join_in_a_loop_of_the_backends():
-    refused = had_and_refused(InALoop())
+def test_a_join_in_a_loop_of_the_backend():
+    refused = refusals(InALoop())
     assert list(refused) == [f"{NAME}/in/0", f"{NAME}/in/1"]
 
 
@@ -82,13 +82,13 @@ class InKerasLoop(Joined):
 
 
 def test_a_join_in_a_loop_of_keras():
-    refused = had_and_refused(InKerasLoop())
+    refused = refusals(InKerasLoop())
     assert set(refused) == {"concatenate/in/0", "concatenate/in/1"}
     assert "while_loop" in refused["concatenate/in/0"]
 
 
 class Cell(layers.Layer):
-    """A recurrent cell that joins what comes in with its state."""
+    """A recurrent cell that joins its input with its state."""
 
     def __init__(self):
         super().__init__(name="cell")
@@ -113,14 +113,14 @@ class Recurrent(Joined):
         return self.recurrent(ops.stack([joined, 2 * joined, 3 * joined], 1))
 
 
-def test_a_cells_own_join_is_refused_with_the_way_out():
-    refused = had_and_refused(Recurrent(unroll=False))
+def test_a_join_inside_a_cell_is_refused_with_advice():
+    refused = refusals(Recurrent(unroll=False))
     path = f"recurrent/cell/{NAME}"
     assert list(refused) == [f"{path}/in/0", f"{path}/in/1"]
     assert "unroll=True" in refused[f"{path}/in/0"]
 
 
-def test_the_way_out_lets_each_step_be_had():
+def test_the_advice_lets_each_step_be_captured():
     model = Recurrent(unroll=True)
     values = layertap.capture(model, X)
     assert values.plan.refused == ()
@@ -137,8 +137,8 @@ class Deciding(Joined):
         return concatenate([joined, -joined], 1)
 
 
-def test_what_comes_after_python_decided_by_values():
-    refused = had_and_refused(Deciding())
+def test_values_after_python_decides_by_values_are_refused():
+    refused = refusals(Deciding())
     assert list(refused) == ["towers"]
     assert "Python decides by values" in refused["towers"]
     assert "keras.ops.where" in refused["towers"]
@@ -159,10 +159,10 @@ class DecidingDeep(Joined):
 
 
 def test_the_layer_that_decided_is_named():
-    assert list(had_and_refused(DecidingDeep())) == ["deciding"]
+    assert list(refusals(DecidingDeep())) == ["deciding"]
 
 
-def test_nothing_is_hidden_where_nothing_was_heard_before_python_decided():
+def test_an_error_is_raised_if_nothing_is_traced_before_python_decides():
     model = Calling(lambda model, x, left, right: left if left[0, 0] > 0 else right)
     with pytest.raises(ModelError, match="towers: "):
         layertap.plan(model, like=X)
@@ -183,7 +183,7 @@ class Rematerialised(Joined):
         return self.inner(self.start(x))
 
 
-def test_a_layer_that_is_rematerialised_lets_its_values_out():
+def test_values_of_a_rematerialised_layer_are_captured():
     model = Rematerialised()
     values = layertap.capture(model, X, batch_size=2)
     assert values.plan.refused == ()
@@ -193,7 +193,7 @@ def test_a_layer_that_is_rematerialised_lets_its_values_out():
 
 
 class Checkpointed(Joined):
-    """The function is made rematerialised before it can be heard."""
+    """The function is rematerialised before it can be traced."""
 
     def __init__(self):
         super().__init__()
@@ -208,7 +208,7 @@ class Checkpointed(Joined):
     reason="elsewhere, what is rematerialised has no trace of its own",
 )
 def test_a_function_that_was_rematerialised_before():
-    refused = had_and_refused(Checkpointed())
+    refused = refusals(Checkpointed())
     assert set(refused) == {"concatenate/in/0", "concatenate/in/1"}
     assert "rematerialised" in refused["concatenate/in/0"]
 
@@ -230,7 +230,7 @@ def test_layers_in_a_function_that_is_compiled_on_its_own():
         assert refused == {"fusion/in/0", "fusion/in/1"}
         close(values[f"{NAME}/in/0"], np.concatenate(model.truth(X), 1))
     else:
-        assert had_and_refused(model) == {}
+        assert refusals(model) == {}
 
 
 class SeveralRows(Joined):
@@ -263,7 +263,7 @@ class OfSoManyRows(Joined):
         return joined * ones + ops.sum(table)
 
 
-def test_a_constant_with_as_many_rows_as_the_data_is_none_of_them():
+def test_a_constant_with_as_many_rows_as_the_data_has_no_rows_of_data():
     model = OfSoManyRows()
     model(X)
     plan = layertap.plan(model, like=X)
@@ -286,8 +286,11 @@ if keras.backend.backend() == "tensorflow":
         model = Traced()
         model(X)
         for _ in range(2):
-            # A condition that AutoGraph makes of Python's.
-            assert set(had_and_refused(model)) == {"tf.concat/in/0", "tf.concat/in/1"}
+            # AutoGraph turns Python's condition into one of TensorFlow.
+            assert set(refusals(model)) == {
+                "tf.concat/in/0",
+                "tf.concat/in/1",
+            }
 
     @pytest.mark.parametrize("read", [lambda x: x.numpy(), np.asarray])
     def test_values_that_python_reads(read):
@@ -298,7 +301,7 @@ if keras.backend.backend() == "tensorflow":
 
         model = Reading()
         model(X)
-        assert list(had_and_refused(model)) == ["towers"]
+        assert list(refusals(model)) == ["towers"]
 
     def test_an_error_of_the_models_own_is_no_decision():
         class Wrong(Joined):

@@ -1,4 +1,4 @@
-"""Batches of different sizes: padded to one, with their true sizes beside."""
+"""Batches of different sizes are padded to one; their true sizes are saved."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def by_name(name: str):
 
 
 class Batches(keras.utils.PyDataset):
-    """Gives some arrays again and again."""
+    """Returns some arrays, as often as they are read."""
 
     def __init__(self, *batches: np.ndarray) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Batches(keras.utils.PyDataset):
         return (self.batches[index],)
 
     def once(self, end: int | None = None) -> Iterator[np.ndarray]:
-        """Gives them, but only once; then, if there is an end, raises."""
+        """Yields them only once; raises at the end, if there is one."""
         yield from self.batches[:end]
         if end is not None:
             raise StoppedError
@@ -59,15 +59,15 @@ def sequences(lengths=LENGTHS, width: int = 8, rows: int = 3) -> Batches:
 
 
 def padded(arrays: list[np.ndarray]) -> np.ndarray:
-    """Puts arrays into one of zeros, large enough for them all."""
+    """Puts arrays into an array of zeros that is large enough for all."""
     most = np.max([array.shape[1:] for array in arrays], axis=0)
-    whole = np.zeros((sum(map(len, arrays)), *most), arrays[0].dtype)
+    padded_array = np.zeros((sum(map(len, arrays)), *most), arrays[0].dtype)
     row = 0
     for array in arrays:
         inside = tuple(slice(size) for size in array.shape[1:])
-        whole[(slice(row, row + len(array)), *inside)] = array
+        padded_array[(slice(row, row + len(array)), *inside)] = array
         row += len(array)
-    return whole
+    return padded_array
 
 
 def truth_of(case, model, data: Batches) -> dict[str, np.ndarray]:
@@ -125,7 +125,7 @@ def test_data_that_come_once_are_padded_to_the_number_that_is_passed(tmp_path):
         layertap.save(model, data.once(), tmp_path / "w.zarr", pad=True)
 
 
-def test_one_that_is_longer_loses_nothing(tmp_path):
+def test_a_batch_that_is_too_long_loses_no_rows(tmp_path):
     case = by_name("variable_length")
     model, data = case.build(), sequences()
     words = r"fusion/in/0 .* row 3\. .*at most \(3, 6, 6\)\. .*\(3, 9, 6\)\. .*`pad="
@@ -137,7 +137,7 @@ def test_one_that_is_longer_loses_nothing(tmp_path):
     case.assert_close(saved["fusion/in/0"][:, :5], expected)
 
 
-def test_without_pad_the_refusal_says_what_to_do(tmp_path):
+def test_without_pad_the_error_says_what_to_do(tmp_path):
     model, data = by_name("variable_length").build(), sequences()
     for run in (
         lambda: layertap.capture(model, data),
@@ -149,7 +149,7 @@ def test_without_pad_the_refusal_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [1, 3])
-def test_a_save_goes_on_after_a_stop(tmp_path, stop):
+def test_a_save_resumes_after_a_stop(tmp_path, stop):
     model = by_name("variable_length").build()
     data = sequences((5, 9, 2, 7, 1, 9, 4, 3), rows=40)
     with pytest.raises(StoppedError):
@@ -160,10 +160,10 @@ def test_a_save_goes_on_after_a_stop(tmp_path, stop):
         with pytest.raises(OtherRunError, match=named):
             layertap.save(model, data.once(), tmp_path / "v.zarr", pad=pad)
     saved = layertap.save(model, data.once(), tmp_path / "v.zarr", pad=9, memory=SMALL)
-    whole = layertap.save(model, data, tmp_path / "w.zarr", pad=True, memory=SMALL)
-    assert saved.identity == whole.identity
+    complete = layertap.save(model, data, tmp_path / "w.zarr", pad=True, memory=SMALL)
+    assert saved.identity == complete.identity
     for name in saved.reader.paths:
-        one, other = saved.reader.array(name)[:], whole.reader.array(name)[:]
+        one, other = saved.reader.array(name)[:], complete.reader.array(name)[:]
         assert one.tobytes() == other.tobytes()
 
 
@@ -242,7 +242,7 @@ def test_images_of_several_sizes_have_two_lengths():
 
 
 class Subclassed(keras.Model):
-    """Declares nothing of its inputs."""
+    """Does not declare its inputs."""
 
     def __init__(self) -> None:
         super().__init__(name="subclassed")
@@ -252,7 +252,7 @@ class Subclassed(keras.Model):
         return ops.concatenate([self.left(x), x], axis=-1)
 
 
-def test_where_no_size_is_declared_the_data_tell_which_are_open():
+def test_without_declared_sizes_the_data_show_which_are_open():
     model, data = Subclassed(), sequences()
     values = layertap.capture(model, data, pad=True)
     np.testing.assert_array_equal(values["concatenate/in/1"], padded(data.batches))
@@ -261,7 +261,7 @@ def test_where_no_size_is_declared_the_data_tell_which_are_open():
         layertap.capture(model, data, pad=9)
 
 
-def test_what_is_left_after_a_reduction_is_padded():
+def test_values_are_padded_after_a_reduction():
     case = by_name("variable_length")
     model, data = case.build(), sequences()
     truth = [case.truth(model, batch)["fusion/in/1"] for batch in data.batches]
@@ -276,7 +276,7 @@ def test_what_is_left_after_a_reduction_is_padded():
         assert not highest.plan.padded
 
 
-def test_arrays_have_one_size_and_are_only_counted():
+def test_arrays_have_one_size_and_are_not_padded():
     case = by_name("variable_length")
     model, (x, *_) = case.build(), sequences().batches
     values = layertap.capture(model, x, pad=True)
@@ -295,7 +295,7 @@ def test_wrong_lengths_are_found(tmp_path):
 
 
 @pytest.mark.parametrize("pad", [0, -1, 2.5, "longest"])
-def test_what_there_is_not(pad):
+def test_invalid_options_are_refused(pad):
     model, data = by_name("variable_length").build(), sequences()
     with pytest.raises(OptionError, match="`pad`"):
         layertap.capture(model, data, pad=pad)

@@ -1,4 +1,4 @@
-"""Plans: made without data, honest about sizes, clear about what can't be had."""
+"""Plans are made without data, with correct sizes, and with reasons for refusals."""
 
 import json
 
@@ -42,7 +42,7 @@ def aliases(plan: Plan) -> dict[str, tuple[str, ...]]:
     return {name: recipe.addresses for name, recipe in plan.recipes.items()}
 
 
-# What a plan says, and how.
+# The content of a plan, and its forms.
 
 
 def test_a_plan_needs_no_data_and_counts_its_bytes():
@@ -94,7 +94,7 @@ def test_half_precision_counts_half():
     }
 
 
-# Sizes that are not known.
+# Unknown sizes.
 
 
 def one_size_open() -> keras.Model:
@@ -111,7 +111,7 @@ def two_sizes_open() -> keras.Model:
 
 
 def down_and_up_again() -> keras.Model:
-    """As in a U-Net: takes only sizes that can be halved."""
+    """Accepts only sizes that can be halved, as a U-Net does."""
     x = keras.Input((None, None, 3), name="x")
     left = layers.Conv2D(4, 3, padding="same", name="left")(x)
     right = layers.Conv2D(2, 3, strides=4, padding="same", name="right")(x)
@@ -145,7 +145,7 @@ def two_inputs_open() -> keras.Model:
         ),
     ],
 )
-def test_sizes_that_are_not_known_are_never_numbers(build, expected):
+def test_unknown_sizes_are_never_numbers(build, expected):
     plan = layertap.plan(build())
     assert sizes(plan) == expected
     assert plan.bytes_per_row is None
@@ -169,7 +169,7 @@ def test_data_close_the_sizes_that_a_model_leaves_open():
     }
 
 
-# What is stored once.
+# Values that are stored once.
 
 
 def test_one_tensor_twice_in_a_join():
@@ -288,14 +288,14 @@ def test_data_or_specs_stand_in_for_shapes_whatever_their_rows(like):
     assert layertap.plan(model, like=numbers(9, 8)) == plan
 
 
-def test_a_subclassed_model_that_was_called_needs_nothing_more():
+def test_a_subclassed_model_that_was_called_has_shapes():
     model = Subclassed()
     model(numbers(3, 8))
     assert sizes(layertap.plan(model))["concatenate/in/0"] == (None, 4)
 
 
 class Rowwise(keras.Model):
-    """Computes with its number of rows in Python, which no unknown size can."""
+    """Computes with its number of rows in Python, which needs a known number."""
 
     def __init__(self) -> None:
         super().__init__(name="rowwise")
@@ -322,21 +322,21 @@ def test_a_model_that_computes_with_its_rows_in_python(rows):
 
 
 @pytest.mark.parametrize("like", [numbers(3, 7), numbers(3, 8, 1, 1)])
-def test_data_that_the_model_does_not_take(like):
+def test_data_that_the_model_does_not_accept(like):
     with pytest.raises(DataError, match=r"Input 'x' takes shape \(rows, 8\)"):
         layertap.plan(two_branches(), like=like)
 
 
-def test_specs_that_the_model_does_not_take():
+def test_specs_that_the_model_does_not_accept():
     with pytest.raises((DataError, ModelError), match="x"):
         layertap.plan(two_branches(), like=keras.KerasTensor((None, 7)))
 
 
-# What to take.
+# Patterns.
 
 
 def named(*names: str) -> keras.Model:
-    """A model with one join of each of these names, one after the other."""
+    """Returns a model with one join of each of these names, in this order."""
     x = keras.Input((3,), name="x")
     joined = x
     for name in names:
@@ -346,7 +346,7 @@ def named(*names: str) -> keras.Model:
 
 NAMES = {"fusion": "fusion", "..": "%2E%2E", "labels": "%6C%61%62%65%6C%73"}
 if keras.backend.backend() != "tensorflow":
-    # TensorFlow runs no model with such names.
+    # TensorFlow does not run models with such names.
     NAMES |= {
         "my join": "my%20join",
         "fusión": "fusi%C3%B3n",
@@ -418,10 +418,10 @@ def test_a_pattern_that_matches_nothing_names_what_is_near(options, words):
         layertap.plan(two_branches(), **options)
 
 
-# What is no join of data.
+# Joins of other things than data.
 
 
-def test_no_joins_and_what_to_ask_for():
+def test_an_error_for_no_joins_says_what_to_pass():
     model = keras.Sequential([keras.Input((8,)), layers.Dense(2, name="only")])
     with pytest.raises(NoJoinsError, match=f"{model.name!r}.*outputs="):
         layertap.plan(model)
@@ -431,7 +431,7 @@ def test_no_joins_and_what_to_ask_for():
 
 
 class Joiner(layers.Layer):
-    """Joins shapes, indices, masks and weights beside its data."""
+    """Joins shapes, indices, masks and weights in addition to its data."""
 
     def build(self, shape):
         self.kernel = self.add_weight(shape=(shape[-1], 2), name="kernel")
@@ -456,8 +456,8 @@ def test_shapes_masks_indices_and_weights_are_no_branches():
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
-def test_a_weight_beside_data_is_refused_and_the_rest_is_had(rows):
-    """Keras broadcasts nothing in a join: along axis 0 a weight may stand beside."""
+def test_a_weight_next_to_data_is_refused_and_the_rest_is_captured(rows):
+    """Keras does not broadcast in a join: along axis 0, a weight can be joined."""
 
     class Bank(layers.Layer):
         def build(self, shape):
@@ -501,13 +501,13 @@ def test_a_join_of_rows():
 @pytest.mark.parametrize(
     "found", [layers.Dense(3), keras.Model, None, "model.keras", {"a": 1}, object()]
 )
-def test_what_is_no_model_is_said_to_be_none(found):
+def test_an_object_that_is_not_a_model_is_refused(found):
     with pytest.raises(ModelError, match=r"keras\.Model of Keras 3 .*, found"):
         layertap.plan(found)
 
 
-def test_a_model_of_keras_2_is_told_what_to_do():
-    # What tf_keras gives: a class of this name from another package.
+def test_the_error_for_a_model_of_keras_2_says_what_to_do():
+    # As in tf_keras: a class of this name from another package.
     older = type("Functional", (), {"__module__": "tf_keras.src.engine.functional"})
     with pytest.raises(ModelError, match=r"tf_keras.*\.keras or \.h5"):
         layertap.plan(older())

@@ -1,4 +1,4 @@
-"""The networks that Keras brings: how much there is before their joins."""
+"""The networks in Keras have as many values before their joins as published."""
 
 import keras
 import numpy as np
@@ -36,7 +36,7 @@ def test_the_values_of_a_densely_connected_network(tmp_path):
         weights=None, include_top=False, input_shape=(32, 32, 3)
     )
     x = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype("float32")
-    # Each at the end of a block, and made of as many others as the block has layers.
+    # Each ends a block, and joins as many values as the block has layers.
     names = [f"conv{block}_block{last}_concat" for block, last in ((2, 6), (3, 12))]
     saved = layertap.save(
         model, x, tmp_path / "dense.zarr", before="conv[23]_*", progress=False
@@ -49,11 +49,11 @@ def test_the_values_of_a_densely_connected_network(tmp_path):
             np.testing.assert_allclose(found[:], truth, rtol=1e-4, atol=1e-4)
             np.testing.assert_array_equal(found[1:2], found[:][1:2])
     assert saved.plan.recipes[f"{names[1]}/in/0"].axis == 3
-    # Reading one address opens the files of no other.
+    # Reading one address does not open the files of another.
     alone = saved["conv2_block2_concat/in/1"][:]
-    kept = tmp_path / "dense.zarr" / "conv2_block2_concat" / "in" / "1"
+    folder = tmp_path / "dense.zarr" / "conv2_block2_concat" / "in" / "1"
     for shard in (tmp_path / "dense.zarr").rglob("c.*"):
-        if shard.parent != kept:
+        if shard.parent != folder:
             shard.unlink()
     again = layertap.open(tmp_path / "dense.zarr")["conv2_block2_concat/in/1"]
     np.testing.assert_array_equal(again[:], alone)

@@ -1,4 +1,4 @@
-"""The outputs of any operation, wherever it stands, and no more work than for them."""
+"""Outputs of any operation are captured, without work beyond them."""
 
 import keras
 import numpy as np
@@ -76,7 +76,7 @@ def test_layers_inside_nested_models_each_call_of_them():
     first, second = keras.Input([4], name="first"), keras.Input([4], name="second")
     model = keras.Model([first, second], [inner(first), inner(second)])
     values = captured(model, "*tower", [X, 2 * X])
-    # Numbered as they are written, though Keras runs the second one first.
+    # Numbered in the order of the code, although Keras runs the second one first.
     assert set(values) == {"inner/tower/out", "inner@2/tower/out"}
     close(values["inner/tower/out"], dense(tower, X))
     close(values["inner@2/tower/out"], dense(tower, 2 * X))
@@ -134,7 +134,7 @@ class Counting(layers.Layer):
 
 
 @pytest.mark.parametrize("kind", ["functional", "subclassed"])
-def test_nothing_is_run_after_the_last_wanted_value(kind):
+def test_nothing_runs_after_the_last_wanted_value(kind):
     early, late = layers.Dense(3, name="early"), layers.Dense(2, name="late")
     counting = Counting(name="counting")
     if kind == "functional":
@@ -157,7 +157,7 @@ def test_nothing_is_run_after_the_last_wanted_value(kind):
 
 
 class Patches(layers.Layer):
-    """Cuts rows into patches as if it didn't know how many there will be."""
+    """Cuts rows into patches as if their number were unknown."""
 
     def call(self, x):
         return ops.reshape(x, (ops.shape(x)[0], -1, 2))
@@ -177,7 +177,7 @@ class Similarities(layers.Layer):
         return ops.matmul(x, ops.transpose(x))
 
 
-def test_values_as_long_as_their_batch_are_told():
+def test_values_whose_size_is_that_of_their_batch_are_refused():
     inputs = keras.Input([4])
     model = keras.Model(inputs, Similarities(name="similar")(inputs))
     with pytest.raises(DataError, match=r"similar/out .* one shape\. .*\(1,\), \(2,\)"):

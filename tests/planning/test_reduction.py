@@ -1,4 +1,4 @@
-"""Less to store: reduced, narrowed, counted; and the same whatever happens."""
+"""Values are reduced, narrowed and counted, also after an interruption."""
 
 import functools
 import json
@@ -49,8 +49,8 @@ REDUCED = {
 
 
 def kind_of(array: np.ndarray, reduce: str) -> np.dtype:
-    whole = reduce == "mean" and array.dtype.kind in "iub"
-    return np.dtype("float32") if whole else array.dtype
+    integers = reduce == "mean" and array.dtype.kind in "iub"
+    return np.dtype("float32") if integers else array.dtype
 
 
 @pytest.mark.parametrize("reduce", REDUCED)
@@ -103,7 +103,7 @@ def test_a_function_may_be_global_average_pooling(tmp_path):
         case.assert_close(saved[address][:], branch.mean(axis=(1, 2)))
 
 
-def test_a_function_may_join_use_layers_and_ask_for_the_number_of_rows():
+def test_a_function_may_join_use_layers_and_read_the_number_of_rows():
     case = by_name("several_joins")
     model, inputs = case.build(), case.inputs(5)
     pooling = keras.layers.Identity()
@@ -140,9 +140,9 @@ def test_functions_that_do_not_keep_the_rows_are_refused(function, words):
         layertap.plan(model, reduce=function)
 
 
-def test_rows_that_get_lost_at_last_are_noticed():
+def test_rows_that_a_function_loses_are_detected():
     case = by_name("join_is_the_output")
-    # Where the number of rows is unknown, this looks as if it kept them.
+    # Where the number of rows is unknown, it looks as if it keeps them.
     with pytest.raises((OptionError, DataError), match=r"(?s)fusion/in/0.*rows"):
         layertap.capture(case.build(), case.inputs(5), reduce=lambda x: x[:3])
 
@@ -156,7 +156,7 @@ def test_rows_that_get_lost_at_last_are_noticed():
         ({"reduce": 3}, "Received 3"),
     ],
 )
-def test_what_there_is_not(options, words):
+def test_invalid_options_are_refused(options, words):
     with pytest.raises(OptionError, match=words):
         layertap.plan(by_name("article_two_dense").build(), **options)
 
@@ -165,7 +165,7 @@ def test_what_there_is_not(options, words):
 
 
 def passing_through() -> keras.Model:
-    """Its branches are its inputs, so that any number can be put into them."""
+    """Returns a model whose branches are its inputs, to plant any number."""
     x = keras.Input((4,), name="x")
     counts = keras.Input((3,), name="counts", dtype="int32")
     plain = keras.layers.Activation("linear", name="plain")(x)
@@ -177,7 +177,7 @@ def passing_through() -> keras.Model:
 
 
 def planted(rows: int) -> list[np.ndarray]:
-    """Small numbers, and among them those next to where float16 and bfloat16 end."""
+    """Returns small numbers, and numbers next to the ends of float16 and bfloat16."""
     random = np.random.default_rng(3)
     x = random.standard_normal((rows, 4), dtype="float32")
     ends = [65504, 65519.996, 65520, -65520, 65536, 3.4e38, 3.395e38, 3.3961776e38]
@@ -193,19 +193,19 @@ def narrow(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def assert_same(actual: np.ndarray, expected: np.ndarray) -> None:
-    """Shows two arrays to be equal, in a dtype in which NumPy knows NaN."""
+    """Asserts that two arrays are equal, in a dtype whose NaN NumPy knows."""
     assert actual.dtype == expected.dtype
     np.testing.assert_array_equal(actual.astype("float32"), expected.astype("float32"))
 
 
 def overflows(array: np.ndarray, dtype: str) -> np.ndarray:
-    """Counts them in each row, the NumPy way."""
+    """Counts the overflows of each row with NumPy."""
     became = ~np.isfinite(narrow(array, dtype).astype("float32"))
     return (became & np.isfinite(array)).sum(axis=1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_becomes_infinite_is_counted_exactly(tmp_path, dtype):
+def test_numbers_that_become_infinite_are_counted_exactly(tmp_path, dtype):
     model, data = passing_through(), planted(300)
     counts = overflows(data[0], dtype)
     assert 0 < counts.sum() < 400
@@ -244,10 +244,10 @@ def test_nothing_is_counted_where_nothing_overflows(tmp_path):
     data[0] = np.ones((20, 4), "float32")
     saved = layertap.save(model, data, tmp_path / "narrow.zarr", dtype="float16")
     assert saved.overflowed == {}
-    # Means are narrowed after they were computed: of large numbers, they overflow.
+    # Means are narrowed after they are computed: means of large numbers overflow.
     data[0] = np.full((20, 4), 1e5, "float32")
     values = layertap.capture(model, data, dtype="float16", reduce="mean")
-    # Of the join in the join too: 0, so not there. Means of integers, much too large.
+    # Of the inner join, too: 0, so left out. Means of integers are much too large.
     assert values.overflowed == dict.fromkeys(
         ("first/in/0", "first/in/1", "whole/in/0"), 20
     )
@@ -282,7 +282,7 @@ def test_recipes_hold_for_narrow_values_and_not_for_reduced_ones(tmp_path):
         np.testing.assert_allclose(saved[address][:], expected, rtol=1e-3, atol=1e-3)
 
 
-def test_the_same_join_in_two_places_is_stored_once_though_reduced():
+def test_a_reduced_join_in_two_places_is_stored_once():
     x = keras.Input((4,), name="x")
     inner = keras.layers.Concatenate(name="inner")([x, keras.ops.negative(x)])
     one = keras.layers.Concatenate(name="one")([inner, x])
@@ -315,7 +315,7 @@ def test_the_same_join_in_two_places_is_stored_once_though_reduced():
 
 
 class ChangesItsInput(keras.layers.Layer):
-    """Adds to its first input, in place where the backend has that."""
+    """Adds to its first input, in place if the backend supports that."""
 
     def call(self, inputs):
         x, _ = inputs
@@ -323,7 +323,7 @@ class ChangesItsInput(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("reduce", ["flatten", "max"])
-def test_a_value_that_the_model_changes_later_is_reduced_as_it_was(reduce):
+def test_a_value_that_the_model_changes_later_is_reduced_before(reduce):
     x = keras.Input((4,), name="x")
     twice = keras.layers.Rescaling(2.0, name="twice")(x)
     joined = keras.layers.Concatenate(name="early")([twice, x])
@@ -338,7 +338,7 @@ def test_a_value_that_the_model_changes_later_is_reduced_as_it_was(reduce):
     np.testing.assert_array_equal(values["early/in/0"], expected)
 
 
-# One run, or another.
+# The identity of a run.
 
 
 class StoppedError(Exception):
@@ -346,7 +346,7 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("stop", [7, 420, 833])
-def test_counts_are_right_when_a_save_goes_on_after_a_stop(tmp_path, stop):
+def test_counts_are_right_when_a_save_resumes_after_a_stop(tmp_path, stop):
     model, data = passing_through(), planted(1000)
 
     def batches(end: int):
@@ -371,9 +371,9 @@ def test_counts_are_right_when_a_save_goes_on_after_a_stop(tmp_path, stop):
     saved = save(1000, "v.zarr")
     total = int(counts.sum())
     assert saved.overflowed == {"first/in/0": total, "first/in/1": total}
-    whole = save(1000, "whole.zarr")
+    complete = save(1000, "whole.zarr")
     for address in [*saved.reader.paths]:
-        one, other = saved.reader.array(address)[:], whole.reader.array(address)[:]
+        one, other = saved.reader.array(address)[:], complete.reader.array(address)[:]
         assert one.tobytes() == other.tobytes()
 
 
@@ -439,7 +439,7 @@ def test_a_function_is_identified_by_its_code_defaults_and_closure():
     assert function_fingerprint(pooling) == function_fingerprint(functions[8])
 
 
-# Verified.
+# Verification.
 
 
 @pytest.mark.parametrize("dtype", [None, *DTYPES])
@@ -447,7 +447,7 @@ def test_a_function_is_identified_by_its_code_defaults_and_closure():
 @pytest.mark.parametrize(
     "name", ["join_feeds_join", "mixed_float16", "float32_join_of_float16_branches"]
 )
-def test_what_was_saved_is_verified(tmp_path, name, dtype, reduce):
+def test_saved_values_are_verified(tmp_path, name, dtype, reduce):
     case = by_name(name)
     model, inputs = case.build(), case.inputs(20)
     saved = layertap.save(model, inputs, tmp_path / "v", dtype=dtype, reduce=reduce)
@@ -460,11 +460,11 @@ def test_what_was_saved_is_verified(tmp_path, name, dtype, reduce):
     assert layertap.verify(saved)
 
 
-def test_a_difference_that_the_narrow_dtype_can_show_is_found(tmp_path):
+def test_a_difference_larger_than_the_narrow_dtype_rounds_is_found(tmp_path):
     model, data = passing_through(), planted(40)
     data[0] = np.random.default_rng(5).uniform(1, 2, (40, 4)).astype("float32")
     saved = layertap.save(model, data, tmp_path / "v.zarr", dtype="float16")
-    # A hundredth: much more than rounding, of numbers that were computed in float32.
+    # A hundredth is much more than the rounding of float32.
     assert not layertap.verify(saved, model, [1.01 * data[0], data[1]])
     assert layertap.verify(saved, model, [data[0] * (1 + 1e-6), data[1]])
     with pytest.raises(OtherRunError, match="data"):
@@ -484,7 +484,7 @@ def test_wrong_counts_are_found(tmp_path):
     assert [(check.address, check.first) for check in wrong] == [("overflowed", 11)]
 
 
-def test_verifying_what_a_function_reduced_takes_the_function(tmp_path):
+def test_verifying_values_that_a_function_reduced_needs_the_function(tmp_path):
     case = by_name("article_two_dense")
     model, inputs = case.build(), case.inputs(20)
     layertap.save(model, inputs, tmp_path / "v.zarr", reduce=at(1))
@@ -511,7 +511,7 @@ def test_a_layer_may_have_the_name_of_the_counts(tmp_path):
     assert saved.overflowed == {first: 12}
 
 
-def test_the_plan_tells_what_is_stored_and_survives_json():
+def test_the_plan_describes_the_stored_values_and_survives_json():
     model = by_name("last_axis_of_four").build()
     plan = layertap.plan(model, dtype="bfloat16", reduce="flatten")
     text = str(plan)
