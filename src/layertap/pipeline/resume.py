@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +15,14 @@ from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.tap import Arrays
 from layertap.results.saved import DIGESTS, IDS, Saved
-from layertap.store import Writer, exists, remove
+from layertap.store import Reader, SharedWriter, Writer, exists, remove
 
 # How many batches of saved rows a sample compares with the data.
 _SAMPLED = 64
 
 
-class StoredRows(Protocol):
-    """Committed rows, by array."""
-
-    rows: int
-
-    def array(self, path: str) -> Any:
-        """Returns an array that can be sliced."""
+# The committed rows of a store, by array.
+StoredRows = Reader | SharedWriter
 
 
 def find_existing_store(

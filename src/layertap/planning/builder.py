@@ -1,10 +1,11 @@
 """Builds a plan: which traced values are stored, aliased or refused."""
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from layertap.core import address
 from layertap.core.plan import Branch, Ignored, Join, Output, Plan, Recipe, Refused
+from layertap.errors import ModelError
 from layertap.planning.join_filter import inner_first
 from layertap.planning.padding import Padding
 from layertap.planning.reduction import Reduction
@@ -26,15 +27,14 @@ class PlanBuilder:
         self.refused: list[Refused] = []
         self._reduction = reduction
         self._padding = padding
+        self._skips: list[str] = []
         self._recipes: dict[str, Recipe] = {}
         self._narrowed: dict[str, str] = {}
         self._padded: dict[str, tuple[int, ...]] = {}
         # By the token of a tensor: the first address that has it, and its recipe.
         self._sources: dict[Hashable, tuple[str, Recipe]] = {}
 
-    def build(
-        self, model: str, ignored: Iterable[Ignored], skips: Iterable[str]
-    ) -> Plan:
+    def build(self, model: str, ignored: Iterable[Ignored]) -> Plan:
         """Returns the plan of all that was added."""
         return Plan(
             model,
@@ -47,7 +47,7 @@ class PlanBuilder:
             narrowed=self._narrowed,
             padded=self._padded,
             ignored=tuple(ignored),
-            skips=tuple(skips),
+            skips=tuple(self._skips),
         )
 
     def add_joins(self, traced_joins: Sequence[TracedJoin]) -> None:
@@ -72,11 +72,27 @@ class PlanBuilder:
                 source = address.output(join.path), recipe
                 self._sources.setdefault(traced.output.token, source)
 
-    def add_output(self, name: str, traced: TracedValue) -> None:
-        """Adds an output of an operation."""
-        output = self._value(Output, name, traced)
-        if output is not None:
-            self.outputs.append(output)
+    def add_outputs(self, outputs: Mapping[str, TracedValue]) -> None:
+        """Adds outputs of operations, by address."""
+        for name, traced in outputs.items():
+            output = self._value(Output, name, traced)
+            if output is not None:
+                self.outputs.append(output)
+
+    def add_skips(
+        self, model: str, names: Iterable[str], outputs: Mapping[str, TracedValue]
+    ) -> None:
+        """Adds the values of connections that run past the joins to a head."""
+        self._skips = list(names)
+        planned = {output.address for output in self.outputs}
+        added = [n for n in self._skips if n in outputs and n not in planned]
+        self.add_outputs({name: outputs[name] for name in added})
+        for name in set(self._skips) - {output.address for output in self.outputs}:
+            reasons = [r.reason for r in self.refused if r.address == name]
+            raise ModelError(
+                f"The head of {model!r} needs {name}, which can't be captured: "
+                f"{'; '.join(reasons) or 'it was not traced'}."
+            )
 
     def _value(
         self, kind: type[AnyValue], name: str, traced: TracedValue

@@ -51,14 +51,17 @@ def requested_kinds(joins: str | Sequence[str]) -> tuple[list[str], bool]:
 def select_joins(
     model: str,
     trace: Trace,
-    joins: str | Sequence[str],
+    kinds: Sequence[str],
     patterns: Sequence[str],
+    everything: bool,
 ) -> tuple[list[TracedJoin], list[Ignored]]:
     """Selects the joins of data that match patterns, and lists the ignored joins.
 
-    A pattern that is the complete path of a join selects it, whatever it joins.
+    A pattern that is the complete path of a join selects it, whatever it joins; so does
+    `everything`.
     """
-    kinds, everything = requested_kinds(joins)
+    if not patterns:
+        return [], []
     candidates, ignored = [], []
     for join in _first_rounds(j for j in trace.joins.values() if j.kind in kinds):
         exempt = everything or join.path in patterns

@@ -1,5 +1,6 @@
 """Makes the plan of a model, with symbolic tensors: no data is run."""
 
+from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import keras
 
 from layertap.core import address
-from layertap.core.plan import Ignored, Plan, Refused
+from layertap.core.plan import Plan, Refused
 from layertap.errors import ModelError, OptionError
 from layertap.inputs.feed import Feed
 from layertap.planning.builder import PlanBuilder
@@ -25,7 +26,6 @@ from layertap.tracing.model_structure import (
     input_specs,
     specs_of,
 )
-from layertap.tracing.records import Trace, TracedJoin
 from layertap.tracing.survey import survey
 
 Patterns = str | Sequence[str] | None
@@ -105,34 +105,33 @@ class Selection:
     pad: Pad | None = None
 
     def __post_init__(self) -> None:
-        pad, reduction = self.pad, self.reduction
-        if self.for_head and reduction.reduce is not None:
+        if self.pads and (not isinstance(self.pad, int) or self.pad < 1):
             raise OptionError(
-                f"for_head=True and reduce={reduction.name!r} can't be combined: a "
-                "head accepts complete values. Leave one of them out."
+                "`pad` is invalid. Expected True or a positive integer. "
+                f"Received {self.pad!r}."
+            )
+        reduces = self.reduction.reduce is not None
+        if self.for_head and (reduces or self.pads):
+            raise OptionError(
+                f"for_head=True and `{'reduce' if reduces else 'pad'}` can't be "
+                "combined: a head accepts complete values of their true sizes. Leave "
+                "one of the options out."
             )
         if self.for_head and self.before is None and self.outputs:
             raise OptionError(
                 "for_head=True needs joins, which a head comes after. Pass `before=`."
             )
-        if pad is None or pad is False:
-            return
-        if self.for_head:
-            raise OptionError(
-                "for_head=True and `pad` can't be combined: a head accepts values of "
-                "their true sizes. Pad the data instead."
-            )
-        if not isinstance(pad, int) or pad < 1:
-            raise OptionError(
-                "`pad` is invalid. Expected True, or an integer of at least 1. "
-                f"Received {pad!r}."
-            )
+
+    @property
+    def pads(self) -> bool:
+        """Whether values are padded."""
+        return self.pad is not None and self.pad is not False
 
 
 def plan_from_data(model: keras.Model, feed: Feed, selection: Selection) -> Plan:
     """Plans a model for data: of the sizes of the first batch, or the largest sizes."""
     first = feed.first()
-    if selection.pad is None or selection.pad is False:
+    if selection.pad is None or not selection.pads:
         specs = specs_of(first.inputs, input_specs(model))
         return plan_from_specs(model, specs, selection, rows=first.rows)
     largest, opened = padded_specs(model, feed, selection.pad)
@@ -165,26 +164,30 @@ def plan_from_specs(
     before, named = selection.before, address.patterns(selection.outputs)
     if before is None and selection.outputs is None:
         before = "*"
-    kinds, _ = requested_kinds(selection.joins)
+    kinds, everything = requested_kinds(selection.joins)
     trace = survey(model, specs, kinds if before is not None else (), rows)
+    patterns = address.patterns(before)
+    joins, ignored = select_joins(model.name, trace, kinds, patterns, everything)
     builder = PlanBuilder(selection.reduction, padding)
-    joins: list[TracedJoin] = []
-    ignored: list[Ignored] = []
-    if before is not None:
-        patterns = address.patterns(before)
-        joins, ignored = select_joins(model.name, trace, selection.joins, patterns)
     builder.add_joins(joins)
     if trace.stopped is not None:
         path, reason = trace.stopped
         builder.refused.append(Refused(path, undecidable_reason(reason)))
     inputs = {name: (value,) for name, value in trace.inputs.items()}
-    known = {name: inputs[name] for name in inputs if name in named} | {**trace.outputs}
-    for path in address.match(named, list(known), what="operation"):
-        for index, value in enumerate(known[path]):
-            builder.add_output(address.output(path, index, len(known[path])), value)
-    skips = _skips(model, specs, joins) if selection.for_head else []
-    _add_skips(model.name, builder, skips, trace)
-    made = builder.build(model.name, ignored, skips)
+    outputs = {
+        path: {address.output(path, n, len(values)): v for n, v in enumerate(values)}
+        for path, values in (inputs | {**trace.outputs}).items()
+    }
+    known = [path for path in outputs if path in trace.outputs or path in named]
+    for path in address.match(named, known, what="operation"):
+        builder.add_outputs(outputs[path])
+    if selection.for_head:
+        # Of the dtypes that the joins receive, not of the stored ones.
+        computed = PlanBuilder(AS_COMPUTED)
+        computed.add_joins(joins)
+        cut = cut_before(model, specs, computed.joins, computed.refused)
+        builder.add_skips(model.name, cut.skips, ChainMap(*outputs.values()))
+    made = builder.build(model.name, ignored)
     if not made.addresses:
         reasons = "; ".join(f"{r.address}: {r.reason}" for r in made.refused)
         raise ModelError(
@@ -209,33 +212,6 @@ def specs_for(model: keras.Model, like: Any) -> tuple[Any, int | None]:
         return specs_of(like, declared), None
     first = Feed(like, declared).first()
     return specs_of(first.inputs, declared), first.rows
-
-
-def _skips(model: keras.Model, specs: Any, joins: Sequence[TracedJoin]) -> list[str]:
-    """Returns the addresses of the values that run past joins."""
-    # Of the dtypes that the joins receive, not of the stored ones.
-    computed = PlanBuilder(AS_COMPUTED)
-    computed.add_joins(joins)
-    return list(cut_before(model, specs, computed.joins, computed.refused).skips)
-
-
-def _add_skips(
-    model: str, builder: PlanBuilder, skips: Sequence[str], trace: Trace
-) -> None:
-    known = {address.output(name): value for name, value in trace.inputs.items()}
-    for path, values in trace.outputs.items():
-        for index, value in enumerate(values):
-            known[address.output(path, index, len(values))] = value
-    planned = {output.address for output in builder.outputs}
-    for name in skips:
-        if name in known and name not in planned:
-            builder.add_output(name, known[name])
-    for name in set(skips) - {output.address for output in builder.outputs}:
-        reasons = [r.reason for r in builder.refused if r.address == name]
-        raise ModelError(
-            f"The head of {model!r} needs {name}, which can't be captured: "
-            f"{'; '.join(reasons) or 'it was not traced'}."
-        )
 
 
 def _is_spec(leaf: Any) -> bool:
