@@ -8,12 +8,9 @@ import textwrap
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from keras import layers
 
 import layertap
-from layertap.core import tolerance
 
 pytestmark = pytest.mark.every_backend
 
@@ -40,7 +37,11 @@ def images(rows=100):
 
 
 def save_elsewhere(path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    # Each compiles for itself.
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "JAX_ENABLE_COMPILATION_CACHE": "0",
+    }
     subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), str(path)],
         env=environment,
@@ -87,24 +88,3 @@ def test_another_weight_is_not_rounding(tmp_path, share):
         assert verdicts["fusion/in/1"] == "different"
         assert verdicts["fusion/in/0"] in ("identical", "within rounding")
         assert not report
-
-
-@settings(max_examples=200)
-@given(
-    dtype=st.sampled_from(["float16", "float32", "float64"]),
-    steps=st.integers(0, 4000),
-    at=st.integers(0, 19),
-)
-def test_where_rounding_ends(dtype, steps, at):
-    """A difference is graded by the last bits of the largest number."""
-    row = np.linspace(-1, 1, 20).astype(dtype)[None]
-    other = row.copy()
-    other[0, at] += np.asarray(steps * np.finfo(dtype).eps, dtype)
-    apart = abs(other[0, at].astype("float64") - row[0, at].astype("float64"))
-    if apart == 0:
-        expected = "identical"
-    elif apart <= 256 * float(np.finfo(dtype).eps) * abs(other).max():
-        expected = "within rounding"
-    else:
-        expected = "different"
-    assert tolerance.compare(row, other) == expected
