@@ -86,8 +86,6 @@ def native_name(kind: str, whose: str) -> str:
             their own, so that the names of the user's do not depend on them.
 
     Example:
-    >>> native_name("concatenate", "")  # on TensorFlow
-    'tf.concat'
     >>> native_name("add", "")
     'operator.add'
     >>> native_name("add", "gelu of jax")
