@@ -1,5 +1,6 @@
-"""What all tests share: which of them run together, and an object store."""
+"""Shared by all tests: which of them run together, compiled code, an object store."""
 
+import os
 import re
 from pathlib import Path
 
@@ -11,11 +12,17 @@ pytest.register_assert_rewrite("tests.support")
 from tests.support import object_proxy  # noqa: E402
 from tests.support import object_store as stores  # noqa: E402
 
+# Tests, and the processes that they start, compile most of JAX's code once.
+COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
 KINDS = ("every_backend", "one_backend", "ray", "no_backend")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--needs", choices=KINDS, help="Run the test files of this kind.")
+    parser.addoption("--needs", choices=KINDS, help="Run the tests of this kind.")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -23,10 +30,28 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     needs = config.getoption("needs")
     if needs is None or not collection_path.match("test_*.py"):
         return None
-    marked = re.search(
-        r"pytest\.mark\.(\w+_backend|ray)\b", collection_path.read_text()
-    )
-    return (marked[1] if marked else "no_backend") != needs or None
+    text = collection_path.read_text()
+    kinds = set(re.findall(r"pytest\.mark\.(\w+_backend|ray)\b", text))
+    if not re.search(r"^pytestmark\b", text, re.MULTILINE):
+        kinds.add("no_backend")
+    return needs not in (kinds or {"no_backend"}) or None
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    # A test's own mark goes before that of its file.
+    needs = config.getoption("needs")
+    if needs is None:
+        return
+    others = [item for item in items if kind_of(item) != needs]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if kind_of(item) == needs]
+
+
+def kind_of(item: pytest.Item) -> str:
+    marks = [mark.name for mark in item.iter_markers() if mark.name in KINDS]
+    return marks[0] if marks else "no_backend"
 
 
 @pytest.fixture(scope="session")
