@@ -18,7 +18,7 @@ from benchmarks.scale_plan import Size, noted, plan, record, specs
 from layertap.results.statistics.gather import Gatherer
 from layertap.store import BlockWorker, Reader, SharedWriter
 from layertap.store.storage import objects
-from layertap.store.writing.block_records import place_of
+from layertap.store.writing.block_records import record_file
 
 # So many names are in one answer, of S3 and of Google's storage.
 PAGE = 1000
@@ -206,8 +206,8 @@ def _recorded(memory: int, blocks: int, notes: Any) -> Iterator[SharedWriter]:
         for number in range(blocks):
             one = record(layouts, number, notes)
             one = type(one)(writer.store, number, one.rows, one.digests, notes)
-            file = place_of(writer.path, number, one.rows)
-            bucket.write(file.key, one.contents()).result()
+            key = f"values.zarr/{record_file(number, one.rows)}"
+            bucket.write(key, one.contents()).result()
         yield writer
 
 

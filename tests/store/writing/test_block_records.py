@@ -13,8 +13,8 @@ from layertap.results.statistics.encoding import from_bytes, to_bytes
 from layertap.results.statistics.moments import COUNTED, MOMENTS, Statistics
 from layertap.store import ArraySpec, BlockWorker, Reader, SharedWriter
 from layertap.store.storage import objects
-from layertap.store.writing import block_records as rooms
-from layertap.store.writing.block_records import Record, adopted, place_of
+from layertap.store.storage.files import LocalStorage
+from layertap.store.writing.block_records import Record, adopted, record_file
 
 ARRAYS = [ArraySpec("a/x", (3,), "float32"), ArraySpec("y", (), "int64")]
 BLOCK, ROWS = 2, 99
@@ -44,20 +44,23 @@ def assert_whole(path, rows=ROWS):
 def read(monkeypatch):
     """How often each file was read, and how many at a time; each takes a while."""
     seen, at_once, lock = Counter(), [0], threading.Lock()
-    before, now = rooms.read_json, [0]
+    before, now = LocalStorage.read, [0]
 
-    def slowly(file):
+    def slowly(storage, name):
+        folder, _, record = name.rpartition("/")
+        if folder != "~blocks":
+            return before(storage, name)
         with lock:
-            seen[file.name] += 1
+            seen[record] += 1
             now[0] += 1
             at_once[0] = max(at_once[0], now[0])
         # The first ones are the last to be answered.
-        time.sleep(0.02 if int(file.name.split(".")[0]) % 4 == 0 else 0.005)
+        time.sleep(0.02 if int(record.split(".")[0]) % 4 == 0 else 0.005)
         with lock:
             now[0] -= 1
-        return before(file)
+        return before(storage, name)
 
-    monkeypatch.setattr(rooms, "read_json", slowly)
+    monkeypatch.setattr(LocalStorage, "read", slowly)
     return seen, at_once
 
 
@@ -96,7 +99,7 @@ def test_a_record_that_goes_while_a_save_ends_is_told(tmp_path):
 
         def noted():
             found = {"noted": len(list(writer.notes()))}
-            place_of(path, 30, BLOCK).unlink()
+            (path / record_file(30, BLOCK)).unlink()
             return found
 
         with pytest.raises(StoreError, match=r"a record is gone.*do the same again"):
@@ -114,9 +117,9 @@ def test_what_is_kept_of_a_record_is_little_more_than_its_digests(tmp_path):
         for number in range(blocks):
             digests = {spec.path: f"{number:016x}" for spec in arrays}
             record = Record(writer.store, number, 1, digests, {"mean": "0" * 1000})
-            place_of(path, number, 1).write_bytes(record.contents())
+            (path / record_file(number, 1)).write_bytes(record.contents())
         tracemalloc.start()
-        even = adopted(writer._place, writer._root, writer._layouts)
+        even = adopted(writer._storage, writer._root, writer._layouts)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     digests = "".join(f"{number:016x}" for number in range(blocks))
@@ -129,12 +132,12 @@ def test_what_is_deleted_may_be_any_number_of_objects(monkeypatch):
     bucket = objects.tensorstore().KvStore.open("memory://").result()
     monkeypatch.setattr(objects, "opened", lambda *_: bucket)
     monkeypatch.setattr(objects, "_DELETES_BEGUN", 7)
-    folder = objects.parse("s3://bucket/v")
+    storage = objects.ObjectStorage.parse("s3://bucket/v")
     names = [f"{n:02}" for n in range(30)]
-    objects.put({folder / name: [b"x"] for name in names})
-    objects.delete(folder / name for name in names[:-1])
-    assert folder.names() == names[-1:]
-    assert set(folder.session.seen) == {"v/29"}
+    storage.replace({name: [b"x"] for name in names})
+    storage.delete(names[:-1])
+    assert list(storage.names()) == names[-1:]
+    assert set(storage._seen) == {"29"}
 
 
 def statistics(**parts):

@@ -110,7 +110,7 @@ def test_one_writer_goes_on_after_the_rows_that_follow(tmp_path):
     writer = begin(path)
     write(writer.claim, 0, 1, 3)
     # As if it were killed: nothing is said in the markers.
-    writer._place.release()
+    writer._location.release()
     assert_holds(Folder(path), 0)
     with Writer.resume(path, memory=MEMORY) as one:
         assert one.rows == 2 * BLOCK
@@ -275,13 +275,13 @@ def finished(writer):
 
 
 def gone_on_with(writer):
-    writer._place.release()
-    SharedWriter.resume(writer.path, rows=ROWS)._place.release()
+    writer._location.release()
+    SharedWriter.resume(writer.path, rows=ROWS)._location.release()
 
 
 def gone_on_with_by_one(writer):
-    writer._place.release()
-    Writer.resume(writer.path, memory=MEMORY)._place.release()
+    writer._location.release()
+    Writer.resume(writer.path, memory=MEMORY)._location.release()
 
 
 def replaced(writer):
@@ -306,9 +306,11 @@ def test_who_writes_for_a_save_that_has_ended_writes_nothing(
     block.append(rows_between(BLOCK, 2 * BLOCK))
     if late:
         # It ends while the shards are on their way.
-        put = contributor._place.put
+        overwrite = contributor._storage.overwrite
         monkeypatch.setattr(
-            contributor._place, "put", lambda contents: (put(contents), end(writer))
+            contributor._storage,
+            "overwrite",
+            lambda contents: (overwrite(contents), end(writer)),
         )
     else:
         end(writer)

@@ -94,7 +94,7 @@ class ScatteredMachine(RuleBasedStateMachine):
 
     def lose(self):
         """The process that has the store is killed: the system lets go of it."""
-        self.writer._place.release()
+        self.writer._location.release()
         self.writer = None
 
     @precondition(lambda self: self.writer is not None)

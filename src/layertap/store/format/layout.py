@@ -197,6 +197,15 @@ class ArrayLayout:
         """Returns the name of the file that holds one block, in the array's folder."""
         return ".".join(["c", str(block)] + ["0"] * len(self.spec.shape))
 
+    @property
+    def metadata_file(self) -> str:
+        """The name of the array's `zarr.json` in the store."""
+        return f"{self.spec.path}/{METADATA_FILE}"
+
+    def shard_file(self, block: int) -> str:
+        """Returns the name of the file that holds one block, in the store."""
+        return f"{self.spec.path}/{self.shard(block)}"
+
     def shard_bytes(self, rows: int) -> range:
         """Returns how many bytes the shard of a block can have.
 

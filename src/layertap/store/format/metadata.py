@@ -4,7 +4,6 @@ They may come from a stranger: nothing is taken for granted, neither types nor s
 and no path may lead out of the store.
 """
 
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,9 +22,8 @@ from layertap.store.format.layout import (
     group_metadata,
 )
 from layertap.store.format.root import Root
+from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import damaged
-from layertap.store.storage.files import read_json
-from layertap.store.storage.objects import Location, ObjectPath
 
 # Far above what is written, for versions to come: they keep a store from claiming any
 # size. A row may be larger than a chunk or a block, which then have one row.
@@ -37,7 +35,7 @@ _MOST_ROWS = 2**62 - 2
 _MOST_ROW_BYTES = 2**40
 
 
-def read_layouts(path: Location, root: Root) -> list[ArrayLayout]:
+def read_layouts(storage: Storage, root: Root) -> list[ArrayLayout]:
     """Reads the layouts of all arrays of a store.
 
     Raises:
@@ -48,14 +46,13 @@ def read_layouts(path: Location, root: Root) -> list[ArrayLayout]:
     try:
         check_paths(root.arrays)
     except OptionError as error:
-        raise damaged(path / METADATA_FILE, f"is damaged: {error}") from error
+        raise damaged(storage.path_of(METADATA_FILE), f"is damaged: {error}") from error
     layouts = []
     for name in root.arrays:
-        file = path / name / METADATA_FILE
-        if not _inside(path, name):
-            raise damaged(file, "leads out of the store, by a link")
+        metadata_file = f"{name}/{METADATA_FILE}"
+        file = storage.path_of(metadata_file)
         try:
-            content = read_json(file)
+            content = storage.read_json(metadata_file)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise damaged(
                 file, f"is missing, but the store has an array {name}"
@@ -72,22 +69,14 @@ def read_layouts(path: Location, root: Root) -> list[ArrayLayout]:
     rows = {layout.rows for layout in layouts}
     if len(blocks) != 1 or (root.complete and len(rows) != 1):
         raise StoreCorruptError(
-            f"{path} is damaged: its arrays have {_listing(rows)} rows, in blocks of "
-            f"{_listing(blocks)}, but all should have the same. "
+            f"{storage} is damaged: its arrays have {_listing(rows)} rows, in blocks "
+            f"of {_listing(blocks)}, but all should have the same. "
             "Restore it from a copy, or save the values again."
         )
     return layouts
 
 
-def _inside(path: Location, name: str) -> bool:
-    """Whether the metadata of an array is in the store; links may lead out of one."""
-    if isinstance(path, ObjectPath):
-        return True
-    expected = os.path.join(os.path.realpath(path), name, METADATA_FILE)  # noqa: PTH118
-    return os.path.realpath(path / name / METADATA_FILE) == expected
-
-
-def check_groups(path: Location, root: Root) -> None:
+def check_groups(storage: Storage, root: Root) -> None:
     """Reads the `zarr.json` of the groups inside a store, which hold nothing else.
 
     Raises:
@@ -95,9 +84,10 @@ def check_groups(path: Location, root: Root) -> None:
         StoreError: If one can't be read.
     """
     for group in groups(root.arrays):
-        file = path / group / METADATA_FILE
+        metadata_file = f"{group}/{METADATA_FILE}"
+        file = storage.path_of(metadata_file)
         try:
-            content = read_json(file)
+            content = storage.read_json(metadata_file)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise damaged(file, "is missing, but there are arrays below") from error
         expected = group_metadata({})
@@ -112,7 +102,7 @@ def groups(arrays: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def parse_layout(path: str, file: Location, metadata: Any, store: str) -> ArrayLayout:
+def parse_layout(path: str, file: str, metadata: Any, store: str) -> ArrayLayout:
     """Returns the layout that an array's `zarr.json` tells of.
 
     Args:

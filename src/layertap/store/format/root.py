@@ -16,9 +16,8 @@ from layertap.store.format.layout import (
     group_metadata,
     to_json,
 )
+from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import damaged
-from layertap.store.storage.files import read_json
-from layertap.store.storage.objects import Location, ObjectPath
 
 # What the root says as long as there is only a part of a store: who is making it.
 PENDING = "pending"
@@ -69,7 +68,7 @@ class Root:
         return to_json(group_metadata({OURS: ours | {SEAL: digests.digest_json(ours)}}))
 
 
-def read_root(path: Location) -> Root:
+def read_root(storage: Storage) -> Root:
     """Reads the root of a store.
 
     Raises:
@@ -78,45 +77,46 @@ def read_root(path: Location) -> Root:
         StoreCorruptError: If it is damaged.
         StoreError: If it can't be read.
     """
-    file = path / METADATA_FILE
     try:
-        content = read_json(file)
+        content = storage.read_json(METADATA_FILE)
     except FileNotFoundError:
-        there = path.names() if isinstance(path, ObjectPath) else path.is_dir()
-        found = f"no {METADATA_FILE}" if there else "nothing"
+        found = f"no {METADATA_FILE}" if any(storage.names()) else "nothing"
         raise NotAStoreError(
-            f"{path} is not a store of layertap's: there is {found} there. "
+            f"{storage} is not a store of layertap's: there is {found} there. "
             "Check the path."
         ) from None
     except NotADirectoryError:
         raise NotAStoreError(
-            f"{path} is not a store of layertap's: it is a file, and a store is a "
+            f"{storage} is not a store of layertap's: it is a file, and a store is a "
             "folder. Check the path."
         ) from None
     if not group_metadata({}).items() <= {**content, "attributes": {}}.items():
-        raise damaged(file, "is damaged, or not that of a group of arrays")
+        raise damaged(
+            storage.path_of(METADATA_FILE),
+            "is damaged, or not that of a group of arrays",
+        )
     attributes = content.get("attributes")
     ours = attributes.get(OURS) if isinstance(attributes, dict) else None
     if not isinstance(ours, dict):
         raise NotAStoreError(
-            f"{path} is not a store of layertap's, but other data in Zarr format. "
+            f"{storage} is not a store of layertap's, but other data in Zarr format. "
             "Check the path."
         )
     if PENDING in ours:
         raise NotAStoreError(
-            f"{path} is not a whole store: one is being made or deleted there, or was "
-            "when its process was killed. Save to it, which clears it away."
+            f"{storage} is not a whole store: one is being made or deleted there, or "
+            "was when its process was killed. Save to it, which clears it away."
         )
     written = ours.get("format")
     if isinstance(written, int) and written > FORMAT:
         raise StoreFormatError(
-            f"{path} has store format {written}; this layertap reads up to {FORMAT}. "
-            "Install a newer layertap."
+            f"{storage} has store format {written}; this layertap reads up to "
+            f"{FORMAT}. Install a newer layertap."
         )
     root = _parsed(ours)
     if root is None:
         raise damaged(
-            file,
+            storage.path_of(METADATA_FILE),
             "is damaged: it doesn't say soundly which store this is, what arrays it "
             "has and whether it is complete",
         )

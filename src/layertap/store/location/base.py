@@ -1,236 +1,204 @@
-"""Where a store is, as those see it who change it: a folder, or a part of a bucket."""
+"""Where a store is: made, claimed, cut to its committed rows, and removed there."""
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from layertap.errors import StoreError
 from layertap.store.format.layout import (
     METADATA_FILE,
+    RECORDS,
     ArrayLayout,
-    ArraySpec,
     group_metadata,
     to_json,
 )
 from layertap.store.format.metadata import groups
-from layertap.store.format.root import Root
-from layertap.store.storage.objects import Buffer, Location
+from layertap.store.format.root import Root, read_root
+from layertap.store.storage.base import Storage
+from layertap.store.storage.errors import TakenError, write_error
+from layertap.store.storage.lock import Lock
+
+_LISTS_AT_ONCE = 8
+
+# The end of the name of a file that does not replace the old one yet.
+_NEW = r"(\.[0-9a-f]{8})?\.new"
+_METADATA = re.compile(rf"{re.escape(METADATA_FILE)}({_NEW})?")
+# Version 0.1 gave unfinished shards another name.
+_SHARD = re.compile(rf"c(\.\d+)+({_NEW}|\.__lock)?")
+_RECORD = re.compile(r"\d+\.\d+(\.[0-9a-f]{8}(\.new){1,2})?")
 
 
-class Size(NamedTuple):
-    """What an array takes where it is stored.
-
-    Args:
-        files: The number of its files, or objects.
-        bytes: Their bytes, or None where nothing tells without reading them.
-    """
+class ArraySize(NamedTuple):
+    """How many files an array has, and their bytes if these are known."""
 
     files: int
     bytes: int | None
 
 
-class Place(ABC):
-    """Where a store is, or is to be. One writer at a time has it, who claims it first.
+class Location(ABC):
+    """Where a store is or will be. One writer at a time has it, who claims it first."""
 
-    Attributes:
-        path: What the names of its files begin with.
-    """
+    storage: Storage
+    _lock: Lock | None = None
 
-    path: Location
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    def exists(self) -> bool:
+        """Returns whether there is a store; raises NotAStoreError for other data."""
+        if self._is_free():
+            return False
+        read_root(self.storage)
+        return True
 
     @abstractmethod
-    def exists(self) -> bool:
-        """Returns whether there is a store; an empty folder is none.
-
-        Raises:
-            NotAStoreError: If there is something else.
-            StoreFormatError: If there is the store of a newer layertap.
-            StoreCorruptError: If there is a damaged one.
-        """
+    def _is_free(self) -> bool:
+        """Returns whether there is nothing yet, or only a part of a store."""
 
     @abstractmethod
     def create(
         self, root: Root, layouts: Sequence[ArrayLayout]
     ) -> Sequence[ArrayLayout]:
-        """Makes a store that has no rows, whole or not at all, and claims it.
+        """Makes a store without rows, completely or not at all, and claims it."""
 
-        Args:
-            root: Its root.
-            layouts: Its arrays.
-
-        Returns:
-            The arrays as they are then.
-
-        Raises:
-            StoreError: If another process has made one there in the meantime.
-            OSError: If none can be made.
-        """
-
-    @abstractmethod
     def claim(self) -> None:
-        """Keeps other writers out of the store, until `release` or the process ends.
+        """Keeps other writers out of the store, until `release` or the process ends."""
+        self._lock = self.storage.lock(read_root(self.storage).writer)
 
-        Raises:
-            NotAStoreError: If there is no store.
-            StoreError: If another writer has it.
-            OSError: If it can't be claimed.
-        """
-
-    @abstractmethod
     def release(self) -> None:
-        """Lets other writers in again."""
+        """Lets other writers into the store again."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
 
-    @abstractmethod
-    def replace(self, contents: Mapping[Location, Iterable[Buffer]]) -> None:
-        """Replaces files, each atomically, and all durably.
-
-        Args:
-            contents: What each file is to hold, in pieces.
-
-        Raises:
-            OSError: If that is not possible.
-        """
-
-    @abstractmethod
-    def put(self, contents: Mapping[Location, Iterable[Buffer]]) -> None:
-        """Replaces files as `replace` does, where others may do so at the same time.
-
-        Args:
-            contents: As of `replace`.
-
-        Raises:
-            OSError: If that is not possible.
-        """
-
-    @abstractmethod
-    def add(self, file: Location, content: bytes) -> bool:
-        """Makes a file that nobody else has made.
-
-        Args:
-            file: The file. Its folder has to exist.
-            content: What it is to hold.
-
-        Returns:
-            Whether it was made; if not, there is one.
-
-        Raises:
-            OSError: If that is not possible.
-        """
-
-    @abstractmethod
-    def names(self, folder: Location) -> list[str]:
-        """Returns the names of what is in a folder, sorted; none if there is none.
-
-        Raises:
-            StoreError: If it can't be read.
-        """
-
-    @abstractmethod
-    def prepare(self, folder: Location) -> None:
-        """Makes a folder in the store that holds what is none of Zarr's.
-
-        Raises:
-            OSError: If that is not possible.
-        """
-
-    @abstractmethod
-    def delete(self, file: Location) -> None:
-        """Deletes a file, if it is there.
-
-        Raises:
-            OSError: If that is not possible.
-        """
-
-    @abstractmethod
-    def discard(self, folder: Location) -> None:
-        """Deletes all that is in a folder of the store.
-
-        Raises:
-            OSError: If that is not possible.
-        """
-
-    @abstractmethod
-    def mark(self, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
-        """Makes sure that no writer who had the store before commits any more.
-
-        Args:
-            layouts: The arrays of the store.
-
-        Returns:
-            The arrays as they are then.
-
-        Raises:
-            OSError: If that is not possible.
-        """
-
-    @abstractmethod
-    def notice(self, files: Iterable[Location]) -> None:
-        """Notes how files are now that are going to be replaced.
-
-        Raises:
-            OSError: If one can't be read.
-        """
-
-    @abstractmethod
-    def cut(
-        self, layouts: Sequence[ArrayLayout], even: Sequence[ArrayLayout]
-    ) -> list[ArrayLayout]:
-        """Deletes what an interrupted writer left behind the rows that all arrays have.
-
-        Args:
-            layouts: The arrays of the store.
-            even: The arrays, all with the same number of rows.
-
-        Returns:
-            The arrays as they are then.
-        """
-
-    @abstractmethod
-    def remove(self) -> None:
-        """Deletes the store.
-
-        Raises:
-            NotAStoreError: If there is none: nothing is deleted then.
-            StoreError: If the store is being written, or something else is in its
-                place: nothing is deleted then either.
-        """
-
-    @abstractmethod
-    def size(self, layout: ArrayLayout) -> Size:
-        """Returns what an array takes.
-
-        Raises:
-            StoreError: If that can't be read.
-        """
-
-    def already_there(self) -> StoreError:
-        """Returns what to tell where a store is to be made, and there is one."""
+    def already_exists(self) -> StoreError:
+        """Returns the error of a store that is to be made where there is one."""
         try:
             self.claim()
             self.release()
         except StoreError as error:
             return error
         return StoreError(
-            f"There is a store at {self.path} already. Resume it, remove it, or choose "
-            "another path."
+            f"There is a store at {self.storage} already. Resume it, remove it, or "
+            "choose another path."
         )
 
+    def write_root(self, root: Root) -> None:
+        """Replaces the metadata of the store."""
+        self.storage.replace({METADATA_FILE: [root.contents()]})
 
-def opaque(name: str) -> bytes:
-    """Returns the `zarr.json` of a folder that foreign readers do not look into.
+    def commit(self, layouts: Iterable[ArrayLayout]) -> None:
+        """Replaces the metadata of arrays: their rows count from now on."""
+        self.storage.replace(
+            {layout.metadata_file: [to_json(layout.metadata())] for layout in layouts}
+        )
 
-    They take it for an array without rows. Of unknown files in a group, zarr-python
-    warns.
-    """
-    empty = ArrayLayout(ArraySpec(name, (), "uint8"), 0, 1, 1, None)
-    return to_json(empty.described() | {"attributes": {}})
+    def take_over(
+        self, before: Sequence[ArrayLayout], after: Sequence[ArrayLayout]
+    ) -> list[ArrayLayout]:
+        """Commits changed arrays, so that no earlier writer commits any more."""
+        ours = self._marked(after)
+        pairs = zip(before, ours, strict=True)
+        self.commit([layout for earlier, layout in pairs if layout != earlier])
+        return ours
+
+    @abstractmethod
+    def _marked(self, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
+        """Returns arrays with the mark of this writer, where nothing locks a store."""
+
+    def cut(
+        self, before: Sequence[ArrayLayout], after: Sequence[ArrayLayout]
+    ) -> list[ArrayLayout]:
+        """Takes over the arrays, and deletes what an interrupted writer left."""
+        # First, no reader may count on the rows any more.
+        ours = self.take_over(before, after)
+        # Some arrays have so many blocks that a bucket lists them in many answers.
+        with ThreadPoolExecutor(_LISTS_AT_ONCE) as pool:
+            for names in pool.map(self._leftovers, ours):
+                self.storage.delete(names)
+        return ours
+
+    def _leftovers(self, layout: ArrayLayout) -> list[str]:
+        folder = layout.spec.path
+        current = {METADATA_FILE, *map(layout.shard, range(layout.blocks))}
+        return [
+            f"{folder}/{name}"
+            for name in self.storage.names(folder)
+            if name not in current and (_METADATA.fullmatch(name) or _is_shard(name))
+        ]
+
+    def remove(self) -> None:
+        """Deletes the store; nothing is deleted if there are other files in it."""
+        try:
+            self.claim()
+            root = read_root(self.storage)
+            inner = {"", *groups(root.arrays), *root.arrays, RECORDS}
+            for name in self.storage.names():
+                if not _is_own(name, inner, root.arrays):
+                    raise StoreError(
+                        f"{self.storage.path_of(name.rstrip('/'))} is inside the store "
+                        f"{self.storage}, but is no part of it. Move it away; nothing "
+                        "was deleted."
+                    )
+            self._delete_all()
+        except TakenError as error:
+            raise write_error(error, self.storage, 0) from error
+        except StoreError:
+            raise
+        except OSError as error:
+            raise not_deleted(self.storage, error) from error
+        finally:
+            self.release()
+
+    @abstractmethod
+    def _delete_all(self) -> None:
+        """Deletes all files, so that nobody sees a store that is half deleted."""
+
+
+def not_deleted(storage: Storage, error: OSError, moved: str = "") -> StoreError:
+    """Returns the error of a store that could not be deleted."""
+    return StoreError(
+        f"{storage} could not be deleted{moved}: {error.strerror}. Delete it by hand."
+    )
+
+
+def _is_own(name: str, inner: Collection[str], arrays: Collection[str]) -> bool:
+    """Returns whether layertap writes files, or folders, of such a name."""
+    folder, _, file = name.rpartition("/")
+    if folder not in inner:
+        return False
+    return bool(
+        not file
+        or _METADATA.fullmatch(file)
+        or (folder in arrays and _is_shard(file))
+        or (folder == RECORDS and _RECORD.fullmatch(file))
+    )
+
+
+def _is_shard(file: str) -> bool:
+    return _SHARD.fullmatch(file) is not None
+
+
+def array_size(storage: Storage, layout: ArrayLayout) -> ArraySize:
+    """Returns how many files an array has, and how large they are together."""
+    sizes = storage.sizes(layout.spec.path).values()
+    known = [size for size in sizes if size is not None]
+    if len(known) == len(sizes):
+        return ArraySize(len(sizes), sum(known))
+    if layout.compression is not None:
+        return ArraySize(len(sizes), None)
+    blocks = map(layout.rows_of, range(layout.blocks))
+    shards = sum(layout.shard_bytes(len(rows))[0] for rows in blocks)
+    return ArraySize(len(sizes), shards + len(to_json(layout.metadata())))
 
 
 def new_files(root: Root, layouts: Iterable[ArrayLayout]) -> dict[str, bytes]:
-    """Returns the files of a store without rows, by their names inside of it."""
+    """Returns the files of a store without rows, by their names."""
     files = {METADATA_FILE: root.contents()}
     for group in groups(root.arrays):
         files[f"{group}/{METADATA_FILE}"] = to_json(group_metadata({}))
     for layout in layouts:
-        files[f"{layout.spec.path}/{METADATA_FILE}"] = to_json(layout.metadata())
+        files[layout.metadata_file] = to_json(layout.metadata())
     return files

@@ -6,7 +6,6 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,12 @@ from numpy.typing import NDArray
 
 from layertap.core.lru import LRU
 from layertap.errors import StoreError
-from layertap.store.format.layout import METADATA_FILE, ArrayLayout
+from layertap.store.format.layout import ArrayLayout
 from layertap.store.format.metadata import parse_layout
 from layertap.store.format.shard import Shard, ShardError
 from layertap.store.storage import errors
 from layertap.store.storage.errors import unreadable
-from layertap.store.storage.files import read_json
+from layertap.store.storage.files import LocalStorage
 
 _TOO_MUCH = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -56,15 +55,18 @@ class Shards:
     too small or too large for what it should hold, is told, and takes no memory.
 
     Args:
-        path: The folder of the store, absolute.
+        storage: The folder of the store.
         layout: The array.
         held: Where its shards are held open.
     """
 
-    def __init__(self, path: Path, layout: ArrayLayout, held: ShardCache) -> None:
-        self._folder = path / layout.spec.path
+    def __init__(
+        self, storage: LocalStorage, layout: ArrayLayout, held: ShardCache
+    ) -> None:
+        self._storage = storage
+        self._folder = storage.folder / layout.spec.path
         # As text: it is looked at before anything is read.
-        self._file = str(self._folder / METADATA_FILE)
+        self._file = storage.path_of(layout.metadata_file)
         self._marker: tuple[int, ...] = ()
         self._layout = layout
         self._held = held
@@ -232,8 +234,8 @@ class Shards:
                 return
             parse_layout(
                 self._layout.spec.path,
-                Path(file),
-                read_json(Path(file)),
+                file,
+                self._storage.read_json(self._layout.metadata_file),
                 self._layout.store,
             )
         except OSError as error:

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import StoreError
-from layertap.store.format.layout import METADATA_FILE, ArrayLayout
+from layertap.store.format.layout import ArrayLayout
 from layertap.store.format.metadata import parse_layout
-from layertap.store.reading.local_shards import Part
+from layertap.store.reading.local_shards import Part, ShardCache
 from layertap.store.storage import errors
-from layertap.store.storage.files import read_json
-from layertap.store.storage.objects import ObjectPath
+from layertap.store.storage.objects import ObjectStorage
 from layertap.store.storage.tensorstore import said_by, tensorstore
 
 # What TensorStore says of bytes that are not those that were written.
@@ -28,13 +27,16 @@ class ObjectShards:
     """The shards of an array, to read its committed rows from: see `Shards`.
 
     Args:
-        path: The store.
+        storage: The objects of the store.
         layout: The array.
+        held: Not used: TensorStore has a cache of its own.
     """
 
-    def __init__(self, path: ObjectPath, layout: ArrayLayout) -> None:
-        self._folder = path / layout.spec.path
-        self._marker = self._folder / METADATA_FILE
+    def __init__(
+        self, storage: ObjectStorage, layout: ArrayLayout, held: ShardCache
+    ) -> None:
+        self._storage = storage
+        self._folder = storage.path_of(layout.spec.path)
         self._layout = layout
         self._opened: Any = None
 
@@ -54,7 +56,7 @@ class ObjectShards:
         wanted = (rows if isinstance(rows, np.ndarray) else _slice(rows), ...)
         parts = tuple(_slice(part) for part in inner)
         # Asked at the same time: one small answer more, and nothing to wait for.
-        changed = self._marker.changed()
+        changed = self._storage.changed(self._layout.metadata_file)
         try:
             found = self._array()[wanted][(slice(None), *parts)].read().result()
         except ValueError as error:
@@ -71,7 +73,9 @@ class ObjectShards:
         """As of `Shards`."""
         rows = self._layout.rows_of(block)
         told = f"with rows {rows[0]} to {rows[-1]} of {self._layout.spec.path} {what}"
-        return errors.damaged(self._folder / self._layout.shard(block), told)
+        return errors.damaged(
+            self._storage.path_of(self._layout.shard_file(block)), told
+        )
 
     def _array(self) -> Any:
         if self._opened is None:
@@ -86,10 +90,10 @@ class ObjectShards:
                 tensorstore()
                 .open(
                     spec,
-                    kvstore=self._folder.below(),
+                    kvstore=self._storage.key_values(self._layout.spec.path),
                     open=True,
                     assume_metadata=True,
-                    context=self._folder.session.context,
+                    context=self._storage.context,
                 )
                 .result()
             )
@@ -100,9 +104,9 @@ class ObjectShards:
         said = said_by(error)
         for block in range(self._layout.blocks):
             # It names the object, whose name is that of the block.
-            name = f"{self._layout.spec.path}/{self._layout.shard(block)}"
+            name = self._layout.shard_file(block)
             if said.startswith(_DAMAGE) and f'{name}"' in said:
-                if not (self._folder / self._layout.shard(block)).exists():
+                if not self._storage.exists(name):
                     return self.damaged(block, "is missing")
                 return self.damaged(block, f"is damaged ({said})")
         first, last = int(min(rows)), int(max(rows))
@@ -120,8 +124,13 @@ class ObjectShards:
         try:
             if changed.result().state == "unspecified":
                 return
-            path, store = self._layout.spec.path, self._layout.store
-            parse_layout(path, self._marker, read_json(self._marker), store)
+            name, storage = self._layout.metadata_file, self._storage
+            parse_layout(
+                self._layout.spec.path,
+                storage.path_of(name),
+                storage.read_json(name),
+                self._layout.store,
+            )
         except (ValueError, OSError) as error:
             raise StoreError(
                 f"{self._folder} is not what it was when it was opened, and another "

@@ -18,10 +18,11 @@ from layertap.store.format import digests
 from layertap.store.format.layout import ArrayLayout
 from layertap.store.format.metadata import check_groups, read_layouts
 from layertap.store.format.root import read_root
-from layertap.store.location import locate, place
+from layertap.store.location import locate
+from layertap.store.location.base import array_size
 from layertap.store.reading.array import shards_of
 from layertap.store.reading.local_shards import Part, ShardCache, shard_cache
-from layertap.store.storage.objects import Location
+from layertap.store.storage.base import Storage
 
 # How many threads read ahead of the block that is used, one block.
 _READERS = 2
@@ -34,18 +35,18 @@ class LazyArray:
     array of integers or booleans. What comes back is a NumPy array.
 
     Args:
-        path: The folder of its store, absolute.
+        storage: The files of its store.
         layout: How it is stored.
         rows: How many rows it has.
         held: Where its files are held open.
     """
 
     def __init__(
-        self, path: Location, layout: ArrayLayout, rows: int, held: ShardCache
+        self, storage: Storage, layout: ArrayLayout, rows: int, held: ShardCache
     ) -> None:
         self._layout = layout
-        self._store = path
-        self._shards = shards_of(path, layout, held)
+        self._storage = storage
+        self._shards = shards_of(storage, layout, held)
         self.shape: tuple[int, ...] = (rows, *layout.spec.shape)
         self.dtype = layout.spec.numpy_dtype
 
@@ -127,7 +128,7 @@ class LazyArray:
         """
         layout = self._layout
         # Anew, and all its rows: a writer may not have committed them of all arrays.
-        shards = shards_of(self._store, layout, shard_cache(1))
+        shards = shards_of(self._storage, layout, shard_cache(1))
         for block in range(layout.blocks):
             rows = layout.rows_of(block)
             try:
@@ -263,9 +264,9 @@ class Reader:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = locate(path)
-        root = read_root(self.path)
-        layouts = read_layouts(self.path, root)
+        self._storage = locate(path).storage
+        root = read_root(self._storage)
+        layouts = read_layouts(self._storage, root)
         self.attributes: dict[str, Any] = dict(root.attributes)
         self.complete: bool = root.complete
         self.store: str = root.store
@@ -274,11 +275,16 @@ class Reader:
         self.block_rows: int = layouts[0].block_rows
         held = shard_cache(len(layouts))
         self._arrays = {
-            layout.spec.path: LazyArray(self.path, layout, self.rows, held)
+            layout.spec.path: LazyArray(self._storage, layout, self.rows, held)
             for layout in layouts
         }
         self._layouts = layouts
         self._root = root
+
+    @property
+    def path(self) -> str:
+        """The path or the URL of the store."""
+        return str(self._storage)
 
     @property
     def paths(self) -> list[str]:
@@ -332,14 +338,14 @@ class Reader:
             StoreCorruptError: If that of one is damaged or missing.
             StoreError: If it can't be read.
         """
-        check_groups(self.path, self._root)
+        check_groups(self._storage, self._root)
 
     def members(self) -> list[Member]:
         """Returns what is known of all arrays without reading their values."""
         return [self._member(layout) for layout in self._layouts]
 
     def _member(self, layout: ArrayLayout) -> Member:
-        files, on_disk = place(self.path).size(layout)
+        files, on_disk = array_size(self._storage, layout)
         return Member(
             path=layout.spec.path,
             shape=(self.rows, *layout.spec.shape),

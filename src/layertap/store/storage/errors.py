@@ -1,10 +1,9 @@
-"""What to tell the user when a store can't be written or read, and what to do."""
+"""Errors of a storage, each with advice."""
 
 import errno
 import os
 
 from layertap.errors import StoreCorruptError, StoreError
-from layertap.store.storage.objects import Location, TakenError
 
 _SPACE = "Free some space, or inodes"
 _WRITABLE = "Check who may write there"
@@ -23,14 +22,12 @@ _ADVICE = {
 }
 
 
-def write_error(error: Exception, path: Location, rows: int) -> StoreError:
-    """Returns what to tell when a store can't be written.
+class TakenError(StoreError):
+    """An object is not the version that this process last read or wrote."""
 
-    Args:
-        error: What the operating system said.
-        path: The folder of the store, absolute.
-        rows: How many rows of it are committed.
-    """
+
+def write_error(error: Exception, path: object, rows: int) -> StoreError:
+    """Returns the error of a store that can't be written, `rows` of it committed."""
     code = error_number(error)
     reason = os.strerror(code) if code else str(error)
     if isinstance(error, OSError) and error.filename:
@@ -47,28 +44,18 @@ def write_error(error: Exception, path: Location, rows: int) -> StoreError:
     )
 
 
-def unreadable(file: Location, error: OSError) -> StoreError:
-    """Returns what to tell when the operating system does not let a file be read.
-
-    Args:
-        file: The file.
-        error: What the operating system said.
-    """
+def unreadable(file: object, error: OSError) -> StoreError:
+    """Returns the error of a file that the operating system does not let be read."""
     code = error_number(error)
     reason = os.strerror(code) if code else str(error)
     advice = _ADVICE.get(code, "Mend that").replace("may write", "may read")
     return StoreError(f"{file} can't be read: {reason}. {advice}.")
 
 
-def damaged(file: Location, what: str) -> StoreCorruptError:
-    """Returns what to tell of a file that does not hold what was written.
-
-    Args:
-        file: The file.
-        what: What is wrong with it, as the rest of a sentence that begins with it.
-    """
+def damaged(file: object, problem: str) -> StoreCorruptError:
+    """Returns the error of a file that does not hold what was written."""
     return StoreCorruptError(
-        f"{file} {what}. Restore it from a copy, or delete the store and save again."
+        f"{file} {problem}. Restore it from a copy, or delete the store and save again."
     )
 
 

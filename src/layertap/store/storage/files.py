@@ -1,74 +1,139 @@
-"""Single files of a store: read with care, replaced atomically.
-
-A `zarr.json` is never written in place: a reader sees the old one or the new one, also
-after a crash.
-"""
+"""A store in a folder of the local file system."""
 
 import errno
-import json
 import os
+import shutil
 import stat
-from collections.abc import Iterable, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+from layertap.store.storage.base import MOST_JSON_BYTES, Buffer, Contents, Storage
 from layertap.store.storage.errors import damaged, unreadable
-from layertap.store.storage.objects import Buffer, Location, ObjectPath
+from layertap.store.storage.lock import Lock, WriterRecord, lock_folder
 
-# What a file is to be replaced with stands beside it.
+# The end of the name of a new file, until it replaces the old one.
 NEW = ".new"
 _SYNCS_AT_ONCE = 8
-# No `zarr.json` is as large as this; one that is would only fill the memory.
-_MOST_BYTES = 2**28
 
 
-def read_json(file: Location) -> dict[str, Any]:
-    """Returns what a `zarr.json` holds, or another file like it.
+class LocalStorage(Storage):
+    """The files in a folder. The operating system locks the folder.
 
-    Raises:
-        FileNotFoundError: If there is none.
-        NotADirectoryError: If there can be none.
-        StoreCorruptError: If it is no JSON object.
-        StoreError: If it can't be read.
+    Args:
+        folder: The folder.
     """
-    content = file.read() if isinstance(file, ObjectPath) else _read(file)
-    if len(content) > _MOST_BYTES:
-        raise damaged(file, "is damaged: it is larger than any that is written")
-    try:
-        found = json.loads(content, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        # The latter if it is nested without end.
-        raise damaged(file, f"is damaged: it is not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise damaged(file, "is damaged: it should be a JSON object")
-    return found
 
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder).absolute()
 
-def _read(file: Path) -> bytes:
-    try:
-        with open_plainly(file) as opened:
-            found = os.fstat(opened.fileno())
-            regular = stat.S_ISREG(found.st_mode)
-            # Memory is taken for all that is asked for.
-            most = min(found.st_size, _MOST_BYTES) + 1
-            content = opened.read(most) if regular else b""
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR):
-            raise damaged(
-                file, "is a link or a folder, but should be a file"
-            ) from error
-        raise unreadable(file, error) from error
-    if not regular:
-        raise damaged(file, "is no file")
-    return content
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def read(self, name: str) -> bytes:
+        """See `Storage`."""
+        file = self.folder / name
+        real = os.path.join(os.path.realpath(self.folder), name)  # noqa: PTH118
+        if "/" in name and os.path.realpath(file) != real:
+            raise damaged(file, "leads out of the store, by a link")
+        try:
+            with open_plainly(file) as opened:
+                status = os.fstat(opened.fileno())
+                regular = stat.S_ISREG(status.st_mode)
+                # Python allocates as many bytes as are asked for.
+                most = min(status.st_size, MOST_JSON_BYTES) + 1
+                content = opened.read(most) if regular else b""
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR):
+                raise damaged(
+                    file, "is a link or a folder, but should be a file"
+                ) from error
+            raise unreadable(file, error) from error
+        if not regular:
+            raise damaged(file, "is not a file")
+        return content
+
+    def names(self, folder: str = "") -> Iterator[str]:
+        """See `Storage`."""
+        top = str(self.folder / folder)
+        try:
+            for here, folders, files in os.walk(top, onerror=_raise):
+                prefix = "" if here == top else f"{os.path.relpath(here, top)}/"
+                if prefix and not folders and not files:
+                    yield prefix
+                links = [name for name in folders if (Path(here) / name).is_symlink()]
+                yield from (prefix + name for name in files + links)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and error.filename == top:
+                return
+            raise unreadable(top, error) from error
+
+    def sizes(self, folder: str) -> dict[str, int | None]:
+        """See `Storage`."""
+        top = self.folder / folder
+        try:
+            # A file that is being written will have another name in a moment.
+            files = [file for file in top.iterdir() if file.suffix != NEW]
+            return {file.name: file.stat().st_size for file in files}
+        except OSError as error:
+            raise unreadable(top, error) from error
+
+    def replace(self, contents: Contents) -> None:
+        """See `Storage`."""
+        self._replace(contents, NEW)
+
+    def overwrite(self, contents: Contents) -> None:
+        """See `Storage`."""
+        self._replace(contents, f".{uuid.uuid4().hex[:8]}{NEW}")
+
+    def _replace(self, contents: Contents, suffix: str) -> None:
+        replace_files({self.folder / name: contents[name] for name in contents}, suffix)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """See `Storage`."""
+        file = self.folder / name
+        complete = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}{NEW}")
+        try:
+            replace_files({complete: [content]})
+            # A rename would replace a file that another process has made.
+            os.link(complete, file)
+        except FileExistsError:
+            return False
+        finally:
+            complete.unlink(missing_ok=True)
+        sync(file.parent)
+        return True
+
+    def remember(self, names: Iterable[str]) -> None:
+        """Does nothing: under the lock, no other process replaces the files."""
+
+    def delete(self, names: Iterable[str]) -> None:
+        """See `Storage`."""
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+
+    def make_folder(self, folder: str) -> None:
+        """See `Storage`."""
+        (self.folder / folder).mkdir(exist_ok=True)
+        sync(self.folder)
+
+    def delete_folder(self, folder: str) -> None:
+        """See `Storage`."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.folder / folder)
+
+    def lock(self, writer: WriterRecord | None) -> Lock:
+        """See `Storage`."""
+        return lock_folder(self.folder, writer)
 
 
 def open_plainly(file: Path) -> BinaryIO:
-    """Opens a file to read, but not through links, nor waiting for a pipe."""
+    """Opens a file to read, but not through links, and without waiting for a pipe."""
 
     def plainly(path: str, flags: int) -> int:
         return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -76,21 +141,10 @@ def open_plainly(file: Path) -> BinaryIO:
     return open(file, "rb", opener=plainly)
 
 
-def _no_number(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON's")
-
-
-def replace_files(contents: Mapping[Path, Iterable[Buffer]], mark: str = "") -> None:
-    """Replaces files, each atomically, and all durably.
-
-    No file is replaced before the new contents of all of them are on disk.
-
-    Args:
-        contents: What each file is to hold, in pieces. Their folders have to exist.
-        mark: Of the names beside, where others may write the same files meanwhile.
-    """
-    new = [file.with_name(file.name + mark + NEW) for file in contents]
-    # At the same time: a disk makes many files durable in little more time than one.
+def replace_files(contents: Mapping[Path, Iterable[Buffer]], suffix: str = NEW) -> None:
+    """Replaces files durably, once the new contents of all of them are on the disk."""
+    new = [file.with_name(file.name + suffix) for file in contents]
+    # At the same time: a disk syncs many files in little more time than one.
     with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
         list(pool.map(_write, new, contents.values()))
         for written, file in zip(new, contents, strict=True):
@@ -99,8 +153,7 @@ def replace_files(contents: Mapping[Path, Iterable[Buffer]], mark: str = "") -> 
 
 
 def _write(new: Path, content: Iterable[Buffer]) -> None:
-    """Writes durably what a file is to be replaced with."""
-    # One that a crash left; and, whatever it is, nothing is written through it.
+    # A crash may have left one; and nothing may be written through a link.
     new.unlink(missing_ok=True)
     try:
         with new.open("xb") as opened:
@@ -108,7 +161,7 @@ def _write(new: Path, content: Iterable[Buffer]) -> None:
             opened.flush()
             os.fsync(opened.fileno())
     except BaseException:
-        # A full disk is not to be kept full by what nobody will read.
+        # Half a file only keeps a full disk full.
         with suppress(OSError):
             new.unlink()
         raise
@@ -121,3 +174,7 @@ def sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _raise(error: OSError) -> None:
+    raise error

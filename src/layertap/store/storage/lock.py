@@ -1,8 +1,8 @@
-"""Keeps all but one writer out of a store, and says who that one is.
+"""Keeps all but one writer out of a store, and describes that writer.
 
-The lock is the operating system's, on the folder of the store: it ends with its
-process, however that ends. Who holds it stands in the root's `zarr.json`, for messages.
-Where a file system can't lock folders, as over a network, that record is all there is.
+The operating system locks the folder of a store: the lock ends with its process,
+however that ends. The root's `zarr.json` has a record of the writer, for messages.
+Where a file system can't lock folders, and in a bucket, only the record protects.
 """
 
 import errno
@@ -17,66 +17,67 @@ from pathlib import Path
 from typing import Any
 
 from layertap.errors import StoreError
-from layertap.store.storage.objects import Location
 
-# What file systems say that can't lock folders.
+# The errors of file systems that can't lock folders.
 _NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
-Writer = Mapping[str, Any]
-# By descriptor, the folders that are locked by this process.
-_held: dict[int, str] = {}
+WriterRecord = Mapping[str, Any]
+
+
+class Lock:
+    """Keeps other writers out of a store, until it is released or its process ends."""
+
+    def __init__(self, path: str, descriptor: int | None = None) -> None:
+        self.path = path
+        self._key = path if descriptor is None else descriptor
+        self._descriptor = descriptor
+        if _held.setdefault(self._key, self) is not self:
+            raise taken(path, this_process())
+
+    def release(self) -> None:
+        """Lets other writers into the store again; a second call does nothing."""
+        if _held.get(self._key) is not self:
+            return
+        del _held[self._key]
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+
+# By descriptor or URL, the locks of this process.
+_held: dict[int | str, Lock] = {}
 
 
 def this_process() -> dict[str, Any]:
     """Returns the record of a writer in this process."""
     return {
         "process": os.getpid(),
-        "started": _started(os.getpid()),
+        "started": _start_time(os.getpid()),
         "host": socket.gethostname(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-        # Tells this time from others of the same process.
+        # Distinguishes this record from others of the same process.
         "run": uuid.uuid4().hex[:8],
     }
 
 
-def lock(path: Path, writer: Writer | None = None) -> int:
-    """Keeps other writers out of a store.
-
-    Args:
-        path: The folder of the store.
-        writer: The record of the one that wrote it last, if it did not end in order.
-
-    Returns:
-        What `release` takes. The lock is held until then, or its process ends.
-
-    Raises:
-        StoreError: If another writer has it.
-        OSError: If there is no such folder.
-    """
+def lock_folder(path: Path, writer: WriterRecord | None = None) -> Lock:
+    """Locks a folder; `writer` is the last one, if it did not close the store."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    real = os.path.realpath(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         locked = isinstance(error, BlockingIOError)
-        if locked or (error.errno in _NO_LOCKS and _may_be_alive(writer, path)):
+        if locked or (error.errno in _NO_LOCKS and _may_be_alive(writer, real)):
             os.close(descriptor)
             raise taken(path, writer) from error
         if error.errno not in _NO_LOCKS:
             os.close(descriptor)
             raise
-    _held[descriptor] = os.path.realpath(path)
-    return descriptor
+    return Lock(real, descriptor)
 
 
-def lock_abandoned(path: Path) -> int | None:
-    """Locks a folder that nobody has, as far as that can be known for certain.
-
-    Args:
-        path: The folder.
-
-    Returns:
-        What `release` takes, or None.
-    """
+def lock_abandoned(path: Path) -> Lock | None:
+    """Locks a folder, or returns None unless it is certain that nobody has it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -86,46 +87,40 @@ def lock_abandoned(path: Path) -> int | None:
     except OSError:
         os.close(descriptor)
         return None
-    _held[descriptor] = os.path.realpath(path)
-    return descriptor
+    return Lock(os.path.realpath(path), descriptor)
 
 
-def release(descriptor: int) -> None:
-    """Lets other writers into a store again."""
-    if _held.pop(descriptor, None) is not None:
-        os.close(descriptor)
+def lock_url(url: str, writer: WriterRecord | None) -> Lock:
+    """Locks a store in a bucket for this process.
+
+    A killed writer on another host can't be distinguished from one at work. It counts
+    as killed: if it is at work, its next commit is refused.
+    """
+    if writer is not None and _is_alive(writer, url):
+        raise taken(url, writer)
+    return Lock(url)
 
 
-def _may_be_alive(writer: Writer | None, path: Path) -> bool:
-    """Whether a writer may be at work; one on another host may always be."""
+def _may_be_alive(writer: WriterRecord | None, path: str) -> bool:
+    """Returns whether a writer may be at work, on this host or another."""
     if writer is None:
         return False
-    if writer["host"] != socket.gethostname():
-        return True
-    return alive(writer, os.path.realpath(path) in _held.values())
+    return writer["host"] != socket.gethostname() or _is_alive(writer, path)
 
 
-def alive(writer: Writer, here: bool) -> bool:
-    """Whether a writer is a process on this host that has not ended.
-
-    Args:
-        writer: Its record.
-        here: Whether this process is at it, if it is this one.
-    """
+def _is_alive(writer: WriterRecord, path: str) -> bool:
+    """Returns whether a writer is a process on this host that has not ended."""
     if writer["host"] != socket.gethostname():
         return False
     process = writer["process"]
     if process == os.getpid():
-        return here
-    started = _started(process)
+        return path in [lock.path for lock in list(_held.values())]
+    started = _start_time(process)
     return started is not None and started == writer.get("started")
 
 
-def _started(process: int) -> float | None:
-    """Returns when a process was started, which tells it from others of its number.
-
-    None if there is no such process. Where nothing tells, all have the same time.
-    """
+def _start_time(process: int) -> float | None:
+    """Returns when a process started; None without it, 0 where that is not known."""
     proc = Path("/proc")
     with suppress(PermissionError):  # Somebody else's process.
         try:
@@ -133,20 +128,15 @@ def _started(process: int) -> float | None:
         except (ProcessLookupError, OverflowError):
             return None
     try:
-        # As of `man 5 proc`; what is before may have spaces and parentheses.
+        # See `man 5 proc`; the fields before may have spaces and parentheses.
         _, _, rest = (proc / str(process) / "stat").read_text().rpartition(")")
         return float(rest.split()[19])
     except OSError:
         return 0.0
 
 
-def taken(path: Location, writer: Writer | None) -> StoreError:
-    """Returns what to tell of a store that another writer has.
-
-    Args:
-        path: The store.
-        writer: The record of that one, if there is one.
-    """
+def taken(path: object, writer: WriterRecord | None) -> StoreError:
+    """Returns the error of a store that another writer has."""
     who = "another process"
     if writer is not None:
         who = "process {process} on {host}, since {since}".format_map(
@@ -158,11 +148,10 @@ def taken(path: Location, writer: Writer | None) -> StoreError:
     )
 
 
-def _let_go() -> None:
-    """Closes what a forked process has inherited: it would hold on to the locks."""
-    while _held:
-        descriptor, _ = _held.popitem()
-        os.close(descriptor)
+def _release_inherited() -> None:
+    """Closes the descriptors of a forked process, which would hold on to the locks."""
+    for lock in list(_held.values()):
+        lock.release()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_release_inherited)

@@ -15,17 +15,26 @@ from typing import Any, NamedTuple
 
 from layertap.errors import StoreCorruptError
 from layertap.store.format import digests
-from layertap.store.format.layout import RECORDS, SEAL, ArrayLayout, to_json
+from layertap.store.format.layout import RECORDS, SEAL, ArrayLayout, ArraySpec, to_json
 from layertap.store.format.root import Root
-from layertap.store.location.base import Place
-from layertap.store.storage.files import read_json
-from layertap.store.storage.objects import Location
+from layertap.store.storage.base import Storage
 
 # So many are asked for at a time: there may be very many, and each answer takes as
 # long as a network does.
 _READERS = 16
 
 _RECORD = re.compile(r"([0-9]+)\.([0-9]+)")
+
+
+def make_records_folder(storage: Storage) -> None:
+    """Makes the folder of the records, if there is none.
+
+    Its `zarr.json` describes an array without rows: zarr-python warns of other files.
+    """
+    empty = ArrayLayout(ArraySpec(RECORDS, (), "uint8"), 0, 1, 1, None)
+    content = to_json(empty.described() | {"attributes": {}})
+    storage.make_folder(RECORDS)
+    storage.overwrite({empty.metadata_file: [content]})
 
 
 @dataclass(frozen=True)
@@ -76,32 +85,32 @@ def kept(record: Record, layouts: Sequence[ArrayLayout]) -> Kept:
     return Kept(record.rows, "".join(digests))
 
 
-def place_of(path: Location, block: int, rows: int) -> Location:
-    """Returns where the record is of a block with so many rows.
+def record_file(block: int, rows: int) -> str:
+    """Returns the name of the record of a block with so many rows.
 
     By the name alone can be told which last block is one of data that had fewer rows.
     """
-    return path / RECORDS / f"{block}.{rows}"
+    return f"{RECORDS}/{block}.{rows}"
 
 
-def recorded(at: Place) -> set[tuple[int, int]]:
+def recorded(storage: Storage) -> set[tuple[int, int]]:
     """Returns the blocks that have a record, each with the number of its rows.
 
     Raises:
         StoreError: If that can't be read.
     """
     # What is being written has another name.
-    found = map(_RECORD.fullmatch, at.names(at.path / RECORDS))
+    found = map(_RECORD.fullmatch, storage.names(RECORDS))
     return {(int(name[1]), int(name[2])) for name in found if name}
 
 
 def read_record(
-    path: Location, layouts: Sequence[ArrayLayout], store: str, block: int, rows: int
+    storage: Storage, layouts: Sequence[ArrayLayout], store: str, block: int, rows: int
 ) -> Record:
     """Reads the record of a block.
 
     Args:
-        path: The store.
+        storage: The files of the store.
         layouts: Its arrays.
         store: Which store it is.
         block: The block.
@@ -112,9 +121,9 @@ def read_record(
         StoreCorruptError: If it is damaged, or of another store or block.
         StoreError: If it can't be read.
     """
-    file = place_of(path, block, rows)
+    file = record_file(block, rows)
     try:
-        content = read_json(file)
+        content = storage.read_json(file)
         seal = content.pop(SEAL, None)
         found = Record(**content)
         right = (
@@ -128,14 +137,14 @@ def read_record(
         right = False
     if not right:
         raise StoreCorruptError(
-            f"{file} is damaged, or of another store. Delete it, and do the same "
-            "again: its block is written anew."
+            f"{storage.path_of(file)} is damaged, or of another store. Delete "
+            "it, and do the same again: its block is written anew."
         )
     return found
 
 
 def read_records(
-    path: Location,
+    storage: Storage,
     layouts: Sequence[ArrayLayout],
     store: str,
     blocks: Iterable[tuple[int, int]],
@@ -143,7 +152,7 @@ def read_records(
     """Yields the records of some blocks, in their order; the next ones are read ahead.
 
     Args:
-        path: The store.
+        storage: The files of the store.
         layouts: Its arrays.
         store: Which store it is.
         blocks: The blocks, each with the number of its rows.
@@ -157,7 +166,7 @@ def read_records(
     pool = ThreadPoolExecutor(_READERS, "layertap-records")
     try:
         for block in blocks:
-            reading.append(pool.submit(read_record, path, layouts, store, *block))
+            reading.append(pool.submit(read_record, storage, layouts, store, *block))
             if len(reading) > _READERS:
                 yield reading.popleft().result()
         while reading:
@@ -167,7 +176,7 @@ def read_records(
 
 
 def adopted(
-    at: Place,
+    storage: Storage,
     root: Root,
     layouts: Sequence[ArrayLayout],
     known: Mapping[int, Kept] | None = None,
@@ -175,7 +184,7 @@ def adopted(
     """Returns the arrays with the rows of all recorded blocks that follow theirs.
 
     Args:
-        at: The place of the store.
+        storage: The files of the store.
         root: Its root.
         layouts: Its arrays.
         known: What is known of blocks already: their records are not read again.
@@ -184,7 +193,7 @@ def adopted(
         StoreCorruptError: If a record is damaged.
         StoreError: If one can't be read.
     """
-    there, known = dict(recorded(at)), known or {}
+    there, known = dict(recorded(storage)), known or {}
     block_rows = layouts[0].block_rows
     first = block = min(layout.rows for layout in layouts) // block_rows
     following = []
@@ -193,7 +202,7 @@ def adopted(
         # No block follows one that is not full.
         block = block + 1 if there[block] == block_rows else -1
     unknown = [pair for pair in following if pair[0] not in known]
-    with closing(read_records(at.path, layouts, root.store, unknown)) as records:
+    with closing(read_records(storage, layouts, root.store, unknown)) as records:
         found = [
             known[number] if number in known else kept(next(records), layouts)
             for number, _ in following

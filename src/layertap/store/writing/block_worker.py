@@ -8,9 +8,9 @@ from layertap.errors import StoreError
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import Root, read_root
 from layertap.store.format.shard_encoder import ShardEncoder
-from layertap.store.location import place
+from layertap.store.location import locate
 from layertap.store.storage.errors import write_error
-from layertap.store.writing.block_records import Record, place_of, read_record
+from layertap.store.writing.block_records import Record, read_record, record_file
 from layertap.store.writing.blocks import Block
 
 
@@ -43,20 +43,19 @@ class BlockWorker:
 
     def __init__(self, claim: Claim) -> None:
         self._claim = claim
-        self._place = place(claim.path)
-        self.path = self._place.path
+        self._storage = locate(claim.path).storage
         root = self._check()
-        self._layouts = read_layouts(self.path, root)
+        self._layouts = read_layouts(self._storage, root)
         self.block_rows = self._layouts[0].block_rows
 
     def _check(self) -> Root:
         """Checks that the save goes on that this is a part of."""
         claim = self._claim
-        root = read_root(self.path)
+        root = read_root(self._storage)
         if (root.store, root.writer) != (claim.store, claim.writer) or root.complete:
             raise StoreError(
-                f"{self.path}: the save that this worker is of has ended, or another "
-                "one has the store. Nothing more is written."
+                f"{self._storage}: the save that this worker is of has ended, or "
+                "another one has the store. Nothing more is written."
             )
         return root
 
@@ -79,7 +78,7 @@ class BlockWorker:
 
     def _record(self, block: int) -> Record:
         rows = len(self.rows_of(block))
-        return read_record(self.path, self._layouts, self._claim.store, block, rows)
+        return read_record(self._storage, self._layouts, self._claim.store, block, rows)
 
     def empty(self, block: int) -> Block:
         """Returns a block without rows."""
@@ -102,14 +101,14 @@ class BlockWorker:
         number = block.first // self.block_rows
         block.end_with_zeros(self._layouts)
         contents = {
-            self.path / layout.spec.path / layout.shard(number): ShardEncoder(
+            layout.shard_file(number): ShardEncoder(
                 block.values[layout.spec.path], block.filled, layout
             )
             for layout in self._layouts
         }
         try:
             self._check()
-            self._place.put(contents)
+            self._storage.overwrite(contents)
             digests = {
                 layout.spec.path: part.digest
                 for layout, part in zip(self._layouts, contents.values(), strict=True)
@@ -118,21 +117,21 @@ class BlockWorker:
         except StoreError:
             raise
         except OSError as error:
-            raise write_error(error, self.path, 0) from error
+            raise write_error(error, self._storage, 0) from error
         return sum(part.size for part in contents.values())
 
     def _add(self, record: Record) -> None:
         # That has ended meanwhile, or the store was replaced.
         self._check()
-        file = place_of(self.path, record.block, record.rows)
-        if self._place.add(file, record.contents()):
+        file = record_file(record.block, record.rows)
+        if self._storage.create(file, record.contents()):
             return
         if self._record(record.block) == record:
             return
         # Neither is known to be what is there now.
-        self._place.delete(file)
+        self._storage.delete([file])
         raise StoreError(
-            f"{self.path}: two workers have computed other values for block "
+            f"{self._storage}: two workers have computed other values for block "
             f"{record.block}. It is left out; do the same again."
         )
 

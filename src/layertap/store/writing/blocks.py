@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import OptionError, StoreError
-from layertap.store.format.layout import METADATA_FILE, ArrayLayout, to_json
+from layertap.store.format.layout import ArrayLayout
 from layertap.store.format.shard_encoder import ShardEncoder
-from layertap.store.location.base import Place
+from layertap.store.location.base import Location
 from layertap.store.storage.errors import write_error
 
 # Looks at rows that are on their way: is given the number of the first one, and by
@@ -143,7 +143,7 @@ class BlockWriter:
     and be handed over again.
 
     Args:
-        at: The place of the store.
+        at: The location of the store.
         layouts: Its arrays, all with the same number of rows.
         observer: Looks at each block when it is full, once and in order, while it is
             being written; at one that is not full, when it is told to.
@@ -151,14 +151,13 @@ class BlockWriter:
 
     def __init__(
         self,
-        at: Place,
+        at: Location,
         layouts: Sequence[ArrayLayout],
         observer: Observer | None = None,
     ) -> None:
         self.committed = layouts[0].rows
         self.bytes_written = 0
-        self._place = at
-        self._path = at.path
+        self._location = at
         self._layouts = list(layouts)
         self._block_rows = layouts[0].block_rows
         self._thread = ThreadPoolExecutor(1, "layertap-store")
@@ -217,27 +216,15 @@ class BlockWriter:
             ShardEncoder(block.values[layout.spec.path], filled, layout)
             for layout in self._layouts
         ]
-        folders = [self._path / layout.spec.path for layout in self._layouts]
-        self._place.replace(
-            {
-                folder / layout.shard(number): contents
-                for folder, layout, contents in zip(
-                    folders, self._layouts, written, strict=True
-                )
-            }
-        )
+        shards = [layout.shard_file(number) for layout in self._layouts]
+        self._location.storage.replace(dict(zip(shards, written, strict=True)))
         if self._failure is not None:
             return
         layouts = [
             layout.committed(number, rows, contents.digest)
             for layout, contents in zip(self._layouts, written, strict=True)
         ]
-        self._place.replace(
-            {
-                folder / METADATA_FILE: [to_json(layout.metadata())]
-                for folder, layout in zip(folders, layouts, strict=True)
-            }
-        )
+        self._location.commit(layouts)
         self._layouts = layouts
         self.committed = max(self.committed, rows)
         self.bytes_written += sum(contents.size for contents in written)
@@ -266,7 +253,7 @@ class BlockWriter:
     def _fail(self, error: Exception) -> None:
         """Keeps an error of any kind: in this thread, nobody else would tell it."""
         if self._failure is None:
-            self._failure = write_error(error, self._path, self.committed)
+            self._failure = write_error(error, self._location.storage, self.committed)
 
     def wait(self, most: int = 0) -> None:
         """Waits until at most so many blocks are on their way.
@@ -299,7 +286,7 @@ class BlockWriter:
             then: Called when it has, in a thread of its own.
         """
         self._failure = self._failure or StoreError(
-            f"Writing {self._path} was given up. Do the same again."
+            f"Writing {self._location.storage} was given up. Do the same again."
         )
         self._failure_told = True
 

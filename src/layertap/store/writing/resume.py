@@ -9,11 +9,11 @@ from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import Root, read_root
 from layertap.store.reading.array import shards_of
 from layertap.store.reading.local_shards import shard_cache
-from layertap.store.storage.objects import Location
+from layertap.store.storage.base import Storage
 from layertap.store.writing.blocks import Block
 
 
-def check_resumable(path: Location, root: Root) -> None:
+def check_resumable(storage: Storage, root: Root) -> None:
     """Raises if no rows can be added to a store.
 
     Raises:
@@ -21,23 +21,23 @@ def check_resumable(path: Location, root: Root) -> None:
     """
     if root.complete:
         raise StoreError(
-            f"The store {path} is complete: no rows can be added. "
+            f"The store {storage} is complete: no rows can be added. "
             "Write to another path, or remove it first."
         )
 
 
-def safe_rows(path: Location) -> int:
+def safe_rows(storage: Storage) -> int:
     """Returns how many rows of a store are committed, as far as that can be read."""
     with suppress(StoreError):
-        return min(layout.rows for layout in read_layouts(path, read_root(path)))
+        return min(layout.rows for layout in read_layouts(storage, read_root(storage)))
     return 0
 
 
-def cut(path: Location, layout: ArrayLayout, block: Block, rows: int) -> ArrayLayout:
+def cut(storage: Storage, layout: ArrayLayout, block: Block, rows: int) -> ArrayLayout:
     """Reads the rows of a block that count, and returns the layout with no others.
 
     Args:
-        path: The folder of the store, absolute.
+        storage: The files of the store.
         layout: An array, with these rows at least.
         block: Where they are put.
         rows: How many rows of the store count.
@@ -46,7 +46,7 @@ def cut(path: Location, layout: ArrayLayout, block: Block, rows: int) -> ArrayLa
     if rows == block.first:
         digest = ""
     else:
-        shards = shards_of(path, layout, shard_cache(1))
+        shards = shards_of(storage, layout, shard_cache(1))
         part = shards.read(range(block.first, rows))
         digest = digests.digest_rows(part)
         if layout.rows == rows and digest != layout.digest(number):

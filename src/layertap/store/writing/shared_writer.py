@@ -14,18 +14,12 @@ from dataclasses import replace
 from typing import Any, Self
 
 from layertap.errors import OptionError, StoreCorruptError, StoreError
-from layertap.store.format.layout import (
-    METADATA_FILE,
-    RECORDS,
-    ArrayLayout,
-    ArraySpec,
-    to_json,
-)
+from layertap.store.format.layout import RECORDS, ArrayLayout, ArraySpec
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import Root, read_root
 from layertap.store.format.sizing import DEFAULT_MEMORY, lay_out
-from layertap.store.location import place
-from layertap.store.location.base import Place
+from layertap.store.location import locate
+from layertap.store.location.base import Location
 from layertap.store.reading.local_shards import shard_cache
 from layertap.store.reading.reader import LazyArray
 from layertap.store.storage.errors import write_error
@@ -35,9 +29,10 @@ from layertap.store.writing.block_records import (
     Record,
     adopted,
     kept,
-    place_of,
+    make_records_folder,
     read_record,
     read_records,
+    record_file,
     recorded,
 )
 from layertap.store.writing.block_worker import Claim, rows_of_block
@@ -53,12 +48,13 @@ class SharedWriter:
     """
 
     def __init__(
-        self, at: Place, root: Root, layouts: Sequence[ArrayLayout], rows: int
+        self, at: Location, root: Root, layouts: Sequence[ArrayLayout], rows: int
     ) -> None:
-        self.path = at.path
+        self.path = str(at.storage)
         self.rows = rows
         self.block_rows = layouts[0].block_rows
-        self._place = at
+        self._location = at
+        self._storage = at.storage
         self._root = root
         self._layouts = list(layouts)
         # Of the records that were read: to read all of them takes its time.
@@ -94,7 +90,7 @@ class SharedWriter:
             StoreError: If a store is there, or none can be written.
             OptionError: If an array can't be stored, or the attributes aren't JSON.
         """
-        at = place(path)
+        at = locate(path)
         paths = tuple(array.path for array in arrays)
         root = Root(paths, attributes, uuid.uuid4().hex, writer=this_process())
         layouts = lay_out(
@@ -105,15 +101,15 @@ class SharedWriter:
             most_rows=most_rows,
         )
         if at.exists():
-            raise at.already_there()
+            raise at.already_exists()
         try:
             at.create(root, layouts)
-            at.prepare(at.path / RECORDS)
-            return cls(at, root, read_layouts(at.path, root), rows)
+            make_records_folder(at.storage)
+            return cls(at, root, read_layouts(at.storage, root), rows)
         except BaseException as error:
             at.release()
             if isinstance(error, OSError) and not isinstance(error, StoreError):
-                raise write_error(error, at.path, 0) from error
+                raise write_error(error, at.storage, 0) from error
             raise
 
     @classmethod
@@ -130,28 +126,28 @@ class SharedWriter:
             StoreCorruptError: If it is damaged.
             StoreError: If it is complete, or being written, or has more rows.
         """
-        at = place(path)
+        at = locate(path)
         try:
             at.claim()
             return cls._resumed(at, rows)
         except BaseException as error:
             at.release()
             if isinstance(error, OSError) and not isinstance(error, StoreError):
-                raise write_error(error, at.path, 0) from error
+                raise write_error(error, at.storage, 0) from error
             raise
 
     @classmethod
-    def _resumed(cls, at: Place, rows: int) -> Self:
-        root = read_root(at.path)
-        check_resumable(at.path, root)
-        layouts = read_layouts(at.path, root)
+    def _resumed(cls, at: Location, rows: int) -> Self:
+        root = read_root(at.storage)
+        check_resumable(at.storage, root)
+        layouts = read_layouts(at.storage, root)
         most = max(layout.rows for layout in layouts)
         if most > rows:
-            raise OptionError(f"{at.path} has {most} rows; it can't have {rows}.")
+            raise OptionError(f"{at.storage} has {most} rows; it can't have {rows}.")
         root = replace(root, writer=this_process())
-        at.replace({at.path / METADATA_FILE: [root.contents()]})
-        layouts = at.mark(layouts)
-        at.prepare(at.path / RECORDS)
+        at.write_root(root)
+        layouts = at.take_over(layouts, layouts)
+        make_records_folder(at.storage)
         return cls(at, root, layouts, rows)
 
     @property
@@ -178,7 +174,7 @@ class SharedWriter:
         """
         (layout,) = (one for one in self._layouts if one.spec.path == name)
         whole = replace(layout, rows=self.rows)
-        return LazyArray(self.path, whole, self.rows, shard_cache(1))
+        return LazyArray(self._storage, whole, self.rows, shard_cache(1))
 
     def missing(self) -> list[int]:
         """Returns the blocks that are neither committed nor recorded.
@@ -187,10 +183,10 @@ class SharedWriter:
             StoreError: If that can't be read.
         """
         wanted = {block: len(self.rows_of(block)) for block in range(self.blocks)}
-        there = recorded(self._place)
+        there = recorded(self._storage)
         for block, rows in there - wanted.items():
             # Of data that had another number of rows.
-            self._place.delete(place_of(self.path, block, rows))
+            self._storage.delete([record_file(block, rows)])
         begin = self._committed // self.block_rows
         if self._committed == self.rows:
             begin = self.blocks
@@ -209,11 +205,13 @@ class SharedWriter:
         Raises:
             StoreError: If a record can't be read, or is missing.
         """
-        there = recorded(self._place)
+        there = recorded(self._storage)
         wanted = ((block, len(self.rows_of(block))) for block in range(self.blocks))
         found = [pair for pair in wanted if pair in there]
         store = self._root.store
-        with closing(read_records(self.path, self._layouts, store, found)) as records:
+        with closing(
+            read_records(self._storage, self._layouts, store, found)
+        ) as records:
             for block in range(self.blocks):
                 rows, notes = self.rows_of(block), None
                 if (block, len(rows)) in there:
@@ -228,7 +226,7 @@ class SharedWriter:
 
     def _record(self, block: int) -> Record:
         rows = len(self.rows_of(block))
-        return read_record(self.path, self._layouts, self._root.store, block, rows)
+        return read_record(self._storage, self._layouts, self._root.store, block, rows)
 
     def finish(
         self, attributes: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = _NOTHING
@@ -256,14 +254,14 @@ class SharedWriter:
             rows=self.rows,
             writer=None,
         )
-        contents = root.contents()
+        root.contents()
         try:
-            even = adopted(self._place, self._root, self._layouts, self._known)
+            even = adopted(self._storage, self._root, self._layouts, self._known)
             if {layout.rows for layout in even} != {self.rows}:
                 raise StoreError("a record is gone, or of fewer rows than its block")
-            self._layouts = self._place.cut(self._layouts, even)
-            self._place.discard(self.path / RECORDS)
-            self._place.replace({self.path / METADATA_FILE: [contents]})
+            self._layouts = self._location.cut(self._layouts, even)
+            self._storage.delete_folder(RECORDS)
+            self._location.write_root(root)
         except StoreCorruptError:
             raise
         except OSError as error:
@@ -278,19 +276,13 @@ class SharedWriter:
         if not self._root.complete:
             # What can't be said now is said by whoever goes on.
             with suppress(OSError):
-                even = adopted(self._place, self._root, self._layouts, self._known)
-                self._place.replace(
-                    {
-                        self.path / after.spec.path / METADATA_FILE: [
-                            to_json(after.metadata())
-                        ]
-                        for before, after in zip(self._layouts, even, strict=True)
-                        if before != after
-                    }
+                even = adopted(self._storage, self._root, self._layouts, self._known)
+                pairs = zip(self._layouts, even, strict=True)
+                self._location.commit(
+                    [after for before, after in pairs if before != after]
                 )
-                root = replace(self._root, writer=None)
-                self._place.replace({self.path / METADATA_FILE: [root.contents()]})
-        self._place.release()
+                self._location.write_root(replace(self._root, writer=None))
+        self._location.release()
 
     def __enter__(self) -> Self:
         return self

@@ -10,15 +10,15 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from layertap.errors import StoreError
-from layertap.store.format.layout import METADATA_FILE, RECORDS, ArrayLayout, ArraySpec
+from layertap.store.format.layout import RECORDS, ArrayLayout, ArraySpec
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import Root, read_root
 from layertap.store.format.sizing import BLOCKS_IN_MEMORY, DEFAULT_MEMORY, lay_out
-from layertap.store.location import place
-from layertap.store.location.base import Place
-from layertap.store.storage.errors import write_error
+from layertap.store.location import locate
+from layertap.store.location.base import Location
+from layertap.store.storage.base import Storage
+from layertap.store.storage.errors import TakenError, write_error
 from layertap.store.storage.lock import this_process
-from layertap.store.storage.objects import Location, TakenError
 from layertap.store.writing.block_records import adopted
 from layertap.store.writing.blocks import Block, BlockWriter, Observer, fitting
 from layertap.store.writing.resume import check_resumable, cut, safe_rows
@@ -49,14 +49,14 @@ class Writer:
 
     def __init__(
         self,
-        at: Place,
+        at: Location,
         root: Root,
         layouts: Sequence[ArrayLayout],
         memory: int,
         observer: Observer | None,
     ) -> None:
-        self.path = at.path
-        self._place = at
+        self.path = str(at.storage)
+        self._location = at
         self._root = root
         specs = [layout.spec for layout in layouts]
         self._forms = {spec.path: (spec.shape, spec.numpy_dtype) for spec in specs}
@@ -103,23 +103,23 @@ class Writer:
             StoreError: If a store is there, or none can be written.
             OptionError: If an array can't be stored, or the attributes aren't JSON.
         """
-        at = place(path)
+        at = locate(path)
         root, layouts = _draft(arrays, attributes, compression, memory)
         if at.exists():
-            raise at.already_there()
+            raise at.already_exists()
         try:
             made = at.create(root, layouts)
         except TakenError as error:
-            raise write_error(error, at.path, 0) from error
+            raise write_error(error, at.storage, 0) from error
         except StoreError:
             raise
         except OSError as error:
-            raise write_error(error, at.path, 0) from error
+            raise write_error(error, at.storage, 0) from error
         try:
             return cls(at, root, made, memory, observer)
         except BaseException as error:
             at.release()
-            raise _no_memory(at.path, error) from error
+            raise _no_memory(at.storage, error) from error
 
     @staticmethod
     def check(
@@ -168,42 +168,41 @@ class Writer:
             StoreCorruptError: If it is damaged.
             StoreError: If it is complete, or being written.
         """
-        at = place(path)
+        at = locate(path)
         try:
             at.claim()
         except StoreError:
             raise
         except OSError as error:
-            raise write_error(error, at.path, 0) from error
+            raise write_error(error, at.storage, 0) from error
         try:
             return cls._resumed(at, memory, observer)
         except BaseException as error:
             at.release()
             told = isinstance(error, StoreError) and not isinstance(error, TakenError)
             if isinstance(error, OSError) and not told:
-                raise write_error(error, at.path, safe_rows(at.path)) from error
-            raise _no_memory(at.path, error) from error
+                raise write_error(error, at.storage, safe_rows(at.storage)) from error
+            raise _no_memory(at.storage, error) from error
 
     @classmethod
-    def _resumed(cls, at: Place, memory: int, observer: Observer | None) -> Self:
-        path = at.path
-        root = read_root(path)
-        check_resumable(path, root)
-        found = read_layouts(path, root)
-        layouts = adopted(at, root, found)
+    def _resumed(cls, at: Location, memory: int, observer: Observer | None) -> Self:
+        storage = at.storage
+        root = read_root(storage)
+        check_resumable(storage, root)
+        found = read_layouts(storage, root)
+        layouts = adopted(storage, root, found)
         rows = min(layout.rows for layout in layouts)
         number = rows // layouts[0].block_rows
         block = Block.empty(number * layouts[0].block_rows, layouts)
-        even = [cut(path, layout, block, rows) for layout in layouts]
+        even = [cut(storage, layout, block, rows) for layout in layouts]
         root = replace(root, writer=this_process())
-        at.replace({path / METADATA_FILE: [root.contents()]})
+        at.write_root(root)
         layouts = at.cut(found, even)
-        at.discard(path / RECORDS)
+        storage.delete_folder(RECORDS)
         block.filled = rows - block.first
         if block.filled:
             # The last shards are written again, with more rows.
-            files = (path / one.spec.path / one.shard(number) for one in layouts)
-            at.notice(files)
+            storage.remember(layout.shard_file(number) for layout in layouts)
         writer = cls(at, root, layouts, memory, observer)
         writer._block = block
         return writer
@@ -290,10 +289,10 @@ class Writer:
         if 0 < self._block.filled < self._block_rows:
             self._blocks.observe(self._block)
         root = self._completed(attributes() if callable(attributes) else attributes)
-        contents = root.contents()
+        root.contents()
         before, self._root = self._root, root
         try:
-            self._place.replace({self.path / METADATA_FILE: [contents]})
+            self._location.write_root(root)
         except OSError as error:
             self._root = before
             raise write_error(error, self.path, self.committed) from error
@@ -321,7 +320,7 @@ class Writer:
             raise
         except BaseException:
             # Ctrl-C: no other writer may come before the last file is written.
-            self._blocks.abandon(self._place.release)
+            self._blocks.abandon(self._location.release)
             raise
         self._let_go()
 
@@ -329,9 +328,8 @@ class Writer:
         if not self._root.complete:
             # Only for messages: a disk that is full does no harm.
             with suppress(OSError):
-                root = replace(self._root, writer=None)
-                self._place.replace({self.path / METADATA_FILE: [root.contents()]})
-        self._place.release()
+                self._location.write_root(replace(self._root, writer=None))
+        self._location.release()
 
     def __enter__(self) -> Self:
         return self
@@ -377,7 +375,7 @@ def _draft(
     return Root(paths, attributes, store, writer=this_process()), layouts
 
 
-def _no_memory(path: Location, error: BaseException) -> BaseException:
+def _no_memory(path: Storage, error: BaseException) -> BaseException:
     """Returns what to tell if there is no memory for a block; else the error."""
     if not isinstance(error, MemoryError):
         return error
