@@ -12,6 +12,7 @@ import layertap
 from layertap.errors import LayertapError, OtherRunError, StoreError
 from layertap.pipeline.tap import Tap
 from layertap.store.format.root import read_root
+from layertap.store.storage.files import LocalStorage
 
 pytestmark = pytest.mark.every_backend
 
@@ -166,7 +167,7 @@ def test_another_run_is_refused_and_the_difference_is_named(store, change):
 
 @pytest.mark.parametrize("name", ["keras", keras.backend.backend()])
 def test_other_versions_are_refused(store, name):
-    root = read_root(store)
+    root = read_root(LocalStorage(store))
     manifest = (store / "zarr.json").read_bytes()
     root.attributes["identity"][name] = "1.0"
     (store / "zarr.json").write_bytes(root.contents())
@@ -334,7 +335,7 @@ def test_no_store_is_replaced_if_the_new_one_can_not_be_made(tmp_path, options):
 def test_a_save_without_resume_replaces_the_store(tmp_path):
     path = tmp_path / "v.zarr"
     begin(path, complete=False)
-    before = read_root(path).store
+    before = read_root(LocalStorage(path)).store
     saved = layertap.save(
         two_branches(),
         stream(numbers()),

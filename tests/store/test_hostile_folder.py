@@ -13,6 +13,7 @@ import pytest
 from layertap.store import Writer
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
+from layertap.store.storage.files import LocalStorage
 from tests.support.hostile import Store, make
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +62,9 @@ def resume(path):
     with Writer.resume(path) as writer:
         rows = {
             layout.spec.path: np.ones((1, *layout.spec.shape), layout.spec.numpy_dtype)
-            for layout in read_layouts(Path(path), read_root(Path(path)))
+            for layout in read_layouts(
+                LocalStorage(path), read_root(LocalStorage(path))
+            )
         }
         writer.append(rows)
         writer.commit()

@@ -24,6 +24,7 @@ from layertap.store.format import digests
 from layertap.store.format.layout import group_metadata
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
+from layertap.store.storage.files import LocalStorage
 
 ROWS, BLOCK_ROWS = 11, 4
 PLAN = Plan(
@@ -116,7 +117,8 @@ class Store:
             for file in sorted(self.path.rglob("*"))
             if file.is_file()
         }
-        layouts = read_layouts(self.path, read_root(self.path))
+        storage = LocalStorage(self.path)
+        layouts = read_layouts(storage, read_root(storage))
         self.layouts = {layout.spec.path: layout for layout in layouts}
         self.changed = set()
 

@@ -29,6 +29,7 @@ from layertap.store.format import digests
 from layertap.store.format.layout import to_json
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
+from layertap.store.storage.files import LocalStorage
 from tests.support.faults import few_files
 from tests.support.store_suite import values_of, write
 
@@ -149,7 +150,7 @@ def test_chunks_of_another_order_are_put_into_order(tmp_path):
     values = np.arange(64 * 2**14, dtype="float32").reshape(64, 2**14)
     path = tmp_path / "v"
     write(path, {"a": values}, memory=3 * 64 * 2**16)
-    (layout,) = read_layouts(path, read_root(path))
+    (layout,) = read_layouts(LocalStorage(path), read_root(LocalStorage(path)))
     assert layout.chunks > 4
     shard = path / "a/c.0.0"
     content = bytearray(shard.read_bytes())
@@ -184,7 +185,7 @@ def test_a_chunk_that_says_it_is_huge_takes_no_memory(tmp_path):
     """Its checksum and the index are right."""
     path = tmp_path / "v"
     write(path, {"a": np.zeros(2**22, "uint8")}, memory=2**30, compression="zstd")
-    (layout,) = read_layouts(path, read_root(path))
+    (layout,) = read_layouts(LocalStorage(path), read_root(LocalStorage(path)))
     huge = zstandard.ZstdCompressor().compress(bytes(2**30))
     content, index = b"", []
     for chunk in range(layout.chunks):
@@ -384,7 +385,7 @@ def test_missing_array(ramp, tmp_path):
 def test_complete_store_with_arrays_of_different_lengths(tmp_path):
     path = tmp_path / "v"
     write(path, {"a": np.ones(3), "b": np.ones(3)})
-    layout = read_layouts(path, read_root(path))[1]
+    layout = read_layouts(LocalStorage(path), read_root(LocalStorage(path)))[1]
     shorter = to_json(replace(layout, rows=2).metadata())
     (path / "b/zarr.json").write_bytes(shorter)
     with pytest.raises(StoreCorruptError, match=r"b/zarr\.json has 2 rows"):

@@ -14,6 +14,7 @@ from layertap.store import ArraySpec, Writer
 from layertap.store.format.layout import to_json
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
+from layertap.store.storage.files import LocalStorage
 
 TRY_EVERYTHING = """
 import resource, sys
@@ -58,7 +59,7 @@ def claim(path, *, shape=(), size=None, **layout):
         layout: What else its array claims.
     """
     Writer.create(path, [ArraySpec("a", (), "uint8")], {}).close()
-    (honest,) = read_layouts(path, read_root(path))
+    (honest,) = read_layouts(LocalStorage(path), read_root(LocalStorage(path)))
     claimed = replace(honest, spec=ArraySpec("a", shape, "uint8"), **layout)
     claimed = replace(claimed, digests="0" * 16 * min(claimed.blocks, 2**16))
     (path / "a/zarr.json").write_bytes(to_json(claimed.metadata()))
