@@ -47,9 +47,9 @@ def capture(
         for_head: See `layertap.plan`.
 
     Returns:
-        The values by address: NumPy arrays of shape `(rows, *value shape)`, with the
-        dtype that the join receives (`bfloat16` of `ml_dtypes`), unless `dtype` or
-        `reduce` changes them.
+        The values by address: NumPy arrays of shape `(rows, *value shape)`. Without
+        `dtype` and `reduce`, they have the dtype that the join receives (`bfloat16` of
+        `ml_dtypes`).
 
     Raises:
         LayertapError: See `layertap.plan`; also if the model does not accept the data.

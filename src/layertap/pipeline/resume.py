@@ -34,8 +34,8 @@ def find_existing_store(
 ) -> Saved | None:
     """Returns the store of this run at a path, complete or to be resumed.
 
-    The store of another run is deleted if it may be overwritten, after a check that a
-    new one can be made. With `sampled`, only some batches of the data are compared.
+    The store of another run is deleted if `overwrite` is set and a new one can be made.
+    With `sampled`, only some batches of the data are compared.
     """
     if not exists(path):
         return None
@@ -134,7 +134,7 @@ def sampled_differences(
 def batch_differences(
     run: Run, stored: StoredRows, batch: Batch, *, compute: bool
 ) -> list[str]:
-    """Compares the stored rows of a batch with its data, then maybe with its values."""
+    """Compares the stored rows of a batch with its data; with `compute`, its values."""
     rows = slice(batch.row, min(batch.row + batch.rows, stored.rows))
     if rows.stop <= rows.start:
         return []

@@ -79,9 +79,9 @@ def select_joins(
 def ignored_reason(join: TracedJoin) -> str:
     """Returns why a join is ignored; empty if it joins data.
 
-    A join of data is requested by user code or is a layer that joins, has the rows of
-    the data, and does not join indices. Integers count as data only where an operation
-    of the model joins them.
+    User code requests a join of data, or a layer is that join. It has the rows of the
+    data, and does not join indices: integers count as data only if an operation of the
+    model joins them.
     """
     if join.origin:
         return f"it is done inside {join.origin}"

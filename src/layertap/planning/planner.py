@@ -76,8 +76,8 @@ def plan(
     Raises:
         NoJoinsError: If the model has no joins, and no outputs are requested.
         AddressError: If a pattern matches nothing.
-        OptionError: If `dtype` or `reduce` is invalid, or if the function does not
-            accept a value or does not keep its rows.
+        OptionError: If `dtype` or `reduce` is invalid: also if the function does not
+            accept a value or keep its rows.
         ModelError: If the model has no shapes yet, or can't be traced.
         DataError: If the model does not accept `like`.
 
