@@ -217,11 +217,7 @@ class Worker:
         for batch in self._feed.batches(rows.start, rows.stop):
             first = max(rows.start - batch.row, 0)
             last = min(rows.stop - batch.row, batch.rows)
-            yield _part(self._run.begin(batch), slice(first, last))
-
-
-def _part(begun: "Callable[[], Arrays]", rows: slice) -> "Callable[[], Arrays]":
-    return lambda: {name: array[rows] for name, array in begun().items()}
+            yield self._run.begin(batch, slice(first, last))
 
 
 def _received(ray: Any, reference: Any) -> Assignment:

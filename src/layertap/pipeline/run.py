@@ -59,21 +59,23 @@ class Run:
             # Only if there are any: stores without them have no such key.
             self.identity[SAMPLE_WEIGHT] = self._weights
 
-    def begin(self, batch: Batch) -> Callable[[], Arrays]:
+    def begin(self, batch: Batch, rows: slice = slice(None)) -> Callable[[], Arrays]:
         """Begins to compute a batch, and returns a function that returns its arrays.
 
-        Errors of the model get a note with the rows and the inputs of the batch.
+        These have all rows of the batch, or some. Errors of the model get a note with
+        the rows and the inputs of the batch.
         """
         # First, since the backend soon needs the same memory.
         data = self.data_arrays(batch)
         with _noting(batch):
             finish = self._tap.begin(batch)
 
-        def arrays() -> Arrays:
+        def finished() -> Arrays:
             with _noting(batch):
-                return finish() | data
+                arrays = finish() | data
+            return {name: array[rows] for name, array in arrays.items()}
 
-        return arrays
+        return finished
 
     def data_arrays(self, batch: Batch) -> Arrays:
         """Returns the arrays of a batch that follow from the data alone.

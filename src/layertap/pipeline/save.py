@@ -205,14 +205,10 @@ def _missing_batches(run: Run, saved: Saved | None) -> Iterator[Callable[[], Arr
         if problems:
             raise other_run(saved, problems, again=run.feed.again)
         if end > done:
-            yield _from_row(run.begin(batch), done - batch.row)
+            yield run.begin(batch, slice(done - batch.row, None))
     if saved is not None and end < done:
         problems = [f"rows: the store has {done}, the data end before row {end}"]
         raise other_run(saved, problems, again=run.feed.again)
-
-
-def _from_row(arrays: Callable[[], Arrays], row: int) -> Callable[[], Arrays]:
-    return lambda: {name: array[row:] for name, array in arrays().items()}
 
 
 def _read(feed: Feed) -> Iterator[Batch]:
