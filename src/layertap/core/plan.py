@@ -5,8 +5,8 @@ Records only: no model and no Keras is needed to read a plan.
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.table import Table
@@ -168,14 +168,6 @@ class Plan:
         """Bytes that one row takes in a store, or None if a size is not known."""
         sizes = [value.bytes_per_row for value in self.stored]
         return None if None in sizes else sum(n for n in sizes if n is not None)
-
-    def each(self, change: Callable[[Any], Any]) -> "Plan":
-        """Returns the plan with what a function makes of each value in its place."""
-        joins = tuple(
-            replace(join, branches=tuple(map(change, join.branches)))
-            for join in self.joins
-        )
-        return replace(self, joins=joins, outputs=tuple(map(change, self.outputs)))
 
     def join(self, path: str) -> Join:
         """Returns the join at a path.

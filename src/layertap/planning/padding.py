@@ -25,14 +25,11 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Padding:
-    """The sizes of a plan's values that follow from sizes of the inputs.
+    """The sizes of a plan's values that follow from sizes of the inputs."""
 
-    Attributes:
-        pad: True, or the largest size, from the user.
-        shapes: The shapes of values, as computed, for inputs of unknown sizes.
-    """
-
+    # True, or the largest size, from the user.
     pad: Pad
+    # The shapes of values by address, as computed, for inputs of unknown sizes.
     shapes: Mapping[str, Shape]
 
     def axes(self, name: str) -> tuple[int, ...]:
