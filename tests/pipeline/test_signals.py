@@ -89,7 +89,7 @@ FAILURES = {
         no_memory,
         {},
         Exception,
-        r"rows 625 to 625; .*float32 of shape \(1, 2097152\).*smaller batch_size",
+        r"rows 625 to 625, .*float32 of shape \(1, 2097152\).*smaller batch_size",
     ),
     "progress": (None, {"progress": failing_progress}, DataBrokeError, "650 rows are"),
 }
