@@ -194,7 +194,7 @@ def test_what_cannot_be_measured_is_told(saved, tmp_path):
             layertap.importance(saved, head(), loss="mse", **options)
     with pytest.raises(OptionError, match="go with a loss"):
         layertap.importance(saved, head(), metrics=["mae"])
-    with pytest.raises(DataError, match="one for each"):
+    with pytest.raises(DataError, match="one entry for each"):
         layertap.importance(saved, head(), loss="mse", labels=np.ones(ROWS - 1))
     wide = keras.Sequential([keras.Input((7,)), layers.Dense(1)])
     with pytest.raises(AddressError, match="pass the head"):

@@ -205,7 +205,7 @@ def misdeeds(code):
 
 # A driver and its own workers send each other classes, data and errors, by Ray: what
 # they unpickle comes from there, and never from a store or from data.
-BETWEEN_PROCESSES = {"cluster.py", "distributed.py", "sharing.py", "working.py"}
+BETWEEN_PROCESSES = {"driver.py", "ray_session.py", "shared_data.py", "worker.py"}
 
 
 @pytest.mark.parametrize("file", modules(), ids=lambda file: file.name)

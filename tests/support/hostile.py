@@ -259,7 +259,7 @@ def uses(saved):
     """Returns what can be done with what was opened, by name."""
     index = min(saved.rows, 1)
     return {
-        "rows": lambda: (saved.rows, saved.complete, saved.digested, len(saved)),
+        "rows": lambda: (saved.rows, saved.complete, len(saved)),
         "repr": lambda: (repr(saved), saved._repr_html_(), repr(list(saved.items()))),
         "plan": lambda: (str(saved.plan), saved.plan._repr_html_(), repr(saved.plan)),
         "to_json": lambda: json.dumps(saved.to_json()),

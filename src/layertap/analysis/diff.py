@@ -9,7 +9,8 @@ from layertap.analysis.comparison import Compared, Difference
 from layertap.core import text, tolerance
 from layertap.core.values import LENGTHS
 from layertap.errors import OptionError, StoreError
-from layertap.results.saved import IDS, LABELS, SAMPLE_WEIGHT, Saved
+from layertap.results.manifest import IDS, LABELS, SAMPLE_WEIGHT
+from layertap.results.saved import Saved
 
 # Numbers that are compared at a time: in 64 bits, and a few times, they take memory.
 _AT_A_TIME = 2**19

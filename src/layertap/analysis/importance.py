@@ -18,7 +18,7 @@ from layertap.core.progress import progress as shown
 from layertap.errors import AddressError, DataError, NoJoinsError, OptionError
 from layertap.planning.split import split
 from layertap.results.saved import Saved
-from layertap.results.training.selection import labels_and_weights, rows_of
+from layertap.results.training.selection import select_rows, select_targets
 from layertap.tracing.model_structure import input_specs
 
 Array = NDArray[Any]
@@ -81,11 +81,16 @@ def importance(
     for name, (given, most) in least.items():
         if given is not None and given < most:
             raise OptionError(f"`{name}` is at least {most}; found {given}.")
-    chosen = np.asarray(rows_of(rows, saved.rows), np.intp)
+    chosen = np.asarray(select_rows(rows, saved.rows), np.intp)
     if len(chosen) < 2:
         raise OptionError(f"`rows` are at least 2; found {len(chosen)}.")
     names, joined = _taken(saved, head)
-    found, weights = labels_and_weights(saved, True if labels is None else labels, True)
+    found, weights = select_targets(
+        (saved.labels, saved.sample_weight),
+        True if labels is None else labels,
+        True,
+        saved.reader,
+    )
     if found is None:
         raise DataError(
             f"{saved.path} has no labels, and without them there is no loss. Pass "

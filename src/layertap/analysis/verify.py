@@ -19,7 +19,8 @@ from layertap.pipeline.tap import Tap, is_rebuildable
 from layertap.planning import fingerprint
 from layertap.planning.padding import cut_to
 from layertap.planning.reduction import NAMED, Reduce, Reduction
-from layertap.results.saved import DIGESTS, Saved
+from layertap.results.manifest import DIGESTS
+from layertap.results.saved import Saved
 from layertap.tracing.collect import versions
 from layertap.tracing.model_structure import check_model, input_specs
 
@@ -241,11 +242,8 @@ def verify(
         end = min(batch.row + batch.rows, saved.rows)
         part = slice(batch.row, end)
         whole = end - batch.row == batch.rows
-        if saved.digested:
-            digests = saved.reader.array(DIGESTS)[part]
-            other_inputs += bool(
-                (digests != fingerprint.inputs_digest(batch.inputs)).any()
-            )
+        digests = saved.reader.array(DIGESTS)[part]
+        other_inputs += bool((digests != fingerprint.inputs_digest(batch.inputs)).any())
         fresh = tap(batch)
         stored = {name: saved.reader.array(name)[part] for name in values}
         for name, array in stored.items():

@@ -33,7 +33,8 @@ from layertap.pipeline.signals import raise_on_sigterm
 from layertap.planning.padding import Pad
 from layertap.planning.planner import Selection, plan_from_data
 from layertap.planning.reduction import Reduce, Reduction
-from layertap.results.saved import STATISTICS, Saved
+from layertap.results.manifest import STATISTICS
+from layertap.results.saved import Saved
 from layertap.results.statistics.gather import Gatherer
 from layertap.store import DEFAULT_MEMORY, SharedWriter
 from layertap.tracing.model_structure import check_model, input_specs

@@ -14,7 +14,8 @@ from layertap.inputs.feed import Batch
 from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.tap import Arrays
-from layertap.results.saved import DIGESTS, IDS, Saved
+from layertap.results.manifest import DIGESTS, IDS
+from layertap.results.saved import Saved
 from layertap.store import Reader, SharedWriter, Writer, exists, remove
 
 # How many batches of saved rows a sample compares with the data.

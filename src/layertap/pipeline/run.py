@@ -15,7 +15,7 @@ from layertap.inputs.lazy_array import LazyRows
 from layertap.pipeline.tap import Arrays, Tap
 from layertap.planning import fingerprint
 from layertap.planning.reduction import Reduction
-from layertap.results.saved import DIGESTS, IDS, LABELS, SAMPLE_WEIGHT
+from layertap.results.manifest import DIGESTS, IDS, LABELS, SAMPLE_WEIGHT
 
 # What backends report when there is no memory for a tensor.
 _NO_MEMORY = (

@@ -20,7 +20,8 @@ from layertap.pipeline.tap import Arrays
 from layertap.planning.padding import Pad
 from layertap.planning.planner import Selection, plan_from_data
 from layertap.planning.reduction import Reduce, Reduction
-from layertap.results.saved import STATISTICS, Saved
+from layertap.results.manifest import STATISTICS
+from layertap.results.saved import Saved
 from layertap.results.statistics.gather import Gatherer
 from layertap.store import DEFAULT_MEMORY, Writer
 from layertap.tracing.model_structure import check_model, input_specs

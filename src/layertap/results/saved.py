@@ -1,4 +1,4 @@
-"""Values on disk: what a save leaves, and what it is opened as."""
+"""Saved values: a store with its plan."""
 
 import functools
 import operator
@@ -9,151 +9,58 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core import tables, text, tree
-from layertap.core.plan import Plan, Recipe
-from layertap.core.values import (
-    LENGTHS,
-    OVERFLOWED,
-    Values,
-    auxiliary_arrays,
-    branches,
-    length_columns,
-    overflows,
-    unknown,
-)
-from layertap.errors import OptionError, StoreCorruptError
+from layertap.core import tables
+from layertap.core.values import LENGTHS, Values, branches, length_columns, unknown
+from layertap.errors import OptionError
 from layertap.results.joined_array import JoinedArray
+from layertap.results.manifest import STATISTICS, read_manifest, report_damage
+from layertap.results.row_reader import RowReader
 from layertap.results.statistics import encoding, feature_axes
 from layertap.results.statistics.moments import Statistics
-from layertap.results.training.row_order import Order
-from layertap.results.training.trainable import Trainable
+from layertap.results.training.batches import Batches, Examples
+from layertap.results.training.row_order import RowOrder
+from layertap.results.training.selection import Choice, Globs, select_examples
 from layertap.store import LazyArray, Reader
 
-DIGESTS = "digests"
-IDS = "ids"
-LABELS = "labels"
-# What the root of a complete store has of them.
-STATISTICS = "statistics"
 
-# What comes of a manifest that does not say what it should.
-_DAMAGED = (
-    *(KeyError, TypeError, ValueError, AttributeError, IndexError),
-    *(OverflowError, RecursionError),
-)
-SAMPLE_WEIGHT = "sample_weight"
-
-# About as much as the processor holds close.
-_READ_BYTES = 2**20
-
-
-class Saved(Trainable, Mapping[str, LazyArray | JoinedArray]):
+class Saved(Mapping[str, LazyArray | JoinedArray]):
     """Values on disk, by address: a read-only mapping of lazy arrays.
 
     Slicing an array reads those rows: `saved["fusion/in/0"][10:20]`.
 
     Args:
         path: The folder of the store.
+
+    Attributes:
+        path: The folder of the store, as it was passed.
+        plan: The `Plan` of the values.
+        identity: What makes two runs the same: model, versions, options.
+        reader: The store itself, for arrays other than values.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.reader = Reader(path)
         self.path = os.fspath(path)
-        manifest = self.reader.attributes
-        try:
-            self.plan = Plan.from_json(manifest["plan"])
-            self.identity: dict[str, Any] = dict(manifest["identity"])
-            self._labels = self.identity["labels"]
-            self._ids: str | None = self.identity["ids"]
-            self._weights = self.identity.get(SAMPLE_WEIGHT)
-            self._check()
-            self._values: dict[str, LazyArray | JoinedArray] = {}
-            for value in self.plan.values:
-                found = self._value(value.address, ())
-                if found.shape[1:] != value.shape[1:]:
-                    raise ValueError(f"{found!r} should have rows of {value.shape[1:]}")
-        except _DAMAGED as error:
-            raise self._damaged(error) from error
-
-    def _damaged(self, error: Exception) -> StoreCorruptError:
-        why = f"{type(error).__name__}: {text.printable(error)[:300]}"
-        return StoreCorruptError(
-            f"{self.path}: its manifest is damaged ({why}). Restore it, or delete the "
-            "folder and save again."
-        )
-
-    def _check(self) -> None:
-        """Checks that the manifest and the arrays go together.
-
-        Raises:
-            ValueError: If they don't.
-            TypeError: If a part is of another type.
-            AddressError: If there is no such array.
-        """
-        for value in self.plan.stored:
-            array = self.reader.array(value.address)
-            expected = (value.shape[1:], value.dtype)
-            if (array.shape[1:], array.dtype.name) != expected:
-                raise ValueError(f"{array!r} should have rows of {expected}")
-        if not self.plan.stored:
-            raise ValueError("nothing is stored")
-        for name, axes in self.plan.padded.items():
-            axis_count = self.reader.array(name).ndim
-            if not axes or not all(1 <= axis < axis_count for axis in axes):
-                raise ValueError(f"{name} can't be padded along axes {axes}")
-        for name, columns in auxiliary_arrays(self.plan).items():
-            array = self.reader.array(name)
-            if (array.shape[1:], array.dtype.name) != ((len(columns),), "int32"):
-                raise ValueError(f"{name} should have {len(columns)} whole numbers")
-        if self.digested:
-            array = self.reader.array(DIGESTS)
-            if (array.ndim, array.dtype.name) != (1, "uint64"):
-                raise ValueError(f"{array!r} are no digests")
-        self._along(self._labels)
-        self._along(self._weights)
-        if self._ids not in (None, "number", "text"):
-            raise ValueError(f"ids are no {self._ids!r}")
-        if self._ids is not None:
-            ids = self.reader.array(IDS)
-            if ids.ndim != 1 + (self._ids == "text") or ids.dtype.kind not in "iu":
-                raise ValueError(f"{ids!r} are no ids")
-
-    def _value(self, name: str, within: tuple[str, ...]) -> LazyArray | JoinedArray:
-        """Returns a value, made of others where it is not stored itself."""
-        if name in self._values:
-            return self._values[name]
-        recipe = self.plan.recipes.get(name)
-        if name in within or recipe == Recipe(()):
-            raise ValueError(f"{name} is made of nothing else")
-        if name not in self.plan.addresses:
-            raise ValueError(f"{name} is no value of the plan")
-        if recipe is None:
-            found: LazyArray | JoinedArray = self.reader.array(name)
-        else:
-            parts = [self._value(part, (*within, name)) for part in recipe.addresses]
-            found = parts[0] if len(parts) == 1 else JoinedArray(parts, recipe.axis)
-        self._values[name] = found
-        return found
+        self._manifest = read_manifest(self.reader, self.path)
+        self.plan = self._manifest.plan
+        self.identity: dict[str, Any] = self._manifest.identity
+        self._row_reader = RowReader(self.reader, self._manifest, self.path)
 
     @property
     def rows(self) -> int:
-        """The number of rows that are committed."""
+        """The number of committed rows."""
         return self.reader.rows
 
     @property
     def complete(self) -> bool:
-        """Whether the save has ended: all rows of the data are here."""
+        """Whether the save has finished: the store has all rows of the data."""
         return self.reader.complete
-
-    @property
-    def digested(self) -> bool:
-        """Whether digests of the inputs are kept; the first stores have none."""
-        return DIGESTS in self.reader.paths
 
     @property
     def bytes_on_disk(self) -> int | None:
         """The bytes of all files of the arrays, labels, ids and digests too.
 
-        None for what is compressed in an object store, which does not tell.
+        None for a compressed store in an object store, which does not report them.
         """
         sizes = [member.bytes_on_disk for member in self.reader.members()]
         known = [size for size in sizes if size is not None]
@@ -161,85 +68,62 @@ class Saved(Trainable, Mapping[str, LazyArray | JoinedArray]):
 
     @property
     def ids(self) -> NDArray[Any] | None:
-        """The ids of the rows that were given to `save`, or None."""
-        return None if self._ids is None else self.ids_of(slice(None))
+        """The ids that were passed to `save`, one for each row, or None."""
+        return None if self._manifest.ids is None else self.ids_of(slice(None))
 
     def ids_of(self, rows: slice | NDArray[np.intp]) -> NDArray[Any]:
         """Returns the ids of some rows.
 
         Args:
-            rows: Which ones.
+            rows: A slice, or row numbers.
 
         Raises:
-            AddressError: If no ids were given to `save`.
+            AddressError: If no ids were passed to `save`.
         """
-        return self._decoded(self.reader.array(IDS)[rows])
+        return self._row_reader.ids(rows)
 
     @property
     def labels(self) -> Any:
         """The labels that came with the data, as lazy arrays, or None."""
-        return self._along(self._labels)
+        return self._manifest.labels
 
     @property
     def sample_weight(self) -> Any:
-        """The weights of the samples that came with the data, likewise, or None."""
-        return self._along(self._weights)
-
-    def _along(self, paths: Any) -> Any:
-        """Returns the arrays of labels or sample weights, in their structure.
-
-        Raises:
-            TypeError: If there is anything but paths in it.
-            AddressError: If there is no such array.
-        """
-        for path in tree.leaves(paths):
-            if not isinstance(path, str):
-                raise TypeError(f"{path!r} should be the path of an array")
-        return tree.mapped(self.reader.array, paths)
+        """The sample weights that came with the data, as lazy arrays, or None."""
+        return self._manifest.sample_weight
 
     @property
     def overflowed(self) -> dict[str, int]:
-        """How many finite numbers became infinite by `dtype=`, by address, if any."""
-        if not self.plan.narrowed:
-            return {}
-        counts = np.zeros(len(self.plan.narrowed), np.int64)
-        array = self.reader.array(OVERFLOWED)
-        for start in range(0, self.rows, self.reader.block_rows):
-            part = array[start : min(start + self.reader.block_rows, self.rows)]
-            counts += part.sum(axis=0, dtype=np.int64)
-        return overflows(self.plan, counts)
+        """How many finite numbers `dtype=` made infinite, by address, without zeros."""
+        return self._row_reader.overflows()
 
     @functools.cached_property
     def statistics(self) -> Mapping[str, Statistics]:
-        """What is known of the numbers of each value, by address.
+        """The `Statistics` of each value, by address.
 
-        They were gathered while the values were saved, and are kept when a save has
-        ended: of a store that is not complete, or that an older layertap wrote, there
-        are none. Complex values have none.
+        They are gathered during the save, and stored when it finishes: a store that is
+        not complete has none. Complex values have none.
 
         Raises:
             StoreCorruptError: If they are damaged.
         """
-        found = self.reader.attributes.get(STATISTICS, {})
-        try:
-            kept = encoding.kept(self.plan, self.rows, found)
-            return feature_axes.of_values(self.plan, kept)
-        except _DAMAGED as error:
-            raise self._damaged(error) from error
+        texts = self.reader.attributes.get(STATISTICS, {})
+        with report_damage(self.path):
+            stored = encoding.kept(self.plan, self.rows, texts)
+            return feature_axes.of_values(self.plan, stored)
 
     def lengths(self, name: str) -> NDArray[Any]:
-        """Returns the true sizes of the rows of a value that was padded.
+        """Returns the true sizes of the rows of a padded value.
 
         Args:
             name: Its address.
 
         Returns:
-            One number for each row; or, if several axes were padded, one for each of
-            them: `(rows, axes)`.
+            Integers of shape `(rows,)`; `(rows, axes)` if several axes were padded.
 
         Raises:
             AddressError: If there is no such value.
-            OptionError: If it was not padded: its rows all have one size.
+            OptionError: If it was not padded: all its rows have one size.
         """
         columns = length_columns(self.plan, name)
         return self.reader.array(LENGTHS)[:, columns]
@@ -247,7 +131,7 @@ class Saved(Trainable, Mapping[str, LazyArray | JoinedArray]):
     def __getitem__(self, name: str) -> LazyArray | JoinedArray:
         if name not in self.plan.addresses:
             raise unknown(name, self.plan)
-        return self._values[name]
+        return self._manifest.arrays[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.plan.addresses)
@@ -256,7 +140,7 @@ class Saved(Trainable, Mapping[str, LazyArray | JoinedArray]):
         return len(self.plan.addresses)
 
     def before(self, join: str) -> dict[str, LazyArray | JoinedArray]:
-        """Returns the branches of one join, by what made them, in their order.
+        """Returns the branches of one join, by the operation that made each, in order.
 
         Args:
             join: The path of the join.
@@ -269,42 +153,207 @@ class Saved(Trainable, Mapping[str, LazyArray | JoinedArray]):
     def batches(
         self, n: int, *, shuffle: bool = False, seed: int | None = None
     ) -> Iterator[Values]:
-        """Yields all rows, so many at a time.
+        """Yields all rows in batches.
 
         Args:
-            n: Rows per batch; the last one may have fewer.
-            shuffle: Whether to go through the store's blocks of rows, and through the
-                rows of each, in random order.
-            seed: For the same random order again.
+            n: Rows per batch; the last batch may have fewer.
+            shuffle: Whether to shuffle the store's blocks, and the rows in each block.
+            seed: Makes the random order repeatable.
 
         Yields:
             Each batch as `Values`.
+
+        Raises:
+            OptionError: If `n` or `seed` is out of range.
         """
         n = operator.index(n)
         if n < 1:
-            raise OptionError(f"A batch has at least 1 row; found n={n}.")
-        order = Order(
+            raise OptionError(f"A batch has at least 1 row. Received n={n}.")
+        order = RowOrder(
             range(self.rows), self.reader.block_rows, shuffle=shuffle, seed=seed
         )
-        # Small batches are read some at a time.
-        row_bytes = sum(self.reader.array(name).row_bytes for name in self.reader.paths)
-        many = n * max(_READ_BYTES // (n * row_bytes), 1)
-        for rows in self._pieces(order, many):
-            values = self._read(rows)
-            for start in range(0, values.rows, n):
-                yield values.map(operator.itemgetter(slice(start, start + n)))
+        yield from self._row_reader.batches(n, order)
 
-    def _pieces(self, order: Order, n: int) -> Iterator[slice | NDArray[np.intp]]:
-        """Yields all rows, so many at a time, their blocks being read ahead."""
-        blocks, ends = zip(*order.blocks(), strict=True) if len(order) else ((), ())
-        start = 0
-        for end, _ in zip(ends, self.reader.ahead(blocks), strict=True):
-            while start + n <= end or start < end == len(order):
-                yield order.rows(start, min(start + n, end))
-                start += n
+    def dataset(
+        self,
+        before: Globs = None,
+        *,
+        outputs: Globs = None,
+        joined: bool = False,
+        batch_size: int = 32,
+        shuffle: bool = False,
+        seed: int | None = None,
+        rows: Any = None,
+        labels: Any = True,
+        sample_weight: Any = True,
+        drop_remainder: bool = False,
+        workers: int = 1,
+        use_multiprocessing: bool = False,
+        max_queue_size: int = 10,
+    ) -> Any:
+        """Returns batches for `fit`, `evaluate` and `predict`, on any backend.
+
+        Batches are read from disk when Keras asks for them; values of at most 64 MiB in
+        all are cached in memory. An incomplete store gives the rows that were committed
+        when it was opened.
+
+        Args:
+            before: Globs over paths of joins, whose branches are `x`; None for all.
+            outputs: Globs over paths of operations, whose outputs are `x`; with
+                `before`, both are. By default, all outputs of a store without joins.
+            joined: Whether to concatenate the branches of the one chosen join to a
+                single array `x`, for heads that know nothing of branches.
+            batch_size: Rows per batch.
+            shuffle: Whether to shuffle the store's blocks, and the rows in each block,
+                differently in each epoch. `fit` also shuffles the batches of any
+                `PyDataset`; pass it `shuffle=False` for exactly this order, and to
+                read large stores from one end to the other. With `shuffle=False` here,
+                `fit` gives batches of the same rows in random order.
+            seed: Makes the random orders repeatable. `dataset.epoch` is the number of
+                the current order; `fit` begins with 1, because it ends an epoch first.
+            rows: Which rows, for validation say: a range, a slice, a list of row
+                numbers (also repeated), or one boolean for each row.
+            labels: True for the saved labels, if any; False for none, as for `predict`;
+                or an array, or a dictionary or list of arrays, with one entry for each
+                row of the store.
+            sample_weight: Sample weights, in the same forms. Without labels there are
+                none.
+            drop_remainder: Whether to leave out a last batch with fewer rows.
+            workers: See `keras.utils.PyDataset`: with 2 or more, threads read ahead.
+                When `fit` first has to build the model's metrics, Keras repeats the
+                batches that were read ahead, in place of others, in the first epoch.
+            use_multiprocessing: See `keras.utils.PyDataset`: processes read ahead.
+            max_queue_size: See `keras.utils.PyDataset`: how many batches to read ahead.
+
+        Returns:
+            A `keras.utils.PyDataset`. Its batches are `(x,)`, `(x, y)` or
+            `(x, y, sample_weight)`; `x` is a dictionary, address -> array, sorted by
+            address, as Keras flattens dictionaries.
+
+        Raises:
+            AddressError: If a glob matches nothing.
+            OptionError: If `rows`, `batch_size`, `seed` or `joined` can't be used.
+            DataError: If labels or weights don't match the rows.
+            BackendMissingError: If Keras' backend is not installed.
+
+        Example:
+        ```python
+        train = saved.dataset("fusion", rows=range(0, 50_000), shuffle=True)
+        valid = saved.dataset("fusion", rows=range(50_000, 60_000))
+        head.fit(train, validation_data=valid, epochs=5)
+        head.predict(saved.dataset("fusion", labels=False))
+        ```
+        """
+        from layertap.results.training.keras import SavedDataset
+
+        choice = Choice(
+            before, outputs, joined, rows, labels, sample_weight, shuffle, seed
+        )
+        return SavedDataset(
+            Batches(self._examples(choice), batch_size, drop_remainder),
+            workers=workers,
+            use_multiprocessing=use_multiprocessing,
+            max_queue_size=max_queue_size,
+        )
+
+    def torch(
+        self,
+        before: Globs = None,
+        *,
+        outputs: Globs = None,
+        joined: bool = False,
+        rows: Any = None,
+        labels: Any = True,
+        sample_weight: Any = True,
+    ) -> Any:
+        """Returns the rows for a PyTorch `DataLoader`, on any backend of Keras.
+
+        Args:
+            before: See `dataset`.
+            outputs: See `dataset`.
+            joined: See `dataset`.
+            rows: See `dataset`.
+            labels: See `dataset`.
+            sample_weight: See `dataset`.
+
+        Returns:
+            A map-style `torch.utils.data.Dataset`. Its rows are those of the batches of
+            `dataset`, as tensors, bfloat16 too. A `DataLoader` reads each batch at
+            once; with `collate_fn=data.collate`, it does not split and stack it again.
+
+        Raises:
+            LayertapError: See `dataset`.
+            BackendMissingError: If PyTorch is not installed.
+
+        Example:
+        ```python
+        data = saved.torch("fusion")
+        DataLoader(data, batch_size=32, shuffle=True, collate_fn=data.collate)
+        ```
+        """
+        from layertap.results.training.torch import TorchDataset
+
+        choice = Choice(before, outputs, joined, rows, labels, sample_weight)
+        return TorchDataset(self._examples(choice))
+
+    def tf(
+        self,
+        before: Globs = None,
+        *,
+        outputs: Globs = None,
+        joined: bool = False,
+        batch_size: int = 32,
+        shuffle: bool = False,
+        seed: int | None = None,
+        rows: Any = None,
+        labels: Any = True,
+        sample_weight: Any = True,
+        drop_remainder: bool = False,
+    ) -> Any:
+        """Returns the batches as a `tf.data.Dataset`, on any backend of Keras.
+
+        On TensorFlow, `fit` reads batches of small rows faster from it than from
+        `dataset`, which Keras asks in Python for each batch.
+
+        Args:
+            before: See `dataset`.
+            outputs: See `dataset`.
+            joined: See `dataset`.
+            batch_size: See `dataset`.
+            shuffle: See `dataset`; the order differs in each iteration.
+            seed: See `dataset`; it repeats the orders from the first iteration on.
+            rows: See `dataset`.
+            labels: See `dataset`.
+            sample_weight: See `dataset`.
+            drop_remainder: See `dataset`.
+
+        Returns:
+            A `tf.data.Dataset` that reads ahead. All sizes in its shapes are known,
+            that of the batch only with `drop_remainder`.
+
+        Raises:
+            LayertapError: See `dataset`.
+            BackendMissingError: If TensorFlow is not installed.
+
+        Example:
+        ```python
+        head.fit(saved.tf("fusion", shuffle=True), epochs=5)
+        ```
+        """
+        from layertap.results.training.tensorflow import dataset
+
+        choice = Choice(
+            before, outputs, joined, rows, labels, sample_weight, shuffle, seed
+        )
+        batches = Batches(self._examples(choice), batch_size, drop_remainder)
+        return dataset(batches, drop_remainder=drop_remainder)
+
+    def _examples(self, choice: Choice) -> Examples:
+        saved = (self.labels, self.sample_weight)
+        return select_examples(choice, self.plan, self, saved, self.reader)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what there is, as data for JSON."""
+        """Returns a description of the saved values as data for JSON."""
         return {
             "path": self.path,
             "rows": self.rows,
@@ -315,30 +364,6 @@ class Saved(Trainable, Mapping[str, LazyArray | JoinedArray]):
             "identity": self.identity,
             "plan": self.plan.to_json(),
         }
-
-    def _read(self, rows: slice | NDArray[np.intp]) -> Values:
-        arrays = {
-            value.address: self.reader.array(value.address)[rows]
-            for value in self.plan.stored
-        }
-        labels, weights = (
-            tree.mapped(lambda path: self.reader.array(path)[rows], paths)
-            for paths in (self._labels, self._weights)
-        )
-        ids = None if self._ids is None else self.ids_of(rows)
-        more = {
-            name: self.reader.array(name)[rows] for name in auxiliary_arrays(self.plan)
-        }
-        return Values(self.plan, arrays, labels, ids, weights, more)
-
-    def _decoded(self, ids: NDArray[Any]) -> NDArray[Any]:
-        try:
-            return text.decode(ids) if self._ids == "text" else ids
-        except (UnicodeDecodeError, MemoryError) as error:
-            raise StoreCorruptError(
-                f"{self.path}: its ids are no UTF-8, or too long ({error}). Save the "
-                "values again."
-            ) from error
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "not complete"
@@ -352,10 +377,9 @@ class Saved(Trainable, Mapping[str, LazyArray | JoinedArray]):
 
 
 def open(path: str | os.PathLike[str]) -> Saved:
-    """Opens saved values. Nothing is read before an array is sliced.
+    """Opens saved values; an array is read when it is sliced. Keras is not needed.
 
-    Keras is not needed. What is shown are the committed rows, also while a save runs
-    or after it was killed.
+    Only committed rows are visible, also during a save or after one was killed.
 
     Args:
         path: The folder of the store.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layertap.errors import OptionError
-from layertap.results.training.row_order import Order
+from layertap.results.training.row_order import RowOrder
 
 sizes = st.integers(1, 50)
 ranges = st.builds(
@@ -29,7 +29,7 @@ def taken(order, start, end, epoch=0):
 
 @given(rows=ranges | lists, size=sizes, seed=seeds, epoch=st.integers(0, 3))
 def test_each_row_comes_once_and_blocks_one_after_the_other(rows, size, seed, epoch):
-    order = Order(rows, size, shuffle=True, seed=seed)
+    order = RowOrder(rows, size, shuffle=True, seed=seed)
     found = all_of(order, epoch)
     assert sorted(found) == sorted(np.asarray(rows).tolist())
     blocks = [row // size for row in found]
@@ -48,7 +48,7 @@ def test_each_row_comes_once_and_blocks_one_after_the_other(rows, size, seed, ep
     cuts=st.lists(st.integers(0, 300), max_size=6),
 )
 def test_parts_are_those_of_the_whole_in_any_process(rows, size, shuffle, cuts):
-    order = Order(rows, size, shuffle=shuffle, seed=3)
+    order = RowOrder(rows, size, shuffle=shuffle, seed=3)
     whole = {epoch: all_of(order, epoch) for epoch in (0, 1)}
     other = pickle.loads(pickle.dumps(order))
     for start, length in zip(cuts, reversed(cuts), strict=True):
@@ -60,7 +60,7 @@ def test_parts_are_those_of_the_whole_in_any_process(rows, size, shuffle, cuts):
 
 @given(rows=ranges | lists, size=sizes)
 def test_without_shuffling_the_order_is_kept(rows, size):
-    order = Order(rows, size)
+    order = RowOrder(rows, size)
     assert all_of(order) == np.asarray(rows).tolist()
     at = 0
     for block, end in order.blocks():
@@ -72,7 +72,7 @@ def test_without_shuffling_the_order_is_kept(rows, size):
 def test_epochs_and_seeds_have_orders_of_their_own():
     orders = {
         (seed, epoch): tuple(
-            all_of(Order(range(100), 10, shuffle=True, seed=seed), epoch)
+            all_of(RowOrder(range(100), 10, shuffle=True, seed=seed), epoch)
         )
         for seed in (0, 1, 2**64 + 1)
         for epoch in (0, 1, 2)
@@ -81,25 +81,25 @@ def test_epochs_and_seeds_have_orders_of_their_own():
     # The rows of a block are not in the same order in all blocks.
     blocks = np.array(orders[0, 0]).reshape(10, 10) % 10
     assert len({tuple(block) for block in blocks}) > 8
-    unseeded = [all_of(Order(range(100), 10, shuffle=True)) for _ in range(2)]
+    unseeded = [all_of(RowOrder(range(100), 10, shuffle=True)) for _ in range(2)]
     assert unseeded[0] != unseeded[1]
 
 
 def test_a_part_of_a_thousand_million_rows_takes_no_memory_for_all():
-    order = Order(range(10**9), 10**6, shuffle=True, seed=1)
+    order = RowOrder(range(10**9), 10**6, shuffle=True, seed=1)
     part = order.rows(5 * 10**8 - 10, 5 * 10**8 + 10)
     assert len(set(part.tolist())) == 20
     assert len({row // 10**6 for row in part.tolist()}) == 2
-    kept = sum(rows.nbytes for rows in order._orders._values.values())
+    kept = sum(rows.nbytes for rows in order._cache._values.values())
     for start in range(0, 10**9, 10**8):
         order.rows(start, start + 1)
-        kept = max(kept, sum(rows.nbytes for rows in order._orders._values.values()))
+        kept = max(kept, sum(rows.nbytes for rows in order._cache._values.values()))
     assert kept <= 2**26
 
 
 def test_threads_have_the_same_order():
-    order = Order(range(10_000), 100, shuffle=True, seed=1)
-    expected = all_of(Order(range(10_000), 100, shuffle=True, seed=1))
+    order = RowOrder(range(10_000), 100, shuffle=True, seed=1)
+    expected = all_of(RowOrder(range(10_000), 100, shuffle=True, seed=1))
     wrong = []
 
     def read(offset):
@@ -118,5 +118,5 @@ def test_threads_have_the_same_order():
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "one"])
 def test_a_seed_is_a_whole_number(seed):
-    with pytest.raises(OptionError, match="A seed is a whole number from 0 on"):
-        Order(range(3), 2, shuffle=True, seed=seed)
+    with pytest.raises(OptionError, match="Expected an integer from 0 on"):
+        RowOrder(range(3), 2, shuffle=True, seed=seed)

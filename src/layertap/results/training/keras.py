@@ -2,24 +2,18 @@
 
 from typing import Any
 
-# First, for it says what to do where Keras lacks its backend.
-from layertap import tracing  # noqa: F401
-
-import keras  # isort: skip
-
+from layertap.core.optional import require_keras
 from layertap.results.training.batches import Batches
 
+PyDataset: Any = require_keras().utils.PyDataset
 
-class SavedDataset(keras.utils.PyDataset):
-    """Batches of saved values, as `Saved.dataset` describes them.
 
-    Args:
-        batches: The batches.
-        options: What `keras.utils.PyDataset` takes.
+class SavedDataset(PyDataset):
+    """Batches of saved values; see `Saved.dataset`.
 
     Attributes:
-        epoch: Which of the random orders is gone through. It goes up by one at the
-            end of each epoch; set it to go on with a training that was stopped.
+        epoch: The number of the random order, one higher at the end of each epoch. Set
+            it to resume a training that was stopped.
     """
 
     def __init__(self, batches: Batches, **options: Any) -> None:
@@ -34,5 +28,5 @@ class SavedDataset(keras.utils.PyDataset):
         return self._batches.batch(index, self.epoch)
 
     def on_epoch_end(self) -> None:
-        """Goes on to the next random order."""
+        """Moves on to the next random order."""
         self.epoch += 1

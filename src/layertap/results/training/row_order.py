@@ -1,4 +1,4 @@
-"""In which order rows are gone through, also in random order, block by block."""
+"""The order of rows: as chosen, or random, block by block."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,24 +11,23 @@ from layertap.errors import OptionError
 
 Rows = range | NDArray[np.intp]
 
-# The random order of so many rows is cached, of two blocks at least.
+# Random orders of this many rows are cached, and of two blocks at least.
 _CACHED_ROWS = 2**22
 
 
-class Order:
-    """Rows of a store in an order of their own: as given, or in random order.
+class RowOrder:
+    """Rows of a store in an order: as chosen, or random.
 
-    A random order goes through the store's blocks in random order, and through the
-    rows of each in random order, so that what is read lies near. It follows from the
-    seed and the number of the epoch alone, and that of a block is made when the block
-    is needed: any part of it can be had at any time, in any process, and however many
-    rows there are, no order of all of them is held.
+    A random order shuffles the store's blocks, and the rows in each block, so that
+    rows that follow each other lie near each other. It follows from the seed and the
+    epoch alone, in any process. A block's order is computed when it is needed: the
+    order of all rows is never in memory.
 
     Args:
-        rows: Which rows, any of them more than once: a range, or an array of numbers.
+        rows: A range, or an array of row numbers, also repeated.
         block_rows: The rows of a block.
         shuffle: Whether the order is random.
-        seed: For the same random orders again.
+        seed: Makes the random orders repeatable.
     """
 
     def __init__(
@@ -40,16 +39,14 @@ class Order:
         seed: int | None = None,
     ) -> None:
         self.shuffle = shuffle
-        self._rows = _rising(rows) if shuffle else rows
+        self._rows = _sorted(rows) if shuffle else rows
         self._block_rows = block_rows
-        seeds = np.random.SeedSequence(_checked(seed))
-        self._seed: Any = seeds.entropy
+        self._seed: Any = np.random.SeedSequence(_checked(seed)).entropy
         if shuffle:
-            # Where each block begins among the rows, with the end.
-            self._blocks, self._begins = _blocks(self._rows, block_rows)
-        # Threads may be in two epochs, one after the other.
+            self._blocks, self._bounds = _blocks_of(self._rows, block_rows)
+        # Threads may be in two epochs at the same time.
         self._epochs: LRU[int, tuple[NDArray[np.intp], NDArray[np.intp]]] = LRU(2)
-        self._orders: LRU[tuple[int, int], NDArray[np.intp]] = LRU(
+        self._cache: LRU[tuple[int, int], NDArray[np.intp]] = LRU(
             max(_CACHED_ROWS // block_rows, 2)
         )
 
@@ -57,39 +54,29 @@ class Order:
         return len(self._rows)
 
     def rows(self, start: int, end: int, epoch: int = 0) -> slice | NDArray[np.intp]:
-        """Returns the rows from one place of the order to another, as an index.
+        """Returns the rows at places `start` to `end` of an epoch's order.
 
-        Args:
-            start: The first place.
-            end: The place after the last one.
-            epoch: Which of the random orders.
-
-        Returns:
-            A slice where the rows follow each other, else an array.
+        Rows that follow each other in the store are a slice.
         """
         if not self.shuffle:
             part = self._rows[start:end]
             if isinstance(part, range) and part.step == 1:
                 return slice(part.start, part.stop)
             return _numbers(part)
-        order, ends = self._of_epoch(epoch)
-        first = int(np.searchsorted(ends, start, side="right"))
+        order, ends = self._epoch(epoch)
+        number = int(np.searchsorted(ends, start, side="right"))
         parts = []
         while start < end:
-            begin = int(ends[first - 1]) if first else 0
-            within = self._of_block(int(order[first]), epoch)
-            parts.append(within[start - begin : end - begin])
-            start, first = int(ends[first]), first + 1
+            first = int(ends[number - 1]) if number else 0
+            rows = self._block(int(order[number]), epoch)
+            parts.append(rows[start - first : end - first])
+            start, number = int(ends[number]), number + 1
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, np.intp)
 
     def at(self, places: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Returns the rows at some places, without shuffling.
-
-        Args:
-            places: Which places.
-        """
+        """Returns the rows at some places of the order as chosen."""
         if isinstance(self._rows, range):
             return self._rows.start + places * self._rows.step
         return self._rows[places]
@@ -97,40 +84,38 @@ class Order:
     def blocks(self, epoch: int = 0) -> Iterator[tuple[int, int]]:
         """Yields the blocks in order, each with the place at which its rows end.
 
-        A block is yielded again if its rows don't follow each other.
-
-        Args:
-            epoch: Which of the random orders.
+        A block is repeated if its rows don't follow each other.
         """
         if self.shuffle:
-            order, ends = self._of_epoch(epoch)
-            yield from zip(self._blocks[order].tolist(), ends.tolist(), strict=True)
-            return
-        blocks, begins = _blocks(self._rows, self._block_rows)
-        yield from zip(blocks.tolist(), begins[1:].tolist(), strict=True)
+            order, ends = self._epoch(epoch)
+            blocks = self._blocks[order]
+        else:
+            blocks, bounds = _blocks_of(self._rows, self._block_rows)
+            ends = bounds[1:]
+        yield from zip(blocks.tolist(), ends.tolist(), strict=True)
 
-    def _of_epoch(self, epoch: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Returns the order of the blocks, and the places at which each ends."""
-        found = self._epochs.get(epoch)
-        if found is None:
+    def _epoch(self, epoch: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Returns the order of the blocks, and the places at which they end."""
+        cached = self._epochs.get(epoch)
+        if cached is None:
             order = self._random(epoch).permutation(len(self._blocks))
-            found = order, np.cumsum(np.diff(self._begins)[order])
-            self._epochs.put(epoch, found)
-        return found
+            cached = order, np.cumsum(np.diff(self._bounds)[order])
+            self._epochs.put(epoch, cached)
+        return cached
 
-    def _of_block(self, block: int, epoch: int) -> NDArray[np.intp]:
+    def _block(self, block: int, epoch: int) -> NDArray[np.intp]:
         """Returns the rows of a block in their order."""
         key = epoch, block
-        found = self._orders.get(key)
-        if found is None:
-            begin, end = int(self._begins[block]), int(self._begins[block + 1])
-            places = self._random(epoch, block).permutation(end - begin)
-            found = _numbers(self._rows[begin:end])[places]
-            self._orders.put(key, found)
-        return found
+        rows = self._cache.get(key)
+        if rows is None:
+            start, end = int(self._bounds[block]), int(self._bounds[block + 1])
+            places = self._random(epoch, block).permutation(end - start)
+            rows = _numbers(self._rows[start:end])[places]
+            self._cache.put(key, rows)
+        return rows
 
-    def _random(self, *of: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=of))
+    def _random(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=key))
 
 
 def _numbers(rows: Rows) -> NDArray[np.intp]:
@@ -142,31 +127,28 @@ def _numbers(rows: Rows) -> NDArray[np.intp]:
 def _checked(seed: int | None) -> int | None:
     if seed is None or (isinstance(seed, int | np.integer) and seed >= 0):
         return None if seed is None else int(seed)
-    raise OptionError(f"A seed is a whole number from 0 on, or None; found {seed!r}.")
+    raise OptionError(
+        f"`seed` is not usable. Expected an integer from 0 on, or None. Received "
+        f"{seed!r}."
+    )
 
 
-def _rising(rows: Rows) -> Rows:
-    """Returns the same rows from the first of the store to the last."""
+def _sorted(rows: Rows) -> Rows:
     if isinstance(rows, range):
         return rows if rows.step > 0 else rows[::-1]
     return np.sort(rows)
 
 
-def _blocks(rows: Rows, size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Returns in which blocks rows are, and where each begins, with the end.
-
-    Args:
-        rows: The rows.
-        size: The rows of a block.
-    """
+def _blocks_of(rows: Rows, size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Returns the blocks of rows, and the place at which each begins, with the end."""
     if isinstance(rows, range) and 0 < rows.step <= size:
         first = rows[0] // size if rows else 0
         last = rows[-1] // size + 1 if rows else 0
         blocks = np.arange(first, last)
-        # The first of the rows that is not before the block.
-        begins = -((rows.start - blocks * size) // rows.step)
-        return blocks, np.append(np.maximum(begins, 0), len(rows))
-    of_rows = _numbers(rows) // size
-    changes = np.flatnonzero(np.diff(of_rows)) + 1
-    begins = np.concatenate([[0], changes]) if len(of_rows) else np.empty(0, np.intp)
-    return of_rows[begins], np.append(begins, len(of_rows))
+        # The first row of the range that is not before the block.
+        starts = -((rows.start - blocks * size) // rows.step)
+        return blocks, np.append(np.maximum(starts, 0), len(rows))
+    block_of_row = _numbers(rows) // size
+    changes = np.flatnonzero(np.diff(block_of_row)) + 1
+    starts = np.concatenate([[0], changes]) if len(block_of_row) else changes
+    return block_of_row[starts], np.append(starts, len(block_of_row))

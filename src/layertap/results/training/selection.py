@@ -1,7 +1,8 @@
-"""What is trained on: which values, labels, sample weights and rows of a store."""
+"""Selects what to train on: values, labels, sample weights and rows of a store."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,165 +11,169 @@ from layertap.core import address, tree
 from layertap.core.plan import Plan
 from layertap.errors import DataError, DataTypeError, OptionError
 from layertap.results.joined_array import JoinedArray
-from layertap.results.training.row_order import Rows
-from layertap.store import LazyArray
-
-if TYPE_CHECKING:
-    from layertap.results.saved import Saved
+from layertap.results.training.batches import Examples
+from layertap.results.training.row_order import RowOrder, Rows
+from layertap.store import LazyArray, Reader
 
 Globs = str | Sequence[str] | None
 
 
-def values(plan: Plan, before: Globs, outputs: Globs) -> list[str]:
+@dataclass(frozen=True)
+class Choice:
+    """The options that `Saved.dataset`, `Saved.tf` and `Saved.torch` share."""
+
+    before: Globs = None
+    outputs: Globs = None
+    joined: bool = False
+    rows: Any = None
+    labels: Any = True
+    sample_weight: Any = True
+    shuffle: bool = False
+    seed: int | None = None
+
+
+def select_examples(
+    choice: Choice,
+    plan: Plan,
+    arrays: Mapping[str, Any],
+    saved: tuple[Any, Any],
+    reader: Reader,
+) -> Examples:
+    """Selects the examples of a choice; `saved` are the store's labels and weights."""
+    names = select_addresses(plan, choice.before, choice.outputs)
+    x: Any = {name: arrays[name] for name in names}
+    if choice.joined:
+        branches, axis = branches_of_join(plan, names)
+        x = JoinedArray([arrays[name] for name in branches], axis)
+    targets = select_targets(saved, choice.labels, choice.sample_weight, reader)
+    order = RowOrder(
+        select_rows(choice.rows, reader.rows),
+        reader.block_rows,
+        shuffle=choice.shuffle,
+        seed=choice.seed,
+    )
+    return Examples((x, *(part for part in targets if part is not None)), order)
+
+
+def select_addresses(plan: Plan, before: Globs, outputs: Globs) -> list[str]:
     """Returns the addresses of chosen values, sorted, as Keras flattens dictionaries.
 
-    Args:
-        plan: The plan of the store.
-        before: Globs over the paths of joins, whose branches are taken.
-        outputs: Globs over the paths of operations, whose outputs are taken. With
-            neither, all branches are; where there are none, all outputs.
-
-    Raises:
-        AddressError: If a glob matches nothing.
+    Without globs, all branches are chosen; where there are none, all outputs.
     """
     of_joins, of_outputs = address.patterns(before), address.patterns(outputs)
     if not of_joins and not of_outputs:
         of_joins, of_outputs = (["*"], []) if plan.joins else ([], ["*"])
-    found: set[str] = set()
+    addresses: set[str] = set()
     if of_joins:
         paths = [join.path for join in plan.joins]
         for path in address.match(of_joins, paths, what="join"):
-            found.update(branch.address for branch in plan.join(path).branches)
-        found.update(plan.skips)
+            addresses.update(branch.address for branch in plan.join(path).branches)
+        addresses.update(plan.skips)
     if of_outputs:
         made_by = {o.address: address.parse(o.address)[0] for o in plan.outputs}
         paths = list(dict.fromkeys(made_by.values()))
         chosen = set(address.match(of_outputs, paths, what="output"))
-        found.update(name for name, path in made_by.items() if path in chosen)
-    return sorted(found)
+        addresses.update(name for name, path in made_by.items() if path in chosen)
+    return sorted(addresses)
 
 
-def joined_values(plan: Plan, names: Sequence[str]) -> tuple[list[str], int]:
-    """Returns the branches of the only join among values, and the axis it joins.
-
-    Args:
-        plan: The plan of the store.
-        names: The addresses of the values.
-
-    Raises:
-        OptionError: If they are not those of one concatenation.
-    """
+def branches_of_join(plan: Plan, names: Sequence[str]) -> tuple[list[str], int]:
+    """Returns the branches of the only join among values, and the axis it joins."""
     for join in plan.joins:
         branches = [branch.address for branch in join.branches]
-        alike = (
-            join.kind == "concatenate" and join.whole and set(branches) == set(names)
-        )
-        if alike and join.axis:
-            return branches, join.axis
+        concatenates = join.kind == "concatenate" and join.whole and join.axis
+        if concatenates and set(branches) == set(names):
+            return branches, concatenates
     raise OptionError(
-        f"`joined=True` takes the branches of one concatenation; found "
-        f"{', '.join(names)}. Choose a join by `before=`."
+        "`joined=True` can't concatenate these values. Expected the branches of one "
+        f"concatenation. Received {', '.join(names)}. Choose a join with `before=`."
     )
 
 
-def labels_and_weights(
-    saved: "Saved", labels: Any, sample_weight: Any
+def select_targets(
+    saved: tuple[Any, Any], labels: Any, sample_weight: Any, reader: Reader
 ) -> tuple[Any, Any]:
     """Returns labels and sample weights as structures of arrays, or None.
 
-    Args:
-        saved: The store.
-        labels: True for those of the store, if it has any; False for none; or others,
-            with one for each row of the store.
-        sample_weight: Likewise.
-
-    Raises:
-        DataError: If there is not one for each row, or weights without labels.
-        DataTypeError: If they are no numbers.
+    True chooses the saved ones, False none; others need an entry for each row.
     """
-    found, weights = _tuples(saved.labels), _tuples(saved.sample_weight)
+    y, weights = map(_with_tuples, saved)
     if labels is not True:
-        found = _given("labels", labels, saved.rows)
+        y = _row_arrays("labels", labels, reader.rows)
     if sample_weight is not True:
-        weights = _given("sample_weight", sample_weight, saved.rows)
-        if found is None and weights is not None:
+        weights = _row_arrays("sample_weight", sample_weight, reader.rows)
+        if y is None and weights is not None:
             raise DataError(
-                f"There is `sample_weight`, but {saved.path} has no labels that it "
-                "could weigh. Pass `labels=`, too."
+                f"`sample_weight=` has no labels to weigh: {reader.path} has none. "
+                "Pass `labels=`, too."
             )
-    return found, None if found is None else weights
+    return y, None if y is None else weights
 
 
-def _given(what: str, structure: Any, rows: int) -> Any:
+def _row_arrays(option: str, structure: Any, rows: int) -> Any:
     if structure is False or structure is None:
         return None
 
-    def array(leaf: Any) -> Any:
-        found = leaf if isinstance(leaf, LazyArray | JoinedArray) else np.asarray(leaf)
-        if found.dtype.kind in "OSUV" and found.dtype.name != "bfloat16":
+    def row_array(leaf: Any) -> Any:
+        array = leaf if isinstance(leaf, LazyArray | JoinedArray) else np.asarray(leaf)
+        if array.dtype.kind in "OSUV" and array.dtype.name != "bfloat16":
             raise DataTypeError(
-                f"`{what}=` holds {found.dtype}; expected numbers, such as those of "
-                "classes."
+                f"`{option}=` has an unsupported dtype. Expected numbers, such as "
+                f"class numbers. Received {array.dtype}."
             )
-        if not found.ndim or len(found) != rows:
+        if not array.ndim or len(array) != rows:
             raise DataError(
-                f"`{what}=` has shape {found.shape}; expected one for each of the "
-                f"{rows} rows of the store, also where `rows=` chooses some of them. "
-                "Pass an array, or a dictionary or list of arrays."
+                f"`{option}=` does not match the store. Expected one entry for each of "
+                f"its {rows} rows, also if `rows=` chooses some of them. Received "
+                f"shape {array.shape}. Pass an array, or a dictionary or list of "
+                "arrays."
             )
-        return found
+        return array
 
-    return tree.mapped(array, _tuples(structure))
+    return tree.mapped(row_array, _with_tuples(structure))
 
 
-def _tuples(structure: Any) -> Any:
-    """Returns a structure with tuples for lists, which TensorFlow makes tensors of."""
+def _with_tuples(structure: Any) -> Any:
+    """Replaces lists by tuples: TensorFlow makes tensors of lists."""
     if isinstance(structure, Mapping):
-        return {key: _tuples(value) for key, value in structure.items()}
+        return {key: _with_tuples(value) for key, value in structure.items()}
     if isinstance(structure, list | tuple):
-        return tuple(map(_tuples, structure))
+        return tuple(map(_with_tuples, structure))
     return structure
 
 
-def rows_of(rows: Any, count: int) -> Rows:
-    """Returns which rows of a store are meant.
-
-    Args:
-        rows: None for all, a range, a slice, or numbers or booleans.
-        count: How many rows there are.
-
-    Raises:
-        OptionError: If there are none, or not such ones.
-    """
+def select_rows(rows: Any, count: int) -> Rows:
+    """Returns the chosen rows of `count`: a range, or an array of row numbers."""
     if rows is None:
-        found: Rows = range(count)
+        chosen: Rows = range(count)
     elif isinstance(rows, slice):
-        found = range(count)[rows]
+        chosen = range(count)[rows]
     elif isinstance(rows, range):
-        found = rows
+        chosen = rows
     else:
-        found = _numbers(rows, count)
-    if not len(found):
+        chosen = _row_numbers(rows, count)
+    if not len(chosen):
         raise OptionError(
-            f"No row is left to train on: the store has {count}, and `rows=` chooses "
-            "none of them."
+            f"No row is left to train on: `rows=` chooses none of the store's {count}."
         )
-    ends = (found[0], found[-1]) if isinstance(found, range) else found
-    for outside in (min(ends), max(ends)):
-        if not 0 <= outside < count:
+    ends = (chosen[0], chosen[-1]) if isinstance(chosen, range) else chosen
+    for row in (min(ends), max(ends)):
+        if not 0 <= row < count:
             raise OptionError(
-                f"`rows=` holds {outside}; the store has rows 0 to {count - 1}."
+                f"`rows=` has a row outside of the store. Expected rows from 0 to "
+                f"{count - 1}. Received {row}."
             )
-    return found
+    return chosen
 
 
-def _numbers(rows: Any, count: int) -> NDArray[np.intp]:
+def _row_numbers(rows: Any, count: int) -> NDArray[np.intp]:
     array = np.asarray(rows)
     if array.ndim == 1 and array.dtype == bool and len(array) == count:
         return np.flatnonzero(array)
     if array.ndim == 1 and (array.dtype.kind in "iu" or not len(array)):
         return array.astype(np.intp)
     raise OptionError(
-        f"`rows=` is a range, a slice, a list of row numbers, or one boolean for each "
-        f"of the {count} rows; found {array.dtype} of shape {array.shape}."
+        "`rows=` does not choose rows. Expected a range, a slice, a list of row "
+        f"numbers, or one boolean for each of the {count} rows. Received "
+        f"{array.dtype} of shape {array.shape}."
     )

@@ -12,14 +12,10 @@ tf = require("tensorflow", "tensorflow", "`Saved.tf`")
 
 
 def dataset(batches: Batches, *, drop_remainder: bool) -> Any:
-    """Returns batches as a `tf.data.Dataset`, as `Saved.tf` describes it.
+    """Returns batches as a `tf.data.Dataset`; see `Saved.tf`.
 
-    A Python generator costs TensorFlow much for each element, so it gives many batches
-    in one, which are cut by TensorFlow.
-
-    Args:
-        batches: The batches.
-        drop_remainder: Whether all have the same number of rows.
+    Each element of a Python generator costs TensorFlow much, so an element has many
+    batches, which TensorFlow splits.
     """
     epochs = itertools.count()
 
@@ -29,8 +25,8 @@ def dataset(batches: Batches, *, drop_remainder: bool) -> Any:
     def spec(array: Any) -> Any:
         return tf.TensorSpec((None, *array.shape[1:]), tf.as_dtype(array.dtype.name))
 
-    signature = tree.mapped(spec, batches.examples.arrays)
-    found = tf.data.Dataset.from_generator(pieces, output_signature=signature)
-    found = found.prefetch(1).rebatch(batches.size, drop_remainder=drop_remainder)
-    found = found.apply(tf.data.experimental.assert_cardinality(len(batches)))
-    return found.prefetch(tf.data.AUTOTUNE)
+    signature = tree.mapped(spec, batches.examples.parts)
+    data = tf.data.Dataset.from_generator(pieces, output_signature=signature)
+    data = data.prefetch(1).rebatch(batches.size, drop_remainder=drop_remainder)
+    data = data.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    return data.prefetch(tf.data.AUTOTUNE)

@@ -16,11 +16,7 @@ Dataset: Any = require("torch.utils.data", "torch", "`Saved.torch`").Dataset
 
 
 class TorchDataset(Dataset):
-    """Rows of saved values as tensors, as `Saved.torch` describes them.
-
-    Args:
-        examples: What is read.
-    """
+    """Rows of saved values as tensors; see `Saved.torch`."""
 
     def __init__(self, examples: Examples) -> None:
         self._examples = examples
@@ -32,32 +28,27 @@ class TorchDataset(Dataset):
         (row,) = self.__getitems__([operator.index(index)])
         return row
 
-    def __getitems__(self, indices: Sequence[int]) -> "Together":
-        """Reads some rows in one go, as a `DataLoader` asks for a batch."""
+    def __getitems__(self, indices: Sequence[int]) -> "RowBatch":
+        """Reads rows together, as a `DataLoader` requests a batch."""
         places = np.asarray(indices, np.intp)
         count = len(self)
         outside = places[(places < -count) | (places >= count)]
         if outside.size:
-            raise IndexError(f"Row {outside[0]} of {count}.")
+            raise IndexError(f"Row {outside[0]} is out of range: there are {count}.")
         rows = self._examples.order.at(places % count)
         arrays = self._examples.read(rows)
-        return Together(
-            self._examples.formed([_tensor(array) for array in arrays]), len(places)
+        return RowBatch(
+            self._examples.assemble([_tensor(array) for array in arrays]), len(places)
         )
 
     @staticmethod
-    def collate(rows: "Together") -> tuple[Any, ...]:
-        """Returns rows as a batch, without taking it apart: for `collate_fn=`."""
+    def collate(rows: "RowBatch") -> tuple[Any, ...]:
+        """Returns the batch that rows came in, for `collate_fn=`."""
         return rows.batch
 
 
-class Together(Sequence[tuple[Any, ...]]):
-    """Rows that were read together, each a view of the batch.
-
-    Args:
-        batch: The tensors of all.
-        count: How many there are.
-    """
+class RowBatch(Sequence[tuple[Any, ...]]):
+    """Rows that were read together, each a view of the tensors of the batch."""
 
     def __init__(self, batch: tuple[Any, ...], count: int) -> None:
         self.batch = batch
@@ -68,7 +59,7 @@ class Together(Sequence[tuple[Any, ...]]):
 
     def __getitem__(self, index: Any) -> Any:
         if not 0 <= index < self._count:
-            raise IndexError(f"Row {index} of {self._count}.")
+            raise IndexError(f"Row {index} is out of range: there are {self._count}.")
         return tree.mapped(operator.itemgetter(index), self.batch)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:

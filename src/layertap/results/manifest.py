@@ -1,0 +1,145 @@
+"""The manifest of saved values: what the attributes of their store say, checked."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from layertap.core import text, tree
+from layertap.core.plan import Plan, Recipe
+from layertap.core.values import auxiliary_arrays
+from layertap.errors import StoreCorruptError
+from layertap.results.joined_array import JoinedArray
+from layertap.store import LazyArray, Reader
+
+# Paths of arrays in a store, and keys of its attributes.
+DIGESTS = "digests"
+IDS = "ids"
+LABELS = "labels"
+SAMPLE_WEIGHT = "sample_weight"
+# A key of a complete store only.
+STATISTICS = "statistics"
+
+# What reading a damaged manifest may raise.
+_DAMAGE = (
+    *(KeyError, TypeError, ValueError, AttributeError, IndexError),
+    *(OverflowError, RecursionError),
+)
+
+ValueArray = LazyArray | JoinedArray
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checked manifest, with the arrays that it names.
+
+    Attributes:
+        identity: What makes two runs the same: model, versions, options.
+        labels: A structure of arrays, or None; so is `sample_weight`.
+        ids: `"number"`, `"text"`, or None for a store without ids.
+        arrays: The array of each value, by address.
+    """
+
+    plan: Plan
+    identity: dict[str, Any]
+    labels: Any
+    sample_weight: Any
+    ids: str | None
+    arrays: dict[str, ValueArray]
+
+
+def read_manifest(reader: Reader, path: str | os.PathLike[str]) -> Manifest:
+    """Reads the manifest of a store, and checks it against the store's arrays."""
+    with report_damage(path):
+        plan = Plan.from_json(reader.attributes["plan"])
+        identity = dict(reader.attributes["identity"])
+        _check_arrays(plan, reader)
+        _check_ids(identity["ids"], reader)
+        return Manifest(
+            plan,
+            identity,
+            labels=_resolve(identity[LABELS], reader),
+            sample_weight=_resolve(identity.get(SAMPLE_WEIGHT), reader),
+            ids=identity["ids"],
+            arrays=_value_arrays(plan, reader),
+        )
+
+
+@contextmanager
+def report_damage(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns the errors of a damaged manifest into a `StoreCorruptError`."""
+    try:
+        yield
+    except _DAMAGE as error:
+        problem = f"{type(error).__name__}: {text.printable(error)[:300]}"
+        raise StoreCorruptError(
+            f"The manifest of {os.fspath(path)} is damaged ({problem}). Restore the "
+            "store, or delete it and save again."
+        ) from error
+
+
+def _check_arrays(plan: Plan, reader: Reader) -> None:
+    """Checks that the store has the arrays of a plan, with their shapes and dtypes."""
+    if not plan.stored:
+        raise ValueError("the plan stores no value")
+    for value in plan.stored:
+        _check_array(reader.array(value.address), value.shape[1:], value.dtype)
+    for name, axes in plan.padded.items():
+        ndim = reader.array(name).ndim
+        if not axes or not all(1 <= axis < ndim for axis in axes):
+            raise ValueError(f"{name} of {ndim} axes can't be padded along axes {axes}")
+    for name, columns in auxiliary_arrays(plan).items():
+        _check_array(reader.array(name), (len(columns),), "int32")
+    _check_array(reader.array(DIGESTS), (), "uint64")
+
+
+def _check_array(array: LazyArray, shape: tuple[int | None, ...], dtype: str) -> None:
+    if (array.shape[1:], array.dtype.name) != (shape, dtype):
+        raise ValueError(f"{array!r} should have rows of shape {shape} and {dtype}")
+
+
+def _check_ids(kind: str | None, reader: Reader) -> None:
+    if kind not in (None, "number", "text"):
+        raise ValueError(f"ids are numbers or texts, not {kind!r}")
+    if kind is not None:
+        ids = reader.array(IDS)
+        if ids.ndim != 1 + (kind == "text") or ids.dtype.kind not in "iu":
+            raise ValueError(f"{ids!r} can't hold ids of kind {kind!r}")
+
+
+def _resolve(paths: Any, reader: Reader) -> Any:
+    """Returns a structure of paths as the same structure of arrays."""
+    for path in tree.leaves(paths):
+        if not isinstance(path, str):
+            raise TypeError(f"{path!r} should be the path of an array")
+    return tree.mapped(reader.array, paths)
+
+
+def _value_arrays(plan: Plan, reader: Reader) -> dict[str, ValueArray]:
+    """Returns the arrays of all values; those that are not stored are joined."""
+    arrays: dict[str, ValueArray] = {}
+
+    def build(name: str, within: tuple[str, ...]) -> ValueArray:
+        if name in arrays:
+            return arrays[name]
+        recipe = plan.recipes.get(name)
+        if name in within or recipe == Recipe(()):
+            raise ValueError(f"{name} is made of itself, or of nothing")
+        if name not in plan.addresses:
+            raise ValueError(f"the plan has no value {name}")
+        if recipe is None:
+            array: ValueArray = reader.array(name)
+        else:
+            parts = [build(part, (*within, name)) for part in recipe.addresses]
+            array = parts[0] if len(parts) == 1 else JoinedArray(parts, recipe.axis)
+        arrays[name] = array
+        return array
+
+    for value in plan.values:
+        shape = build(value.address, ()).shape[1:]
+        if shape != value.shape[1:]:
+            raise ValueError(
+                f"{value.address} has rows of shape {shape}, not {value.shape[1:]}"
+            )
+    return arrays
