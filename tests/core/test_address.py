@@ -1,5 +1,8 @@
 """Names never meet, are safe anywhere, and are found when nearly right."""
 
+import copy
+import json
+import pickle
 import re
 import string
 from urllib.parse import unquote
@@ -91,7 +94,8 @@ paths = st.lists(st.one_of(names, tricky), min_size=1, max_size=4).map(
 @example("fusion/in/0", 1)
 @example("out/in", 3)
 def test_parse_inverts_branch(path, index):
-    assert address.parse(address.branch(path, index)) == (path, "in", index)
+    made = address.branch(path, index)
+    assert parts(made) == parts(address.parse(str(made))) == (path, "in", index)
 
 
 @settings(derandomize=True)
@@ -100,15 +104,29 @@ def test_parse_inverts_branch(path, index):
 @example("out", 2, None)
 def test_parse_inverts_output(path, count, data):
     index = data.draw(st.integers(0, count - 1)) if data else count - 1
-    assert address.parse(address.output(path)) == (path, "out", 0)
-    assert address.parse(address.output(path, index, count)) == (path, "out", index)
+    only, one = address.output(path), address.output(path, index, count)
+    assert parts(only) == parts(address.parse(str(only))) == (path, "out", 0)
+    assert parts(one) == parts(address.parse(str(one))) == (path, "out", index)
+
+
+def parts(made: address.Address) -> tuple[str, str, int]:
+    return made.path, made.side, made.number
+
+
+def test_an_address_is_its_text_and_keeps_its_parts_in_a_copy():
+    made = address.branch("encoder/fusion", 2)
+    assert made == "encoder/fusion/in/2"
+    assert json.dumps({made: made}) == json.dumps({str(made): str(made)})
+    for copied in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        assert copied == made
+        assert parts(copied) == parts(made)
 
 
 @pytest.mark.parametrize(
     "value", ["", "fusion", "fusion/in", "fusion/in/-1", "fusion/in/x", "/in/0", "out"]
 )
 def test_what_is_no_address_is_said_to_be_none(value):
-    with pytest.raises(AddressError, match="is no address"):
+    with pytest.raises(AddressError, match="is not an address"):
         address.parse(value)
 
 

@@ -69,7 +69,7 @@ LESS = replace(
 
 
 def test_what_was_left_out_is_counted_below_the_table():
-    assert "1 join heard and left out" in str(LESS)
+    assert "1 join left out, not joining data" in str(LESS)
     assert "left out" not in str(PLAN)
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from layertap.analysis.comparison import Compared, Difference
 from layertap.core import text, tolerance
-from layertap.core.values import LENGTHS
+from layertap.core.address import IDS, LABELS, LENGTHS, SAMPLE_WEIGHT
 from layertap.errors import OptionError, StoreError
-from layertap.results.manifest import IDS, LABELS, SAMPLE_WEIGHT
 from layertap.results.saved import Saved
 
 # Numbers that are compared at a time: in 64 bits, and a few times, they take memory.

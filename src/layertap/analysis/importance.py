@@ -13,8 +13,7 @@ from layertap.analysis.branch_facts import Facts, alignment, comparable, shares
 from layertap.analysis.importance_report import BranchImportance, Change, Importance
 from layertap.analysis.perturbation import Batches, Changed, Reading, constant, permuted
 from layertap.core.plan import Join
-from layertap.core.progress import Show
-from layertap.core.progress import progress as shown
+from layertap.core.progress import Show, show_progress
 from layertap.errors import AddressError, DataError, NoJoinsError, OptionError
 from layertap.planning.split import split
 from layertap.results.saved import Saved
@@ -98,7 +97,7 @@ def importance(
         )
     read = Reading(saved, names, joined, (found, weights), chosen, batch_size)
     weighing = _Weighing(read, _measured(head, loss, metrics), repeats, seed)
-    with shown("weighing branches", weighing.total, 0, progress) as report:
+    with show_progress("weighing branches", weighing.total, 0, progress) as report:
         base = weighing.evaluate(report)
         branches = tuple(
             weighed

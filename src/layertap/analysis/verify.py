@@ -11,15 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from layertap.core import address, tables, text, tolerance
+from layertap.core.address import DIGESTS, LENGTHS
 from layertap.core.plan import Join, Plan
-from layertap.core.values import LENGTHS, Values, auxiliary_arrays, length_columns
+from layertap.core.values import Values, auxiliary_arrays, length_columns
 from layertap.errors import DataError, OptionError, OtherRunError, StoreError
 from layertap.inputs.feed import Batch, Feed
-from layertap.pipeline.tap import Tap, is_rebuildable
+from layertap.pipeline.tap import Tap
 from layertap.planning import fingerprint
 from layertap.planning.padding import cut_to
 from layertap.planning.reduction import NAMED, Reduce, Reduction
-from layertap.results.manifest import DIGESTS
 from layertap.results.saved import Saved
 from layertap.tracing.collect import versions
 from layertap.tracing.model_structure import check_model, input_specs
@@ -234,7 +234,7 @@ def verify(
     joins = {
         join.path: Check(address.output(join.path), "branches joined, join recomputed")
         for join in saved.plan.joins
-        if joined and is_rebuildable(join)
+        if joined and join.rebuildable
     }
     other_inputs = 0
     nonfinite: dict[str, int] = {}

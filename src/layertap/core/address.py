@@ -1,47 +1,78 @@
-"""Names of values: paths, addresses, globs, and what a user may have meant.
+"""Names of values: paths, addresses, globs, and the names a store reserves.
 
-A path is made of Keras names from inside the root model, `encoder/mixed3`; the
-second call at one path is `encoder@2/mixed3`. An address is the name of one value:
-`fusion/in/0` is the first branch of the join `fusion`, `dense/out` what `dense`
-returned. An address is an array's path in a store too, so it has to be safe in a
-shell, in a URL and as a file name.
+A path consists of Keras names from inside the root model: `encoder/mixed3`. The second
+call at one path is `encoder@2/mixed3`. An address names one value: `fusion/in/0` is the
+first branch of the join `fusion`, `dense/out` the output of `dense`. An address is also
+an array's path in a store, and safe in a shell, in a URL and as a file name.
 """
 
 import difflib
 import fnmatch
 import re
 from collections.abc import Iterable, Sequence
+from typing import Literal
 from urllib.parse import quote, unquote
 
 from layertap.errors import AddressError
 
-# Names that a store keeps for itself, at its top.
+# Arrays of a store that are not values of the model. Where the labels are a structure
+# of arrays, their names begin with these.
+LABELS = "labels"
+IDS = "ids"
+SAMPLE_WEIGHT = "sample_weight"
+# Of the inputs of each batch.
+DIGESTS = "digests"
+# How many numbers of each row became infinite when they were narrowed: one column for
+# each value in `Plan.narrowed`.
+OVERFLOWED = "overflowed"
+# The true sizes of padded values: one column for each axis in `Plan.padded`.
+LENGTHS = "lengths"
+
+# Names that no path may begin with.
 RESERVED = frozenset(
-    {
-        *("labels", "ids", "sample_weight", "digests", "overflowed", "lengths"),
-        "zarr.json",
-    }
+    {LABELS, IDS, SAMPLE_WEIGHT, DIGESTS, OVERFLOWED, LENGTHS, "zarr.json"}
 )
+
+Side = Literal["in", "out"]
 
 _LOOKS_LIKE_A_LATER_CALL = re.compile(r"@(?=\d+$)")
 
 _ADDRESS = re.compile(
-    r"(?P<path>.+)/(?:(?P<side>in|out)/(?P<index>\d+)|(?P<only>out))", re.ASCII
+    r"(?P<path>.+)/(?:in/(?P<branch>\d+)|out(?:/(?P<output>\d+))?)", re.ASCII
 )
+
+
+class Address(str):
+    """An address that knows its parts. It equals its text.
+
+    Attributes:
+        path: The path of the operation.
+        side: `"in"` for a branch, `"out"` for an output.
+        number: Which branch or output, from 0 on.
+    """
+
+    __slots__ = ("number", "path", "side")
+
+    path: str
+    side: Side
+    number: int
+
+    def __new__(cls, text: str, path: str, side: Side, number: int) -> "Address":
+        """Makes an address; `branch`, `output` and `parse` call it."""
+        self = super().__new__(cls, text)
+        self.path, self.side, self.number = path, side, number
+        return self
+
+    def __getnewargs__(self) -> tuple[str, str, Side, int]:  # type: ignore[override]
+        return str(self), self.path, self.side, self.number
 
 
 def component(name: str) -> str:
     """Encodes one Keras name as one part of a path.
 
-    Characters outside ASCII letters, digits and `_ . @ -` are percent-encoded, and
-    so is whatever would let two names meet or leave the store: an `@2` at the end
-    of a name, names of dots only, a leading `__`, and names that a store reserves.
-
-    Args:
-        name: The name of a Keras operation.
-
-    Returns:
-        The part. `urllib.parse.unquote` gives the name back.
+    Characters outside ASCII letters, digits and `_ . @ -` are percent-encoded. So is
+    whatever would make two names equal or leave the store: an `@2` at the end, names
+    of dots only, a leading `__`, reserved names. `urllib.parse.unquote` decodes it.
 
     Example:
     >>> component("dense_1"), component("my dense"), component("..")
@@ -56,74 +87,64 @@ def component(name: str) -> str:
     return safe
 
 
-def branch(path: str, index: int) -> str:
+def branch(path: str, index: int) -> Address:
     """Returns the address of one branch of the join at `path`."""
-    return f"{path}/in/{index}"
+    return Address(f"{path}/in/{index}", path, "in", index)
 
 
-def output(path: str, index: int = 0, count: int = 1) -> str:
+def output(path: str, index: int = 0, count: int = 1) -> Address:
     """Returns the address of one of the `count` outputs of the operation at `path`."""
-    return f"{path}/out" if count == 1 else f"{path}/out/{index}"
+    text = f"{path}/out" if count == 1 else f"{path}/out/{index}"
+    return Address(text, path, "out", index)
 
 
-def parse(value: str) -> tuple[str, str, int]:
-    """Splits an address into the path, `"in"` or `"out"`, and the index.
+def parse(text: str) -> Address:
+    """Splits an address into its parts, unless it knows them.
 
     Raises:
-        AddressError: If it is no address.
+        AddressError: If the text is not an address.
     """
-    found = _ADDRESS.fullmatch(value)
-    if found is None:
+    if isinstance(text, Address):
+        return text
+    parts = _ADDRESS.fullmatch(text)
+    if parts is None:
         raise AddressError(
-            f"{value!r} is no address: those end in /in/0 (a join's first branch), "
-            "/out or /out/1 (an operation's outputs)."
+            f"{text!r} is not an address. Expected an end such as /in/0 (a join's "
+            "first branch), /out or /out/1 (an operation's outputs)."
         )
-    return found["path"], found["side"] or "out", int(found["index"] or 0)
+    if parts["branch"] is not None:
+        return Address(text, parts["path"], "in", int(parts["branch"]))
+    return Address(text, parts["path"], "out", int(parts["output"] or 0))
 
 
 def match(patterns: Sequence[str], paths: Sequence[str], *, what: str) -> list[str]:
-    """Selects the paths that match at least one pattern.
+    """Selects the paths that match at least one pattern, in their order.
 
-    Args:
-        patterns: Globs as of the shell's, over whole paths: `*` crosses `/`. Names
-            may be written as in Keras or percent-encoded.
-        paths: The paths to choose from.
-        what: What these are, for the error: `"join"`.
-
-    Returns:
-        The chosen paths, in the order of `paths`.
+    Patterns are shell globs over complete paths: `*` crosses `/`. Names in them may be
+    percent-encoded or as in Keras. `what` names the paths in the error: `"join"`.
 
     Raises:
         AddressError: If a pattern matches nothing.
     """
-    chosen = set()
+    selected: set[str] = set()
     for pattern in patterns:
-        found = {
+        matching = {
             path
             for path in paths
             if fnmatch.fnmatchcase(path, pattern)
             or fnmatch.fnmatchcase(unquote(path), pattern)
         }
-        if not found:
+        if not matching:
             raise AddressError(
                 f"No {what} of this model matches {pattern!r}. "
                 + suggest(pattern, paths, what=what)
             )
-        chosen |= found
-    return [path for path in paths if path in chosen]
+        selected |= matching
+    return [path for path in paths if path in selected]
 
 
 def suggest(name: str, known: Iterable[str], *, what: str) -> str:
-    """Says which known names are nearest to one that is not known.
-
-    Args:
-        name: The name that was asked for.
-        known: All names there are.
-        what: What these are, for the sentence: `"address"`.
-
-    Returns:
-        A sentence such as `Did you mean 'fusion' or 'fusion_1'?`.
-    """
+    """Suggests the known names nearest to an unknown one: `Did you mean 'fusion'?`."""
     names = list(dict.fromkeys(known))
     if not names:
         return f"There is no {what} at all."
@@ -136,8 +157,8 @@ def suggest(name: str, known: Iterable[str], *, what: str) -> str:
     return f"Known ({len(names)}): {shown}."
 
 
-def patterns(given: str | Sequence[str] | None) -> list[str]:
-    """Returns a glob, a list of them or None as a list."""
-    if given is None:
+def patterns(globs: str | Sequence[str] | None) -> list[str]:
+    """Returns a glob, a list of globs or None as a list."""
+    if globs is None:
         return []
-    return [given] if isinstance(given, str) else list(given)
+    return [globs] if isinstance(globs, str) else list(globs)

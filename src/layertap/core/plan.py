@@ -1,7 +1,4 @@
-"""What a save would take: joins, their branches, aliases, bytes. And its table.
-
-Records only: no model and no Keras is needed to read a plan.
-"""
+"""The plan of a save: records of joins, branches, aliases and bytes; and its table."""
 
 import math
 import operator
@@ -12,12 +9,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from layertap.core import address, tables, text
+from layertap.core import tables, text
+from layertap.core.address import Address, parse, suggest
 from layertap.errors import AddressError
 
 Shape = tuple[int | None, ...]
 
-# Beyond these, what was read is no shape, and too long a text to be shown.
+# Limits of what is read from a store.
 _MOST_AXES, _MOST_SIZE = 64, 2**62
 _LONGEST_TEXT = 10_000
 
@@ -30,8 +28,8 @@ class Value:
         address: Its name, `fusion/in/0`.
         made_by: The path of the operation, or the name of the model input, that it
             came from.
-        shape: As Keras writes it: the row axis first, as None; None for any other
-            size that is not known.
+        shape: As in Keras: None for the row axis, which is first, and for unknown
+            sizes.
         dtype: Its Keras dtype.
         alias_of: The address of the value it equals, if it is not stored itself.
     """
@@ -43,8 +41,13 @@ class Value:
     alias_of: str | None = None
 
     @property
+    def parts(self) -> Address:
+        """Its address, with the path, the side and the number in it."""
+        return parse(self.address)
+
+    @property
     def bytes_per_row(self) -> int | None:
-        """Bytes that one row takes in memory, or None if a size is not known."""
+        """Bytes of one row in memory, or None if a size is unknown."""
         sizes = self.shape[1:]
         if None in sizes:
             return None
@@ -65,14 +68,14 @@ class Join:
 
     Attributes:
         path: Its path.
-        kind: `"concatenate"`, `"add"` or another one of `listening.KINDS`.
+        kind: `"concatenate"`, `"add"` or another kind: see `layertap.plan`.
         axis: The axis along which it joins, never negative; 0 is the row axis. None
-            for the kinds that have none.
+            for kinds without one.
         shape: The shape of its output.
         dtype: The dtype of its output.
-        branches: Its inputs, in their order. Those that can't be had are left out,
-            and named in `Plan.refused`.
-        whole: Whether `branches` are all that it joins.
+        branches: Its inputs, in their order. `Plan.refused` names those that can't be
+            captured.
+        whole: Whether `branches` are all of its inputs.
     """
 
     path: str
@@ -83,10 +86,16 @@ class Join:
     branches: tuple[Branch, ...]
     whole: bool = True
 
+    @property
+    def rebuildable(self) -> bool:
+        """Whether its output can be rebuilt from its stored branches."""
+        joins = self.kind in ("concatenate", "stack") and self.axis is not None
+        return self.whole and joins
+
 
 @dataclass(frozen=True)
 class Refused:
-    """A value that can't be had, and why."""
+    """A value that can't be captured, and why."""
 
     address: str
     reason: str
@@ -94,7 +103,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Ignored:
-    """A join that is not one of data, and why. Named in `before=`, it is taken."""
+    """A join that is left out because it does not join data, and why."""
 
     path: str
     kind: str
@@ -103,11 +112,12 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a value that is not stored is rebuilt from values that are.
+    """How a value that is not stored is rebuilt from stored ones.
 
     Attributes:
-        addresses: One address: the value is that one. Several: it is these, joined.
-        axis: Along which axis they are concatenated.
+        addresses: One address: the value equals that one. Several: it is their
+            concatenation.
+        axis: The axis of the concatenation.
     """
 
     addresses: tuple[str, ...]
@@ -115,23 +125,23 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a save of a model takes. Printed, it is a table.
+class Plan(tables.Tabular):
+    """The values that a save of a model captures. Printed, it is a table.
 
     Attributes:
         model: The model's name.
         joins: The joins, in the order in which the model runs them.
-        outputs: The outputs asked for by `outputs=`.
-        refused: What was asked for and can't be had, each with its reason.
+        outputs: The outputs that `outputs=` selected.
+        refused: Requested values that can't be captured, each with its reason.
         recipes: How each value that is not stored is rebuilt, by its address.
         dtype: The dtype that floating values are stored as; None for their own.
-        reduce: How values are reduced before they are stored: a name; None if not.
+        reduce: The name of the reduction of the stored values, or None.
         narrowed: The dtypes that stored values had before `dtype`, by address.
-        padded: The axes along which stored values are padded, by address: their sizes
-            are the largest, and the true ones are stored beside.
-        ignored: Joins that were heard and are not of data, each with the reason.
-        skips: The addresses of those among `outputs` that a head takes, too: values
-            of connections that run past the joins.
+        padded: The axes along which stored values are padded, by address. Their sizes
+            are the largest; the store has the true ones, too.
+        ignored: Traced joins that do not join data, each with the reason.
+        skips: The addresses of those among `outputs` that run past the joins to the
+            head.
     """
 
     model: str
@@ -165,7 +175,7 @@ class Plan:
 
     @property
     def bytes_per_row(self) -> int | None:
-        """Bytes that one row takes in a store, or None if a size is not known."""
+        """Bytes of one row in a store, or None if a size is unknown."""
         sizes = [value.bytes_per_row for value in self.stored]
         return None if None in sizes else sum(n for n in sizes if n is not None)
 
@@ -173,19 +183,18 @@ class Plan:
         """Returns the join at a path.
 
         Raises:
-            AddressError: If there is none; the nearest paths are named.
+            AddressError: If there is no such join; the message has the nearest paths.
         """
         for join in self.joins:
             if join.path == path:
                 return join
-        known = [join.path for join in self.joins]
         raise AddressError(
             f"No join {path!r} in the plan of {self.model!r}. "
-            + address.suggest(path, known, what="join")
+            + suggest(path, [join.path for join in self.joins], what="join")
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the plan as data for JSON, with the sizes that follow from it."""
+        """Returns the plan as data for JSON, with the bytes that follow from it."""
         data = asdict(self)
         for record, join in zip(data["joins"], self.joins, strict=True):
             for entry, branch in zip(record["branches"], join.branches, strict=True):
@@ -196,39 +205,17 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Plan":
-        """Returns the plan that `to_json` gave.
+        """Returns the plan that `to_json` described.
 
         Raises:
             KeyError: If a part is missing.
-            TypeError: If a part is of another type.
-            ValueError: If a shape can be none.
+            TypeError: If a part has another type.
+            ValueError: If a shape or dtype is impossible.
         """
-
-        def value(record: Mapping[str, Any]) -> dict[str, Any]:
-            alias = record["alias_of"]
-            return {
-                "address": _text(record["address"]),
-                "made_by": _text(record["made_by"]),
-                "shape": _shape(record["shape"]),
-                "dtype": _dtype(record["dtype"]),
-                "alias_of": None if alias is None else _text(alias),
-            }
-
         return cls(
             model=_text(data["model"]),
-            joins=tuple(
-                Join(
-                    path=_text(join["path"]),
-                    kind=_text(join["kind"]),
-                    axis=None if join["axis"] is None else operator.index(join["axis"]),
-                    shape=_shape(join["shape"]),
-                    dtype=_dtype(join["dtype"]),
-                    branches=tuple(Branch(**value(b)) for b in join["branches"]),
-                    whole=bool(join["whole"]),
-                )
-                for join in data["joins"]
-            ),
-            outputs=tuple(Output(**value(output)) for output in data["outputs"]),
+            joins=tuple(map(_join, data["joins"])),
+            outputs=tuple(Output(**_value(output)) for output in data["outputs"]),
             refused=tuple(
                 Refused(_text(r["address"]), _text(r["reason"]))
                 for r in data["refused"]
@@ -239,7 +226,6 @@ class Plan:
                 )
                 for name, r in data["recipes"].items()
             },
-            # Not in the first stores.
             dtype=None if data.get("dtype") is None else _dtype(data["dtype"]),
             reduce=None if data.get("reduce") is None else _text(data["reduce"]),
             narrowed={
@@ -257,20 +243,11 @@ class Plan:
             skips=tuple(map(_text, data.get("skips", ()))),
         )
 
-    def __str__(self) -> str:
-        return tables.plain(self.table())
-
-    def __rich__(self) -> Table:
-        return self.table()
-
-    def _repr_html_(self) -> str:
-        return tables.html(self.table())
-
     def table(self, rows: int | None = None) -> Table:
         """Returns the plan as a table for `rich` to print.
 
         Args:
-            rows: Rows of data; the last line has the total for them.
+            rows: The number of rows of data; the caption has the total for them.
         """
         table = tables.titled(f"Plan of {self.model}", self._summary(rows))
         for heading in ("address", "made by"):
@@ -282,10 +259,8 @@ class Plan:
             made_by = join.kind
             if join.axis is not None:
                 made_by += f", axis {join.axis}"
-            shape = shown(join.shape)
-            table.add_row(
-                *map(Text, (join.path, made_by, shape, join.dtype)), style="bold"
-            )
+            cells = (join.path, made_by, tables.shape(join.shape), join.dtype)
+            table.add_row(*map(Text, cells), style="bold")
             for branch in join.branches:
                 table.add_row(*_cells(branch, indent="  "))
             table.add_section()
@@ -298,55 +273,52 @@ class Plan:
         per_row = self.bytes_per_row
         total = None if per_row is None else per_row * rows
         count = len(self.addresses)
-        text = Text(
+        summary = Text(
             f"{count} value{'s' * (count != 1)}, {len(self.stored)} of them stored: "
             f"{tables.size(per_row)} per row, {tables.size(total)} for {rows:,} rows."
         )
         if self.reduce is not None:
-            text.append(f"\nreduced: {self.reduce}")
+            summary.append(f"\nreduced: {self.reduce}")
         if self.dtype is not None:
-            text.append(f"\nfloating numbers stored as {self.dtype}")
+            summary.append(f"\nfloating numbers stored as {self.dtype}")
         if self.skips:
-            text.append(f"\nrun past the joins to the head: {', '.join(self.skips)}")
+            summary.append(f"\nrun past the joins to the head: {', '.join(self.skips)}")
         if self.padded:
-            text.append(f"\n{len(self.padded)} of them padded to the shapes shown")
+            summary.append(f"\n{len(self.padded)} of them padded to the shapes shown")
         if self.ignored:
             count = len(self.ignored)
-            text.append(
-                f"\n{count} join{'s' * (count != 1)} heard and left out, not of data: "
-                'see plan.ignored, or joins="all".',
+            summary.append(
+                f"\n{count} join{'s' * (count != 1)} left out, not joining data: see "
+                'plan.ignored, or joins="all".',
                 style="dim",
             )
         for refused in self.refused:
-            text.append(f"\nrefused: {refused.address}: {refused.reason}", style="red")
-        return text
+            line = f"\nrefused: {refused.address}: {refused.reason}"
+            summary.append(line, style="red")
+        return summary
 
 
-def _cells(value: Value, indent: str = "") -> list[Text]:
-    name = Text(indent + value.address)
-    size = "?" if value.bytes_per_row is None else f"{value.bytes_per_row:,}"
-    if value.alias_of is not None:
-        name.append(f"\n{indent}= {value.alias_of}", style="dim")
-        # Nothing that is stored; so that the column sums up to the total below.
-        size = "0"
-    return [name, *map(Text, (value.made_by, shown(value.shape), value.dtype, size))]
+def named_branches(plan: Plan, join: str) -> Iterator[tuple[str, str]]:
+    """Yields the maker of each branch of a join, and the branch's address.
 
-
-def shown(shape: Shape) -> str:
-    """Returns a shape as a table has it: `(rows, 5, ?)`."""
-    rows = ["rows" if shape[:1] == (None,) else str(n) for n in shape[:1]]
-    return f"({', '.join([*rows, *('?' if n is None else str(n) for n in shape[1:])])})"
+    A second branch with the same maker is `name@2`.
+    """
+    counts: dict[str, int] = {}
+    for branch in plan.join(join).branches:
+        count = counts[branch.made_by] = counts.get(branch.made_by, 0) + 1
+        suffix = f"@{count}" if count > 1 else ""
+        yield branch.made_by + suffix, branch.address
 
 
 def itemsize(dtype: str) -> int:
     """Returns the bytes of one number of a Keras dtype.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not one.
     """
-    # Not by NumPy: it takes a text for more than names.
+    # Not by NumPy, which accepts more than names.
     if dtype not in _ITEMSIZES:
-        raise ValueError(f"{dtype[:100]!r} is no dtype of numbers")
+        raise ValueError(f"{dtype[:100]!r} is not a dtype of numbers")
     return _ITEMSIZES[dtype]
 
 
@@ -359,14 +331,48 @@ _ITEMSIZES = {
 }
 
 
-def _text(found: Any) -> str:
-    if not isinstance(found, str):
-        raise TypeError(f"{found!r} should be a text")
-    return text.printable(found[:_LONGEST_TEXT])
+def _cells(value: Value, indent: str = "") -> list[Text]:
+    name = Text(indent + value.address)
+    size = "?" if value.bytes_per_row is None else f"{value.bytes_per_row:,}"
+    if value.alias_of is not None:
+        name.append(f"\n{indent}= {value.alias_of}", style="dim")
+        # Not stored, and so not in the total below.
+        size = "0"
+    return [
+        name,
+        *map(Text, (value.made_by, tables.shape(value.shape), value.dtype, size)),
+    ]
 
 
-def _shape(found: Any) -> Shape:
-    shape = tuple(None if size is None else operator.index(size) for size in found)
+def _join(data: Mapping[str, Any]) -> Join:
+    return Join(
+        path=_text(data["path"]),
+        kind=_text(data["kind"]),
+        axis=None if data["axis"] is None else operator.index(data["axis"]),
+        shape=_shape(data["shape"]),
+        dtype=_dtype(data["dtype"]),
+        branches=tuple(Branch(**_value(branch)) for branch in data["branches"]),
+        whole=bool(data["whole"]),
+    )
+
+
+def _value(data: Mapping[str, Any]) -> dict[str, Any]:
+    alias = data["alias_of"]
+    return {name: _text(data[name]) for name in ("address", "made_by")} | {
+        "shape": _shape(data["shape"]),
+        "dtype": _dtype(data["dtype"]),
+        "alias_of": None if alias is None else _text(alias),
+    }
+
+
+def _text(data: Any) -> str:
+    if not isinstance(data, str):
+        raise TypeError(f"{data!r} should be a text")
+    return text.printable(data[:_LONGEST_TEXT])
+
+
+def _shape(data: Any) -> Shape:
+    shape = tuple(None if size is None else operator.index(size) for size in data)
     sizes = [size for size in shape if size is not None]
     if (
         len(shape) > _MOST_AXES
@@ -377,6 +383,6 @@ def _shape(found: Any) -> Shape:
     return shape
 
 
-def _dtype(found: Any) -> str:
-    itemsize(_text(found))
-    return _text(found)
+def _dtype(data: Any) -> str:
+    itemsize(_text(data))
+    return _text(data)

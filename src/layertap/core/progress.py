@@ -1,4 +1,4 @@
-"""How far a save has come, for a person to watch."""
+"""Progress of a save or a measurement: a bar on the terminal, or a function."""
 
 import sys
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ from rich.text import Text
 from layertap.core import tables
 
 
-class Report(Protocol):
-    """Takes how many rows are done, and how many bytes were written."""
+class OnProgress(Protocol):
+    """Receives how many rows are done, and how many bytes were written."""
 
     def __call__(self, rows: int, written: int) -> None:
         """Reports."""
 
 
-Show = bool | Report
+Show = bool | OnProgress
 
 
 class _Rows(ProgressColumn):
@@ -44,20 +44,13 @@ class _Written(ProgressColumn):
 
 
 @contextmanager
-def progress(
+def show_progress(
     title: str, total: int | None, done: int, show: Show | None
-) -> Iterator[Report]:
-    """Shows rows, rows per second, bytes written and time left while it lasts.
+) -> Iterator[OnProgress]:
+    """Shows rows, rows per second, bytes written and time left.
 
-    Args:
-        title: What is being done.
-        total: All rows, or None if nobody knows.
-        done: Rows that were done before.
-        show: Whether to show anything; None for on a terminal only. Or a function
-            to be called instead.
-
-    Yields:
-        What is to be called with the rows done and the bytes written.
+    `total` is None if unknown, `done` counts the rows done before. `show` is None for a
+    bar on terminals only; a function is called in place of a bar.
     """
     if callable(show):
         yield show

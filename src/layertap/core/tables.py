@@ -1,7 +1,8 @@
-"""How tables and sizes look: on a terminal, as text, in a notebook."""
+"""Formats tables and sizes: for a terminal, as text, for a notebook."""
 
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -13,17 +14,29 @@ from rich.text import Text
 WIDTH = 118
 
 
-def titled(title: str, caption: Text) -> Table:
-    """Returns a table without columns yet.
+class Tabular:
+    """A record that prints as its table, wherever it is printed."""
 
-    Args:
-        title: What stands above it.
-        caption: What stands below it.
-    """
+    def table(self) -> Table:
+        """Returns the table for `rich` to print."""
+        raise NotImplementedError
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def __str__(self) -> str:
+        return plain(self.table())
+
+    def _repr_html_(self) -> str:
+        return html(self.table())
+
+
+def titled(title: str, caption: str | Text = "") -> Table:
+    """Returns a table without columns, with a title above and a caption below."""
     return Table(
         title=Text(title),
         title_justify="left",
-        caption=caption,
+        caption=Text(caption) if isinstance(caption, str) else caption,
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -32,7 +45,7 @@ def titled(title: str, caption: Text) -> Table:
 
 
 def plain(renderable: Any) -> str:
-    """Returns what `rich` would print, as text without colours."""
+    """Returns the output of `rich` as text without colours."""
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
     with console.capture() as capture:
         console.print(renderable)
@@ -40,7 +53,7 @@ def plain(renderable: Any) -> str:
 
 
 def html(renderable: Any) -> str:
-    """Returns what `rich` would print, as HTML for a notebook."""
+    """Returns the output of `rich` as HTML for a notebook."""
     console = Console(file=io.StringIO(), width=WIDTH, record=True, force_jupyter=False)
     console.print(renderable)
     return console.export_html(
@@ -51,7 +64,7 @@ def html(renderable: Any) -> str:
 
 
 def size(count: float | None) -> str:
-    """Returns a number of bytes for a person to read: `40.7 MB`, or `?` for None."""
+    """Formats a number of bytes: `40.7 MB`, or `?` for None."""
     if count is None:
         return "?"
     for unit in ("bytes", "kB", "MB", "GB"):
@@ -61,8 +74,14 @@ def size(count: float | None) -> str:
     return f"{count:,.1f} TB"
 
 
+def shape(sizes: Sequence[int | None]) -> str:
+    """Formats a shape: `(rows, 5, ?)`; None is the row axis or an unknown size."""
+    rows = ["rows" if n is None else str(n) for n in sizes[:1]]
+    return f"({', '.join([*rows, *('?' if n is None else str(n) for n in sizes[1:])])})"
+
+
 def finite(data: Any) -> Any:
-    """Returns data for JSON, with None for numbers that JSON does not have."""
+    """Returns data for JSON: None in the place of numbers that JSON does not have."""
     if isinstance(data, dict):
         return {key: finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):

@@ -1,4 +1,4 @@
-"""Strings: as arrays of bytes, which every reader of Zarr knows, and to be shown."""
+"""Strings: stored as arrays of bytes, which every reader of Zarr knows, and shown."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,17 +10,11 @@ from layertap.errors import DataError
 
 
 def encode(texts: Sequence[str]) -> NDArray[np.uint8]:
-    """Returns strings as rows of UTF-8 bytes, filled up with zero bytes.
-
-    Args:
-        texts: The strings.
-
-    Returns:
-        Bytes of shape `(len(texts), longest)`.
+    """Encodes strings as rows of UTF-8 bytes, padded with zero bytes.
 
     Raises:
-        DataError: If a string ends in a NUL, which could not be told from filling, or
-            is no Unicode, as a file's name may be.
+        DataError: If a string ends in a NUL, which would look like padding, or is not
+            Unicode, as the name of a file may be.
 
     Example:
     >>> encode(["a", "bc"]).tolist()
@@ -30,27 +24,23 @@ def encode(texts: Sequence[str]) -> NDArray[np.uint8]:
         encoded = [text.encode() for text in texts]
     except UnicodeEncodeError as error:
         raise DataError(
-            f"The id {error.object!r} is no Unicode text: {error.reason}. Rename it."
+            f"The id {error.object!r} is not Unicode text: {error.reason}. Rename it."
         ) from error
     for text, data in zip(texts, encoded, strict=True):
         if data.endswith(b"\0"):
-            raise DataError(f"The id {text!r} ends in a NUL character; remove it.")
+            raise DataError(f"The id {text!r} ends in a NUL character. Remove it.")
     width = max([1, *map(len, encoded)])
     matrix = np.array(encoded, dtype=f"S{width}")
     return matrix.view(np.uint8).reshape(len(texts), width)
 
 
 def decode(rows: NDArray[np.uint8]) -> NDArray[Any]:
-    """Returns the strings that `encode` was given, as a NumPy array of them."""
+    """Decodes the rows of `encode`: a NumPy array of strings."""
     if not len(rows):
         return np.array([], dtype=np.str_)
     return np.array([bytes(row).rstrip(b"\0").decode() for row in rows])
 
 
 def printable(text: object) -> str:
-    """Returns a text of a stranger without what a terminal would take for commands.
-
-    Args:
-        text: The text, or what is shown as one.
-    """
+    """Returns a stranger's text without characters that a terminal would obey."""
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(text))

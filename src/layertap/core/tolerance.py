@@ -1,7 +1,4 @@
-"""Grades of equality: whether two values are the same, or two runs, and where not.
-
-NumPy alone: nothing here needs a model, or Keras.
-"""
+"""Grades of equality: whether two values or two runs are equal, and where not."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -13,45 +10,33 @@ from layertap.core import text
 
 Verdict = Literal["identical", "within rounding", "different"]
 
-# Of a dtype's own precision, as a share of the largest value: sums of some thousand
-# products in another order stay below it.
+# Tolerance in units of a dtype's own precision, relative to the largest value: sums of
+# some thousand products in another order stay below it.
 ROUNDING = 256
 
 
 def differences(
-    theirs: Mapping[str, Any], ours: Mapping[str, Any], whose: str = "this run"
+    stored: Mapping[str, Any], current: Mapping[str, Any], owner: str = "this run"
 ) -> list[str]:
-    """Says in which points two identities differ, both sides.
-
-    Args:
-        theirs: The identity in a store.
-        ours: The identity of the run that is to be it.
-        whose: Whose the second is.
-    """
+    """Lists the points in which a store's identity differs from another one."""
     return [
         text.printable(
-            f"{name}: the store has {theirs.get(name)}, {whose} {ours.get(name)}"
+            f"{name}: the store has {stored.get(name)}, {owner} {current.get(name)}"
         )
-        for name in dict.fromkeys([*theirs, *ours])
-        if theirs.get(name) != ours.get(name)
+        for name in dict.fromkeys([*stored, *current])
+        if stored.get(name) != current.get(name)
     ]
 
 
 def compare(
     saved: NDArray[Any], fresh: NDArray[Any], computed: str | None = None
 ) -> Verdict:
-    """Grades how much two arrays are the same. NaN equals NaN.
+    """Grades the equality of saved and recomputed rows. NaN equals NaN.
 
-    Args:
-        saved: What was saved.
-        fresh: The same, recomputed.
-        computed: The dtype that both were computed in, if it is not theirs.
-
-    Returns:
-        `"identical"` bit for bit; `"within rounding"` if all differences are less than
-        256 times the dtype's precision, relative to the largest value of the row;
-        else `"different"`. The dtype is the one of the computation; where the result
-        was narrowed, once the precision of what is left is added.
+    `"identical"` is bit for bit. `"within rounding"`: all differences are less than 256
+    times the precision of the dtype, relative to the largest value of the row. That
+    dtype is `computed`, the one of the computation. If the result was narrowed, the
+    precision of its own dtype is added once.
     """
     if saved.shape != fresh.shape or saved.dtype != fresh.dtype:
         return "different"
@@ -66,60 +51,47 @@ def compare(
     return "within rounding" if close else "different"
 
 
-def within(apart: NDArray[np.float64], fresh: NDArray[Any], share: float) -> bool:
-    """Whether all differences are small beside the largest number of their row.
-
-    Args:
-        apart: The differences, as of `distance`.
-        fresh: The numbers of one side.
-        share: How large a difference may be, as a share of that number.
-    """
-    if not np.isfinite(apart).all():
+def within(distances: NDArray[np.float64], fresh: NDArray[Any], share: float) -> bool:
+    """Checks that no distance is above a share of the largest number of its row."""
+    if not np.isfinite(distances).all():
         return False
     size = np.abs(wide(fresh))
     scale = np.where(np.isfinite(size), size, 0)
     axes = tuple(range(1, scale.ndim))
-    return bool((apart <= share * scale.max(axis=axes, keepdims=True)).all())
+    return bool((distances <= share * scale.max(axis=axes, keepdims=True)).all())
 
 
 def describe_difference(
-    saved: NDArray[Any], fresh: NDArray[Any], row: int, whose: str = "this run"
+    saved: NDArray[Any], fresh: NDArray[Any], row: int, owner: str = "this run"
 ) -> str:
-    """Says where two arrays of the same rows differ most, both sides.
-
-    Args:
-        saved: What was saved.
-        fresh: What there is now.
-        row: The number of their first row.
-        whose: Whose the second is.
-    """
-    texts_both = saved.dtype.kind == fresh.dtype.kind == "U"
-    if saved.shape != fresh.shape or (saved.dtype != fresh.dtype and not texts_both):
+    """Describes where two arrays of the same rows, from `row` on, differ most."""
+    both_texts = saved.dtype.kind == fresh.dtype.kind == "U"
+    if saved.shape != fresh.shape or (saved.dtype != fresh.dtype and not both_texts):
         return (
             f"rows from {row} on are {saved.dtype} of shape {saved.shape} in the "
-            f"store, and {fresh.dtype} of shape {fresh.shape} in {whose}"
+            f"store, and {fresh.dtype} of shape {fresh.shape} in {owner}"
         )
     exact = saved.dtype.kind in "biuU"
-    apart = saved != fresh if exact else distance(saved, fresh)
-    at = np.unravel_index(np.argmax(apart), apart.shape)
-    number = f"row {row + int(at[0])}"
+    distances = saved != fresh if exact else distance(saved, fresh)
+    at = np.unravel_index(np.argmax(distances), distances.shape)
+    place = f"row {row + int(at[0])}"
     if at[1:]:
-        number += f" at {', '.join(str(int(n)) for n in at[1:])}"
-    return f"{number} is {saved[at]} in the store, and {fresh[at]} in {whose}"
+        place += f" at {', '.join(str(int(n)) for n in at[1:])}"
+    return f"{place} is {saved[at]} in the store, and {fresh[at]} in {owner}"
 
 
 def distance(saved: NDArray[Any], fresh: NDArray[Any]) -> NDArray[np.float64]:
-    """Returns the absolute difference, number by number; 0 where both are equal.
+    """Returns the absolute differences, number by number; 0 where both are equal.
 
-    Two NaN are equal, and so are two infinities of one sign; NaN or an infinity
-    against anything else is infinitely far.
+    Two NaN are equal, and so are two infinities of one sign. NaN or an infinity is
+    infinitely far from anything else.
     """
     a, b = wide(saved), wide(fresh)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
-        apart = np.abs(a - b)
-    apart = np.where(np.isnan(apart), np.inf, apart)
-    result: NDArray[np.float64] = np.where(same, 0.0, apart).astype(np.float64)
+        distances = np.abs(a - b)
+    distances = np.where(np.isnan(distances), np.inf, distances)
+    result: NDArray[np.float64] = np.where(same, 0.0, distances).astype(np.float64)
     return result
 
 

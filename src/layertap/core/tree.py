@@ -1,4 +1,4 @@
-"""Structures of arrays, as of labels: dictionaries and lists, without Keras."""
+"""Structures of arrays, such as labels: dictionaries and lists, without Keras."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -7,12 +7,9 @@ from layertap.core import address
 
 
 def mapped(function: Callable[..., Any], first: Any, *others: Any) -> Any:
-    """Returns a structure with a function of each leaf in its place.
+    """Returns a structure with a function of each leaf; None stays None.
 
-    Args:
-        function: Takes a leaf, and the same one of each of the `others`.
-        first: A leaf, or a dictionary or list of structures; None stays None.
-        others: Further structures of the same form.
+    The function also receives the same leaf of each of the `others`.
     """
     if first is None:
         return None
@@ -23,13 +20,13 @@ def mapped(function: Callable[..., Any], first: Any, *others: Any) -> Any:
         }
     if isinstance(first, list | tuple):
         members = zip(first, *others, strict=True)
-        found = [mapped(function, *same) for same in members]
-        return found if isinstance(first, list) else tuple(found)
+        results = [mapped(function, *same) for same in members]
+        return results if isinstance(first, list) else tuple(results)
     return function(first, *others)
 
 
 def leaves(structure: Any) -> Iterator[Any]:
-    """Yields the leaves of a structure, in the order in which they stand there."""
+    """Yields the leaves of a structure, in their order."""
     if isinstance(structure, Mapping):
         for member in structure.values():
             yield from leaves(member)
@@ -42,10 +39,6 @@ def leaves(structure: Any) -> Iterator[Any]:
 
 def paths(structure: Any, path: str) -> Any:
     """Returns a structure with the paths of arrays in place of its leaves.
-
-    Args:
-        structure: An array, a list or a dictionary of them, or None.
-        path: The path of the whole.
 
     Example:
     >>> paths({"class": 0, "box": [1, 2]}, "labels")

@@ -15,8 +15,7 @@ from typing import Any
 import keras
 
 from layertap.core.plan import Plan
-from layertap.core.progress import Show
-from layertap.core.progress import progress as shown
+from layertap.core.progress import Show, show_progress
 from layertap.distributed import ray_session
 from layertap.distributed.shared_data import share
 from layertap.distributed.worker import Assignment, SharedModel
@@ -262,7 +261,10 @@ def _follow(
     written = 0
     title = f"saving {values} values"
     try:
-        with shown(title, writer.rows, done, progress) as report, closing(found):
+        with (
+            show_progress(title, writer.rows, done, progress) as report,
+            closing(found),
+        ):
             report(done, 0)
             for rows, size in found:
                 done, written = done + rows, written + size

@@ -82,7 +82,7 @@ def capture(
         complete(value.address for value in plan.stored),
         tree.mapped(lambda *parts: np.concatenate(parts), *labels),
         sample_weight=tree.mapped(lambda *parts: np.concatenate(parts), *weights),
-        beside=complete(auxiliary_arrays(plan)),
+        auxiliary=complete(auxiliary_arrays(plan)),
     )
 
 

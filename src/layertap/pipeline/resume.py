@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core import text, tolerance
+from layertap.core.address import DIGESTS, IDS
 from layertap.core.tolerance import describe_difference
 from layertap.core.values import auxiliary_arrays
 from layertap.errors import OtherRunError, StoreError
@@ -14,7 +15,6 @@ from layertap.inputs.feed import Batch
 from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.tap import Arrays
-from layertap.results.manifest import DIGESTS, IDS
 from layertap.results.saved import Saved
 from layertap.store import Reader, SharedWriter, Writer, exists, remove
 

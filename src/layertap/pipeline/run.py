@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from layertap.core import text, tree
+from layertap.core.address import DIGESTS, IDS, LABELS, SAMPLE_WEIGHT
 from layertap.core.plan import Plan
 from layertap.errors import DataError, DataTypeError
 from layertap.inputs.feed import Batch, Feed
@@ -15,7 +16,6 @@ from layertap.inputs.lazy_array import LazyRows
 from layertap.pipeline.tap import Arrays, Tap
 from layertap.planning import fingerprint
 from layertap.planning.reduction import Reduction
-from layertap.results.manifest import DIGESTS, IDS, LABELS, SAMPLE_WEIGHT
 
 # What backends report when there is no memory for a tensor.
 _NO_MEMORY = (

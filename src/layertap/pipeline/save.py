@@ -7,8 +7,7 @@ from typing import Any
 
 import keras
 
-from layertap.core.progress import Show
-from layertap.core.progress import progress as shown
+from layertap.core.progress import Show, show_progress
 from layertap.errors import LayertapError, StoreError
 from layertap.inputs.feed import Batch, Feed
 from layertap.pipeline.prefetch import prefetch
@@ -153,7 +152,7 @@ def _write(
     """Writes all batches that are missing; commits what it can, whatever happens."""
     title = f"saving {len(run.plan.stored)} values"
     try:
-        with shown(title, run.feed.rows, writer.rows, progress) as report:
+        with show_progress(title, run.feed.rows, writer.rows, progress) as report:
             if saved is not None:
                 _gather_saved(gatherer, saved)
             for arrays in prefetch(_missing_batches(run, saved)):

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core import address
-from layertap.core.plan import Join, Plan
-from layertap.core.values import LENGTHS
+from layertap.core.address import LENGTHS
+from layertap.core.plan import Plan
 from layertap.errors import DataError
 from layertap.inputs.feed import Batch
 from layertap.planning.padding import pad_to
@@ -17,12 +17,6 @@ from layertap.planning.reduction import AS_COMPUTED, Reduction
 from layertap.tracing.collect import tapped
 
 Arrays = dict[str, NDArray[Any]]
-
-
-def is_rebuildable(join: Join) -> bool:
-    """Returns whether a join's output can be rebuilt from its stored branches."""
-    joins = join.kind in ("concatenate", "stack") and join.axis is not None
-    return join.whole and joins
 
 
 class Tap:
@@ -46,13 +40,14 @@ class Tap:
         branches: dict[str, dict[int, str]] = {}
         outputs: dict[str, dict[int, str]] = {}
         for value in plan.stored:
-            path, side, index = address.parse(value.address)
-            wanted = branches if side == "in" else outputs
-            wanted.setdefault(path, {})[index] = value.address
+            parts = value.parts
+            wanted = branches if parts.side == "in" else outputs
+            wanted.setdefault(parts.path, {})[parts.number] = value.address
         if joined:
-            for join in filter(is_rebuildable, plan.joins):
-                name = address.output(join.path)
-                outputs.setdefault(join.path, {}).setdefault(0, name)
+            for join in plan.joins:
+                if join.rebuildable:
+                    name = address.output(join.path)
+                    outputs.setdefault(join.path, {}).setdefault(0, name)
         self._step = tapped(
             model,
             branches,

@@ -12,8 +12,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from layertap.core.plan import Plan, Shape, shown
-from layertap.core.values import OVERFLOWED
+from layertap.core import tables
+from layertap.core.address import OVERFLOWED
+from layertap.core.plan import Plan, Shape
 from layertap.errors import OptionError
 from layertap.planning.fingerprint import function_fingerprint
 
@@ -187,7 +188,7 @@ def _function_spec(
             specs = [run(n) for n in rows]
     except Exception as error:  # A function may raise anything.
         raise OptionError(
-            f"`reduce` does not accept {name}, {shown(shape)} {dtype}. It raised "
+            f"`reduce` does not accept {name}, {tables.shape(shape)} {dtype}. It raised "
             f"{type(error).__name__}: {error}"
         ) from error
     shapes = [getattr(spec, "shape", None) for spec in specs]
@@ -196,7 +197,7 @@ def _function_spec(
     ):
         returned = type(specs[0]).__name__ if shapes[0] is None else tuple(shapes[0])
         raise OptionError(
-            f"`reduce` does not keep the rows of {name}, {shown(shape)}. Expected one "
+            f"`reduce` does not keep the rows of {name}, {tables.shape(shape)}. Expected one "
             f"tensor of shape (rows, …). Received {returned}. Reduce over other axes "
             "than the first."
         )

@@ -6,8 +6,7 @@ from typing import Any
 
 import keras
 
-from layertap.core.plan import Join
-from layertap.core.values import branches
+from layertap.core.plan import Join, named_branches
 from layertap.errors import ModelError, OptionError
 from layertap.planning.cut import cut_before
 from layertap.planning.planner import plan, specs_for
@@ -111,7 +110,7 @@ def submodels(
             f"which matches {paths}."
         )
     join = made.joins[0]
-    names = list(branches(made, join.path))
+    names = list(named_branches(made, join.path))
     specs, _ = specs_for(model, like)
     try:
         cut = cut_before(model, specs, [join], made.refused)

@@ -7,17 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from layertap.core import text, tree
+from layertap.core.address import DIGESTS, IDS, SAMPLE_WEIGHT
 from layertap.core.plan import Plan, Recipe
 from layertap.core.values import auxiliary_arrays
 from layertap.errors import StoreCorruptError
 from layertap.results.joined_array import JoinedArray
 from layertap.store import LazyArray, Reader
 
-# Paths of arrays in a store, and keys of its attributes.
-DIGESTS = "digests"
-IDS = "ids"
-LABELS = "labels"
-SAMPLE_WEIGHT = "sample_weight"
 # A key of a complete store only.
 STATISTICS = "statistics"
 

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core import text, tree
-from layertap.core.values import OVERFLOWED, Values, auxiliary_arrays, overflows
+from layertap.core.address import IDS, OVERFLOWED
+from layertap.core.values import Values, auxiliary_arrays, overflow_counts
 from layertap.errors import StoreCorruptError
-from layertap.results.manifest import IDS, Manifest
+from layertap.results.manifest import Manifest
 from layertap.results.training.row_order import RowOrder
 from layertap.store import LazyArray, Reader
 
@@ -48,7 +49,7 @@ class RowReader:
         for start in range(0, reader.rows, reader.block_rows):
             part = reader.array(OVERFLOWED)[start : start + reader.block_rows]
             counts += part.sum(axis=0, dtype=np.int64)
-        return overflows(plan, counts)
+        return overflow_counts(plan, counts)
 
     def read(self, rows: Rows) -> Values:
         """Reads rows of all stored values."""

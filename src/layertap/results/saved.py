@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core import tables
-from layertap.core.values import LENGTHS, Values, branches, length_columns, unknown
+from layertap.core.address import LENGTHS
+from layertap.core.plan import named_branches
+from layertap.core.values import Values, length_columns, unknown_address
 from layertap.errors import OptionError
 from layertap.results.joined_array import JoinedArray
 from layertap.results.manifest import STATISTICS, read_manifest, report_damage
@@ -130,7 +132,7 @@ class Saved(Mapping[str, LazyArray | JoinedArray]):
 
     def __getitem__(self, name: str) -> LazyArray | JoinedArray:
         if name not in self.plan.addresses:
-            raise unknown(name, self.plan)
+            raise unknown_address(self.plan, name)
         return self._manifest.arrays[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -148,7 +150,9 @@ class Saved(Mapping[str, LazyArray | JoinedArray]):
         Raises:
             AddressError: If there is no such join.
         """
-        return {made_by: self[name] for made_by, name in branches(self.plan, join)}
+        return {
+            made_by: self[name] for made_by, name in named_branches(self.plan, join)
+        }
 
     def batches(
         self, n: int, *, shuffle: bool = False, seed: int | None = None

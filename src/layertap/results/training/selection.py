@@ -70,7 +70,7 @@ def select_addresses(plan: Plan, before: Globs, outputs: Globs) -> list[str]:
             addresses.update(branch.address for branch in plan.join(path).branches)
         addresses.update(plan.skips)
     if of_outputs:
-        made_by = {o.address: address.parse(o.address)[0] for o in plan.outputs}
+        made_by = {o.address: o.parts.path for o in plan.outputs}
         paths = list(dict.fromkeys(made_by.values()))
         chosen = set(address.match(of_outputs, paths, what="output"))
         addresses.update(name for name, path in made_by.items() if path in chosen)

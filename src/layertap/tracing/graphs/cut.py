@@ -215,7 +215,7 @@ def _skips(
 
 def _addresses(whole: Unrolled) -> dict[int, str]:
     """Returns the addresses of tensors, by their ids."""
-    found = {
+    found: dict[int, str] = {
         id(tensor): address.output(address.component(name))
         for name, tensor in zip(
             whole.names, keras.tree.flatten(whole.inputs), strict=True
