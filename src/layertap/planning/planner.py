@@ -174,7 +174,7 @@ def plan_from_specs(
         path, reason = trace.stopped
         builder.refused.append(Refused(path, undecidable_reason(reason)))
     inputs = {name: (value,) for name, value in trace.inputs.items()}
-    outputs = {
+    outputs: dict[str, dict[str, Any]] = {
         path: {address.output(path, n, len(values)): v for n, v in enumerate(values)}
         for path, values in (inputs | {**trace.outputs}).items()
     }

@@ -179,6 +179,7 @@ def _function_spec(
         tensor = keras.KerasTensor(sizes, dtype=dtype)
         return _Function(function).compute_output_spec(tensor)
 
+    shown = tables.shape(shape)
     rows: tuple[int | None, ...] = (None,)
     try:
         try:
@@ -188,7 +189,7 @@ def _function_spec(
             specs = [run(n) for n in rows]
     except Exception as error:  # A function may raise anything.
         raise OptionError(
-            f"`reduce` does not accept {name}, {tables.shape(shape)} {dtype}. It raised "
+            f"`reduce` does not accept {name}, {shown} {dtype}. It raised "
             f"{type(error).__name__}: {error}"
         ) from error
     shapes = [getattr(spec, "shape", None) for spec in specs]
@@ -197,7 +198,7 @@ def _function_spec(
     ):
         returned = type(specs[0]).__name__ if shapes[0] is None else tuple(shapes[0])
         raise OptionError(
-            f"`reduce` does not keep the rows of {name}, {tables.shape(shape)}. Expected one "
+            f"`reduce` does not keep the rows of {name}, {shown}. Expected one "
             f"tensor of shape (rows, …). Received {returned}. Reduce over other axes "
             "than the first."
         )
