@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from layertap.core import text, tree
-from layertap.core.address import DIGESTS, IDS, SAMPLE_WEIGHT
+from layertap.core.address import DIGESTS, IDS, LABELS, SAMPLE_WEIGHT
 from layertap.core.plan import Plan, Recipe
 from layertap.core.values import auxiliary_arrays
 from layertap.errors import StoreCorruptError
