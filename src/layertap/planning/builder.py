@@ -114,16 +114,15 @@ class PlanBuilder:
             self._recipes[name] = recipe
         reduction = self._reduction
         shape, dtype = reduction.reduced_spec(name, traced.shape, traced.dtype)
-        if reduction.dtype is not None and reduction.narrows(dtype):
-            if recipe is None:
-                self._narrowed[name] = dtype
-            dtype = reduction.dtype
+        stored_dtype = reduction.stored_dtype(dtype)
+        if stored_dtype != dtype and recipe is None:
+            self._narrowed[name] = dtype
         if self._padding is not None:
             shape = self._padding.fill(name, shape)
             axes = self._padding.reduced_axes(name, traced, reduction)
             if axes and recipe is None:
                 self._padded[name] = axes
-        return kind(name, traced.made_by, shape, dtype, alias)
+        return kind(name, traced.made_by, shape, stored_dtype, alias)
 
     def _rebuilds(self, join: Join, traced: TracedJoin) -> bool:
         """Returns whether the stored branches, joined, are the output of the join."""

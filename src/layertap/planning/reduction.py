@@ -65,9 +65,9 @@ class Reduction:
             return function_fingerprint(self.reduce)
         return self.reduce
 
-    def narrows(self, dtype: str) -> bool:
-        """Returns whether values of a dtype, after `reduce`, are stored as another."""
-        return self.dtype is not None and dtype in _FLOATS and dtype != self.dtype
+    def stored_dtype(self, dtype: str) -> str:
+        """Returns the dtype in which values of a dtype, after `reduce`, are stored."""
+        return dtype if self.dtype is None or dtype not in _FLOATS else self.dtype
 
     def reduced_spec(self, name: str, shape: Shape, dtype: str) -> tuple[Shape, str]:
         """Returns the shape and the dtype that a value has after `reduce`."""
