@@ -3,8 +3,14 @@
 PYTHON ?= python3
 BACKENDS := tensorflow jax torch
 RUN := TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/
-# Two at a time: most tests wait for one core.
-PYTEST := python -m pytest --numprocesses 2
+# Two at a time: most tests wait for one core. Whoever is done takes tests of the other.
+PYTEST := python -m pytest --numprocesses 2 --dist worksteal
+# Measured where it costs least: with JAX, and without a backend.
+COVER := --cov --cov-append --cov-report=
+
+# The core: what a model's trace, plan, tap and store do, on one backend.
+CORE := tests/tracing/test_collect.py tests/planning/test_planner.py \
+    tests/pipeline/test_save.py tests/results/training/test_batches.py
 
 OLDEST := tests/tracing tests/zoo tests/planning/test_split.py \
     tests/planning/test_submodels.py tests/inputs/test_model_file_trust.py \
@@ -12,24 +18,33 @@ OLDEST := tests/tracing tests/zoo tests/planning/test_split.py \
 
 KILLS ?= 200
 
-.PHONY: demo test test-oldest crash bench bench-quick lint format clean
+.PHONY: demo check test test-oldest crash bench bench-quick lint format clean
 
 demo: .venv/ready-demo  ## Train a small network, save its branches, check them
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(RUN)layertap demo
 
-test: .venv/ready-test  ## The whole suite, on all three backends
-	set -e; for backend in $(BACKENDS); do \
-	  echo "== Keras on $$backend"; \
-	  KERAS_BACKEND=$$backend $(RUN)$(PYTEST) --needs every_backend; \
-	done
-	@echo "== what one backend shows for all"
+check: lint .venv/ready-test  ## For every edit: style, types, quick tests, the core
+	$(RUN)$(PYTEST) --needs no_backend -m "not slow"
+	KERAS_BACKEND=jax $(RUN)$(PYTEST) -m "not slow" $(CORE)
+
+test: .venv/ready-test  ## The complete suite, on all three backends
+	rm -f .coverage
+	@echo "== Keras on JAX"
+	KERAS_BACKEND=jax $(RUN)$(PYTEST) --needs every_backend $(COVER)
+	@echo "== Keras on TensorFlow"
+	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) --needs every_backend
+	@echo "== Keras on PyTorch"
+	KERAS_BACKEND=torch $(RUN)$(PYTEST) --needs every_backend
+	@echo "== on one backend for all"
 	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) --needs one_backend
+	@echo "== without a backend"
+	$(RUN)$(PYTEST) --needs no_backend $(COVER)
 	@echo "== on Ray"
 	KERAS_BACKEND=jax $(RUN)python -m pytest --needs ray
-	@echo "== without a backend"
-	$(RUN)$(PYTEST) --needs no_backend
+	@echo "== coverage of src/layertap by JAX and by the tests without a backend"
+	.venv/bin/coverage report
 
-test-oldest: .venv-oldest/ready  ## What is heard of the oldest Keras, on all three
+test-oldest: .venv-oldest/ready  ## Tracing and splitting with the oldest Keras, on all three
 	set -e; for backend in $(BACKENDS); do \
 	  echo "== the oldest Keras, on $$backend"; \
 	  KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 .venv-oldest/bin/$(PYTEST) \
@@ -49,17 +64,24 @@ bench-quick: .venv/ready-test  ## The same in little, to see that it works
 	$(RUN)python -m benchmarks --quick --json .pytest_cache/bench.json \
 	  --report .pytest_cache/bench
 
-lint: .venv/ready-lint  ## Style and types
+lint: .venv/ready-lint .venv/imports-with-types.toml  ## Style, types, and the direction of imports
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	.venv/bin/lint-imports pyproject.toml .venv/imports-with-types.toml
+
+# The same contracts, with type-checking imports counted, too.
+.venv/imports-with-types.toml: pyproject.toml | .venv/bin/python
+	sed "s/^exclude_type_checking_imports = true/exclude_type_checking_imports = false/" \
+	  $< > $@
 
 format: .venv/ready-lint  ## Put the code into its form
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
 clean:  ## Remove what was made here
-	rm -rf .venv .venv-* layertap-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* layertap-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	  .import_linter_cache .coverage*
 
 .venv/bin/python .venv-oldest/bin/python .venv-keract/bin/python \
 .venv-thingsvision/bin/python: %/bin/python:
