@@ -23,7 +23,7 @@ from PIL import Image
 import layertap
 from layertap.cli import main
 
-pytestmark = pytest.mark.every_backend
+pytestmark = pytest.mark.one_backend
 
 PROCESS = [sys.executable, "-c", "from layertap.cli import run; run()"]
 
@@ -276,6 +276,7 @@ def test_a_table_fits_a_terminal_of_80_columns(here, monkeypatch):
     assert any("fusion/in/0" in row and "left" in row for row in table.splitlines())
 
 
+@pytest.mark.every_backend
 def test_save_show_verify(here, tmp_path):
     store = tmp_path / "v.zarr"
     said = succeeds("save", "two.keras", "x.npz", "-o", store)
@@ -574,6 +575,7 @@ def test_verbose_adds_the_traceback_to_the_line(here):
     assert result.stderr.splitlines()[-1].startswith("Error: There is nothing")
 
 
+@pytest.mark.every_backend
 def test_the_demo_and_the_commands_that_it_prints(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = succeeds("demo", "a [red] folder")
@@ -592,6 +594,7 @@ def test_the_demo_and_the_commands_that_it_prints(tmp_path, monkeypatch):
     assert saved.before("fusion")["look_3x3"].shape == (1797, 256)
 
 
+@pytest.mark.every_backend
 def test_a_process_that_succeeds_says_nothing_else(here, tmp_path):
     words = ["save", "two.keras", "x.npy", "-o", str(tmp_path / "v.zarr")]
     done = subprocess.run([*PROCESS, *words], capture_output=True, text=True)
@@ -599,6 +602,7 @@ def test_a_process_that_succeeds_says_nothing_else(here, tmp_path):
     assert done.stdout.startswith(str(tmp_path / "v.zarr"))
 
 
+@pytest.mark.every_backend
 def test_ctrl_c_in_mid_save_and_the_same_command_again(here, tmp_path):
     """On a terminal, so that the progress shows."""
     store = tmp_path / "v.zarr"

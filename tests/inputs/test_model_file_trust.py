@@ -7,7 +7,7 @@ from layertap.errors import ModelFileError
 from layertap.inputs.data_file import load_model
 
 pytestmark = [
-    pytest.mark.every_backend,
+    pytest.mark.one_backend,
     pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file"),
 ]
 

@@ -14,7 +14,7 @@ from layertap.pipeline.tap import Tap
 from layertap.store.format.root import read_root
 from layertap.store.storage.files import LocalStorage
 
-pytestmark = pytest.mark.every_backend
+pytestmark = pytest.mark.one_backend
 
 # Blocks of some three hundred rows.
 SMALL = 3 * 2**16
@@ -151,6 +151,7 @@ def files(path):
     }
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("change", CHANGES)
 def test_another_run_is_refused_and_the_difference_is_named(store, change):
     options, words = CHANGES[change]
@@ -165,6 +166,7 @@ def test_another_run_is_refused_and_the_difference_is_named(store, change):
     assert files(store) == before
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("name", ["keras", keras.backend.backend()])
 def test_other_versions_are_refused(store, name):
     root = read_root(LocalStorage(store))
@@ -176,6 +178,7 @@ def test_other_versions_are_refused(store, name):
     (store / "zarr.json").write_bytes(manifest)
 
 
+@pytest.mark.every_backend
 def test_the_same_run_resumes_or_returns_the_complete_store(store):
     saved = layertap.save(
         two_branches(), stream(numbers()), store, ids=EVERY, memory=SMALL
@@ -416,6 +419,7 @@ if keras.backend.backend() == "tensorflow":
     LEARNED.append((weighted_words, [[7, 7], [7, 8]], [[7, 7], [8, 8]]))
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize(("layer", "one", "other"), LEARNED)
 def test_what_layers_adapted_to_is_part_of_a_run(tmp_path, layer, one, other):
     x = np.zeros((10, 3), "int32")

@@ -16,7 +16,7 @@ ROWS, BATCH = 300, 32
 # Blocks of fewer than a hundred rows.
 SMALL = 3 * 2**14
 pytestmark = [
-    pytest.mark.every_backend,
+    pytest.mark.one_backend,
     # Addresses are not names of inputs.
     pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict"),
     # PyTorch's loader forks, unless it is set to spawn.

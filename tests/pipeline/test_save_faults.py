@@ -24,7 +24,7 @@ from tests.support.faults import few_files, python, running, small_disk, unprivi
 from tests.support.store_folder import Folder
 from tests.support.store_suite import contents_of
 
-pytestmark = pytest.mark.every_backend
+pytestmark = pytest.mark.one_backend
 
 ROWS, BATCH = 1000, 25
 # Blocks of two hundred rows or so.

@@ -11,7 +11,7 @@ from keras import layers
 import layertap
 from layertap.cli import main
 
-pytestmark = pytest.mark.every_backend
+pytestmark = pytest.mark.one_backend
 
 # Blocks of some hundred rows.
 SMALL = 3 * 2**16
@@ -110,6 +110,7 @@ def test_units_lie_along_the_axis_of_the_join(tmp_path):
     assert_right(saved)
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_they_are_of_what_is_stored(tmp_path, dtype):
     x = keras.Input((3,), name="x")
