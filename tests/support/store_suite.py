@@ -299,7 +299,7 @@ class StoreSuite:
             writer.finish({"b": 3, "c": 4})
             assert Reader(path).complete
             assert Reader(path).attributes == {"a": 1, "b": 3, "c": 4}
-            with pytest.raises(StoreError, match="is finished: no more rows"):
+            with pytest.raises(StoreError, match="is finished. No rows can be added"):
                 writer.append(rows_between(3, 4))
         assert_holds(place, 3)
         with pytest.raises(StoreError, match="is complete: no rows can be added"):
@@ -354,9 +354,9 @@ class StoreSuite:
         [
             ({"labels": np.zeros(3, "int64")}, "same number of rows"),
             ({"labels": np.zeros(2, "int32")}, r"labels takes .* int64; .* int32"),
-            ({"labels": np.zeros(2, ">i8")}, "labels takes rows of shape"),
+            ({"labels": np.zeros(2, ">i8")}, "The rows of labels do not fit"),
             ({"labels": np.zeros((2, 1), "int64")}, r"shape \(\) .* shape \(2, 1\)"),
-            ({"labels": np.int64(0)}, r"found an array of shape \(\)"),
+            ({"labels": np.int64(0)}, r"Received an array of shape \(\)"),
             ({"join/in/1": np.zeros((2, 3, 2), "int8")}, r"shape \(2, 3\) and .* int8"),
             ({"other": np.zeros(2)}, r"missing: \[\], unknown: \['other'\]"),
         ],

@@ -14,7 +14,11 @@ from layertap.results.statistics.moments import COUNTED, MOMENTS, Statistics
 from layertap.store import ArraySpec, BlockWorker, Reader, SharedWriter
 from layertap.store.storage import objects
 from layertap.store.storage.files import LocalStorage
-from layertap.store.writing.block_records import Record, adopted, record_file
+from layertap.store.writing.block_records import (
+    Record,
+    add_recorded_blocks,
+    record_file,
+)
 
 ARRAYS = [ArraySpec("a/x", (3,), "float32"), ArraySpec("y", (), "int64")]
 BLOCK, ROWS = 2, 99
@@ -119,7 +123,7 @@ def test_what_is_kept_of_a_record_is_little_more_than_its_digests(tmp_path):
             record = Record(writer.store, number, 1, digests, {"mean": "0" * 1000})
             (path / record_file(number, 1)).write_bytes(record.contents())
         tracemalloc.start()
-        even = adopted(writer._storage, writer._root, writer._layouts)
+        even = add_recorded_blocks(writer._storage, writer._root, writer._layouts)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     digests = "".join(f"{number:016x}" for number in range(blocks))

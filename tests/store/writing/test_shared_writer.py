@@ -85,7 +85,7 @@ def test_rows_count_when_all_are_there_and_foreign_readers_see_none_before(tmp_p
         arrays = {name for name, one in members.items() if isinstance(one, zarr.Array)}
         assert arrays == {array.path for array in ARRAYS} | {"~blocks"}
         assert members["~blocks"].shape == (0,)
-        with pytest.raises(StoreError, match=r"not whole: blocks \[1, 2\] of 5"):
+        with pytest.raises(StoreError, match=r"not complete: blocks \[1, 2\] of 5"):
             writer.finish()
         assert not Reader(path).complete
         seen = writer.array("labels")[3 * BLOCK :]
@@ -201,7 +201,9 @@ def test_other_values_of_one_block_are_an_error_and_it_is_left_out(tmp_path):
     path = tmp_path / "v"
     with begin(path) as writer:
         write(writer.claim, 0, 1, 2, 3, 4)
-        with pytest.raises(StoreError, match=r"other values for block 1\. It is left"):
+        with pytest.raises(
+            StoreError, match=r"different values for block 1\. It was not"
+        ):
             write(writer.claim, 1, change=1)
         assert writer.missing() == [1]
         write(writer.claim, 1)

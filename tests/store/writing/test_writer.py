@@ -175,14 +175,14 @@ def test_folder_that_can_not_be_made(tmp_path):
 def test_an_interrupt_between_two_blocks_harms_none(tmp_path, monkeypatch):
     """The block was handed over, and comes again: its memory is given out only once."""
     interrupts = [KeyboardInterrupt, KeyboardInterrupt]
-    room = BlockWriter.room
+    room = BlockWriter.new_block
 
     def interrupted(self, first):
         if first >= 20 and interrupts:
             raise interrupts.pop()
         return room(self, first)
 
-    monkeypatch.setattr(BlockWriter, "room", interrupted)
+    monkeypatch.setattr(BlockWriter, "new_block", interrupted)
     path = tmp_path / "v"
     with Writer.create(path, ARRAYS, {}, memory=3 * 10 * ROW_BYTES) as writer:
         while writer.rows < 200:

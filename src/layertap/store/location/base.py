@@ -1,4 +1,4 @@
-"""Where a store is: made, claimed, cut to its committed rows, and removed there."""
+"""Where a store is: made, locked, trimmed to its committed rows, and removed there."""
 
 import re
 from abc import ABC, abstractmethod
@@ -38,7 +38,7 @@ class ArraySize(NamedTuple):
 
 
 class Location(ABC):
-    """Where a store is or will be. One writer at a time has it, who claims it first."""
+    """Where a store is or will be. One writer at a time has it, who locks it first."""
 
     storage: Storage
     _lock: Lock | None = None
@@ -61,9 +61,9 @@ class Location(ABC):
     def create(
         self, root: Root, layouts: Sequence[ArrayLayout]
     ) -> Sequence[ArrayLayout]:
-        """Makes a store without rows, completely or not at all, and claims it."""
+        """Makes a store without rows, completely or not at all, and locks it."""
 
-    def claim(self) -> None:
+    def lock(self) -> None:
         """Keeps other writers out of the store, until `release` or the process ends."""
         self._lock = self.storage.lock(read_root(self.storage).writer)
 
@@ -76,7 +76,7 @@ class Location(ABC):
     def already_exists(self) -> StoreError:
         """Returns the error of a store that is to be made where there is one."""
         try:
-            self.claim()
+            self.lock()
             self.release()
         except StoreError as error:
             return error
@@ -108,7 +108,7 @@ class Location(ABC):
     def _marked(self, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
         """Returns arrays with the mark of this writer, where nothing locks a store."""
 
-    def cut(
+    def trim(
         self, before: Sequence[ArrayLayout], after: Sequence[ArrayLayout]
     ) -> list[ArrayLayout]:
         """Takes over the arrays, and deletes what an interrupted writer left."""
@@ -132,7 +132,7 @@ class Location(ABC):
     def remove(self) -> None:
         """Deletes the store; nothing is deleted if there are other files in it."""
         try:
-            self.claim()
+            self.lock()
             root = read_root(self.storage)
             inner = {"", *groups(root.arrays), *root.arrays, RECORDS}
             for name in self.storage.names():

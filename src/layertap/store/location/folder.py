@@ -70,11 +70,11 @@ class Folder(Location):
     def _marked(self, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
         return list(layouts)
 
-    def cut(
+    def trim(
         self, before: Sequence[ArrayLayout], after: Sequence[ArrayLayout]
     ) -> list[ArrayLayout]:
         """See `Location`."""
-        ours = super().cut(before, after)
+        ours = super().trim(before, after)
         # zarr-python warns of files that it does not know.
         self.storage.delete([METADATA_FILE + NEW])
         return ours

@@ -1,7 +1,7 @@
-"""Records of blocks: which ones were written by workers, apart from each other.
+"""Records of blocks that workers wrote, each on its own.
 
-A worker puts the shards of a block, then its record, which says what is in them. The
-markers of the arrays are left alone: rows count once those before them are there.
+A worker puts the shards of a block, then its record, with the digests of its rows. It
+leaves the metadata of the arrays alone: rows count once all rows before them exist.
 """
 
 import json
@@ -15,15 +15,62 @@ from typing import Any, NamedTuple
 
 from layertap.errors import StoreCorruptError
 from layertap.store.format import digests
-from layertap.store.format.layout import RECORDS, SEAL, ArrayLayout, ArraySpec, to_json
+from layertap.store.format.layout import (
+    RECORDS,
+    SEAL,
+    ArrayLayout,
+    ArraySpec,
+    to_json,
+)
 from layertap.store.format.root import Root
 from layertap.store.storage.base import Storage
 
-# So many are asked for at a time: there may be very many, and each answer takes as
-# long as a network does.
+# How many records are requested at a time: there may be very many, and each answer
+# takes as long as a network does.
 _READERS = 16
 
 _RECORD = re.compile(r"([0-9]+)\.([0-9]+)")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A block that a worker wrote.
+
+    Args:
+        store: The id of the store.
+        block: The number of the block.
+        rows: How many rows it has.
+        digests: By array, the digest of its rows.
+        notes: What the worker computed of the rows, as JSON.
+    """
+
+    store: str
+    block: int
+    rows: int
+    digests: Mapping[str, str]
+    notes: Any = field(default=None, compare=False)
+
+    def contents(self) -> bytes:
+        """Returns the content of the file of the record."""
+        # The checksum is that of the content as it is read back: JSON has no tuples.
+        content = json.loads(to_json(vars(self)))
+        return to_json(content | {SEAL: digests.digest_json(content)})
+
+
+class BlockDigests(NamedTuple):
+    """The rows of a block and their digests, of one array after the other.
+
+    Only these of a record stay in memory: there may be very many.
+    """
+
+    rows: int
+    digests: str
+
+
+def block_digests(record: Record, layouts: Sequence[ArrayLayout]) -> BlockDigests:
+    """Returns the digests of a record, in the order of the arrays."""
+    by_array = (record.digests[layout.spec.path] for layout in layouts)
+    return BlockDigests(record.rows, "".join(by_array))
 
 
 def make_records_folder(storage: Storage) -> None:
@@ -37,110 +84,46 @@ def make_records_folder(storage: Storage) -> None:
     storage.overwrite({empty.metadata_file: [content]})
 
 
-@dataclass(frozen=True)
-class Record:
-    """What is known of a block that a worker wrote.
-
-    Args:
-        store: Which store it is of.
-        block: Its number.
-        rows: How many rows it has.
-        digests: By array, the digest of its rows.
-        notes: What the worker found out about the rows, as JSON.
-    """
-
-    store: str
-    block: int
-    rows: int
-    digests: Mapping[str, str]
-    notes: Any = field(default=None, compare=False)
-
-    def contents(self) -> bytes:
-        """Returns what the file of the record holds."""
-        # Sealed as it is read back: keys of JSON are strings, and tuples lists.
-        content = json.loads(to_json(vars(self)))
-        return to_json(content | {SEAL: digests.digest_json(content)})
-
-
-class Kept(NamedTuple):
-    """What is kept in memory of a record, of which there may be very many.
-
-    Args:
-        rows: How many rows the block has.
-        digests: Their digests, of one array after the other.
-    """
-
-    rows: int
-    digests: str
-
-
-def kept(record: Record, layouts: Sequence[ArrayLayout]) -> Kept:
-    """Returns what is kept of a record.
-
-    Args:
-        record: The record.
-        layouts: The arrays.
-    """
-    digests = (record.digests[layout.spec.path] for layout in layouts)
-    return Kept(record.rows, "".join(digests))
-
-
 def record_file(block: int, rows: int) -> str:
-    """Returns the name of the record of a block with so many rows.
-
-    By the name alone can be told which last block is one of data that had fewer rows.
-    """
+    """Returns the name of a record; a last block with fewer rows has another one."""
     return f"{RECORDS}/{block}.{rows}"
 
 
-def recorded(storage: Storage) -> set[tuple[int, int]]:
-    """Returns the blocks that have a record, each with the number of its rows.
-
-    Raises:
-        StoreError: If that can't be read.
-    """
-    # What is being written has another name.
-    found = map(_RECORD.fullmatch, storage.names(RECORDS))
-    return {(int(name[1]), int(name[2])) for name in found if name}
+def list_records(storage: Storage) -> set[tuple[int, int]]:
+    """Returns the recorded blocks, each with the number of its rows."""
+    # Files that are being written have other names.
+    matches = map(_RECORD.fullmatch, storage.names(RECORDS))
+    return {(int(match[1]), int(match[2])) for match in matches if match}
 
 
 def read_record(
-    storage: Storage, layouts: Sequence[ArrayLayout], store: str, block: int, rows: int
+    storage: Storage,
+    layouts: Sequence[ArrayLayout],
+    store: str,
+    block: int,
+    rows: int,
 ) -> Record:
-    """Reads the record of a block.
-
-    Args:
-        storage: The files of the store.
-        layouts: Its arrays.
-        store: Which store it is.
-        block: The block.
-        rows: How many rows it has.
-
-    Raises:
-        FileNotFoundError: If it has none.
-        StoreCorruptError: If it is damaged, or of another store or block.
-        StoreError: If it can't be read.
-    """
+    """Reads a record; raises FileNotFoundError or StoreCorruptError."""
     file = record_file(block, rows)
     try:
         content = storage.read_json(file)
-        seal = content.pop(SEAL, None)
-        found = Record(**content)
-        right = (
-            seal == digests.digest_json(content)
-            and (found.store, found.block, found.rows) == (store, block, rows)
-            and found.digests.keys() == {layout.spec.path for layout in layouts}
-            and all(len(text) == digests.DIGITS for text in found.digests.values())
+        checksum = content.pop(SEAL, None)
+        record = Record(**content)
+        valid = (
+            checksum == digests.digest_json(content)
+            and (record.store, record.block, record.rows) == (store, block, rows)
+            and record.digests.keys() == {layout.spec.path for layout in layouts}
+            and all(len(text) == digests.DIGITS for text in record.digests.values())
             and 0 < rows <= layouts[0].block_rows
         )
     except (StoreCorruptError, AttributeError, TypeError, ValueError):
-        right = False
-    if not right:
+        valid = False
+    if not valid:
         raise StoreCorruptError(
-            f"{storage.path_of(file)} is damaged, or of another store. Delete "
-            "it, and do the same again: its block is written anew."
+            f"{storage.path_of(file)} is damaged, or of another store. Delete it, and "
+            "do the same again: its block is written again."
         )
-    return found
+    return record
 
 
 def read_records(
@@ -149,85 +132,61 @@ def read_records(
     store: str,
     blocks: Iterable[tuple[int, int]],
 ) -> Generator[Record, None, None]:
-    """Yields the records of some blocks, in their order; the next ones are read ahead.
-
-    Args:
-        storage: The files of the store.
-        layouts: Its arrays.
-        store: Which store it is.
-        blocks: The blocks, each with the number of its rows.
-
-    Raises:
-        FileNotFoundError: If one has none.
-        StoreCorruptError: If one is damaged, or of another store or block.
-        StoreError: If one can't be read.
-    """
-    reading: deque[Future[Record]] = deque()
+    """Yields records in the order of the blocks; the next ones are read ahead."""
+    pending: deque[Future[Record]] = deque()
     pool = ThreadPoolExecutor(_READERS, "layertap-records")
     try:
         for block in blocks:
-            reading.append(pool.submit(read_record, storage, layouts, store, *block))
-            if len(reading) > _READERS:
-                yield reading.popleft().result()
-        while reading:
-            yield reading.popleft().result()
+            pending.append(pool.submit(read_record, storage, layouts, store, *block))
+            if len(pending) > _READERS:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def adopted(
+def add_recorded_blocks(
     storage: Storage,
     root: Root,
     layouts: Sequence[ArrayLayout],
-    known: Mapping[int, Kept] | None = None,
+    cached: Mapping[int, BlockDigests] | None = None,
 ) -> list[ArrayLayout]:
     """Returns the arrays with the rows of all recorded blocks that follow theirs.
 
-    Args:
-        storage: The files of the store.
-        root: Its root.
-        layouts: Its arrays.
-        known: What is known of blocks already: their records are not read again.
-
-    Raises:
-        StoreCorruptError: If a record is damaged.
-        StoreError: If one can't be read.
+    The records of cached blocks are not read again.
     """
-    there, known = dict(recorded(storage)), known or {}
+    recorded, cached = dict(list_records(storage)), cached or {}
     block_rows = layouts[0].block_rows
     first = block = min(layout.rows for layout in layouts) // block_rows
     following = []
-    while block in there:
-        following.append((block, there[block]))
+    while block in recorded:
+        following.append((block, recorded[block]))
         # No block follows one that is not full.
-        block = block + 1 if there[block] == block_rows else -1
-    unknown = [pair for pair in following if pair[0] not in known]
+        block = block + 1 if recorded[block] == block_rows else -1
+    unknown = [pair for pair in following if pair[0] not in cached]
     with closing(read_records(storage, layouts, root.store, unknown)) as records:
-        found = [
-            known[number] if number in known else kept(next(records), layouts)
+        blocks = [
+            cached[number]
+            if number in cached
+            else block_digests(next(records), layouts)
             for number, _ in following
         ]
-    return _with_rows(layouts, first, found) if found else list(layouts)
+    return _add_blocks(layouts, first, blocks) if blocks else list(layouts)
 
 
-def _with_rows(
-    layouts: Sequence[ArrayLayout], first: int, blocks: Sequence[Kept]
+def _add_blocks(
+    layouts: Sequence[ArrayLayout], first: int, blocks: Sequence[BlockDigests]
 ) -> list[ArrayLayout]:
-    """Returns the arrays with the rows of some blocks that follow each other.
-
-    Args:
-        layouts: The arrays, with all rows before those blocks at least.
-        first: The number of the first one.
-        blocks: What is known of them.
-    """
+    """Returns the arrays with the rows of consecutive blocks, from a block on."""
     rows = first * layouts[0].block_rows + sum(block.rows for block in blocks)
-    found = []
+    longer = []
     for number, layout in enumerate(layouts):
         if rows <= layout.rows:
-            found.append(layout)
+            longer.append(layout)
             continue
         part = slice(number * digests.DIGITS, (number + 1) * digests.DIGITS)
         added = "".join(block.digests[part] for block in blocks)
         before = layout.digests[: first * digests.DIGITS]
-        found.append(replace(layout, rows=rows, digests=before + added))
-    return found
+        longer.append(replace(layout, rows=rows, digests=before + added))
+    return longer

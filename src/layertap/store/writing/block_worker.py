@@ -1,4 +1,4 @@
-"""Writes single blocks of a store that another process has: one of many that do."""
+"""Writes single blocks of a store that another process has locked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from layertap.store.writing.blocks import Block
 
 @dataclass(frozen=True)
 class Claim:
-    """What a process that writes blocks has to know. It can be pickled.
+    """What a `BlockWorker` in another process has to know. It can be pickled.
 
     Args:
-        path: The store.
-        store: Which one it is.
-        writer: Who has it, as its root says.
-        rows: How many rows it is going to have.
+        path: The path of the store.
+        store: The id of the store.
+        writer: The record of the process that has locked it.
+        rows: How many rows it will have.
     """
 
     path: str
@@ -32,14 +32,7 @@ class Claim:
 
 
 class BlockWorker:
-    """Writes blocks of a store that another process has: one of many that do.
-
-    Args:
-        claim: What that process has given it.
-
-    Raises:
-        StoreError: If the store is not there any more, or another process has it.
-    """
+    """Writes blocks of a store that another process has locked: one of many workers."""
 
     def __init__(self, claim: Claim) -> None:
         self._claim = claim
@@ -49,12 +42,12 @@ class BlockWorker:
         self.block_rows = self._layouts[0].block_rows
 
     def _check(self) -> Root:
-        """Checks that the save goes on that this is a part of."""
+        """Raises StoreError if the save that this worker belongs to has ended."""
         claim = self._claim
         root = read_root(self._storage)
         if (root.store, root.writer) != (claim.store, claim.writer) or root.complete:
             raise StoreError(
-                f"{self._storage}: the save that this worker is of has ended, or "
+                f"{self._storage}: the save that this worker belongs to has ended, or "
                 "another one has the store. Nothing more is written."
             )
         return root
@@ -64,12 +57,7 @@ class BlockWorker:
         return rows_of_block(block, self.block_rows, self._claim.rows)
 
     def written(self, block: int) -> bool:
-        """Returns whether a block has its record already.
-
-        Raises:
-            StoreCorruptError: If that is damaged.
-            StoreError: If it can't be read.
-        """
+        """Returns whether a block has a record; raises StoreCorruptError for damage."""
         try:
             self._record(block)
         except FileNotFoundError:
@@ -85,22 +73,10 @@ class BlockWorker:
         return Block.empty(block * self.block_rows, self._layouts)
 
     def write(self, block: Block, notes: Any = None) -> int:
-        """Writes a block, and records it.
-
-        Args:
-            block: All its rows.
-            notes: What is to be known of them, as JSON.
-
-        Returns:
-            How many bytes were written.
-
-        Raises:
-            StoreError: If it can't be written, if the save has ended, or another
-                worker has meanwhile written other values.
-        """
+        """Writes a complete block and records it with JSON notes; returns its bytes."""
         number = block.first // self.block_rows
-        block.end_with_zeros(self._layouts)
-        contents = {
+        block.pad_last_chunk(self._layouts)
+        shards = {
             layout.shard_file(number): ShardEncoder(
                 block.values[layout.spec.path], block.filled, layout
             )
@@ -108,31 +84,31 @@ class BlockWorker:
         }
         try:
             self._check()
-            self._storage.overwrite(contents)
+            self._storage.overwrite(shards)
             digests = {
-                layout.spec.path: part.digest
-                for layout, part in zip(self._layouts, contents.values(), strict=True)
+                layout.spec.path: shard.digest
+                for layout, shard in zip(self._layouts, shards.values(), strict=True)
             }
             self._add(Record(self._claim.store, number, block.filled, digests, notes))
         except StoreError:
             raise
         except OSError as error:
             raise write_error(error, self._storage, 0) from error
-        return sum(part.size for part in contents.values())
+        return sum(shard.size for shard in shards.values())
 
     def _add(self, record: Record) -> None:
-        # That has ended meanwhile, or the store was replaced.
+        # The save may have ended since, or the store may have been replaced.
         self._check()
         file = record_file(record.block, record.rows)
         if self._storage.create(file, record.contents()):
             return
         if self._record(record.block) == record:
             return
-        # Neither is known to be what is there now.
+        # It is not known whose shards are in the store now.
         self._storage.delete([file])
         raise StoreError(
-            f"{self._storage}: two workers have computed other values for block "
-            f"{record.block}. It is left out; do the same again."
+            f"{self._storage}: two workers have computed different values for block "
+            f"{record.block}. It was not saved. Do the same again."
         )
 
 

@@ -16,41 +16,34 @@ from layertap.store.format.shard_encoder import ShardEncoder
 from layertap.store.location.base import Location
 from layertap.store.storage.errors import write_error
 
-# Looks at rows that are on their way: is given the number of the first one, and by
-# array the rows, which are good until it returns and not to be written to.
+# Receives the number of the first row and, by array, the rows of a block. They are
+# valid until it returns, and read-only.
 Observer = Callable[[int, Mapping[str, NDArray[Any]]], None]
 
+# By array, the shape of a row and the dtype.
+RowForms = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
-Forms = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
-
-def fitting(
-    values: Mapping[str, NDArray[Any]], forms: Forms
+def check_rows(
+    values: Mapping[str, NDArray[Any]], forms: RowForms
 ) -> tuple[int, dict[str, NDArray[Any]]]:
-    """Returns how many rows there are, and the rows, if they fit.
-
-    Args:
-        values: By array, rows.
-        forms: By array, the shape of one row and the dtype.
-
-    Raises:
-        OptionError: If these are not all the arrays, or not of their shapes and dtypes.
-    """
+    """Returns the number of rows and the rows; raises OptionError if they misfit."""
     if values.keys() != forms.keys():
         missing = sorted(forms.keys() - values.keys())
         unknown = sorted(values.keys() - forms.keys())
         raise OptionError(
-            "Rows of all arrays of the store are needed, and of no other; "
-            f"missing: {missing}, unknown: {unknown}."
+            "The rows are not those of all arrays of the store. Missing: "
+            f"{missing}. Unknown: {unknown}."
         )
     arrays = {name: np.asarray(values[name]) for name in forms}
     for name, array in arrays.items():
         shape, dtype = forms[name]
-        # A number has no rows, and the `shape[1:]` of rows of one number each.
+        # A number has no rows, but the same `shape[1:]` as rows of one number each.
         if array.shape[1:] != shape or array.dtype != dtype or not array.ndim:
             raise OptionError(
-                f"{name} takes rows of shape {shape} and dtype {dtype}; found an "
-                f"array of shape {array.shape} and dtype {array.dtype}."
+                f"The rows of {name} do not fit. Expected rows of shape {shape} and "
+                f"dtype {dtype}. Received an array of shape {array.shape} and dtype "
+                f"{array.dtype}."
             )
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
@@ -63,9 +56,9 @@ class Block:
     """Some rows of all arrays, in memory.
 
     Args:
-        first: The row of the store that its first row is.
-        values: By array, room for all rows of a block; empty once it was committed
-            full.
+        first: The number of its first row in the store.
+        values: By array, memory for all rows of a block; empty once a full block was
+            committed.
         filled: How many rows it has so far.
     """
 
@@ -75,13 +68,8 @@ class Block:
 
     @classmethod
     def empty(cls, first: int, layouts: Sequence[ArrayLayout]) -> Self:
-        """Returns a block without rows.
-
-        Args:
-            first: The row of the store that its first row is to be.
-            layouts: The arrays.
-        """
-        # Not zeros: what is never touched takes no memory.
+        """Returns a block without rows."""
+        # Not zeros: untouched pages need no memory.
         values = {
             layout.spec.path: np.empty(
                 (layout.block_rows, *layout.spec.shape), layout.spec.numpy_dtype
@@ -91,40 +79,23 @@ class Block:
         return cls(first, values)
 
     def append(self, rows: Mapping[str, NDArray[Any]]) -> None:
-        """Copies rows to the end.
-
-        Args:
-            rows: By array, as many rows as there is room for at most.
-
-        Raises:
-            OptionError: If these are not all the arrays, or not of their shapes and
-                dtypes. No row is added then.
-        """
+        """Copies rows to the end; raises OptionError if they don't fit."""
         forms = {
             name: (part.shape[1:], part.dtype) for name, part in self.values.items()
         }
-        count, checked = fitting(rows, forms)
-        self.add(checked, count)
+        count, checked = check_rows(rows, forms)
+        self.append_checked(checked, count)
 
-    def add(self, rows: Mapping[str, NDArray[Any]], count: int) -> None:
-        """Copies rows to the end that are known to fit.
-
-        Args:
-            rows: By array, the rows.
-            count: How many.
-        """
-        room = slice(self.filled, self.filled + count)
+    def append_checked(self, rows: Mapping[str, NDArray[Any]], count: int) -> None:
+        """Copies as many rows to the end, which are known to fit."""
+        free = slice(self.filled, self.filled + count)
         for name, array in rows.items():
-            self.values[name][room] = array
-        # Last, so that an interrupt leaves whole rows only.
+            self.values[name][free] = array
+        # Last, so that an interrupt leaves complete rows only.
         self.filled += count
 
-    def end_with_zeros(self, layouts: Sequence[ArrayLayout]) -> None:
-        """Fills up the last chunk, which is written whole.
-
-        Args:
-            layouts: The arrays.
-        """
+    def pad_last_chunk(self, layouts: Sequence[ArrayLayout]) -> None:
+        """Fills up the last chunk with zeros: it is written completely."""
         for layout in layouts:
             end = -(-self.filled // layout.chunk_rows) * layout.chunk_rows
             self.values[layout.spec.path][self.filled : end] = 0
@@ -138,58 +109,48 @@ class Block:
 class BlockWriter:
     """Writes blocks in the background, and commits them in order.
 
-    A block that was handed over belongs to the writer, until it was committed: then its
-    memory is given out again. Only one that was not full may be added to, after `wait`,
-    and be handed over again.
-
-    Args:
-        at: The location of the store.
-        layouts: Its arrays, all with the same number of rows.
-        observer: Looks at each block when it is full, once and in order, while it is
-            being written; at one that is not full, when it is told to.
+    A submitted block belongs to the writer until it is committed; then its memory is
+    used again. Only a block that was not full may get more rows, after `wait`, and be
+    submitted again. An observer sees each full block once, while it is being written.
     """
 
     def __init__(
         self,
-        at: Location,
+        location: Location,
         layouts: Sequence[ArrayLayout],
         observer: Observer | None = None,
     ) -> None:
         self.committed = layouts[0].rows
         self.bytes_written = 0
-        self._location = at
+        self._location = location
         self._layouts = list(layouts)
         self._block_rows = layouts[0].block_rows
         self._thread = ThreadPoolExecutor(1, "layertap-store")
         self._pending: deque[Future[None]] = deque()
         self._free: deque[dict[str, NDArray[Any]]] = deque()
         self._observer = observer
-        # Beside the other one, which waits for the disk much of the time.
+        # A second thread: the first one waits for the disk much of the time.
         self._observing = ThreadPoolExecutor(1, "layertap-observe")
         self._observed = 0
         self._failure: StoreError | None = None
-        self._failure_told = False
+        self._failure_raised = False
 
-    def room(self, first: int) -> Block:
-        """Returns a block without rows.
-
-        Args:
-            first: The row of the store that its first row is to be.
-        """
+    def new_block(self, first: int) -> Block:
+        """Returns a block without rows, which begins at a row of the store."""
         if self._free:
             return Block(first, self._free.popleft())
         return Block.empty(first, self._layouts)
 
     def submit(self, block: Block) -> None:
-        """Starts to write a block, to be committed after all before it."""
+        """Starts to write a block, to be committed after all earlier ones."""
         if block.filled < self._block_rows:
-            block.end_with_zeros(self._layouts)
+            block.pad_last_chunk(self._layouts)
         self._pending.append(self._thread.submit(self._commit, block, block.filled))
 
     def _commit(self, block: Block, filled: int) -> None:
-        """Writes a block, and has it looked at meanwhile if it is full."""
+        """Writes a block, and has it observed at the same time if it is full."""
         if self._failure is not None or not block.values:
-            # It may come again, after an interrupt.
+            # After an interrupt, a block may be submitted again.
             return
         observing: list[Future[None]] = []
         try:
@@ -198,7 +159,7 @@ class BlockWriter:
             try:
                 self._write(block, filled)
             finally:
-                # It looks at the block's memory.
+                # The observer reads the memory of the block.
                 wait(observing)
             for observed in observing:
                 observed.result()
@@ -209,32 +170,29 @@ class BlockWriter:
             self._fail(error)
 
     def _write(self, block: Block, filled: int) -> None:
-        """Writes the shards of a block, then makes its rows count."""
+        """Writes the shards of a block, then commits its rows."""
         number = block.first // self._block_rows
         rows = block.first + filled
-        written = [
-            ShardEncoder(block.values[layout.spec.path], filled, layout)
+        shards = {
+            layout.shard_file(number): ShardEncoder(
+                block.values[layout.spec.path], filled, layout
+            )
             for layout in self._layouts
-        ]
-        shards = [layout.shard_file(number) for layout in self._layouts]
-        self._location.storage.replace(dict(zip(shards, written, strict=True)))
+        }
+        self._location.storage.replace(shards)
         if self._failure is not None:
             return
         layouts = [
-            layout.committed(number, rows, contents.digest)
-            for layout, contents in zip(self._layouts, written, strict=True)
+            layout.committed(number, rows, shard.digest)
+            for layout, shard in zip(self._layouts, shards.values(), strict=True)
         ]
         self._location.commit(layouts)
         self._layouts = layouts
         self.committed = max(self.committed, rows)
-        self.bytes_written += sum(contents.size for contents in written)
+        self.bytes_written += sum(shard.size for shard in shards.values())
 
     def observe(self, block: Block) -> None:
-        """Has a block looked at that is not full, for no more rows are to come.
-
-        Raises:
-            StoreError: If what looks at it fails, or a block could not be written.
-        """
+        """Has the last block observed, which is not full."""
         self._pending.append(self._thread.submit(self._observe_last, block))
         self.wait()
 
@@ -251,44 +209,33 @@ class BlockWriter:
             self._observed = block.end
 
     def _fail(self, error: Exception) -> None:
-        """Keeps an error of any kind: in this thread, nobody else would tell it."""
+        """Stores the first error, for the next call of another thread to raise."""
         if self._failure is None:
-            self._failure = write_error(error, self._location.storage, self.committed)
+            storage = self._location.storage
+            self._failure = write_error(error, storage, self.committed)
 
     def wait(self, most: int = 0) -> None:
-        """Waits until at most so many blocks are on their way.
-
-        Raises:
-            StoreError: If a block could not be written.
-        """
+        """Waits until at most so many blocks are pending; raises a failure."""
         while len(self._pending) > most:
             self._pending[0].result()
             self._pending.popleft()
         if not most:
-            # One may be on its way that an interrupt kept from being noted.
+            # An interrupt may have kept a pending block from being noted.
             self._thread.submit(int).result()
         self.check()
 
     def check(self) -> None:
-        """Raises what went wrong in the background, if anything did.
-
-        Raises:
-            StoreError: If a block could not be written.
-        """
+        """Raises the failure of a block, if there is one."""
         if self._failure is not None:
-            self._failure_told = True
+            self._failure_raised = True
             raise self._failure
 
     def abandon(self, then: Callable[[], None]) -> None:
-        """Commits nothing more; what is being written is left to end by itself.
-
-        Args:
-            then: Called when it has, in a thread of its own.
-        """
+        """Commits nothing more; calls `then` once the last write has ended."""
         self._failure = self._failure or StoreError(
-            f"Writing {self._location.storage} was given up. Do the same again."
+            f"Writing {self._location.storage} was interrupted. Do the same again."
         )
-        self._failure_told = True
+        self._failure_raised = True
 
         def end() -> None:
             self._wait_for_all()
@@ -297,18 +244,14 @@ class BlockWriter:
         Thread(target=end, name="layertap-end").start()
 
     def close(self) -> None:
-        """Waits for all blocks.
-
-        Raises:
-            StoreError: If one could not be written, and nothing was raised yet.
-        """
+        """Waits for all blocks; raises a failure that no call has raised."""
         self._wait_for_all()
         self._thread.shutdown(wait=False)
         self._observing.shutdown(wait=False)
-        if not self._failure_told:
+        if not self._failure_raised:
             self.check()
 
     def _wait_for_all(self) -> None:
-        # Not by joining the thread: once that was interrupted, Python 3.11 takes the
+        # Not by joining the thread: once a join was interrupted, Python 3.11 takes the
         # thread for ended.
         wait(list(self._pending))

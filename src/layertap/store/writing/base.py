@@ -1,0 +1,145 @@
+"""How writers lock a store, and how they release it."""
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any, Self
+
+from layertap.errors import StoreError
+from layertap.store.format.layout import ArrayLayout, ArraySpec
+from layertap.store.format.metadata import read_layouts
+from layertap.store.format.root import Root, read_root
+from layertap.store.format.sizing import lay_out
+from layertap.store.location import locate
+from layertap.store.location.base import Location
+from layertap.store.storage.base import Storage
+from layertap.store.storage.errors import TakenError, write_error
+from layertap.store.storage.lock import this_process
+
+LockedStore = tuple[Location, Root, list[ArrayLayout]]
+
+
+class BaseWriter:
+    """A locked store. It is released by `close`, or by a `with` statement."""
+
+    def __init__(self, location: Location, root: Root) -> None:
+        self.path = str(location.storage)
+        self._location = location
+        self._storage = location.storage
+        self._root = root
+        self._open = True
+        self._process = os.getpid()
+
+    @property
+    def store(self) -> str:
+        """The id of the store: a random text."""
+        return self._root.store
+
+    def close(self) -> None:
+        """Releases the store."""
+        if self._stop():
+            self._release()
+
+    def _stop(self) -> bool:
+        """Returns whether this is the first `close`, and by the process that opened."""
+        # A forked process has the writer, but neither its lock nor its threads.
+        stops = self._open and self._process == os.getpid()
+        self._open = self._open and not stops
+        return stops
+
+    def _release(self) -> None:
+        if not self._root.complete:
+            # The record of the writer is for messages: it may stay on a full disk.
+            with suppress(OSError):
+                self._location.write_root(replace(self._root, writer=None))
+        self._location.release()
+
+    def _completed(self, attributes: Mapping[str, Any], rows: int) -> Root:
+        """Returns the root of the complete store; raises OptionError if not JSON."""
+        attributes = {**self._root.attributes, **attributes}
+        root = replace(
+            self._root, attributes=attributes, complete=True, rows=rows, writer=None
+        )
+        root.contents()
+        return root
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            self.close()
+        except StoreError:
+            # The error that ended the `with` statement is the one to raise.
+            if error is None:
+                raise
+
+
+def draft(
+    arrays: Sequence[ArraySpec], attributes: Mapping[str, Any], **sizes: Any
+) -> tuple[Root, list[ArrayLayout]]:
+    """Returns the metadata of a new store; for `sizes`, see `lay_out`."""
+    store = uuid.uuid4().hex
+    layouts = lay_out(arrays, store, **sizes)
+    paths = tuple(layout.spec.path for layout in layouts)
+    return Root(paths, attributes, store, writer=this_process()), layouts
+
+
+@contextmanager
+def create_store(
+    path: str | os.PathLike[str],
+    arrays: Sequence[ArraySpec],
+    attributes: Mapping[str, Any],
+    **sizes: Any,
+) -> Iterator[LockedStore]:
+    """Makes and locks a store without rows; an error in the context releases it."""
+    location = locate(path)
+    root, layouts = draft(arrays, attributes, **sizes)
+    if location.exists():
+        raise location.already_exists()
+    with _releasing(location):
+        yield location, root, list(location.create(root, layouts))
+
+
+@contextmanager
+def reopen_store(path: str | os.PathLike[str]) -> Iterator[LockedStore]:
+    """Locks a store that is not complete; an error in the context releases it."""
+    location = locate(path)
+    with _releasing(location):
+        location.lock()
+        root = read_root(location.storage)
+        if root.complete:
+            raise StoreError(
+                f"The store {location.storage} is complete: no rows can be added. "
+                "Write to another path, or remove it first."
+            )
+        yield location, root, read_layouts(location.storage, root)
+
+
+@contextmanager
+def _releasing(location: Location) -> Iterator[None]:
+    """Releases a location after an error, and explains the error."""
+    storage = location.storage
+    try:
+        yield
+    except BaseException as error:
+        location.release()
+        if isinstance(error, MemoryError):
+            raise StoreError(
+                f"{storage} can't be written: a block of its rows does not fit into "
+                "memory. Pass less `memory`, or, for an existing store, write to "
+                "another path."
+            ) from error
+        explained = isinstance(error, StoreError) and not isinstance(error, TakenError)
+        if isinstance(error, OSError) and not explained:
+            raise write_error(error, storage, _committed_rows(storage)) from error
+        raise
+
+
+def _committed_rows(storage: Storage) -> int:
+    """Returns how many rows of a store are committed, or 0 if that can't be read."""
+    with suppress(StoreError):
+        return min(layout.rows for layout in read_layouts(storage, read_root(storage)))
+    return 0
