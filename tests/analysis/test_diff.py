@@ -43,13 +43,14 @@ def values_of(plan, rows=ROWS):
 
 def store(path, plan, values, *, block_rows=8, ids=None, labels=None, **identity):
     """Writes a store as a save does, of a model that was never there."""
-    beside = {}
+    rows = len(values["fusion/in/0"])
+    beside = {"digests": np.zeros(rows, "uint64")}
     if ids is not None:
         beside["ids"] = text.encode(ids) if isinstance(ids[0], str) else np.array(ids)
     if labels is not None:
         beside["labels"] = np.array(labels)
     if plan.narrowed:
-        beside["overflowed"] = np.zeros((len(values["fusion/in/0"]), 1), "int32")
+        beside["overflowed"] = np.zeros((rows, 1), "int32")
     arrays = values | beside
     specs = [ArraySpec(n, a.shape[1:], a.dtype.name) for n, a in arrays.items()]
     kind = {"i": "number", "u": "text"}.get(beside["ids"].dtype.kind if ids else "")
