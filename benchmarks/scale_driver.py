@@ -189,7 +189,7 @@ def _finish(writer: SharedWriter) -> None:
     gatherer = Gatherer(plan())
     for _, found in writer.notes():
         if found is not None:
-            gatherer.add_noted(writer.block_rows, found)
+            gatherer.add_summary(writer.block_rows, found)
     writer.finish(lambda: {"statistics": gatherer.to_json()})
     assert not missing
 

@@ -66,7 +66,7 @@ def noted(rows: int) -> dict[str, Any]:
     for width, array in alike.items():
         branches = [v for v in plan().stored if v.shape[1] == width]
         of_one = Gatherer(replace(plan(), joins=(_join_of(branches[:1]),)))
-        (statistics,) = of_one.noted({branches[0].address: array}).values()
+        (statistics,) = of_one.summarize({branches[0].address: array}).values()
         found.update((branch.address, statistics) for branch in branches)
     return {value.address: found[value.address] for value in plan().stored}
 
@@ -167,7 +167,7 @@ def root_bytes(rows: int) -> int:
         rows: Of how many rows the statistics are, which all are alike.
     """
     gatherer = Gatherer(plan())
-    gatherer.add_noted(rows, noted(rows))
+    gatherer.add_summary(rows, noted(rows))
     attributes = {"plan": plan().to_json(), "statistics": gatherer.to_json()}
     paths = tuple(spec.path for spec in specs())
     return len(Root(paths, attributes, STORE, True, ROWS).contents())

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import scale, scale_plan
 from benchmarks.scale_driver import Counted, Driver, Requests, counted
 from benchmarks.scale_plan import MEMORIES, MIB, Size, record, root_bytes
-from layertap.results.statistics.encoding import from_bytes
+from layertap.results.statistics.encoding import decode_exact
 from layertap.store import BlockWorker, SharedWriter, Writer
 from layertap.store.format.layout import to_json
 from layertap.store.format.metadata import parse_layout
@@ -180,7 +180,7 @@ def test_a_record_has_what_is_noted_of_its_rows():
     noted = scale_plan.noted(256)
     assert len(noted) == 50
     for name, width in (("fusion/in/0", 64), ("fusion/in/49", 1024)):
-        found = from_bytes(noted[name])
+        found = decode_exact(noted[name])
         array = scale_plan.activations(width, 256).astype(np.float64)
         assert (found.count, found.units) == (256, width)
         assert np.allclose(found.mean, array.mean(0), rtol=1e-5)

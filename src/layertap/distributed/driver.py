@@ -283,7 +283,7 @@ def _statistics(plan: Plan, writer: SharedWriter) -> dict[str, Any]:
     for first, noted in writer.notes():
         rows = min(writer.block_rows, writer.rows - first)
         if noted is not None:
-            gatherer.add_noted(rows, noted)
+            gatherer.add_summary(rows, noted)
             continue
         # Written before by a save that was not distributed.
         for name in gatherer.names:

@@ -208,7 +208,7 @@ class Worker:
                 f"{block.filled}."
             )
         noted = {name: part[: len(rows)] for name, part in block.values.items()}
-        written = self._store.write(block, self._gatherer.noted(noted))
+        written = self._store.write(block, self._gatherer.summarize(noted))
         self._attempts.end.remote(number)
         return len(rows), written
 

@@ -111,8 +111,8 @@ class Saved(Mapping[str, LazyArray | JoinedArray]):
         """
         texts = self.reader.attributes.get(STATISTICS, {})
         with report_damage(self.path):
-            stored = encoding.kept(self.plan, self.rows, texts)
-            return feature_axes.of_values(self.plan, stored)
+            stored = encoding.decode_all(self.plan, self.rows, texts)
+            return feature_axes.derive_statistics(self.plan, stored)
 
     def lengths(self, name: str) -> NDArray[Any]:
         """Returns the true sizes of the rows of a padded value.

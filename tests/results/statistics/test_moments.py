@@ -12,9 +12,9 @@ from layertap import store as stores
 from layertap.core.plan import Branch, Join, Output, Plan, Recipe
 from layertap.core.tables import plain
 from layertap.errors import OptionError, StoreError
-from layertap.results.statistics.encoding import from_texts, to_texts
-from layertap.results.statistics.feature_axes import of_values, unit_axes
-from layertap.results.statistics.gather import Gatherer, of_rows
+from layertap.results.statistics.encoding import decode, encode
+from layertap.results.statistics.feature_axes import derive_statistics, unit_axes
+from layertap.results.statistics.gather import Gatherer, compute_statistics
 from layertap.results.statistics.moments import Statistics
 from layertap.results.statistics.table import table
 from layertap.store import ArraySpec, Reader, Writer
@@ -96,7 +96,7 @@ def arrays(draw, ranks=(1, 4)):
 @given(arrays())
 def test_any_array(drawn):
     array, axis = drawn
-    assert_right(of_rows(array, axis), array, axis)
+    assert_right(compute_statistics(array, axis), array, axis)
 
 
 @settings(deadline=None, max_examples=60)
@@ -104,9 +104,9 @@ def test_any_array(drawn):
 def test_any_cuts(drawn, cuts):
     """Parts that are put together are as the whole."""
     array, axis = drawn
-    found = Statistics.nothing(axis, 1 if axis is None else array.shape[axis])
+    found = Statistics.empty(axis, 1 if axis is None else array.shape[axis])
     for part in np.split(array, sorted(min(cut, len(array)) for cut in cuts)):
-        found = found.merged(of_rows(part, axis))
+        found = found.merge(compute_statistics(part, axis))
     assert_right(found, array, axis)
 
 
@@ -114,9 +114,9 @@ def test_any_cuts(drawn, cuts):
 @given(arrays())
 def test_kept_as_texts(drawn):
     array, axis = drawn
-    found = of_rows(array, axis)
-    texts = json.loads(json.dumps(to_texts(found), allow_nan=False))
-    again = from_texts(texts, array.shape)
+    found = compute_statistics(array, axis)
+    texts = json.loads(json.dumps(encode(found), allow_nan=False))
+    again = decode(texts, array.shape)
     assert_right(again, array, axis)
     json.dumps(again.to_json(), allow_nan=False)
 
@@ -138,9 +138,9 @@ def test_arrays_of_many_pieces(shape, axis, dtype, mean):
     random = np.random.default_rng(3)
     array = (random.standard_normal(shape) + mean).astype(dtype)
     array[len(array) // 2] = 0
-    assert_right(of_rows(array, axis), array, axis)
+    assert_right(compute_statistics(array, axis), array, axis)
     array.reshape(-1)[array.size // 3] = np.nan
-    assert_right(of_rows(array, axis), array, axis)
+    assert_right(compute_statistics(array, axis), array, axis)
 
 
 def test_a_million_numbers_far_from_zero_keep_their_variance():
@@ -148,7 +148,7 @@ def test_a_million_numbers_far_from_zero_keep_their_variance():
     random = np.random.default_rng(1)
     array = (1000 + 0.01 * random.standard_normal((2**17, 8))).astype("float32")
     exact = array.astype("float64")
-    found = of_rows(array, 1)
+    found = compute_statistics(array, 1)
     np.testing.assert_allclose(found.mean, exact.mean(0), rtol=1e-9)
     np.testing.assert_allclose(found.variance, exact.var(0), rtol=1e-4)
 
@@ -159,7 +159,7 @@ def test_units_that_are_dead_and_those_that_are_broken():
     array[:, 2] = 0.1
     array[5, 2] = np.nan
     array[:, 3] = np.arange(1000)
-    found = of_rows(array, 1)
+    found = compute_statistics(array, 1)
     assert found.dead.tolist() == [True, True, False, False]
     assert found.variance[:3].tolist() == [0, 0, 0]
     assert found.mean[1] == np.float64(np.float32(0.1))
@@ -233,8 +233,10 @@ def test_which_units_values_have():
 
 def test_values_that_are_made_of_others():
     arrays = values_of(PLAN, 20)
-    stored = {n: of_rows(arrays[n], axis) for n, axis in unit_axes(PLAN).items()}
-    found = of_values(PLAN, stored)
+    stored = {
+        n: compute_statistics(arrays[n], axis) for n, axis in unit_axes(PLAN).items()
+    }
+    found = derive_statistics(PLAN, stored)
     assert list(found) == [name for name in PLAN.addresses if name != "waves/out"]
     joined = np.concatenate([arrays["maps/in/0"], arrays["maps/in/1"]], 1)
     assert_right(found["last/in/0"], joined, 1)
@@ -289,7 +291,7 @@ def test_rows_out_of_order_are_refused():
     gatherer.add(0, rows)
     with pytest.raises(OptionError, match="Rows of sum/in/0 from 7 on"):
         gatherer.add(7, rows)
-    with pytest.raises(OptionError, match="the next one is 3"):
+    with pytest.raises(OptionError, match="Expected row 3"):
         gatherer.add(0, rows)
 
 
@@ -347,7 +349,7 @@ def test_an_observer_that_fails_loses_no_rows(tmp_path, fails_at):
     stores.remove(tmp_path / "v")
 
 
-TEXTS = to_texts(of_rows(np.array([[1, 2], [np.nan, 2]], "float32"), 1))
+TEXTS = encode(compute_statistics(np.array([[1, 2], [np.nan, 2]], "float32"), 1))
 DAMAGE = {
     "axis": [0, 2, -1, True, "1", 1.0, 10**400],
     "mean": ["1", "1 2 3", "a b", 3, None, "1  2", "0" * 100 + " 1"],
@@ -364,15 +366,15 @@ DAMAGE = {
     ("name", "found"), [(name, part) for name in DAMAGE for part in DAMAGE[name]]
 )
 def test_texts_that_are_none(name, found):
-    assert from_texts(TEXTS, (2, 2)).mean.tolist() == [1, 2]
+    assert decode(TEXTS, (2, 2)).mean.tolist() == [1, 2]
     with pytest.raises((ValueError, TypeError, OverflowError)):
-        from_texts(TEXTS | {name: found}, (2, 2))
+        decode(TEXTS | {name: found}, (2, 2))
 
 
 def test_bfloat16_of_all_numbers():
     every = np.arange(2**16, dtype=np.uint16).view(ml_dtypes.bfloat16)
-    assert_right(of_rows(every, None), every, None)
+    assert_right(compute_statistics(every, None), every, None)
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    assert_right(of_rows(every, None), every, None)
+    assert_right(compute_statistics(every, None), every, None)
     finite = every[np.isfinite(every)]
-    assert_right(of_rows(finite, None), finite, None)
+    assert_right(compute_statistics(finite, None), finite, None)

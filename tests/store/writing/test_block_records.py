@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from layertap.errors import StoreError
-from layertap.results.statistics.encoding import from_bytes, to_bytes
-from layertap.results.statistics.moments import COUNTED, MOMENTS, Statistics
+from layertap.results.statistics.encoding import decode_exact, encode
+from layertap.results.statistics.moments import COUNTS, MOMENTS, Statistics
 from layertap.store import ArraySpec, BlockWorker, Reader, SharedWriter
 from layertap.store.storage import objects
 from layertap.store.storage.files import LocalStorage
@@ -147,10 +147,10 @@ def test_what_is_deleted_may_be_any_number_of_objects(monkeypatch):
 def statistics(**parts):
     """Statistics of two units of 100 numbers, with some parts of their own."""
     floats = dict.fromkeys(MOMENTS, (0.0, 1.0)) | {"variance": [0.25, 0.1]}
-    whole = dict.fromkeys(COUNTED, (0, 0))
+    whole = dict.fromkeys(COUNTS, (0, 0))
     given = {name: parts.get(name, part) for name, part in (floats | whole).items()}
     arrays = [np.array(given[name], np.float64) for name in MOMENTS]
-    arrays += [np.array(given[name], np.int64) for name in COUNTED]
+    arrays += [np.array(given[name], np.int64) for name in COUNTS]
     return Statistics(1, parts.get("count", 100), *arrays)
 
 
@@ -172,9 +172,9 @@ def statistics(**parts):
 )
 def test_what_is_noted_is_what_was_known_to_the_bit(parts):
     known = statistics(**parts)
-    found = from_bytes(to_bytes(known))
+    found = decode_exact(encode(known, exact=True))
     assert (found.axis, found.count) == (known.axis, known.count)
-    for name in (*MOMENTS, *COUNTED):
+    for name in (*MOMENTS, *COUNTS):
         one, other = getattr(known, name), getattr(found, name)
         assert (one.dtype, one.tobytes()) == (other.dtype, other.tobytes()), name
 
@@ -185,7 +185,7 @@ def test_what_is_noted_of_a_usual_block_takes_few_bytes():
     moments = [*rng.normal(size=(2, units)) ** 2, np.zeros(units), rng.random(units)]
     moments[3] = moments[3].astype(np.float32).astype(np.float64)
     counts = [rng.integers(0, 8192, units), *np.zeros((2, units), np.int64)]
-    noted = to_bytes(Statistics(1, 8192, *moments, *counts))
+    noted = encode(Statistics(1, 8192, *moments, *counts), exact=True)
     text = sum(len(part[1]) for part in noted.values() if isinstance(part, list))
     assert text == units * (8 + 8 + 4 + 4 + 2) * 4 // 3
 
@@ -203,4 +203,4 @@ def test_what_is_noted_of_a_usual_block_takes_few_bytes():
 )
 def test_what_can_not_have_been_noted_is_an_error(change):
     with pytest.raises((KeyError, ValueError)):
-        from_bytes(to_bytes(statistics()) | change)
+        decode_exact(encode(statistics(), exact=True) | change)

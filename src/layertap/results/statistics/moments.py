@@ -1,8 +1,8 @@
-"""What is known of the numbers of a value: how large, how many zeros, what is broken.
+"""Statistics of the numbers of a value: how large, how many zeros, what is broken.
 
-Records only: no model and no Keras is needed to read them. Two records of other rows,
-or of other units, make one of all of them, by the formulas of Chan, Golub and LeVeque
-("Updating formulae and a pairwise algorithm for computing sample variances", 1979).
+Statistics of other rows, or of other units, are combined by the formulas of Chan, Golub
+and LeVeque ("Updating formulae and a pairwise algorithm for computing sample
+variances", 1979).
 """
 
 import functools
@@ -12,31 +12,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap.core import tables
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
+Integers = NDArray[np.int64]
 
 MOMENTS = ("mean", "variance", "minimum", "maximum")
-COUNTED = ("zeros", "nan", "inf")
+COUNTS = ("zeros", "nan", "inf")
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What is known of all numbers of a value together.
+    """Statistics of all numbers of a value together.
+
+    Mean, variance, minimum and maximum are of the finite numbers, NaN without any.
 
     Attributes:
-        numbers: How many there are.
-        mean: The mean of the finite ones; NaN if there are none, as all below.
-        variance: Their variance.
-        minimum: The smallest of them.
-        maximum: The largest of them.
+        numbers: How many numbers there are.
         zeros: How many are zero.
         nan: How many are NaN.
         inf: How many are infinite.
         units: How many units the value has.
-        dead: How many of its units have the same finite number in all rows.
+        dead: How many units have the same finite number in all rows.
     """
 
     numbers: int
@@ -57,29 +57,28 @@ class Totals:
 
     @property
     def share_of_zeros(self) -> float:
-        """How many of all numbers are zero, from 0 to 1."""
+        """The zeros by all numbers, from 0 to 1."""
         return self.zeros / self.numbers if self.numbers else 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What is known of the numbers of a value, unit by unit.
+    """Statistics of the numbers of a value, unit by unit.
 
-    A *unit* is a position along the axis that the value's join joins along, the
-    features as a rule; along the last axis where the join has no such axis. A value
-    with one number a row is one unit; one with more than 32,768 units is described as
-    if it were. Zeros that a value was padded with count. Whole numbers beyond 2**53 are
-    rounded to floating ones.
+    A *unit* is a position along the axis of the value's join, usually a feature; along
+    the last axis if the join has no axis. A value with one number a row, or with more
+    than 32,768 units, is one unit. The zeros of padding count. Integers beyond 2**53
+    are rounded.
 
     Attributes:
         axis: The axis of the units, or None if all numbers are one unit.
         count: How many numbers each unit has.
-        mean: The mean of the finite numbers, by unit; NaN if there are none, as in the
-            three that follow.
-        variance: Their variance, the mean of the squared distances from the mean.
+        mean: The mean of the finite numbers of each unit, float64 of shape `(units,)`;
+            NaN without any, also in the three that follow.
+        variance: Their variance: the mean of the squared distances from the mean.
         minimum: The smallest of them.
         maximum: The largest of them.
-        zeros: How many numbers are zero, by unit.
+        zeros: How many numbers of each unit are zero, int64 of shape `(units,)`.
         nan: How many are NaN.
         inf: How many are infinite.
     """
@@ -90,34 +89,29 @@ class Statistics:
     variance: Floats
     minimum: Floats
     maximum: Floats
-    zeros: Counts
-    nan: Counts
-    inf: Counts
+    zeros: Integers
+    nan: Integers
+    inf: Integers
 
     @classmethod
-    def nothing(cls, axis: int | None, units: int) -> "Statistics":
-        """Returns what is known of no numbers.
-
-        Args:
-            axis: The axis of the units.
-            units: How many there are.
-        """
-        unknown, none = np.full(units, np.nan), np.zeros(units, np.int64)
-        return cls(axis, 0, *[unknown] * 4, *[none] * 3)
+    def empty(cls, axis: int | None, units: int) -> "Statistics":
+        """Returns the statistics of no numbers."""
+        unknown, zeros = np.full(units, np.nan), np.zeros(units, np.int64)
+        return cls(axis, 0, *[unknown] * 4, *[zeros] * 3)
 
     @property
     def units(self) -> int:
-        """How many units there are."""
+        """The number of units."""
         return len(self.mean)
 
     @property
-    def finite(self) -> Counts:
-        """How many numbers are finite, by unit."""
+    def finite(self) -> Integers:
+        """How many numbers of each unit are finite."""
         return self.count - self.nan - self.inf
 
     @property
     def dead(self) -> NDArray[np.bool_]:
-        """Whether a unit has the same finite number in all rows."""
+        """Whether each unit has the same finite number in all rows."""
         dead: NDArray[np.bool_] = (self.minimum == self.maximum) & (
             self.finite == self.count
         )
@@ -125,113 +119,88 @@ class Statistics:
 
     @functools.cached_property
     def whole(self) -> "Statistics":
-        """The same of all numbers together, as one unit."""
-        return self.folded(None, (self.units, 1, 1))
+        """The statistics of all numbers together, as one unit."""
+        return self.fold(None, (self.units, 1, 1))
 
     @property
     def total(self) -> Totals:
-        """What is known of all numbers together."""
-        whole = self.whole
-        return Totals(
-            whole.count,
-            mean=float(whole.mean[0]),
-            variance=float(whole.variance[0]),
-            minimum=float(whole.minimum[0]),
-            maximum=float(whole.maximum[0]),
-            zeros=int(whole.zeros[0]),
-            nan=int(whole.nan[0]),
-            inf=int(whole.inf[0]),
-            units=self.units,
-            dead=int(self.dead.sum()),
-        )
+        """The statistics of all numbers together, as plain numbers."""
+        numbers = {n: getattr(self.whole, n).item() for n in (*MOMENTS, *COUNTS)}
+        dead = int(self.dead.sum())
+        return Totals(self.whole.count, **numbers, units=self.units, dead=dead)
 
     @classmethod
-    def joined(cls, axis: int | None, parts: "Sequence[Statistics]") -> "Statistics":
-        """Returns the same of the units of several, one after the other.
-
-        Args:
-            axis: The axis of the units.
-            parts: Of as many numbers each.
-        """
+    def concatenate(
+        cls, axis: int | None, parts: "Sequence[Statistics]"
+    ) -> "Statistics":
+        """Concatenates the units of several, whose units have as many numbers."""
         if len(parts) == 1 and parts[0].axis == axis:
             return parts[0]
-        names = (*MOMENTS, *COUNTED)
+        names = (*MOMENTS, *COUNTS)
         units = (np.concatenate([getattr(p, name) for p in parts]) for name in names)
         return cls(axis, parts[0].count, *units)
 
-    def folded(self, axis: int | None, form: tuple[int, int, int]) -> "Statistics":
-        """Returns the same of fewer units, each of several of these.
-
-        Args:
-            axis: The axis of the units.
-            form: The shape that the units have; those of its second axis remain.
-        """
+    def fold(self, axis: int | None, shape: tuple[int, int, int]) -> "Statistics":
+        """Merges units: reshaped to `shape`, those along its second axis remain."""
         with np.errstate(all="ignore"):
             n, mean, variance = (
-                part.reshape(form) for part in (self.finite, self.mean, self.variance)
+                part.reshape(shape) for part in (self.finite, self.mean, self.variance)
             )
             all_n = n.sum((0, 2))
             sums = np.where(n, n * mean, 0).sum((0, 2))
             means = sums / all_n
             apart = variance + (mean - means[:, None]) ** 2
             squares = np.where(n, n * apart, 0).sum((0, 2))
-            return sound(
+            return with_exact_constants(
                 axis,
-                self.count * form[0] * form[2],
+                self.count * shape[0] * shape[2],
                 means,
                 squares / all_n,
-                np.fmin.reduce(self.minimum.reshape(form), (0, 2)),
-                np.fmax.reduce(self.maximum.reshape(form), (0, 2)),
-                *(getattr(self, name).reshape(form).sum((0, 2)) for name in COUNTED),
+                np.fmin.reduce(self.minimum.reshape(shape), (0, 2)),
+                np.fmax.reduce(self.maximum.reshape(shape), (0, 2)),
+                *(getattr(self, name).reshape(shape).sum((0, 2)) for name in COUNTS),
             )
 
-    def merged(self, other: "Statistics") -> "Statistics":
-        """Returns the same of the numbers of both, which have the same units."""
+    def merge(self, other: "Statistics") -> "Statistics":
+        """Merges the numbers of the same units in other rows."""
         with np.errstate(all="ignore"):
-            n, more = self.finite, other.finite
-            both = n + more
+            n, m = self.finite, other.finite
+            both = n + m
             apart = other.mean - self.mean
-            mean = self.mean + apart * (more / both)
-            squares = n * self.variance + more * other.variance
-            squares = squares + apart**2 * (n * (more / both))
-            one, none = more == 0, n == 0
-            return sound(
+            mean = self.mean + apart * (m / both)
+            squares = n * self.variance + m * other.variance
+            squares = squares + apart**2 * (n * (m / both))
+            mine, theirs = m == 0, n == 0
+            return with_exact_constants(
                 self.axis,
                 self.count + other.count,
-                np.where(one, self.mean, np.where(none, other.mean, mean)),
+                np.where(mine, self.mean, np.where(theirs, other.mean, mean)),
                 np.where(
-                    one, self.variance, np.where(none, other.variance, squares / both)
+                    mine,
+                    self.variance,
+                    np.where(theirs, other.variance, squares / both),
                 ),
                 np.fmin(self.minimum, other.minimum),
                 np.fmax(self.maximum, other.maximum),
-                *(getattr(self, name) + getattr(other, name) for name in COUNTED),
+                *(getattr(self, name) + getattr(other, name) for name in COUNTS),
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the statistics as data for JSON, which has no NaN: None for it."""
-        units = {
-            name: [n if np.isfinite(n) else None for n in getattr(self, name).tolist()]
-            for name in MOMENTS
-        } | {name: getattr(self, name).tolist() for name in COUNTED}
-        total = {
-            name: n if np.isfinite(n) else None for name, n in vars(self.total).items()
-        }
-        return {
-            "axis": self.axis,
-            "count": self.count,
-            "total": total,
-            "by unit": units,
-        }
+        """Returns the statistics as data for JSON, with None for NaN."""
+        units = {n: getattr(self, n).tolist() for n in (*MOMENTS, *COUNTS)}
+        data: dict[str, Any] = tables.finite(
+            {
+                "axis": self.axis,
+                "count": self.count,
+                "total": vars(self.total),
+                "by unit": units,
+            }
+        )
+        return data
 
 
-def sound(axis: int | None, count: int, *parts: Any) -> Statistics:
-    """Returns statistics that are exact where a unit has one number only.
-
-    Args:
-        axis: The axis of the units.
-        count: How many numbers each has.
-        parts: What else there is to `Statistics`, in its order.
-    """
+def with_exact_constants(axis: int | None, count: int, *parts: Any) -> Statistics:
+    """Returns statistics with mean and variance exact where all numbers are equal."""
     mean, variance, minimum, maximum, *counts = parts
     same = minimum == maximum
     mean, variance = np.where(same, minimum, mean), np.where(same, 0.0, variance)
