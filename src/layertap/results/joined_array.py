@@ -1,44 +1,47 @@
-"""A value that is not stored itself: others, joined when it is read."""
+"""A value that is not stored itself: other arrays, joined when it is read."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import StoreError
 
-if TYPE_CHECKING:
-    from layertap.store import LazyArray
-
-# No value is made of more parts, however nested.
+# The most nesting, and the most parts of parts, of a value.
 _MOST_DEPTH, _MOST_LEAVES = 200, 2**16
 
 
+class RowArray(Protocol):
+    """An array that can be indexed by rows: in memory, on disk, or joined."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape, rows first."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its dtype."""
+
+    def __getitem__(self, rows: Any, /) -> NDArray[Any]: ...
+
+
 class JoinedArray:
-    """A value that is not stored itself: other arrays, joined when it is read.
+    """Arrays that are joined along an axis when rows of them are read."""
 
-    Args:
-        parts: The arrays.
-        axis: The axis along which they are joined.
-
-    Raises:
-        ValueError: If they can't be joined so.
-    """
-
-    def __init__(self, parts: "list[LazyArray | JoinedArray]", axis: int) -> None:
+    def __init__(self, parts: Sequence[RowArray], axis: int) -> None:
+        first = parts[0].shape
         forms = {(p.dtype, p.shape[:axis], p.shape[axis + 1 :]) for p in parts}
-        if len(forms) > 1 or not 1 <= axis < parts[0].ndim:
+        if len(forms) > 1 or not 1 <= axis < len(first):
             raise ValueError(f"{parts[:10]} can't be joined along axis {axis}")
         inner = [part for part in parts if isinstance(part, JoinedArray)]
         self.depth: int = 1 + max((part.depth for part in inner), default=0)
         self.leaves: int = len(parts) + sum(part.leaves - 1 for part in inner)
         if self.depth > _MOST_DEPTH or self.leaves > _MOST_LEAVES:
             raise ValueError(f"a value is made of {self.leaves} parts of parts")
-        self._parts = parts
-        self._axis = axis
-        first = parts[0].shape
-        joined = sum(part.shape[axis] for part in parts)
-        self.shape: tuple[int, ...] = (*first[:axis], joined, *first[axis + 1 :])
+        self._parts, self._axis = parts, axis
+        size = sum(part.shape[axis] for part in parts)
+        self.shape: tuple[int, ...] = (*first[:axis], size, *first[axis + 1 :])
         self.dtype: np.dtype[Any] = parts[0].dtype
         self.ndim: int = len(self.shape)
 
@@ -46,19 +49,20 @@ class JoinedArray:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        """Reads as NumPy indexes; of the rows, no more than are asked for."""
+        """Indexes as NumPy does, and reads only the rows that the index needs."""
         index = index if isinstance(index, tuple) else (index,)
         rows = index[0] if index else slice(None)
+        array: NDArray[Any]
         if rows is Ellipsis or rows is None:
-            found: NDArray[Any] = self._read(slice(None))[index]
+            array = self._read(slice(None))[index]
         elif isinstance(rows, int | np.integer):
             row = int(rows) + (len(self) if rows < 0 else 0)
             if not 0 <= row < len(self):
-                raise IndexError(f"Row {rows} of {len(self)}.")
-            found = self._read(slice(row, row + 1))[(0, *index[1:])]
+                raise IndexError(f"Row {rows} is out of range: there are {len(self)}.")
+            array = self._read(slice(row, row + 1))[(0, *index[1:])]
         else:
-            found = self._read(rows)[(slice(None), *index[1:])]
-        return found
+            array = self._read(rows)[(slice(None), *index[1:])]
+        return array
 
     def _read(self, rows: Any) -> NDArray[Any]:
         if isinstance(rows, slice):
@@ -67,19 +71,19 @@ class JoinedArray:
             rows = np.asarray(rows)
             count = int(rows.sum()) if rows.dtype == bool else len(rows)
         try:
-            whole = np.empty((count, *self.shape[1:]), self.dtype)
+            joined = np.empty((count, *self.shape[1:]), self.dtype)
         except (MemoryError, ValueError) as error:
             raise StoreError(
                 f"{self!r} does not fit into memory. Read fewer rows at a time."
             ) from error
-        self._fill(whole, rows)
-        return whole
+        self._fill(joined, rows)
+        return joined
 
-    def _fill(self, whole: NDArray[Any], rows: Any) -> None:
+    def _fill(self, joined: NDArray[Any], rows: Any) -> None:
         start = 0
         for part in self._parts:
             end = start + part.shape[self._axis]
-            place = whole[(slice(None),) * self._axis + (slice(start, end),)]
+            place = joined[(slice(None),) * self._axis + (slice(start, end),)]
             if isinstance(part, JoinedArray):
                 part._fill(place, rows)
             else:

@@ -231,6 +231,13 @@ def test_which_units_values_have():
     }
 
 
+def test_a_value_of_no_size_is_one_unit():
+    plan = Plan("m", (), (value("nothing/out", (0,), made=Output),))
+    assert unit_axes(plan) == {"nothing/out": None}
+    empty = compute_statistics(np.zeros((3, 0), "float32"), None)
+    assert decode(encode(empty), (3, 0)).total.numbers == 0
+
+
 def test_values_that_are_made_of_others():
     arrays = values_of(PLAN, 20)
     stored = {
