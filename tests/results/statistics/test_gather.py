@@ -1,4 +1,4 @@
-"""Statistics are gathered while values are saved, kept, and shown."""
+"""Statistics are gathered during a save, stored and shown."""
 
 import json
 
@@ -34,7 +34,7 @@ def numbers(rows=1000):
 
 
 class StoppedError(Exception):
-    """The data end here, this time."""
+    """The data end here."""
 
 
 def batches(x, stop=None):
@@ -45,23 +45,23 @@ def batches(x, stop=None):
 
 
 def assert_right(saved):
-    """Each address has what NumPy says of its array, in 64 bits."""
+    """The statistics of each value equal those of NumPy in 64 bits."""
     assert list(saved.statistics) == list(saved)
-    for name, found in saved.statistics.items():
+    for name, known in saved.statistics.items():
         array = saved[name][:].astype("float64")
-        axes = tuple(axis for axis in range(array.ndim) if axis != found.axis)
+        axes = tuple(axis for axis in range(array.ndim) if axis != known.axis)
         near = {"rtol": 1e-5, "atol": 1e-6}
-        np.testing.assert_allclose(found.mean, array.mean(axes), **near)
-        np.testing.assert_allclose(found.variance, array.var(axes), **near)
-        np.testing.assert_array_equal(found.minimum, array.min(axes))
-        np.testing.assert_array_equal(found.maximum, array.max(axes))
-        np.testing.assert_array_equal(found.zeros, (array == 0).sum(axes))
-        assert not found.nan.any()
-        assert not found.inf.any()
-        assert found.count * found.units == array.size
+        np.testing.assert_allclose(known.mean, array.mean(axes), **near)
+        np.testing.assert_allclose(known.variance, array.var(axes), **near)
+        np.testing.assert_array_equal(known.minimum, array.min(axes))
+        np.testing.assert_array_equal(known.maximum, array.max(axes))
+        np.testing.assert_array_equal(known.zeros, (array == 0).sum(axes))
+        assert not known.nan.any()
+        assert not known.inf.any()
+        assert known.count * known.units == array.size
 
 
-def test_every_value_has_them(tmp_path):
+def test_every_value_has_statistics(tmp_path):
     saved = layertap.save(
         model_with_aliases(), numbers(), tmp_path / "v.zarr", memory=SMALL
     )
@@ -73,7 +73,7 @@ def test_every_value_has_them(tmp_path):
 
 
 @pytest.mark.parametrize("stops", [(25,), (300,), (325, 500, 975), (600, 600)])
-def test_a_save_that_stopped_has_the_same_to_the_bit(tmp_path, stops):
+def test_a_resumed_save_has_the_same_statistics_to_the_bit(tmp_path, stops):
     model, x = model_with_aliases(), numbers()
     once = layertap.save(model, batches(x), tmp_path / "once", memory=SMALL)
     for stop in stops:
@@ -82,9 +82,9 @@ def test_a_save_that_stopped_has_the_same_to_the_bit(tmp_path, stops):
         stopped = layertap.open(tmp_path / "v")
         assert (stopped.complete, dict(stopped.statistics)) == (False, {})
     saved = layertap.save(model, batches(x), tmp_path / "v", memory=SMALL)
-    kept = saved.reader.attributes["statistics"]
-    assert kept == once.reader.attributes["statistics"]
-    # A complete store is the same run's, whatever is known of its values.
+    stored = saved.reader.attributes["statistics"]
+    assert stored == once.reader.attributes["statistics"]
+    # The complete store is recognised as one of the same run.
     assert layertap.save(model, batches(x), tmp_path / "v", memory=SMALL).complete
 
 
@@ -102,17 +102,17 @@ def test_units_lie_along_the_axis_of_the_join(tmp_path):
         before="*",
         outputs="twice",
     )
-    axes = {name: found.axis for name, found in saved.statistics.items()}
+    axes = {name: known.axis for name, known in saved.statistics.items()}
     assert axes["time/in/0"] == axes["time/in/1"] == 1
     assert saved.statistics["time/in/0"].units == 6
-    # The output of `twice` is its branch, and has what is known of that.
+    # The output of `twice` is an alias of its branch, with the same statistics.
     assert axes["twice/out"] == 1
     assert_right(saved)
 
 
 @pytest.mark.every_backend
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_they_are_of_what_is_stored(tmp_path, dtype):
+def test_statistics_are_of_the_stored_dtype(tmp_path, dtype):
     x = keras.Input((3,), name="x")
     large = layers.Rescaling(1e30, name="large")(x)
     model = keras.Model(x, layers.Concatenate(name="fusion")([x, large]))
@@ -136,7 +136,7 @@ def test_padding_counts_as_zeros(tmp_path):
     assert saved.statistics["fusion/in/0"].zeros.tolist() == [4 * 3] * 2
 
 
-def test_they_are_shown(tmp_path):
+def test_statistics_are_shown(tmp_path):
     model, x = model_with_aliases(), numbers(100)
     left = model.get_layer("left")
     left.kernel.assign(np.zeros((8, 16)))
@@ -149,15 +149,15 @@ def test_they_are_shown(tmp_path):
     assert line[1:] == [
         *("0.01562", "0.06052", "0", "0.25", "93.8%", "0", "0", "16", "of", "16"),
     ]
-    found = json.loads(CliRunner().invoke(main, ["show", path, "--json"]).output)
-    kept = found["statistics"]["fusion/in/0"]
-    assert kept["by unit"]["mean"] == [0.25] + [0.0] * 15
-    assert kept["total"]["dead"] == kept["total"]["units"] == 16
-    assert kept["total"]["zeros"] == 1500
-    assert set(found["statistics"]) == set(saved)
+    shown = json.loads(CliRunner().invoke(main, ["show", path, "--json"]).output)
+    known = shown["statistics"]["fusion/in/0"]
+    assert known["by unit"]["mean"] == [0.25] + [0.0] * 15
+    assert known["total"]["dead"] == known["total"]["units"] == 16
+    assert known["total"]["zeros"] == 1500
+    assert set(shown["statistics"]) == set(saved)
 
 
-def test_a_store_that_stopped_shows_none(tmp_path):
+def test_an_incomplete_store_shows_no_statistics(tmp_path):
     with pytest.raises(StoppedError):
         layertap.save(model_with_aliases(), batches(numbers(), 50), tmp_path / "v")
     shown = CliRunner().invoke(main, ["show", str(tmp_path / "v")]).output

@@ -1,4 +1,4 @@
-"""Statistics, held against NumPy's in 64 bits; gathered in any pieces."""
+"""Statistics, gathered in any pieces, equal those of NumPy in 64 bits."""
 
 import json
 
@@ -32,29 +32,31 @@ def by_hand(array, axis):
         wide = np.asarray(array, np.float64)
     wide = wide.reshape(1, -1) if axis is None else np.moveaxis(wide, axis, 0)
     for unit in wide.reshape(len(wide), -1):
-        kept = unit[np.isfinite(unit)]
-        some = len(kept) > 0
+        finite = unit[np.isfinite(unit)]
+        some = len(finite) > 0
         yield {
-            "mean": kept.mean() if some else np.nan,
-            "variance": ((kept - kept.mean()) ** 2).mean() if some else np.nan,
-            "minimum": kept.min() if some else np.nan,
-            "maximum": kept.max() if some else np.nan,
+            "mean": finite.mean() if some else np.nan,
+            "variance": ((finite - finite.mean()) ** 2).mean() if some else np.nan,
+            "minimum": finite.min() if some else np.nan,
+            "maximum": finite.max() if some else np.nan,
             "zeros": (unit == 0).sum(),
             "nan": np.isnan(unit).sum(),
             "inf": np.isinf(unit).sum(),
-            "size": np.abs(kept).max() if some else 0,
+            "size": np.abs(finite).max() if some else 0,
         }
 
 
-def assert_right(found: Statistics, array, axis):
+def assert_right(statistics: Statistics, array, axis):
     expected = list(by_hand(array, axis))
-    assert (found.axis, found.units) == (axis, len(expected))
-    assert found.count * found.units == array.size
+    assert (statistics.axis, statistics.units) == (axis, len(expected))
+    assert statistics.count * statistics.units == array.size
     for name in ("minimum", "maximum", "zeros", "nan", "inf"):
         np.testing.assert_array_equal(
-            getattr(found, name), [unit[name] for unit in expected], name
+            getattr(statistics, name), [unit[name] for unit in expected], name
         )
-    for unit, mean, variance in zip(expected, found.mean, found.variance, strict=True):
+    for unit, mean, variance in zip(
+        expected, statistics.mean, statistics.variance, strict=True
+    ):
         # Rounding is that of 32 bits, of the sizes of the numbers.
         bound = 1e-5 * unit["size"]
         np.testing.assert_allclose(mean, unit["mean"], rtol=0, atol=bound + 1e-300)
@@ -64,7 +66,7 @@ def assert_right(found: Statistics, array, axis):
 
 @st.composite
 def arrays(draw, ranks=(1, 4)):
-    """An array as a model may give it, and the axis of its units."""
+    """An array that a model may return, and the axis of its units."""
     rank = draw(st.integers(*ranks))
     shape = [
         draw(st.sampled_from([0, 1, 2, 63, 64, 300])),
@@ -94,28 +96,28 @@ def arrays(draw, ranks=(1, 4)):
 
 @settings(deadline=None, max_examples=200)
 @given(arrays())
-def test_any_array(drawn):
+def test_arrays(drawn):
     array, axis = drawn
     assert_right(compute_statistics(array, axis), array, axis)
 
 
 @settings(deadline=None, max_examples=60)
 @given(arrays(), st.lists(st.integers(0, 300), max_size=5))
-def test_any_cuts(drawn, cuts):
-    """Parts that are put together are as the whole."""
+def test_parts(drawn, cuts):
+    """Merged statistics of parts equal those of the complete array."""
     array, axis = drawn
-    found = Statistics.empty(axis, 1 if axis is None else array.shape[axis])
+    statistics = Statistics.empty(axis, 1 if axis is None else array.shape[axis])
     for part in np.split(array, sorted(min(cut, len(array)) for cut in cuts)):
-        found = found.merge(compute_statistics(part, axis))
-    assert_right(found, array, axis)
+        statistics = statistics.merge(compute_statistics(part, axis))
+    assert_right(statistics, array, axis)
 
 
 @settings(deadline=None, max_examples=60)
 @given(arrays())
-def test_kept_as_texts(drawn):
+def test_encoded_as_texts(drawn):
     array, axis = drawn
-    found = compute_statistics(array, axis)
-    texts = json.loads(json.dumps(encode(found), allow_nan=False))
+    statistics = compute_statistics(array, axis)
+    texts = json.loads(json.dumps(encode(statistics), allow_nan=False))
     again = decode(texts, array.shape)
     assert_right(again, array, axis)
     json.dumps(again.to_json(), allow_nan=False)
@@ -143,34 +145,34 @@ def test_arrays_of_many_pieces(shape, axis, dtype, mean):
     assert_right(compute_statistics(array, axis), array, axis)
 
 
-def test_a_million_numbers_far_from_zero_keep_their_variance():
-    """Sums of squares in 32 bits would have lost it."""
+def test_a_million_numbers_far_from_zero_have_an_exact_variance():
+    """Sums of squares in 32 bits would lose it."""
     random = np.random.default_rng(1)
     array = (1000 + 0.01 * random.standard_normal((2**17, 8))).astype("float32")
     exact = array.astype("float64")
-    found = compute_statistics(array, 1)
-    np.testing.assert_allclose(found.mean, exact.mean(0), rtol=1e-9)
-    np.testing.assert_allclose(found.variance, exact.var(0), rtol=1e-4)
+    statistics = compute_statistics(array, 1)
+    np.testing.assert_allclose(statistics.mean, exact.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(statistics.variance, exact.var(0), rtol=1e-4)
 
 
-def test_units_that_are_dead_and_those_that_are_broken():
+def test_dead_and_broken_units():
     array = np.zeros((1000, 4), "float32")
     array[:, 1] = 0.1
     array[:, 2] = 0.1
     array[5, 2] = np.nan
     array[:, 3] = np.arange(1000)
-    found = compute_statistics(array, 1)
-    assert found.dead.tolist() == [True, True, False, False]
-    assert found.variance[:3].tolist() == [0, 0, 0]
-    assert found.mean[1] == np.float64(np.float32(0.1))
-    total = found.total
+    statistics = compute_statistics(array, 1)
+    assert statistics.dead.tolist() == [True, True, False, False]
+    assert statistics.variance[:3].tolist() == [0, 0, 0]
+    assert statistics.mean[1] == np.float64(np.float32(0.1))
+    total = statistics.total
     assert (total.numbers, total.nan, total.units, total.dead) == (4000, 1, 4, 2)
     assert total.zeros == 1001
     assert total.share_of_zeros == 1001 / 4000
-    kept = np.delete(array.astype("float64").reshape(-1), 22)
-    np.testing.assert_allclose(total.mean, kept.mean())
-    np.testing.assert_allclose(total.deviation, kept.std())
-    shown = plain(table({"fusion/in/0": found}))
+    finite = np.delete(array.astype("float64").reshape(-1), 22)
+    np.testing.assert_allclose(total.mean, finite.mean())
+    np.testing.assert_allclose(total.deviation, finite.std())
+    shown = plain(table({"fusion/in/0": statistics}))
     assert "2 of 4" in shown
     assert "25.0%" in shown
 
@@ -211,15 +213,15 @@ PLAN = Plan(
 
 def values_of(plan, rows):
     random = np.random.default_rng(8)
-    found = {
+    arrays = {
         value.address: random.normal(size=(rows, *value.shape[1:])).astype(value.dtype)
         for value in plan.stored
     }
-    found["last/in/1"][3, 2, 1] = np.inf
-    return found
+    arrays["last/in/1"][3, 2, 1] = np.inf
+    return arrays
 
 
-def test_which_units_values_have():
+def test_axes_of_units():
     assert unit_axes(PLAN) == {
         "maps/in/0": 1,
         "maps/in/1": 1,
@@ -238,20 +240,20 @@ def test_a_value_of_no_size_is_one_unit():
     assert decode(encode(empty), (3, 0)).total.numbers == 0
 
 
-def test_values_that_are_made_of_others():
+def test_values_that_are_joined_from_others():
     arrays = values_of(PLAN, 20)
     stored = {
         n: compute_statistics(arrays[n], axis) for n, axis in unit_axes(PLAN).items()
     }
-    found = derive_statistics(PLAN, stored)
-    assert list(found) == [name for name in PLAN.addresses if name != "waves/out"]
+    derived = derive_statistics(PLAN, stored)
+    assert list(derived) == [name for name in PLAN.addresses if name != "waves/out"]
     joined = np.concatenate([arrays["maps/in/0"], arrays["maps/in/1"]], 1)
-    assert_right(found["last/in/0"], joined, 1)
+    assert_right(derived["last/in/0"], joined, 1)
     twice = np.concatenate([arrays["last/in/1"]] * 2, 2)
-    assert_right(found["both/in/0"], twice, 2)
-    # Those of one part are along another axis than those of the other.
+    assert_right(derived["both/in/0"], twice, 2)
+    # The units of the two parts lie along different axes.
     mixed = np.concatenate([joined, arrays["last/in/1"]], 2)
-    assert_right(found["both/in/1"], mixed, None)
+    assert_right(derived["both/in/1"], mixed, None)
 
 
 def specs(plan):
@@ -260,8 +262,8 @@ def specs(plan):
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=6))
-def test_rows_are_given_once_however_they_are_committed(tmp_path_factory, steps):
-    """Appended, committed and gone on with in any way, the last bit is the same."""
+def test_rows_are_observed_once_however_they_are_committed(tmp_path_factory, steps):
+    """Appended, committed and resumed in any way: the statistics are equal."""
     plan, rows = PLAN, 40
     arrays = values_of(plan, rows)
     memory = 3 * 8 * sum(spec.row_bytes for spec in specs(plan))
@@ -284,11 +286,11 @@ def test_rows_are_given_once_however_they_are_committed(tmp_path_factory, steps)
             writer = Writer.resume(path, memory=memory, observer=gatherer.add)
     writer.append({name: array[at:] for name, array in arrays.items()})
     with writer:
-        writer.finish(lambda: {"found": gatherer.to_json()})
+        writer.finish(lambda: {"statistics": gatherer.to_json()})
     once = Gatherer(plan)
     for row in range(0, rows, 8):
         once.add(row, {name: array[row : row + 8] for name, array in arrays.items()})
-    assert Reader(path).attributes["found"] == once.to_json()
+    assert Reader(path).attributes["statistics"] == once.to_json()
     assert Reader(path).block_rows == 8
 
 
@@ -302,7 +304,7 @@ def test_rows_out_of_order_are_refused():
         gatherer.add(0, rows)
 
 
-def test_a_store_that_is_finished_again_gives_no_row_twice(tmp_path):
+def test_finishing_again_observes_no_row_twice(tmp_path):
     seen = []
 
     def observer(row, arrays):
@@ -320,16 +322,16 @@ def test_a_store_that_is_finished_again_gives_no_row_twice(tmp_path):
 
 
 class BrokenError(Exception):
-    """Raised by what looks at the rows."""
+    """Raised by the observer."""
 
 
 @pytest.mark.parametrize("fails_at", [0, 8, 16])
-def test_an_observer_that_fails_loses_no_rows(tmp_path, fails_at):
+def test_a_failing_observer_loses_no_rows(tmp_path, fails_at):
     seen = []
 
     def observer(row, arrays):
         if row == fails_at:
-            raise BrokenError("no room to count in")
+            raise BrokenError("no memory to count in")
         seen.append((row, arrays["x"].tolist()))
 
     array = ArraySpec("x", (), "float32")
@@ -342,7 +344,7 @@ def test_an_observer_that_fails_loses_no_rows(tmp_path, fails_at):
             writer.append({"x": rows})
             writer.finish()
 
-    with pytest.raises(StoreError, match="no room to count in"):
+    with pytest.raises(StoreError, match="no memory to count in"):
         save()
     safe = {0: 8, 8: 16, 16: 20}[fails_at]
     assert Reader(tmp_path / "v").rows == safe
@@ -370,12 +372,12 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(
-    ("name", "found"), [(name, part) for name in DAMAGE for part in DAMAGE[name]]
+    ("name", "text"), [(name, part) for name in DAMAGE for part in DAMAGE[name]]
 )
-def test_texts_that_are_none(name, found):
+def test_damaged_texts(name, text):
     assert decode(TEXTS, (2, 2)).mean.tolist() == [1, 2]
     with pytest.raises((ValueError, TypeError, OverflowError)):
-        decode(TEXTS | {name: found}, (2, 2))
+        decode(TEXTS | {name: text}, (2, 2))
 
 
 def test_bfloat16_of_all_numbers():

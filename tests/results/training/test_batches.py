@@ -1,4 +1,4 @@
-"""What is trained on from a store is what would be trained on from memory."""
+"""Training from a store equals training from memory."""
 
 import itertools
 import pickle
@@ -25,9 +25,9 @@ SMALL = 3 * 2**14
 BACKEND = keras.backend.backend()
 pytestmark = [
     pytest.mark.every_backend,
-    # Addresses are no names of inputs.
+    # Addresses are not names of inputs.
     pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict"),
-    # Keras forks; so does PyTorch's loader. What is forked reads files, no more.
+    # Keras and PyTorch's loader fork. The forked processes only read files.
     pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
@@ -35,7 +35,7 @@ pytestmark = [
 
 
 def model():
-    """Two joins; a third of the branches of both is the same tensor."""
+    """Two joins, with a branch in common."""
     keras.utils.set_random_seed(1)
     x = keras.Input((8,), name="x")
     left, right = (layers.Dense(n, name=f"d{n}")(x) for n in (5, 24))
@@ -71,19 +71,19 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def truth():
     """The branches, by a model for each."""
-    whole = model()
+    original = model()
     of = {
-        "first/in/0": whole.get_layer("d5").output,
-        "first/in/1": whole.get_layer("d24").output,
-        "second/in/0": whole.get_layer("first").output,
-        "second/in/1": whole.input,
-        "second/in/2": whole.get_layer("d5").output,
-        "head/out": whole.output,
+        "first/in/0": original.get_layer("d5").output,
+        "first/in/1": original.get_layer("d24").output,
+        "second/in/0": original.get_layer("first").output,
+        "second/in/1": original.input,
+        "second/in/2": original.get_layer("d5").output,
+        "head/out": original.output,
     }
-    found = keras.Model(whole.input, list(of.values())).predict(
+    values = keras.Model(original.input, list(of.values())).predict(
         numbers(), batch_size=BATCH, verbose=0
     )
-    return dict(zip(of, found, strict=True))
+    return dict(zip(of, values, strict=True))
 
 
 def head(shapes):
@@ -96,10 +96,10 @@ def head(shapes):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    # Else `fit` does it, from a batch of the data, and with workers gives again in the
-    # first epoch what they had read ahead for that.
-    one = {name: np.zeros((1, size), "float32") for name, size in shapes.items()}
-    built.train_on_batch(one, np.zeros(1, "int64"), sample_weight=np.zeros(1))
+    # Builds the metrics. Otherwise `fit` does it from a batch of the data, and repeats
+    # in the first epoch the batches that workers had read ahead.
+    row = {name: np.zeros((1, size), "float32") for name, size in shapes.items()}
+    built.train_on_batch(row, np.zeros(1, "int64"), sample_weight=np.zeros(1))
     return built
 
 
@@ -111,7 +111,7 @@ def first_of(truth):
 
 
 def all_of(batches):
-    """Returns batches of `(x, y, sample_weight)` as one of each."""
+    """Concatenates batches of `(x, y, sample_weight)`."""
     return tuple(
         {key: np.concatenate([np.asarray(p[key]) for p in parts]) for key in parts[0]}
         if isinstance(parts[0], dict)
@@ -121,7 +121,7 @@ def all_of(batches):
 
 
 def rows_of(dataset):
-    """The numbers of the rows, told by labels that are these."""
+    """Returns the row numbers of a data set whose labels they are."""
     return [int(row) for batch in dataset for row in np.asarray(batch[1])]
 
 
@@ -130,18 +130,18 @@ PROCESSES = {"workers": 2, "use_multiprocessing": True}
 
 
 @pytest.mark.parametrize("options", [*WORKERS, PROCESSES], ids=str)
-def test_training_is_that_on_arrays(store, truth, options):
+def test_training_equals_training_on_arrays(store, truth, options):
     x, mine, theirs = first_of(truth), head(FIRST), head(FIRST)
     dataset = store.dataset("first", batch_size=BATCH, **options)
     training = {"epochs": 3, "shuffle": False, "verbose": 0}
-    found = mine.fit(dataset, validation_data=dataset, **training).history
+    actual = mine.fit(dataset, validation_data=dataset, **training).history
     expected = theirs.fit(
         *(x, LABELS, BATCH), sample_weight=WEIGHTS,
         validation_data=(x, LABELS, WEIGHTS), **training,
     ).history  # fmt: skip
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=1e-5)
+        np.testing.assert_allclose(actual[name], values, rtol=1e-5)
     np.testing.assert_allclose(
         mine.evaluate(dataset, verbose=0),
         theirs.evaluate(x, LABELS, BATCH, sample_weight=WEIGHTS, verbose=0),
@@ -155,22 +155,22 @@ def test_training_is_that_on_arrays(store, truth, options):
     )
 
 
-def test_fit_as_it_is_by_default_takes_every_row(store, truth):
-    """Keras shuffles the batches; with as much weight, the loss before is the same."""
+def test_fit_with_its_defaults_reads_every_row(store, truth):
+    """Keras shuffles the batches; without learning, the loss is the same."""
     mine, theirs = head(FIRST), head(FIRST)
     for built in (mine, theirs):
         built.optimizer.learning_rate = 0.0
     dataset = store.dataset("first", shuffle=True)
-    found = mine.fit(dataset, epochs=2, verbose=0).history
+    actual = mine.fit(dataset, epochs=2, verbose=0).history
     expected = theirs.fit(
         first_of(truth), LABELS, sample_weight=WEIGHTS, verbose=0
     ).history
-    np.testing.assert_allclose(found["loss"], expected["loss"] * 2, rtol=1e-4)
-    # The orders 1 and 2 are done: Keras ends an epoch before the first, too.
+    np.testing.assert_allclose(actual["loss"], expected["loss"] * 2, rtol=1e-4)
+    # Orders 1 and 2 are done: Keras also ends an epoch before the first one.
     assert dataset.epoch == 3
 
 
-def test_batches_hold_what_is_chosen(store, truth):
+def test_batches_have_the_chosen_values(store, truth):
     for before, outputs, names in (
         (None, None, [name for name in truth if name != "head/out"]),
         ("sec*", None, ["second/in/0", "second/in/1", "second/in/2"]),
@@ -186,7 +186,7 @@ def test_batches_hold_what_is_chosen(store, truth):
         np.testing.assert_array_equal(weights, WEIGHTS)
 
 
-def test_a_join_is_one_array_if_asked_for(store, truth):
+def test_joined_batches_have_one_array(store, truth):
     batches = store.dataset("second", joined=True, labels=False, batch_size=ROWS)
     ((x,),) = list(batches)
     parts = [truth[f"second/in/{index}"] for index in range(3)]
@@ -195,7 +195,7 @@ def test_a_join_is_one_array_if_asked_for(store, truth):
         store.dataset(joined=True)
 
 
-def test_what_runs_past_the_joins_comes_along(tmp_path):
+def test_values_that_bypass_the_joins_are_included(tmp_path):
     x = keras.Input((8,), name="x")
     left = layers.Dense(3, name="left")(x)
     joined = layers.Concatenate(name="fusion")([left, layers.Dense(4)(x)])
@@ -212,12 +212,12 @@ def test_what_runs_past_the_joins_comes_along(tmp_path):
     assert list(saved.dataset("fusion")[0][0]) == names
     assert list(saved.dataset(outputs="left")[0][0]) == ["left/out"]
     _, head = layertap.split(made)
-    found = head.predict(saved.dataset(labels=False), verbose=0)
+    actual = head.predict(saved.dataset(labels=False), verbose=0)
     expected = made.predict(numbers(), verbose=0)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_stores_of_other_weights_differ(store, tmp_path):
+def test_stores_with_other_weights_differ(store, tmp_path):
     other = layertap.save(model(), (numbers(), LABELS, 2 * WEIGHTS), tmp_path / "v")
     report = layertap.diff(store, other)
     assert not report
@@ -225,26 +225,26 @@ def test_stores_of_other_weights_differ(store, tmp_path):
     assert report["labels"].verdict == "identical"
 
 
-def test_only_outputs_are_all_outputs(tmp_path):
+def test_without_joins_all_outputs_are_chosen(tmp_path):
     path = tmp_path / "v.zarr"
     layertap.save(model(), numbers(), path, outputs=["d*", "head"])
     (x,) = layertap.open(path).dataset(batch_size=ROWS)[0]
     assert list(x) == ["d24/out", "d5/out", "head/out"]
 
 
-def test_sizes_and_the_last_batch(store):
-    whole = store.dataset("first", batch_size=BATCH, labels=np.arange(ROWS))
-    assert [len(y) for _, y, _ in whole] == [32] * 12 + [16]
-    assert len(whole) == 13
-    assert rows_of(whole) == list(range(ROWS))
+def test_batch_sizes_and_the_last_batch(store):
+    dataset = store.dataset("first", batch_size=BATCH, labels=np.arange(ROWS))
+    assert [len(y) for _, y, _ in dataset] == [32] * 12 + [16]
+    assert len(dataset) == 13
+    assert rows_of(dataset) == list(range(ROWS))
     full = store.dataset("first", batch_size=BATCH, drop_remainder=True)
     assert [len(y) for _, y, _ in full] == [32] * 12
     for index in (-1, 13):
         with pytest.raises(IndexError):
-            whole[index]
+            dataset[index]
 
 
-def test_batches_are_the_same_in_any_order_and_are_the_callers(store):
+def test_batches_are_equal_in_any_order_and_may_be_changed(store):
     options = {"batch_size": 7, "shuffle": True, "seed": 1}
     expected = list(store.dataset("first", **options))
     dataset = store.dataset("first", **options)
@@ -258,9 +258,9 @@ def test_batches_are_the_same_in_any_order_and_are_the_callers(store):
         y[:] = -1
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_a_shuffled_epoch_has_each_row_once_block_by_block(store, monkeypatch, kept):
-    if not kept:
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_shuffled_epoch_has_each_row_once_block_by_block(store, monkeypatch, cached):
+    if not cached:
         monkeypatch.setattr("layertap.results.training.batches._CACHED_BYTES", 0)
     options = {"labels": np.arange(ROWS), "batch_size": 9, "shuffle": True}
     dataset = store.dataset("first", **options, seed=5)
@@ -311,13 +311,13 @@ def test_some_rows(store, rows, expected, shuffle):
     dataset = store.dataset(
         "first", rows=rows, labels=np.arange(ROWS), shuffle=shuffle, batch_size=3
     )
-    found = rows_of(dataset)
-    assert (sorted(found) if shuffle else found) == (
+    actual = rows_of(dataset)
+    assert (sorted(actual) if shuffle else actual) == (
         sorted(expected) if shuffle else expected
     )
     x, _, weights = all_of(dataset)
-    np.testing.assert_array_equal(x["first/in/1"], store["first/in/1"][:][found])
-    np.testing.assert_array_equal(weights, WEIGHTS[found])
+    np.testing.assert_array_equal(x["first/in/1"], store["first/in/1"][:][actual])
+    np.testing.assert_array_equal(weights, WEIGHTS[actual])
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_unusable_options_are_reported(store, options, error, message):
         store.dataset(**options)
 
 
-def test_labels_and_weights_of_ones_own(store, truth):
+def test_labels_and_weights_that_were_not_saved(store, truth):
     assert len(store.dataset(labels=False)[0]) == 1
     assert len(store.dataset(sample_weight=False)[0]) == 2
     labels = {"a": LABELS[::-1], "b": [WEIGHTS, numbers()]}
@@ -376,8 +376,8 @@ def test_labels_and_weights_of_ones_own(store, truth):
     np.testing.assert_allclose(weights, truth["first/in/0"][[3, 1]], rtol=1e-5)
 
 
-def test_models_of_several_outputs_take_structures_of_labels(tmp_path):
-    """In a list as in a dictionary, with weights of the same form."""
+def test_models_with_several_outputs_accept_structures_of_labels(tmp_path):
+    """In a list or a dictionary, with weights of the same structure."""
     x = numbers()
     for form in (list, dict):
         labels = {"a": LABELS / 2, "b": numbers()[:, :2]}
@@ -396,8 +396,8 @@ def test_models_of_several_outputs_take_structures_of_labels(tmp_path):
         saved = layertap.open(path)
         arrays = {name: saved[name][:] for name in FIRST}
         expected = two.evaluate(arrays, labels, sample_weight=weights, verbose=0)
-        found = two.evaluate(saved.dataset(), verbose=0)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        actual = two.evaluate(saved.dataset(), verbose=0)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_narrow_floats_train(tmp_path):
@@ -408,11 +408,11 @@ def test_narrow_floats_train(tmp_path):
     assert x["first/in/0"].dtype == ml_dtypes.bfloat16
     wide = {name: values.astype("float32") for name, values in x.items()}
     expected = head(FIRST).evaluate(wide, LABELS, verbose=0)
-    found = head(FIRST).evaluate(saved.dataset(), verbose=0)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    actual = head(FIRST).evaluate(saved.dataset(), verbose=0)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
-def test_rows_that_are_committed_can_be_trained_on(tmp_path):
+def test_committed_rows_can_be_trained_on(tmp_path):
     def stopped():
         yield from ((numbers()[n : n + 20], LABELS[n : n + 20]) for n in (0, 20, 40))
         raise KeyboardInterrupt
@@ -432,8 +432,8 @@ torch_only = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_loader_of_pytorch_has_the_rows_as_tensors(store, workers, whole):
+@pytest.mark.parametrize("collated", [True, False])
+def test_a_loader_of_pytorch_has_the_rows_as_tensors(store, workers, collated):
     import torch
 
     if workers and BACKEND == "jax":
@@ -443,7 +443,7 @@ def test_a_loader_of_pytorch_has_the_rows_as_tensors(store, workers, whole):
         data,
         batch_size=BATCH,
         num_workers=workers,
-        **({"collate_fn": data.collate} if whole else {}),
+        **({"collate_fn": data.collate} if collated else {}),
     )
     batches = list(loader)
     assert [batch[0]["first/in/1"].shape for batch in batches] == [
@@ -456,7 +456,7 @@ def test_a_loader_of_pytorch_has_the_rows_as_tensors(store, workers, whole):
     np.testing.assert_array_equal(weights, WEIGHTS[10:90])
 
 
-def test_one_row_of_pytorch(store):
+def test_a_row_of_pytorch(store):
     import torch
 
     data = store.torch("first", rows=range(2, 4))
@@ -474,7 +474,7 @@ def test_one_row_of_pytorch(store):
 
 
 @torch_only
-def test_training_from_a_loader_is_that_on_arrays(store, truth):
+def test_training_from_a_loader_equals_training_on_arrays(store, truth):
     import torch
 
     data = store.torch("first")
@@ -482,11 +482,11 @@ def test_training_from_a_loader_is_that_on_arrays(store, truth):
         data, batch_size=BATCH, collate_fn=data.collate
     )
     training = {"epochs": 2, "shuffle": False, "verbose": 0}
-    found = head(FIRST).fit(loader, **training).history
+    actual = head(FIRST).fit(loader, **training).history
     expected = head(FIRST).fit(
         first_of(truth), LABELS, BATCH, sample_weight=WEIGHTS, **training
     )
-    np.testing.assert_allclose(found["loss"], expected.history["loss"], rtol=1e-5)
+    np.testing.assert_allclose(actual["loss"], expected.history["loss"], rtol=1e-5)
 
 
 def test_datasets_of_tensorflow_have_known_shapes(store):
@@ -521,7 +521,7 @@ def test_datasets_of_tensorflow_have_the_rows(store, monkeypatch, small):
     np.testing.assert_array_equal(weights, WEIGHTS[5:395])
 
 
-def test_datasets_of_tensorflow_are_shuffled_anew(store):
+def test_datasets_of_tensorflow_shuffle_each_iteration(store):
     options = {"labels": np.arange(ROWS), "shuffle": True, "seed": 3}
     data = store.tf("first", **options)
     first, second = rows_of(data), rows_of(data)
@@ -536,11 +536,11 @@ def test_datasets_of_tensorflow_are_shuffled_anew(store):
 )
 def test_training_from_tensorflows_is_that_on_arrays(store, truth):
     training = {"epochs": 2, "shuffle": False, "verbose": 0}
-    found = head(FIRST).fit(store.tf("first", batch_size=BATCH), **training).history
+    actual = head(FIRST).fit(store.tf("first", batch_size=BATCH), **training).history
     expected = head(FIRST).fit(
         first_of(truth), LABELS, BATCH, sample_weight=WEIGHTS, **training
     )
-    np.testing.assert_allclose(found["loss"], expected.history["loss"], rtol=1e-5)
+    np.testing.assert_allclose(actual["loss"], expected.history["loss"], rtol=1e-5)
 
 
 def test_bfloat16_stays_what_it_is(tmp_path):
@@ -562,7 +562,7 @@ def test_bfloat16_stays_what_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(("module", "use"), [("torch", "torch"), ("tensorflow", "tf")])
-def test_what_is_missing_is_named(store, monkeypatch, module, use):
+def test_a_missing_package_is_named(store, monkeypatch, module, use):
     monkeypatch.setitem(sys.modules, module, None)
     adapter = f"layertap.results.training.{module}"
     monkeypatch.delitem(sys.modules, adapter, raising=False)

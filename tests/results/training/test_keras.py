@@ -11,16 +11,16 @@ from layertap.cli.demo import digits, network
 pytestmark = pytest.mark.every_backend
 
 
-def crops(rows: int, size: int) -> np.ndarray:
-    """Returns parts of two photographs, as numbers from 0 to 1."""
+def photographs(rows: int, size: int) -> np.ndarray:
+    """Returns crops of two photographs, as numbers from 0 to 1."""
     random = np.random.default_rng(0)
-    photographs = load_sample_images().images
-    found = np.empty((rows, size, size, 3), "float32")
-    for crop in found:
+    images = load_sample_images().images
+    crops = np.empty((rows, size, size, 3), "float32")
+    for crop in crops:
         top, left = random.integers(300, size=2)
-        photograph = photographs[random.integers(2)]
-        crop[...] = photograph[top : top + size, left : left + size] / 255
-    return found
+        image = images[random.integers(2)]
+        crop[...] = image[top : top + size, left : left + size] / 255
+    return crops
 
 
 def small() -> tuple[keras.Model, np.ndarray, np.ndarray]:
@@ -32,12 +32,12 @@ def large() -> tuple[keras.Model, np.ndarray, np.ndarray]:
     model = keras.applications.InceptionV3(
         weights=None, input_shape=(75, 75, 3), classes=4
     )
-    return model, crops(24, 75), np.arange(24) % 4
+    return model, photographs(24, 75), np.arange(24) % 4
 
 
 @pytest.mark.parametrize(
     ("build", "before", "epochs", "batch_size", "rate"),
-    # What a network says that was never trained hardly differs: it takes large steps.
+    # The outputs of an untrained network hardly differ: training needs large steps.
     [(small, "fusion", 4, 64, 0.001), (large, "mixed10", 3, 8, 1.0)],
     ids=["digits", "InceptionV3"],
 )
@@ -62,15 +62,17 @@ def test_the_loss_curve_is_that_of_the_frozen_model(
     trained = {weight.path for weight in model.trainable_weights}
     assert len(trained) == len(head.trainable_weights) > 0
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
-    whole = model.fit(x, y, batch_size=batch_size, **options)
+    full = model.fit(x, y, batch_size=batch_size, **options)
 
-    losses = whole.history["loss"]
+    losses = full.history["loss"]
     np.testing.assert_allclose(from_store.history["loss"], losses, rtol=2e-4)
     assert losses[-1] < 0.95 * losses[0]
-    for one, other in zip(head.trainable_weights, model.trainable_weights, strict=True):
+    for mine, theirs in zip(
+        head.trainable_weights, model.trainable_weights, strict=True
+    ):
         np.testing.assert_allclose(
-            keras.ops.convert_to_numpy(one),
-            keras.ops.convert_to_numpy(other),
+            keras.ops.convert_to_numpy(mine),
+            keras.ops.convert_to_numpy(theirs),
             rtol=1e-3,
             atol=2e-4,
         )

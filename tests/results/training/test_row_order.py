@@ -1,4 +1,4 @@
-"""Random orders: every row once, block by block, the same wherever they are made."""
+"""Random orders have every row once, block by block, the same in any process."""
 
 import pickle
 import threading
@@ -20,25 +20,25 @@ seeds = st.integers(0, 2**70)
 
 
 def all_of(order, epoch=0):
-    return taken(order, 0, len(order), epoch)
+    return part_of(order, 0, len(order), epoch)
 
 
-def taken(order, start, end, epoch=0):
+def part_of(order, start, end, epoch=0):
     return np.arange(10_000)[order.rows(start, end, epoch)].tolist()
 
 
 @given(rows=ranges | lists, size=sizes, seed=seeds, epoch=st.integers(0, 3))
 def test_each_row_comes_once_and_blocks_one_after_the_other(rows, size, seed, epoch):
     order = RowOrder(rows, size, shuffle=True, seed=seed)
-    found = all_of(order, epoch)
-    assert sorted(found) == sorted(np.asarray(rows).tolist())
-    blocks = [row // size for row in found]
+    ordered = all_of(order, epoch)
+    assert sorted(ordered) == sorted(np.asarray(rows).tolist())
+    blocks = [row // size for row in ordered]
     runs = [b for at, b in enumerate(blocks) if at == 0 or blocks[at - 1] != b]
     assert len(runs) == len(set(blocks))
-    told = list(order.blocks(epoch))
-    assert [block for block, _ in told] == runs
+    reported = list(order.blocks(epoch))
+    assert [block for block, _ in reported] == runs
     ends = [at + 1 for at, b in enumerate(blocks) if blocks[at + 1 : at + 2] != [b]]
-    assert [end for _, end in told] == ends
+    assert [end for _, end in reported] == ends
 
 
 @given(
@@ -47,19 +47,19 @@ def test_each_row_comes_once_and_blocks_one_after_the_other(rows, size, seed, ep
     shuffle=st.booleans(),
     cuts=st.lists(st.integers(0, 300), max_size=6),
 )
-def test_parts_are_those_of_the_whole_in_any_process(rows, size, shuffle, cuts):
+def test_parts_equal_the_complete_order_in_any_process(rows, size, shuffle, cuts):
     order = RowOrder(rows, size, shuffle=shuffle, seed=3)
-    whole = {epoch: all_of(order, epoch) for epoch in (0, 1)}
+    complete = {epoch: all_of(order, epoch) for epoch in (0, 1)}
     other = pickle.loads(pickle.dumps(order))
     for start, length in zip(cuts, reversed(cuts), strict=True):
         end = min(start + length, len(order))
         for epoch in (1, 0):
-            part = taken(other, min(start, end), end, epoch)
-            assert part == whole[epoch][min(start, end) : end]
+            part = part_of(other, min(start, end), end, epoch)
+            assert part == complete[epoch][min(start, end) : end]
 
 
 @given(rows=ranges | lists, size=sizes)
-def test_without_shuffling_the_order_is_kept(rows, size):
+def test_without_shuffling_rows_stay_in_order(rows, size):
     order = RowOrder(rows, size)
     assert all_of(order) == np.asarray(rows).tolist()
     at = 0
@@ -69,7 +69,7 @@ def test_without_shuffling_the_order_is_kept(rows, size):
     assert at == len(rows)
 
 
-def test_epochs_and_seeds_have_orders_of_their_own():
+def test_epochs_and_seeds_have_different_orders():
     orders = {
         (seed, epoch): tuple(
             all_of(RowOrder(range(100), 10, shuffle=True, seed=seed), epoch)
@@ -78,26 +78,26 @@ def test_epochs_and_seeds_have_orders_of_their_own():
         for epoch in (0, 1, 2)
     }
     assert len(set(orders.values())) == 9
-    # The rows of a block are not in the same order in all blocks.
+    # Blocks shuffle their rows differently.
     blocks = np.array(orders[0, 0]).reshape(10, 10) % 10
     assert len({tuple(block) for block in blocks}) > 8
     unseeded = [all_of(RowOrder(range(100), 10, shuffle=True)) for _ in range(2)]
     assert unseeded[0] != unseeded[1]
 
 
-def test_a_part_of_a_thousand_million_rows_takes_no_memory_for_all():
+def test_a_part_of_a_billion_rows_needs_no_memory_for_all():
     order = RowOrder(range(10**9), 10**6, shuffle=True, seed=1)
     part = order.rows(5 * 10**8 - 10, 5 * 10**8 + 10)
     assert len(set(part.tolist())) == 20
     assert len({row // 10**6 for row in part.tolist()}) == 2
-    kept = sum(rows.nbytes for rows in order._cache._values.values())
+    cached = sum(rows.nbytes for rows in order._cache._values.values())
     for start in range(0, 10**9, 10**8):
         order.rows(start, start + 1)
-        kept = max(kept, sum(rows.nbytes for rows in order._cache._values.values()))
-    assert kept <= 2**26
+        cached = max(cached, sum(rows.nbytes for rows in order._cache._values.values()))
+    assert cached <= 2**26
 
 
-def test_threads_have_the_same_order():
+def test_threads_read_the_same_order():
     order = RowOrder(range(10_000), 100, shuffle=True, seed=1)
     expected = all_of(RowOrder(range(10_000), 100, shuffle=True, seed=1))
     wrong = []
@@ -117,6 +117,6 @@ def test_threads_have_the_same_order():
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "one"])
-def test_a_seed_is_a_whole_number(seed):
+def test_a_seed_is_an_integer(seed):
     with pytest.raises(OptionError, match="Expected an integer from 0 on"):
         RowOrder(range(3), 2, shuffle=True, seed=seed)
