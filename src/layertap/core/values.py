@@ -1,7 +1,8 @@
 """Values in memory, by address: the result of a capture, or a batch of a store."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,63 @@ from layertap.core.plan import Plan, named_branches
 from layertap.errors import AddressError, OptionError
 
 Array = NDArray[Any]
+AnyArray = TypeVar("AnyArray")
 
 
-class Values(Mapping[str, Array]):
+class PlannedValues(Mapping[str, AnyArray], Generic[AnyArray]):
+    """The values of a plan, by address, in memory or on disk."""
+
+    plan: Plan
+
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """The number of rows."""
+
+    @abstractmethod
+    def _auxiliary_array(self, name: str) -> Any:
+        """Returns one of `auxiliary_arrays`, which can be indexed."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.plan.addresses)
+
+    def __len__(self) -> int:
+        return len(self.plan.addresses)
+
+    def before(self, join: str) -> dict[str, AnyArray]:
+        """Returns the branches of one join in their order, by their makers.
+
+        Args:
+            join: The path of the join.
+
+        Raises:
+            AddressError: If there is no such join.
+        """
+        names = named_branches(self.plan, join)
+        return {made_by: self[name] for made_by, name in names}
+
+    def lengths(self, name: str) -> Array:
+        """Returns the true sizes of the rows of a padded value.
+
+        Args:
+            name: Its address.
+
+        Returns:
+            Integers of shape `(rows,)`; `(rows, axes)` if several axes were padded.
+
+        Raises:
+            AddressError: If there is no such value.
+            OptionError: If it was not padded: all its rows have one size.
+        """
+        columns = length_columns(self.plan, name)
+        lengths: Array = self._auxiliary_array(LENGTHS)[:, columns]
+        return lengths
+
+    def _repr_html_(self) -> str:
+        return tables.html(self.plan.table(self.rows))
+
+
+class Values(PlannedValues[Array]):
     """Values in memory, by address: a read-only mapping of NumPy arrays.
 
     Aliases take no memory: an alias of one value is the same array, an alias of several
@@ -58,22 +113,8 @@ class Values(Mapping[str, Array]):
         counts = self._auxiliary[OVERFLOWED].sum(axis=0, dtype=np.int64)
         return overflow_counts(self.plan, counts)
 
-    def lengths(self, name: str) -> Array:
-        """Returns the true sizes of the rows of a padded value.
-
-        Args:
-            name: Its address.
-
-        Returns:
-            One number for each row. If several axes were padded, one for each of
-            them: `(rows, axes)`.
-
-        Raises:
-            AddressError: If there is no such value.
-            OptionError: If it was not padded: all its rows have one size.
-        """
-        lengths: Array = self._auxiliary[LENGTHS][:, length_columns(self.plan, name)]
-        return lengths
+    def _auxiliary_array(self, name: str) -> Array:
+        return self._auxiliary[name]
 
     def __getitem__(self, name: str) -> Array:
         if name in self._arrays:
@@ -83,24 +124,6 @@ class Values(Mapping[str, Array]):
             raise unknown_address(self.plan, name)
         parts = [self[part] for part in recipe.addresses]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, recipe.axis)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.plan.addresses)
-
-    def __len__(self) -> int:
-        return len(self.plan.addresses)
-
-    def before(self, join: str) -> dict[str, Array]:
-        """Returns the branches of one join in their order, by their makers.
-
-        Args:
-            join: The path of the join.
-
-        Raises:
-            AddressError: If there is no such join.
-        """
-        names = named_branches(self.plan, join)
-        return {made_by: self[name] for made_by, name in names}
 
     def map(self, function: Callable[..., Array], *others: "Values") -> "Values":
         """Returns new values: a function of each array, also of labels and ids.
@@ -123,9 +146,6 @@ class Values(Mapping[str, Array]):
 
     def __repr__(self) -> str:
         return f"<layertap.Values: {len(self)} values, {self.rows:,} rows>"
-
-    def _repr_html_(self) -> str:
-        return tables.html(self.plan.table(self.rows))
 
 
 def overflow_counts(plan: Plan, counts: Any) -> dict[str, int]:

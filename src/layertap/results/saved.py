@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core import tables
-from layertap.core.address import LENGTHS
-from layertap.core.plan import named_branches
-from layertap.core.values import Values, length_columns, unknown_address
+from layertap.core.values import PlannedValues, Values, unknown_address
 from layertap.errors import OptionError
-from layertap.results.joined_array import JoinedArray
-from layertap.results.manifest import STATISTICS, read_manifest, report_damage
+from layertap.results.manifest import (
+    STATISTICS,
+    ValueArray,
+    read_manifest,
+    report_damage,
+)
 from layertap.results.row_reader import RowReader
 from layertap.results.statistics import encoding, feature_axes
 from layertap.results.statistics.moments import Statistics
@@ -25,7 +26,7 @@ from layertap.results.training.selection import Choice, Globs, select_examples
 from layertap.store import LazyArray, Reader
 
 
-class Saved(Mapping[str, LazyArray | JoinedArray]):
+class Saved(PlannedValues[ValueArray]):
     """Values on disk, by address: a read-only mapping of lazy arrays.
 
     Slicing an array reads those rows: `saved["fusion/in/0"][10:20]`.
@@ -114,45 +115,13 @@ class Saved(Mapping[str, LazyArray | JoinedArray]):
             stored = encoding.decode_all(self.plan, self.rows, texts)
             return feature_axes.derive_statistics(self.plan, stored)
 
-    def lengths(self, name: str) -> NDArray[Any]:
-        """Returns the true sizes of the rows of a padded value.
+    def _auxiliary_array(self, name: str) -> LazyArray:
+        return self.reader.array(name)
 
-        Args:
-            name: Its address.
-
-        Returns:
-            Integers of shape `(rows,)`; `(rows, axes)` if several axes were padded.
-
-        Raises:
-            AddressError: If there is no such value.
-            OptionError: If it was not padded: all its rows have one size.
-        """
-        columns = length_columns(self.plan, name)
-        return self.reader.array(LENGTHS)[:, columns]
-
-    def __getitem__(self, name: str) -> LazyArray | JoinedArray:
+    def __getitem__(self, name: str) -> ValueArray:
         if name not in self.plan.addresses:
             raise unknown_address(self.plan, name)
         return self._manifest.arrays[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.plan.addresses)
-
-    def __len__(self) -> int:
-        return len(self.plan.addresses)
-
-    def before(self, join: str) -> dict[str, LazyArray | JoinedArray]:
-        """Returns the branches of one join, by the operation that made each, in order.
-
-        Args:
-            join: The path of the join.
-
-        Raises:
-            AddressError: If there is no such join.
-        """
-        return {
-            made_by: self[name] for made_by, name in named_branches(self.plan, join)
-        }
 
     def batches(
         self, n: int, *, shuffle: bool = False, seed: int | None = None
@@ -375,9 +344,6 @@ class Saved(Mapping[str, LazyArray | JoinedArray]):
             f"<layertap.Saved {self.path}: {len(self)} values, {self.rows:,} rows, "
             f"{state}>"
         )
-
-    def _repr_html_(self) -> str:
-        return tables.html(self.plan.table(self.rows))
 
 
 def open(path: str | os.PathLike[str]) -> Saved:

@@ -38,10 +38,15 @@ class RowOrder:
         shuffle: bool = False,
         seed: int | None = None,
     ) -> None:
+        if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):
+            raise OptionError(
+                "`seed` is not usable. Expected an integer from 0 on, or None. "
+                f"Received {seed!r}."
+            )
         self.shuffle = shuffle
         self._rows = _sorted(rows) if shuffle else rows
         self._block_rows = block_rows
-        self._seed: Any = np.random.SeedSequence(_checked(seed)).entropy
+        self._seed: Any = np.random.SeedSequence(seed).entropy
         if shuffle:
             self._blocks, self._bounds = _blocks_of(self._rows, block_rows)
         # Threads may be in two epochs at the same time.
@@ -122,15 +127,6 @@ def _numbers(rows: Rows) -> NDArray[np.intp]:
     if isinstance(rows, range):
         return np.arange(rows.start, rows.stop, rows.step)
     return rows
-
-
-def _checked(seed: int | None) -> int | None:
-    if seed is None or (isinstance(seed, int | np.integer) and seed >= 0):
-        return None if seed is None else int(seed)
-    raise OptionError(
-        f"`seed` is not usable. Expected an integer from 0 on, or None. Received "
-        f"{seed!r}."
-    )
 
 
 def _sorted(rows: Rows) -> Rows:
