@@ -1,10 +1,10 @@
-"""What a save costs, beside what a user would do instead: `python -m benchmarks`.
+"""What a save costs, compared with its alternatives: `python -m benchmarks`.
 
-Works (`works.py`) are models with data. Ways (`ways.py`) have the branches of a work
-computed, and most of them kept on disk; how they are read back is in `reading.py`, and
-how fast a head is trained on them in `training.py`. A worker (`worker.py`) is a process
-with one work, which does one way at a time when it is told to, and measures it;
-`running.py` tells workers, in turn, so that what the machine does meanwhile meets all
-ways alike. All goes into one JSON, which `targets.py` compares with what is aimed for,
-and `report.py` and `charts.py` make tables and charts of.
+Works (`works.py`) are models with data. Ways (`ways.py`) compute the branches of a
+work, and most of them write the branches to disk. `reading.py` reads them back,
+`training.py` trains a head on them. A worker (`worker.py`) is a process with one work:
+it runs one way at a time, when it is ordered to, and measures it. `running.py` orders
+workers in turn, so that other load on the machine affects all ways alike. The results
+are one JSON file. `targets.py` compares it with the targets; `report.py` and
+`charts.py` make tables and charts of it.
 """

@@ -2,7 +2,7 @@
 
 Each run is a save of W2 in a process of its own, in turn: local, with one worker, with
 two. All compute with one thread. What counts is the time for the last six tenths of the
-rows: start-up, which is Ray's and the backend's, is not in it, if there are enough.
+rows: the start-up of Ray and the backend is not in it, if there are enough rows.
 
     python -m benchmarks.distributed --backends jax --rows 40960 --rounds 5
 """
@@ -41,7 +41,7 @@ _UNTIL = 0.4
 
 
 class Many(LazyRows):
-    """Rows of W2 that come again and again, and take no memory.
+    """Repeated rows of W2 that take no memory.
 
     Args:
         rows: How many there are.

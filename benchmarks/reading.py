@@ -1,4 +1,4 @@
-"""Reading back what was saved, beside memory-mapped `.npy` files; needs no Keras.
+"""Reading saved values, compared with memory-mapped `.npy` files. Needs no Keras.
 
 `python -m benchmarks.reading STORE ROUNDS NPY_BY_ARRAY` prints seconds as JSON. All is
 in the page cache, and was brought there by reading: who wrote last has no advantage.
@@ -26,7 +26,7 @@ Batch = dict[str, NDArray[Any]]
 
 
 def npy_batches(files: dict[str, str], n: int, shuffle: bool) -> Iterator[Batch]:
-    """Yields all rows of memory-mapped files in batches, as one would by hand."""
+    """Yields all rows of memory-mapped files in batches, as a loop by hand does."""
     arrays = {name: np.load(file, mmap_mode="r") for name, file in files.items()}
     rows = len(next(iter(arrays.values())))
     order = np.random.default_rng(0).permutation(rows)
@@ -36,20 +36,20 @@ def npy_batches(files: dict[str, str], n: int, shuffle: bool) -> Iterator[Batch]
 
 
 def go_through(batches: Iterator[Any]) -> None:
-    """Takes every batch, as a loop of training would."""
+    """Reads every batch, as a training loop does."""
     for _ in batches:
         pass
 
 
 def take(arrays: Any, rows: NDArray[np.intp], n: int) -> None:
-    """Takes rows in any order, so many at a time."""
+    """Reads rows in any order, some at a time."""
     for start in range(0, len(rows), n):
         for array in arrays:
             array[rows[start : start + n]]
 
 
 def take_single(arrays: Any, rows: list[int]) -> None:
-    """Takes rows one by one."""
+    """Reads rows one by one."""
     for row in rows:
         for array in arrays:
             np.array(array[row])
@@ -64,7 +64,7 @@ def open_again(opening: Callable[[], Any]) -> None:
 def ways(
     store: str, files: dict[str, str]
 ) -> dict[str, tuple[Callable[[], None], ...]]:
-    """Returns for each kind of reading how it is done with the files, and here."""
+    """Returns each kind of reading, as functions for the files and for the store."""
     saved = layertap.open(store)
     row_bytes = sum(saved[name].nbytes for name in files) // saved.rows
     n = max(min(BATCH, 2**25 // row_bytes), 1)
@@ -106,7 +106,7 @@ def ways(
 
 
 def forget(files: list[Path]) -> None:
-    """Has the system forget what it knows of files."""
+    """Drops the files from the system's cache."""
     os.sync()
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Runs works in processes of their own, and has the ways take turns."""
+"""Runs works in processes of their own; the ways take turns."""
 
 import json
 import os
@@ -44,12 +44,12 @@ _console = Console(stderr=True)
 
 
 class Process:
-    """A worker, which does one order after the other.
+    """A worker process, which carries out one order after the other.
 
     Args:
         work: The name of the work.
         rows: How many rows of it.
-        folder: Where it may keep values.
+        folder: Where it may write values.
         backend: The backend of Keras.
         python: The Python to run it.
         keras: The module of Keras.
@@ -80,7 +80,7 @@ class Process:
         )
 
     def ask(self, do: str, **given: Any) -> Found:
-        """Gives an order, and returns what came of it; `error` if nothing could."""
+        """Sends an order, and returns its result, or `error`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -124,10 +124,10 @@ def right(answer: Found) -> Found:
 
 
 class Suite:
-    """All that is measured on some backends.
+    """The measurements on some backends.
 
     Args:
-        folder: Where values are kept meanwhile.
+        folder: Where values are written.
         quick: Whether only shape and sanity count.
         pythons: The Python of each peer that is installed.
     """
@@ -204,7 +204,7 @@ class Suite:
         return reading
 
     def fresh(self, name: str, way: str, backend: str, rows: int) -> Found:
-        """Does one way once, in a process of its own."""
+        """Runs one way once, in a process of its own."""
         with (
             tempfile.TemporaryDirectory(dir=self._folder) as here,
             started(name, rows, Path(here), backend) as process,
@@ -236,7 +236,7 @@ class Suite:
         return found
 
     def first_calls(self, backend: str) -> Found:
-        """Measures the first call for one batch, compile and all."""
+        """Measures the first call for one batch, with compilation."""
         return {
             name: {
                 way: [
@@ -249,7 +249,7 @@ class Suite:
         }
 
     def peaks(self, backend: str) -> Found:
-        """Measures the memory that is taken beyond the model's own and the data."""
+        """Measures the memory that ways need beyond the model and the data."""
         found: Found = {}
         for name in () if self._quick else PEAK_WORKS:
             rows = WORKS[name].rows

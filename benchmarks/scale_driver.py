@@ -55,7 +55,7 @@ class Counted:
 
 @contextmanager
 def counted() -> Iterator[Counted]:
-    """Has all buckets in memory for a while."""
+    """Puts all buckets into memory while the context is open."""
     before, found = objects.opened, Counted()
     objects.opened = lambda *_: found
     try:
@@ -94,7 +94,7 @@ class Requests:
 
 
 def _asked(blocks: int) -> list[Counter[str]]:
-    """Returns what is asked to begin, by a worker, of a block, and at the end."""
+    """Returns the requests of the begin, of a worker, of a block and of the end."""
     found: list[Counter[str]] = []
     with counted() as bucket:
 
@@ -122,7 +122,7 @@ def _asked(blocks: int) -> list[Counter[str]]:
 
 
 def _asked_again() -> Counter[str]:
-    """Returns what is asked to go on with a save that was stopped."""
+    """Returns the requests that resume a stopped save."""
     with counted() as bucket:
         with _writer(2, 4):
             pass
@@ -167,7 +167,7 @@ class Driver:
 
 
 def _peak(memory: int, blocks: int, notes: Any) -> int:
-    """Returns the most bytes that a driver holds at its end, for so many blocks."""
+    """Returns the peak bytes of a driver when a save of `blocks` ends."""
     with counted(), _recorded(memory, blocks, notes) as writer:
         tracemalloc.start()
         _finish(writer)
@@ -196,7 +196,7 @@ def _finish(writer: SharedWriter) -> None:
 
 @contextmanager
 def _recorded(memory: int, blocks: int, notes: Any) -> Iterator[SharedWriter]:
-    """Has a writer of a store whose blocks are all recorded; there are no shards."""
+    """Yields a writer of a store without shards, whose blocks are all recorded."""
     size = Size(memory)
     layouts = size.layouts
     with SharedWriter.create(
@@ -212,5 +212,5 @@ def _recorded(memory: int, blocks: int, notes: Any) -> Iterator[SharedWriter]:
 
 
 def pages(names: int) -> int:
-    """Returns how many answers it takes to list so many names."""
+    """Returns the number of answers in a listing of names."""
     return max(math.ceil(names / PAGE), 1)

@@ -44,23 +44,23 @@ def plan() -> Plan:
 
 @cache
 def specs() -> list[ArraySpec]:
-    """Returns the arrays: the branches, and one number a row of what is beside."""
+    """Returns the arrays: branches, and one number a row for digests and the like."""
     values = [
         ArraySpec(v.address, (v.shape[1] or 0,), v.dtype, {"made_by": v.made_by})
         for v in plan().stored
     ]
-    beside = {"digests": "uint64", "labels": "int64", "ids": "int64"}
-    return values + [ArraySpec(name, (), dtype) for name, dtype in beside.items()]
+    auxiliary = {"digests": "uint64", "labels": "int64", "ids": "int64"}
+    return values + [ArraySpec(name, (), dtype) for name, dtype in auxiliary.items()]
 
 
 def activations(width: int, rows: int) -> NDArray[np.float32]:
-    """Returns what a branch that ends in a ReLU may give."""
+    """Returns values that a branch with a ReLU at its end may have."""
     drawn = np.random.default_rng(width).standard_normal((rows, width), np.float32)
     return np.maximum(drawn, 0)
 
 
 def noted(rows: int) -> dict[str, Any]:
-    """Returns what a worker notes of a block of so many rows."""
+    """Returns the notes of a worker on a block of `rows` rows."""
     alike = {width: activations(width, rows) for width in WIDTHS}
     found: dict[str, Any] = {}
     for width, array in alike.items():
@@ -112,7 +112,7 @@ class Size:
         return self.blocks * len(self.layouts)
 
     def shards(self, rows: int) -> list[int]:
-        """Returns the bytes of the shards of a block with so many rows."""
+        """Returns the bytes of the shards of a block with `rows` rows."""
         return [layout.shard_bytes(rows)[0] for layout in self.layouts]
 
     @property

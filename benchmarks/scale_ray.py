@@ -1,4 +1,4 @@
-"""What it costs to hand out blocks by Ray, however quick they are: measured here."""
+"""The costs of handing out blocks with Ray, whatever they compute, as measured."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""What is aimed for, and how far the figures are from it."""
+"""The targets, and how far the figures are from them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ BUDGET = 512 * 2**20
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that was measured.
+    """A measured figure.
 
     Attributes:
         what: What it is of.
@@ -47,7 +47,7 @@ class Target:
     figures: tuple[Figure, ...]
 
     def kept(self, figure: Figure) -> bool:
-        """Whether a figure keeps the bound."""
+        """Whether a figure is within the bound."""
         below = figure.value <= self.bound
         return below if self.upper else figure.value >= self.bound
 

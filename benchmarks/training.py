@@ -1,7 +1,7 @@
-"""Epochs of training on saved values, beside those that one would have without a store.
+"""Epochs of training on saved values, compared with epochs without a store.
 
-Each is the second epoch of a `fit`: all is compiled, and what a `fit` begins with is
-done. How well anything is learned is no matter: the labels are random.
+Each is the second epoch of a `fit`, after compilation and start-up. The labels are
+random: how well the head learns does not matter.
 """
 
 import time
@@ -12,14 +12,14 @@ import numpy as np
 
 from benchmarks.ways import Job
 
-# The work, its join, and the classes that its model tells apart.
+# The work, its join, and the number of classes.
 WORK, JOIN, CLASSES = "W2", "fusion", 10
 # The ways that read from a store; the second is TensorFlow's own.
 STORE = ("dataset", "tf")
 
 
 def ways(backend: str) -> tuple[str, ...]:
-    """Returns the ways that there are on a backend, as they take turns."""
+    """Returns the ways of a backend in the order of their turns."""
     return ("memory", *(STORE if backend == "tensorflow" else STORE[:1]), "images")
 
 
@@ -79,16 +79,16 @@ class Training:
         return self._head.fit(self._arrays, self._labels, batch_size=size, **options)
 
     def _dataset(self, **options: Any) -> Any:
-        """The head, from the store, as on any backend."""
+        """The head, from the store, by `Saved.dataset`."""
         data = self._saved.dataset(batch_size=self._size, shuffle=True, seed=0)
         return self._head.fit(data, shuffle=False, **options)
 
     def _tf(self, **options: Any) -> Any:
-        """The head, from the store, as TensorFlow has it faster."""
+        """The head, from the store, by `Saved.tf`."""
         data = self._saved.tf(batch_size=self._size, shuffle=True, seed=0)
         return self._head.fit(data, **options)
 
     def _images(self, **options: Any) -> Any:
-        """The whole model, of which only the head learns."""
+        """The complete model, of which only the head learns."""
         model, data = self._job.built.model, self._job.data
         return model.fit(data, self._labels, batch_size=self._size, **options)

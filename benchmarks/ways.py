@@ -1,8 +1,8 @@
-"""The ways to have the branches of a work, and to keep them.
+"""The ways to compute the branches of a work, and to write them.
 
 A way is made of a work, and has two parts: what is built once (sub-models, compiled
 steps), and what is done each time. `FLOOR` and `RAW` know nothing of layertap: they are
-what can be had by hand at best.
+the best that code by hand can do.
 """
 
 import os
@@ -33,7 +33,7 @@ class Job:
         work: The work.
         built: Its model.
         data: Its inputs.
-        stored: The addresses of the branches of which the others can be made.
+        stored: The addresses of the branches from which the others can be joined.
         keras: The Keras that the model was built with.
     """
 
@@ -163,7 +163,7 @@ def raw(job: Job) -> Once:
 
 
 def save(job: Job) -> Once:
-    """`layertap.save`, with all that it promises."""
+    """`layertap.save`, with all its guarantees."""
     import layertap
 
     reduce = None
@@ -188,7 +188,7 @@ def save(job: Job) -> Once:
 
 
 def predict(job: Job) -> Once:
-    """One model of all branches, `predict`; nothing is kept."""
+    """One model of all branches, `predict`; nothing is written."""
     model: list[Any] = []
 
     def once(folder: Path, mark: Mark) -> None:
@@ -269,7 +269,7 @@ def keract(job: Job) -> Once:
 
 
 def thingsvision(job: Job) -> Once:
-    """The package thingsvision, which builds its model anew for each batch."""
+    """The package thingsvision, which builds its model again for each batch."""
     import thingsvision
 
     def once(folder: Path, mark: Mark) -> None:

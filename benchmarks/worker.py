@@ -1,4 +1,4 @@
-"""A process with one work, told over standard input what to do, which it measures.
+"""A process with one work, which measures the orders that come over standard input.
 
 It has to run where only a peer is installed, so it imports nothing but the standard
 library, NumPy and what the way needs. Each line in is a JSON object with `do`, the name
@@ -30,7 +30,7 @@ class Worker:
         work: The name of the work.
         rows: How many rows of it.
         keras: The module of the Keras to build it with.
-        folder: Where values may be kept.
+        folder: Where values may be written.
     """
 
     def __init__(self, work: str, rows: int, keras: str, folder: Path) -> None:
@@ -57,7 +57,7 @@ class Worker:
         return {"building": self._building, "planning": planning}
 
     def run(self, way: str) -> dict[str, Any]:
-        """Does one way once.
+        """Runs one way once.
 
         Returns:
             Seconds on the wall and of all processors, in all and from the end of the
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--keras", default="keras")
     parser.add_argument("--folder", type=Path, required=True)
     given = parser.parse_args()
-    # What libraries print is no answer.
+    # The output of libraries is not an answer.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     orders: dict[str, Any] = {}

@@ -22,7 +22,7 @@ class Built:
         branches: The addresses of its branches, with the tensor of each in the graph of
             the model; or with None where it has no such graph.
         by_hand: Computes the branches of a batch of tensors, in the same order; where
-            they can't be had from the graph.
+            the graph does not have them.
         layers: The names of the layers that make the branches, for peers that ask for
             layers; empty where they are not at the top level.
     """
@@ -45,7 +45,7 @@ class Work:
         quick_rows: How many there are where only shape and sanity count.
         reduced: Whether maps are averaged over their places, within the pass.
         source: Where batches come from: `"arrays"`, or the backend's own `"loader"`.
-        peers: The ways that are tried beside floor, raw and save.
+        peers: The ways that are run besides floor, raw and save.
         rounds: How often each way is run, the slow ones less often.
         batch_size: Rows per batch.
     """
@@ -62,7 +62,7 @@ class Work:
     batch_size: int = 32
 
     def data(self, rows: int) -> Array:
-        """Returns so many rows of inputs; of images, crops of two photographs."""
+        """Returns `rows` rows of inputs; images are crops of two photographs."""
         if len(self.shape) < 3:
             random = np.random.default_rng(0)
             return random.standard_normal((rows, *self.shape), dtype="float32")
@@ -157,7 +157,7 @@ def maps(keras: Any) -> Built:
 
 
 def application(keras: Any, name: str, size: int) -> Built:
-    """One of `keras.applications`, without weights that would have to be fetched."""
+    """One of `keras.applications`, without downloaded weights."""
     model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3))
     branches = {}
     for layer in model.layers:
@@ -227,7 +227,7 @@ def subclassed(keras: Any) -> Built:
 
 
 def tiny(keras: Any) -> Built:
-    """So little to compute that what is done for each batch counts."""
+    """A small model: the costs of each batch dominate."""
     x = keras.Input((16,))
     names = ["branch0", "branch1"]
     branches = [
