@@ -63,15 +63,13 @@ def padded_specs(model: keras.Model, feed: Feed, pad: Pad) -> tuple[Any, Any]:
     declared = input_specs(model)
     first = specs_of(feed.first().inputs, declared)
     flat: list[InputSpec] = keras.tree.flatten(first)
-    shapes = _shapes(feed) if pad is True else []
+    seen = _sizes(feed) if pad is True else []
     if declared is not None:
         axes = [_unknown_axes(spec.shape) for spec in keras.tree.flatten(declared)]
     elif pad is True:
         axes = [
-            tuple(
-                i for i, n in enumerate(zip(*seen, strict=True)) if i and len({*n}) > 1
-            )
-            for seen in shapes
+            tuple(i for i, values in enumerate(sizes) if i and len(values) > 1)
+            for sizes in seen
         ]
     else:
         raise OptionError(
@@ -83,7 +81,7 @@ def padded_specs(model: keras.Model, feed: Feed, pad: Pad) -> tuple[Any, Any]:
     for index, spec in enumerate(flat):
         sizes: list[int | None] = list(spec.shape)
         for axis in axes[index]:
-            sizes[axis] = max(s[axis] for s in shapes[index]) if pad is True else pad
+            sizes[axis] = max(seen[index][axis]) if pad is True else pad
         largest.append(replace(spec, shape=tuple(sizes)))
         for axis in axes[index]:
             sizes[axis] = None
@@ -109,24 +107,25 @@ def cut_to(array: Array, axes: Sequence[int], sizes: Sequence[int]) -> Array:
     return part
 
 
-def _shapes(feed: Feed) -> list[list[tuple[int, ...]]]:
-    """Returns the distinct shapes of each input over all data."""
+def _sizes(feed: Feed) -> list[list[set[int]]]:
+    """Returns the sizes of each axis of each input over all data."""
     if not feed.again:
         raise OptionError(
             "pad=True reads the data twice, but an iterator can be read only once. "
             "Pass the largest size, for example pad=512, or data that can be read "
             "twice."
         )
-    shapes: list[dict[tuple[int, ...], None]] = []
+    seen: list[list[set[int]]] = []
     for batch in feed.batches():
         flat = keras.tree.flatten(batch.inputs)
-        shapes = shapes or [{} for _ in flat]
-        for seen, array in zip(shapes, flat, strict=True):
-            seen[array.shape] = None
+        seen = seen or [[set() for _ in array.shape] for array in flat]
+        for sizes, array in zip(seen, flat, strict=True):
+            for values, size in zip(sizes, array.shape, strict=True):
+                values.add(size)
         if feed.rows is not None:
             # Arrays: all rows have one shape.
             break
-    return [list(seen) for seen in shapes]
+    return seen
 
 
 def _unknown_axes(shape: Sequence[int | None]) -> tuple[int, ...]:
