@@ -21,11 +21,11 @@ from layertap import errors
 from layertap.errors import LayertapError
 
 if TYPE_CHECKING:
-    from layertap.analysis.comparison import Difference as Difference
     from layertap.analysis.diff import diff as diff
     from layertap.analysis.importance import importance as importance
     from layertap.analysis.importance_report import Importance as Importance
-    from layertap.analysis.verify import Report as Report
+    from layertap.analysis.reports import Difference as Difference
+    from layertap.analysis.reports import Report as Report
     from layertap.analysis.verify import verify as verify
     from layertap.core.plan import Plan as Plan
     from layertap.core.values import Values as Values
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 # Where each name stands. Loaded when it is first used: `layertap --help` and
 # `layertap.open` need no Keras.
 _EXPORTS = {
-    "Difference": "analysis.comparison",
+    "Difference": "analysis.reports",
     "Importance": "analysis.importance_report",
     "Plan": "core.plan",
-    "Report": "analysis.verify",
+    "Report": "analysis.reports",
     "Saved": "results.saved",
     "Values": "core.values",
     "capture": "pipeline.capture",
@@ -59,7 +59,7 @@ _EXPORTS = {
 
 _WITHOUT_KERAS = (
     "analysis.diff",
-    "analysis.comparison",
+    "analysis.reports",
     "analysis.importance_report",
     "core.plan",
     "results.saved",

@@ -1,5 +1,6 @@
-"""What branches are like: their mean and norm, dead units, how much they are alike."""
+"""Facts on branches: their mean and norm, dead units, how similar they are."""
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,54 +8,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap.results.statistics.gather import compute_statistics
+from layertap.results.statistics.moments import Statistics
+
 Array = NDArray[Any]
 
-# Bytes that are held to compare branches, and the most rows that they are compared on.
+# Memory for the comparison of branches, and the most rows that it uses.
 _COMPARED_BYTES, _MOST_COMPARED = 2**28, 2048
 
 
-class Facts:
-    """What a branch is like over all rows.
+def unit_statistics(pieces: Iterable[Array]) -> Statistics:
+    """Computes the statistics of each number of a branch, from pieces of its rows."""
+    return functools.reduce(
+        Statistics.merge,
+        (compute_statistics(piece.reshape(len(piece), -1), 1) for piece in pieces),
+    )
 
-    Args:
-        pieces: Its rows, some at a time; at least one row.
 
-    Attributes:
-        mean: Its mean over the rows, in its own dtype.
-        square: The mean squared norm of a row.
-        dead: How many of its numbers are the same in all rows.
-        nan: How many NaN it has.
-        inf: How many infinities it has.
-    """
-
-    def __init__(self, pieces: Iterable[Array]) -> None:
-        count, square = 0, 0.0
-        total: Any = 0.0
-        low: Any = np.inf
-        high: Any = -np.inf
-        self.nan = self.inf = 0
-        for piece in pieces:
-            wide = piece.astype(np.float64)
-            self.nan += int(np.isnan(wide).sum())
-            self.inf += int(np.isinf(wide).sum())
-            count += len(wide)
-            total = total + wide.sum(axis=0)
-            square += float(np.square(wide).sum())
-            low = np.minimum(low, wide.min(axis=0))
-            high = np.maximum(high, wide.max(axis=0))
-            dtype = piece.dtype
-        self.mean: Array = np.asarray(total / count).astype(dtype)
-        self.square = square / count
-        self.dead = int(np.sum(low == high))
+def mean_square(statistics: Statistics) -> float:
+    """Returns the mean squared norm of a row."""
+    with np.errstate(invalid="ignore"):
+        squares = statistics.variance + statistics.mean**2
+    return float(np.nansum(squares * statistics.finite) / statistics.count)
 
 
 def comparable(rows: int, row_bytes: int, branches: int) -> NDArray[np.intp]:
-    """Returns which rows branches are compared on, spread over all of them.
+    """Returns the rows to compare branches on, spread evenly.
 
-    Args:
-        rows: How many there are.
-        row_bytes: The bytes of a row of the largest branch.
-        branches: How many are compared with each other.
+    `row_bytes` are those of the largest branch.
     """
     count = min(
         rows,
@@ -66,33 +47,24 @@ def comparable(rows: int, row_bytes: int, branches: int) -> NDArray[np.intp]:
 
 
 def alignment(branches: Iterable[Array]) -> tuple[tuple[float, ...], ...]:
-    """Returns linear centred kernel alignment between branches.
+    """Returns linear centred kernel alignment between branches of the same rows.
 
     It is `<K, L> / (|K| |L|)` of the Gram matrices K and L of their rows, with each
     column centred (Kornblith et al. 2019, "Similarity of Neural Network
-    Representations Revisited", equation 5 of the linear kernel).
-
-    Args:
-        branches: Of each the same rows, of any shape.
-
-    Returns:
-        For each branch its alignment with each, NaN where one is the same in all rows.
+    Representations Revisited", equation 5 of the linear kernel). It is NaN for a
+    branch that is constant over the rows.
     """
     grams = []
     for branch in branches:
         flat = branch.reshape(len(branch), -1).astype(np.float64)
-        gram = _gram(flat - flat.mean(axis=0))
+        centred = flat - flat.mean(axis=0)
+        gram = centred @ centred.T
         norm = np.linalg.norm(gram)
         grams.append(gram / norm if norm else np.full_like(gram, np.nan))
-    return tuple(tuple(float(np.vdot(one, other)) for other in grams) for one in grams)
-
-
-def _gram(centred: Array) -> Array:
-    found: Array = centred @ centred.T
-    return found
+    return tuple(tuple(float(np.vdot(a, b)) for b in grams) for a in grams)
 
 
 def shares(parts: Sequence[float]) -> list[float]:
-    """Returns what share of their sum each part is; NaN where the sum is 0."""
-    whole = sum(parts)
-    return [part / whole if whole else math.nan for part in parts]
+    """Returns the share that each part has of the sum; NaN where the sum is 0."""
+    total = sum(parts)
+    return [part / total if total else math.nan for part in parts]

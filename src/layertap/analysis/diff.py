@@ -5,7 +5,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from layertap.analysis.comparison import Compared, Difference
+from layertap.analysis.comparison import Compared
+from layertap.analysis.reports import Difference
 from layertap.core import text, tolerance
 from layertap.core.address import IDS, LABELS, LENGTHS, SAMPLE_WEIGHT
 from layertap.errors import OptionError, StoreError
@@ -23,22 +24,22 @@ def diff(
 ) -> Difference:
     """Compares the values of two stores, number by number.
 
-    They may be of two backends, of a model before and after a change, or of one dtype
-    and another: a `float16` store is held against a `float32` one in 64 bits, and
-    within rounding of it if all differences are those of its own precision. Neither
-    the model nor Keras is needed.
+    The stores may be of two backends, of a model before and after a change, or of two
+    dtypes. A `float16` store is compared with a `float32` one in 64 bits: it is within
+    rounding if all differences are those of its own precision. Neither the model nor
+    Keras is needed.
 
     Args:
         a: A store, or its path.
         b: Another one.
-        rows: How many rows to compare, the first ones; None for all that both have.
+        rows: How many rows to compare, from the first on; None for all that both have.
 
     Returns:
         The report: true if nothing differs beyond rounding.
 
     Raises:
-        NotAStoreError: If there is no store at a path.
-        StoreCorruptError: If something is read that is damaged.
+        NotAStoreError: If a path has no store.
+        StoreCorruptError: If the compared rows are damaged.
         OptionError: If `rows` is less than one.
 
     Example:
@@ -48,69 +49,68 @@ def diff(
     ```
     """
     if rows is not None and rows < 1:
-        raise OptionError(f"At least one row is compared; found rows={rows}.")
-    first, second = (
-        each if isinstance(each, Saved) else Saved(each) for each in (a, b)
-    )
+        raise OptionError(
+            f"`rows` is too small. Expected 1 or more. Received rows={rows}."
+        )
+    first, second = (s if isinstance(s, Saved) else Saved(s) for s in (a, b))
     names = _names(first, second)
-    found = {name: _opened(name, first, second) for name in names}
+    compared = {name: _begin(name, first, second) for name in names}
     end = min(first.rows, second.rows, rows or first.rows)
-    comparable = [each for each in found.values() if not each.why]
     for block in _blocks(first, second, end):
-        for each in comparable:
-            for part in _parts(block, _array(first, each.address)):
-                _add(each, part, first, second)
-    count = len(set(first) & set(second) - set(names))
+        for comparison in compared.values():
+            if not comparison.why:
+                for part in _parts(block, _array(first, comparison.address)):
+                    _compare(comparison, part, first, second)
     return Difference(
         (first.path, second.path),
         (first.rows, second.rows),
-        list(found.values()),
-        count,
+        list(compared.values()),
+        len(set(first) & set(second) - set(names)),
         _identity(first, second),
         rows,
     )
 
 
 def _names(first: Saved, second: Saved) -> list[str]:
-    """Returns all that is to be compared: what follows from it in both is left out."""
-    made = {
+    """Returns the addresses to compare, without those rebuilt alike in both."""
+    rebuilt = {
         name
         for name, recipe in first.plan.recipes.items()
         if second.plan.recipes.get(name) == recipe
     }
-    beside = [
+    auxiliary = [
         name
         for saved in (first, second)
         for name in saved.reader.paths
         if name.partition("/")[0] in (IDS, LABELS, LENGTHS, SAMPLE_WEIGHT)
     ]
-    names = dict.fromkeys([*first, *second, *beside])
-    return [name for name in names if name not in made]
+    names = dict.fromkeys([*first, *second, *auxiliary])
+    return [name for name in names if name not in rebuilt]
 
 
 def _array(saved: Saved, name: str) -> Any:
-    """Returns an array of a store, made of others if it is no stored one; or None."""
+    """Returns an array of a store, stored or rebuilt; None if it has no such array."""
     if name in saved.plan.addresses:
         return saved[name]
     return saved.reader.array(name) if name in saved.reader.paths else None
 
 
-def _opened(name: str, first: Saved, second: Saved) -> Compared:
-    """Begins to compare an address; says so where there is nothing to compare."""
+def _begin(name: str, first: Saved, second: Saved) -> Compared:
+    """Begins the comparison at an address; fails it if no rows can be compared."""
     one, other = _array(first, name), _array(second, name)
     if one is None or other is None:
         only = "B" if one is None else "A"
         return Compared(name, verdict="different", why=f"only in {only}")
-    found = Compared(name, dtypes=(one.dtype.name, other.dtype.name))
-    texts_both = name == IDS and one.ndim == other.ndim == 2
-    if one.shape[1:] != other.shape[1:] and not texts_both:
-        found.verdict = "different"
-        found.why = f"rows of {one.shape[1:]} in A, of {other.shape[1:]} in B"
-    return found
+    comparison = Compared(name, dtypes=(one.dtype.name, other.dtype.name))
+    both_texts = name == IDS and len(one.shape) == len(other.shape) == 2
+    if one.shape[1:] != other.shape[1:] and not both_texts:
+        comparison.verdict = "different"
+        comparison.why = f"rows of {one.shape[1:]} in A, of {other.shape[1:]} in B"
+    return comparison
 
 
 def _blocks(first: Saved, second: Saved, end: int) -> Iterator[range]:
-    """Yields rows, block by block, each when it was read in both if that is known."""
+    """Yields the rows of each block, read ahead in both stores if blocks are equal."""
     size = first.reader.block_rows
     blocks = range(-(-end // size))
     readers = [first.reader.ahead(blocks)]
@@ -128,10 +128,10 @@ def _parts(block: range, array: Any) -> Iterator[slice]:
 
 
 def _share(name: str, first: Saved, second: Saved) -> float:
-    """Returns what is rounding, as a share of the largest number of a row.
+    """Returns the tolerance, relative to the largest number of a row.
 
-    It is that of the dtype that was computed in, and one step of one that was narrowed
-    to, or that is coarser than the other's. Labels and ids are exact.
+    It is that of the dtype of the computation. A step of the stored dtype is added if
+    that is coarser. Labels and ids are exact.
     """
     if name not in first.plan.addresses:
         return 0.0
@@ -146,28 +146,28 @@ def _share(name: str, first: Saved, second: Saved) -> float:
 
 
 def _step(dtype: str) -> float:
-    whole = dtype.startswith(("int", "uint", "bool"))
-    return 0.0 if whole else tolerance.precision(dtype)
+    exact = dtype.startswith(("int", "uint", "bool"))
+    return 0.0 if exact else tolerance.precision(dtype)
 
 
-def _add(found: Compared, rows: slice, first: Saved, second: Saved) -> None:
-    """Reads some rows of an address in both stores, and compares them."""
-    name = found.address
-    if name == IDS and _array(first, name).ndim == 2:
-        found.add_texts(rows.start, first.ids_of(rows), second.ids_of(rows))
+def _compare(comparison: Compared, rows: slice, first: Saved, second: Saved) -> None:
+    """Reads rows of an address in both stores, and compares them."""
+    name = comparison.address
+    if name == IDS and len(_array(first, name).shape) == 2:
+        comparison.add_texts(rows.start, first.ids_of(rows), second.ids_of(rows))
         return
     one, other = (_array(saved, name)[rows] for saved in (first, second))
     try:
-        found.add(rows.start, one, other, _share(name, first, second))
+        comparison.add(rows.start, one, other, _share(name, first, second))
     except MemoryError as error:
         raise StoreError(
-            f"{name}: a row of {one[0].size:,} numbers can't be compared, for it does "
-            "not fit into memory several times. Compare it on a larger machine."
+            f"{name}: a row of {one[0].size:,} numbers can't be compared: it does not "
+            "fit into memory several times. Compare it on a larger machine."
         ) from error
 
 
 def _identity(first: Saved, second: Saved) -> list[str]:
-    """Says in what two runs differ, both sides."""
+    """Lists the points in which two runs differ."""
     return [
         text.printable(f"{name}: A {one}, B {other}")
         for name in dict.fromkeys([*first.identity, *second.identity])

@@ -1,27 +1,34 @@
-"""Which branch a head leans on, measured on saved values alone."""
+"""Importance: how much a head depends on each branch, measured on saved values."""
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.analysis.branch_facts import Facts, alignment, comparable, shares
+from layertap.analysis.branch_facts import (
+    alignment,
+    comparable,
+    mean_square,
+    shares,
+    unit_statistics,
+)
 from layertap.analysis.importance_report import BranchImportance, Change, Importance
-from layertap.analysis.perturbation import Batches, Changed, Reading, constant, permuted
-from layertap.core.plan import Join
+from layertap.analysis.perturbation import ConstantRows, HeadInputs
+from layertap.core.plan import Branch, Join
 from layertap.core.progress import Show, show_progress
 from layertap.errors import AddressError, DataError, NoJoinsError, OptionError
 from layertap.planning.split import split
 from layertap.results.saved import Saved
+from layertap.results.statistics.moments import Statistics
 from layertap.results.training.selection import select_rows, select_targets
 from layertap.tracing.model_structure import input_specs
 
-Array = NDArray[Any]
-Report = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
+Metrics = dict[str, float]
 
 
 def importance(
@@ -37,33 +44,32 @@ def importance(
     batch_size: int | None = None,
     progress: Show | None = None,
 ) -> Importance:
-    """Measures which branch a head leans on, with no pass through what is before it.
+    """Measures how much a head depends on each branch, without running the stem.
 
-    For each branch: how the loss and the metrics change when the branch is permuted
-    between rows (permutation importance: Breiman 2001, "Random Forests"), when it is
-    zero, and when it is its mean over the rows. Beside it, what of the join it is, and
-    how much the branches tell of each other.
+    For each branch, it measures the change of the loss and the metrics when the branch
+    is permuted between rows (permutation importance: Breiman 2001, "Random Forests"),
+    is zero, or is its mean over the rows. It also measures each branch's share of the
+    join, and how similar the branches are.
 
     Args:
-        saved: The saved values, or the path of their store: all that the head takes.
-        head: The head, as of `layertap.split`; or any model that takes a dictionary
-            by address, or one that takes the branches of a single join concatenated.
-        loss: A loss, as of `head.compile`; by default what the head was compiled with.
-        metrics: Metrics likewise; with `loss`, none by default.
-        labels: The labels of all rows of the store, as `saved.labels`, if they were
-            not saved.
-        rows: The rows to measure on, as of `Saved.dataset`; by default all. Best those
+        saved: The saved values, or the path of their store: all that the head accepts.
+        head: The head, see `layertap.split`; or any model that accepts a dictionary by
+            address, or the concatenated branches of a single join.
+        loss: A loss, as in `head.compile`; by default the one of the compiled head.
+        metrics: Metrics, as in `head.compile`; with `loss`, none by default.
+        labels: The labels of all rows of the store, if it has none.
+        rows: The rows to measure on, as in `Saved.dataset`; by default all. Prefer rows
             that the head was not trained on.
         repeats: How often each branch is permuted.
-        seed: For the same permutations again.
-        batch_size: Rows at a time; by default as many as are 64 MiB, at most 1024.
-        progress: As of `layertap.save`.
+        seed: Makes the permutations repeatable.
+        batch_size: Rows per batch; by default 64 MiB of them, at most 1024.
+        progress: Whether to show progress, as in `layertap.save`.
 
     Returns:
         The importance of each branch. Printed, it is a table.
 
     Raises:
-        AddressError: If the head takes what was not saved.
+        AddressError: If the head accepts values that were not saved.
         DataError: If there are no labels.
         OptionError: If there is no loss, or fewer than one repetition or two rows.
 
@@ -76,195 +82,220 @@ def importance(
     ```
     """
     saved = saved if isinstance(saved, Saved) else Saved(saved)
-    least = {"repeats": (repeats, 1), "seed": (seed, 0), "batch_size": (batch_size, 1)}
-    for name, (given, most) in least.items():
-        if given is not None and given < most:
-            raise OptionError(f"`{name}` is at least {most}; found {given}.")
     chosen = np.asarray(select_rows(rows, saved.rows), np.intp)
-    if len(chosen) < 2:
-        raise OptionError(f"`rows` are at least 2; found {len(chosen)}.")
-    names, joined = _taken(saved, head)
-    found, weights = select_targets(
+    least = {
+        "repeats": (repeats, 1),
+        "seed": (seed, 0),
+        "batch_size": (batch_size, 1),
+        "rows": (len(chosen), 2),
+    }
+    for name, (number, minimum) in least.items():
+        if number is not None and number < minimum:
+            what = "number of `rows`" if name == "rows" else f"`{name}`"
+            raise OptionError(
+                f"The {what} is too small. Expected at least {minimum}. Received "
+                f"{number}."
+            )
+    names, joined = _accepted(saved, head)
+    targets = _targets(saved, labels)
+    inputs = HeadInputs(saved, names, joined, targets, chosen, batch_size)
+    measurement = _Measurement(
+        saved, inputs, _compiled(head, loss, metrics), repeats, seed
+    )
+    with show_progress("permuting branches", measurement.total, 0, progress) as report:
+        base = measurement.evaluate(report, {})
+        branches = [
+            measured
+            for join in measurement.joins
+            for measured in measurement.branches(join, base, report)
+        ]
+    rows_compared, redundancy = measurement.redundancy(chosen)
+    return Importance(
+        *(head.name, len(chosen), repeats, base, tuple(branches)),
+        *(redundancy, rows_compared),
+    )
+
+
+def _targets(saved: Saved, labels: Any) -> tuple[Any, Any]:
+    """Returns labels and sample weights, of the store or passed."""
+    y, weights = select_targets(
         (saved.labels, saved.sample_weight),
         True if labels is None else labels,
         True,
         saved.reader,
     )
-    if found is None:
+    if y is None:
         raise DataError(
-            f"{saved.path} has no labels, and without them there is no loss. Pass "
-            "`labels=`, or save them along: save(model, (x, y), path)."
+            f"{saved.path} has no labels, which a loss needs. Pass `labels=`, or save "
+            "them: save(model, (x, y), path)."
         )
-    read = Reading(saved, names, joined, (found, weights), chosen, batch_size)
-    weighing = _Weighing(read, _measured(head, loss, metrics), repeats, seed)
-    with show_progress("weighing branches", weighing.total, 0, progress) as report:
-        base = weighing.evaluate(report)
-        branches = tuple(
-            weighed
-            for join in weighing.joins
-            for weighed in weighing.weighed(join, base, report)
-        )
-    compared, redundancy = weighing.redundancy()
-    return Importance(
-        head.name, len(chosen), repeats, base, branches, redundancy, compared
-    )
+    return y, weights
 
 
-class _Weighing:
-    """The branches that a head takes, one after the other.
-
-    Args:
-        read: The saved values.
-        measured: The head, compiled.
-        repeats: How often each branch is permuted.
-        seed: As of `importance`.
-    """
+class _Measurement:
+    """Evaluates a compiled head with one branch changed after the other."""
 
     def __init__(
-        self, read: "Reading", measured: keras.Model, repeats: int, seed: int
+        self,
+        saved: Saved,
+        inputs: HeadInputs,
+        head: keras.Model,
+        repeats: int,
+        seed: int,
     ) -> None:
-        taken = set(read.names)
+        names = inputs.arrays.keys()
         self.joins = [
             join
-            for join in read.saved.plan.joins
-            if {branch.address for branch in join.branches} <= taken
+            for join in saved.plan.joins
+            if {branch.address for branch in join.branches} <= names
         ]
         if not self.joins:
             raise AddressError(
-                f"The head takes {', '.join(read.names)}: not all branches of any join."
+                f"The head accepts {', '.join(names)}. Expected all branches of a join."
             )
         count = sum(len(join.branches) for join in self.joins)
-        self.total = len(read.rows) * (1 + count * (repeats + 2))
-        self._read, self._measured = read, measured
+        self.total = len(inputs.rows) * (1 + count * (repeats + 2))
+        self._saved, self._inputs, self._head = saved, inputs, head
         self._repeats, self._seed = repeats, seed
         self._done = 0
 
-    def evaluate(
-        self, report: Report, name: str = "", changed: Changed | None = None
-    ) -> dict[str, float]:
-        """Returns the loss and the metrics, with one value changed or none."""
-        batches = Batches(self._read, name, changed)
-        found = self._measured.evaluate(batches, verbose=0, return_dict=True)
-        self._done += len(self._read.rows)
+    def evaluate(self, report: OnProgress, changed: Mapping[str, Any]) -> Metrics:
+        """Returns the loss and the metrics, with other arrays at some addresses."""
+        metrics = self._head.evaluate(
+            self._inputs.dataset(changed), verbose=0, return_dict=True
+        )
+        self._done += len(self._inputs.rows)
         report(self._done, 0)
-        names = sorted(found, key=lambda metric: (metric != "loss", metric))
-        return {metric: float(found[metric]) for metric in names}
+        names = sorted(metrics, key=lambda name: (name != "loss", name))
+        return {name: float(metrics[name]) for name in names}
 
-    def weighed(
-        self, join: Join, base: dict[str, float], report: Report
+    def branches(
+        self, join: Join, base: Metrics, report: OnProgress
     ) -> Iterator[BranchImportance]:
         """Yields the importance of the branches of a join."""
-        names = [branch.address for branch in join.branches]
-        facts = [Facts(self._read.pieces(name)) for name in names]
-        widths = _widths(join)
-        norms = shares([fact.square for fact in facts])
-        for number, (branch, fact) in enumerate(zip(join.branches, facts, strict=True)):
-            name = branch.address
-            # The same for a branch, whichever others there are.
-            random = np.random.default_rng([self._seed, *name.encode()])
-            moved = [
-                self.evaluate(report, name, permuted(self._read, name, random))
-                for _ in range(self._repeats)
-            ]
-            constants = (np.zeros_like(fact.mean), fact.mean)
-            zeroed, averaged = (
-                self.evaluate(report, name, constant(value)) for value in constants
-            )
+        statistics = [
+            unit_statistics(self._inputs.pieces(branch.address))
+            for branch in join.branches
+        ]
+        widths = _width_shares(join)
+        norms = shares(list(map(mean_square, statistics)))
+        for branch, known, width, norm in zip(
+            join.branches, statistics, widths, norms, strict=True
+        ):
+            permuted, zeroed, averaged = self._changes(branch, known, base, report)
             yield BranchImportance(
-                name,
+                branch.address,
                 branch.made_by,
                 join.path,
-                {each: _change(base, moved, each) for each in base},
-                {each: zeroed[each] - base[each] for each in base},
-                {each: averaged[each] - base[each] for each in base},
-                widths[number],
-                norms[number],
-                fact.dead,
-                fact.mean.size,
-                fact.nan,
-                fact.inf,
+                permuted=permuted,
+                zeroed=zeroed,
+                averaged=averaged,
+                width_share=width,
+                norm_share=norm,
+                dead=int(known.dead.sum()),
+                units=known.units,
+                nan=int(known.nan.sum()),
+                inf=int(known.inf.sum()),
             )
 
-    def redundancy(self) -> tuple[int, dict[str, tuple[tuple[float, ...], ...]]]:
-        """Returns on how many rows branches are compared, and what comes of it."""
-        read = self._read
-        widest = max(read.row_bytes(b.address) for j in self.joins for b in j.branches)
+    def _changes(
+        self, branch: Branch, known: Statistics, base: Metrics, report: OnProgress
+    ) -> tuple[dict[str, Change], Metrics, Metrics]:
+        """Returns the changes of metrics: permuted, zeroed and averaged."""
+        name = branch.address
+        array = self._inputs.arrays[name]
+        # The permutations of a branch don't depend on the other branches.
+        random = np.random.default_rng([self._seed, *name.encode()])
+        permuted = [
+            self.evaluate(report, {name: self._inputs.permuted(name, random)})
+            for _ in range(self._repeats)
+        ]
+        mean = known.mean.reshape(array.shape[1:]).astype(array.dtype)
+        zeroed, averaged = (
+            self.evaluate(report, {name: ConstantRows(row, len(self._inputs.rows))})
+            for row in (np.zeros_like(mean), mean)
+        )
+        return (
+            {metric: _change(base, permuted, metric) for metric in base},
+            {metric: zeroed[metric] - base[metric] for metric in base},
+            {metric: averaged[metric] - base[metric] for metric in base},
+        )
+
+    def redundancy(
+        self, chosen: NDArray[np.intp]
+    ) -> tuple[int, dict[str, tuple[tuple[float, ...], ...]]]:
+        """Returns the number of compared rows, and by join how similar branches are."""
+        arrays = self._inputs.arrays
+        widest = max(
+            arrays[b.address].row_bytes for j in self.joins for b in j.branches
+        )
         most = max(len(join.branches) for join in self.joins)
-        rows = read.rows[comparable(len(read.rows), widest, most)]
-        found = {
-            join.path: alignment(read.saved[b.address][rows] for b in join.branches)
+        places = comparable(len(chosen), widest, most)
+        return len(places), {
+            join.path: alignment(arrays[b.address][places] for b in join.branches)
             for join in self.joins
         }
-        return len(rows), found
 
 
-def _taken(saved: Saved, head: keras.Model) -> tuple[list[str], Join | None]:
-    """Returns the addresses that a head takes, and the join that is one array to it.
-
-    Raises:
-        AddressError: If it takes what was not saved.
-    """
+def _accepted(saved: Saved, head: keras.Model) -> tuple[list[str], Join | None]:
+    """Returns the addresses that a head accepts, and the join it accepts as one."""
     plan = saved.plan
-    given = input_specs(head)
-    if isinstance(given, dict):
-        missing = sorted(given.keys() - set(plan.addresses))
+    specs = input_specs(head)
+    if isinstance(specs, dict):
+        missing = sorted(specs.keys() - set(plan.addresses))
         if missing:
             raise AddressError(
-                f"{head.name!r} takes {', '.join(missing)}, which {saved.path} does "
-                f"not have; it has {', '.join(plan.addresses)}. Save what the head "
-                "takes: save(model, data, path, before=…, for_head=True)."
+                f"{head.name!r} needs {', '.join(missing)}, which {saved.path} does "
+                f"not have. It has {', '.join(plan.addresses)}. Save all that the head "
+                "needs: save(model, data, path, before=…, for_head=True)."
             )
-        return sorted(given), None
+        return sorted(specs), None
     names = [branch.address for join in plan.joins for branch in join.branches]
     if not names:
-        raise AddressError(f"{saved.path} has no branches, only outputs of layers.")
-    if given is None:
-        return sorted({*names, *plan.skips}), None
-    whole = [join for join in plan.joins if join.whole and join.kind == "concatenate"]
-    shapes = [spec.shape[1:] for spec in keras.tree.flatten(given)]
-    if len(plan.joins) != 1 or shapes != [join.shape[1:] for join in whole]:
         raise AddressError(
-            f"{head.name!r} takes neither a dictionary by address nor the branches of "
-            f"one concatenation as one array: it takes {shapes}, and {saved.path} has "
-            f"the joins {', '.join(join.path for join in plan.joins)}. Of a whole "
-            "model, pass the head: layertap.split(model, before=…)."
+            f"{saved.path} has no branches, only outputs of operations. Save the "
+            "branches of a join: save(model, data, path, before=…)."
         )
-    return names, whole[0]
+    if specs is None:
+        return sorted({*names, *plan.skips}), None
+    joins = [join for join in plan.joins if join.whole and join.kind == "concatenate"]
+    shapes = [spec.shape[1:] for spec in keras.tree.flatten(specs)]
+    if len(plan.joins) != 1 or shapes != [join.shape[1:] for join in joins]:
+        raise AddressError(
+            f"{head.name!r} does not accept the values of {saved.path}. Expected a "
+            "dictionary by address, or the branches of one concatenation as one array. "
+            f"Received a model for {shapes}, and the joins "
+            f"{', '.join(join.path for join in plan.joins)}. For a complete model, "
+            "pass the head: layertap.split(model, before=…)."
+        )
+    return names, joins[0]
 
 
 def head_of(saved: Saved, model: keras.Model) -> keras.Model:
-    """Returns the head of a model for the joins of a store.
-
-    Args:
-        saved: The saved values.
-        model: The model that they were saved from; or a head, which is returned.
-
-    Raises:
-        LayertapError: As of `layertap.split`.
-    """
+    """Returns the head of a model for the joins of a store; a head stays itself."""
     plan = saved.plan
-    given = input_specs(model)
-    if isinstance(given, dict) and given.keys() <= set(plan.addresses):
+    specs = input_specs(model)
+    if isinstance(specs, dict) and specs.keys() <= set(plan.addresses):
         return model
     kinds = sorted({join.kind for join in plan.joins})
     try:
         _, head = split(model, [join.path for join in plan.joins], joins=kinds)
     except (NoJoinsError, AddressError):
-        shapes = [spec.shape[1:] for spec in keras.tree.flatten(given)]
+        shapes = [spec.shape[1:] for spec in keras.tree.flatten(specs)]
         if any(shapes == [join.shape[1:]] for join in plan.joins):
             return model
         raise
     return head
 
 
-class _Measured(keras.Model):
-    """A head, to be compiled anew: the user's own stays as it is."""
+class _CompiledHead(keras.Model):
+    """A head to be compiled again: the user's own is not changed."""
 
     def __init__(self, head: keras.Model) -> None:
         super().__init__(name="layertap_measured")
         self.head = head
         self.built = True
-        # Losses and metrics are told by them.
+        # Losses and metrics are named after them.
         if getattr(head, "output_names", None):
             self.output_names = list(head.output_names)
 
@@ -272,44 +303,42 @@ class _Measured(keras.Model):
         return self.head(inputs, training=False)
 
 
-def _measured(head: keras.Model, loss: Any, metrics: Any) -> keras.Model:
-    """Returns a model of a head with a loss and metrics."""
-    measured = _Measured(head)
+def _compiled(head: keras.Model, loss: Any, metrics: Any) -> keras.Model:
+    """Returns a model of a head, with a loss and metrics."""
+    compiled = _CompiledHead(head)
     if loss is not None:
         try:
             keras.tree.map_structure(keras.losses.get, loss)
         except ValueError as error:
-            raise OptionError(f"`loss` is none that Keras knows: {error}") from error
-        measured.compile(loss=loss, metrics=metrics)
-        return measured
+            raise OptionError(f"Keras does not know this `loss`: {error}") from error
+        compiled.compile(loss=loss, metrics=metrics)
+        return compiled
     if metrics is not None:
-        raise OptionError("`metrics` go with a loss: pass `loss=`, too.")
+        raise OptionError("`metrics` need a loss. Pass `loss=`, too.")
     config = head.get_compile_config() if head.compiled else None
     if not config or not config.get("loss"):
         raise OptionError(
-            f"{head.name!r} was not compiled with a loss. Pass "
-            'loss="sparse_categorical_crossentropy", say, and `metrics=`, if any.'
+            f"{head.name!r} was not compiled with a loss. Pass one, such as "
+            'loss="sparse_categorical_crossentropy", and `metrics=`, if any.'
         )
     try:
-        measured.compile_from_config(config)
-    except Exception as error:  # Whatever a loss of the user's raises.
+        compiled.compile_from_config(config)
+    except Exception as error:  # A user's loss may raise anything.
         raise OptionError(
-            f"What {head.name!r} was compiled with can't be had again: {error} Pass "
+            f"The loss and metrics of {head.name!r} can't be copied: {error} Pass "
             "`loss=` and `metrics=`."
         ) from error
-    return measured
+    return compiled
 
 
-def _change(
-    base: dict[str, float], moved: Sequence[dict[str, float]], metric: str
-) -> Change:
-    found = [one[metric] for one in moved]
-    spread = float(np.std(found, ddof=1)) if len(found) > 1 else math.nan
-    return Change(float(np.mean(found)) - base[metric], spread)
+def _change(base: Metrics, permuted: Sequence[Metrics], metric: str) -> Change:
+    values = [metrics[metric] for metrics in permuted]
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    return Change(float(np.mean(values)) - base[metric], spread)
 
 
-def _widths(join: Join) -> Sequence[float | None]:
-    """Returns the share that each branch has of the size of a join."""
+def _width_shares(join: Join) -> Sequence[float | None]:
+    """Returns the share that each branch has of the size of a concatenation."""
     axis = join.axis
     if axis is None or join.kind != "concatenate":
         return [None] * len(join.branches)

@@ -1,4 +1,4 @@
-"""What a model leans on: records, and their table. No model is needed to read them."""
+"""Reports of importance: records, and their table. Reading them needs no model."""
 
 import math
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from layertap.core import tables, text
 
 @dataclass(frozen=True)
 class Change:
-    """How much a metric changes when a branch is permuted between rows.
+    """The change of a metric when a branch is permuted between rows.
 
     Attributes:
-        mean: The mean over the repetitions: the metric then, less what it was.
-        spread: The standard deviation over them, NaN if there was only one.
+        mean: The mean over the repetitions of the metric, minus the unchanged metric.
+        spread: The standard deviation over the repetitions; NaN for a single one.
     """
 
     mean: float
@@ -26,7 +26,7 @@ class Change:
 
 @dataclass(frozen=True)
 class BranchImportance:
-    """What a model makes of one branch.
+    """How much a head depends on one branch.
 
     Attributes:
         address: The branch.
@@ -34,9 +34,9 @@ class BranchImportance:
         join: The path of its join.
         permuted: By metric, the change when the branch is permuted between rows.
         zeroed: By metric, the change when the branch is zero.
-        averaged: By metric, the change when each row has the mean of the branch.
-        width_share: Its share of the size of the join, along the axis that it joins;
-            None for joins that have none.
+        averaged: By metric, the change when each row is the mean of the branch.
+        width_share: Its share of the size of the join along its axis; None for joins
+            without one.
         norm_share: Its share of the mean squared norm of all the join's branches.
         dead: How many of its units are constant over all rows.
         units: How many numbers a row of it has.
@@ -59,18 +59,18 @@ class BranchImportance:
 
 
 @dataclass(frozen=True)
-class Importance:
-    """What a head makes of the branches that it takes. Printed, it is a table.
+class Importance(tables.Tabular):
+    """How much a head depends on each of its branches. Printed, it is a table.
 
     Attributes:
         head: The name of the head.
         rows: How many rows it was measured on.
         repeats: How often each branch was permuted.
-        metrics: By name, the loss and the metrics of the values as they are.
+        metrics: By name, the loss and the metrics of the unchanged values.
         branches: The branches, in the order of the joins.
         redundancy: By join, linear centred kernel alignment between its branches, in
-            their order: 1 if one is a rotation of the other, 0 if nothing in one tells
-            of the other (Kornblith et al. 2019, "Similarity of Neural Network
+            their order: 1 if one is a rotation of the other, 0 if they are linearly
+            unrelated (Kornblith et al. 2019, "Similarity of Neural Network
             Representations Revisited").
         compared_rows: How many rows `redundancy` was computed on.
     """
@@ -85,14 +85,14 @@ class Importance:
 
     @property
     def ranked(self) -> list[BranchImportance]:
-        """The branches, first the one whose permutation costs most loss."""
+        """The branches, by the loss that their permutation costs, largest first."""
         return sorted(
-            self.branches, key=lambda one: one.permuted["loss"].mean, reverse=True
+            self.branches, key=lambda b: b.permuted["loss"].mean, reverse=True
         )
 
     def records(self) -> list[dict[str, Any]]:
-        """Returns one flat record for each branch, as `pandas.DataFrame` takes them."""
-        found = []
+        """Returns one flat record for each branch, for `pandas.DataFrame`."""
+        records = []
         for branch in self.branches:
             record = {
                 name: value
@@ -104,26 +104,17 @@ class Importance:
                 record[f"{metric}_permuted_spread"] = change.spread
                 record[f"{metric}_zeroed"] = branch.zeroed[metric]
                 record[f"{metric}_averaged"] = branch.averaged[metric]
-            found.append(record)
-        return found
+            records.append(record)
+        return records
 
     def to_json(self) -> dict[str, Any]:
-        """Returns all of it as data for JSON; what is no number is None there."""
+        """Returns the report as data for JSON, with None for NaN."""
         data: dict[str, Any] = tables.finite(asdict(self))
         return data
 
-    def __str__(self) -> str:
-        return tables.plain(self.table())
-
-    def __rich__(self) -> Table:
-        return self.table()
-
-    def _repr_html_(self) -> str:
-        return tables.html(self.table())
-
     def table(self) -> Table:
-        """Returns the table for `rich` to print, the branch that matters most first."""
-        title = text.printable(f"What {self.head} leans on")
+        """Returns the table for `rich` to print, the most important branch first."""
+        title = text.printable(f"Importance of branches to {self.head}")
         table = tables.titled(title, self._summary())
         for heading in ("branch", "made by"):
             table.add_column(heading, overflow="fold")
@@ -151,8 +142,8 @@ class Importance:
         ]
 
     def _most_alike(self, branch: BranchImportance) -> str:
-        """Returns the branch of the join that tells most of the same."""
-        siblings = [one for one in self.branches if one.join == branch.join]
+        """Returns the branch of the same join that is most similar."""
+        siblings = [other for other in self.branches if other.join == branch.join]
         at = siblings.index(branch)
         alike = [
             (value, other.address)
@@ -171,7 +162,7 @@ class Importance:
             f"{name} {value:.4g}" for name, value in self.metrics.items()
         )
         return Text(
-            f"{self.rows:,} rows; as they are: {measured}. Changes of these when a "
+            f"{self.rows:,} rows; unchanged: {measured}. Changes of these when a "
             f"branch is permuted between rows ({self.repeats} times), zeroed, or its "
             "mean. width, norm: shares of the join. most alike: linear CKA "
             f"({self.compared_rows:,} rows), 1 for the same up to a rotation."

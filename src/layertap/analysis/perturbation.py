@@ -1,7 +1,6 @@
-"""Saved values of some rows, as a head takes them, with one branch changed."""
+"""Saved values at chosen rows, as a head accepts them, with one branch changed."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,26 +10,51 @@ from numpy.typing import NDArray
 from layertap.core import tree
 from layertap.core.plan import Join
 from layertap.results.saved import Saved
+from layertap.results.training.batches import Batches, Examples
+from layertap.results.training.row_order import RowOrder
 
 Array = NDArray[Any]
-# What becomes of a branch in some of the chosen rows, by their places among them.
-Changed = Callable[[NDArray[np.intp]], Array]
 
-# What is read at a time.
+# Bytes that are read at a time.
 _READ_BYTES = 2**26
+_MOST_BATCH_ROWS = 1024
 
 
-class Reading:
-    """Saved values of chosen rows, as a head takes them.
+class ChosenRows:
+    """Rows of an array, in any order; read when it is indexed."""
+
+    def __init__(self, array: Any, rows: NDArray[np.intp]) -> None:
+        self._array, self._rows = array, rows
+        self.dtype: np.dtype[Any] = array.dtype
+        self.shape: tuple[int, ...] = (len(rows), *array.shape[1:])
+        self.row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+
+    def __getitem__(self, places: Any) -> Array:
+        return np.asarray(self._array[self._rows[places]])
+
+
+class ConstantRows:
+    """An array in which all rows are equal."""
+
+    def __init__(self, row: Array, count: int) -> None:
+        self._row, self._places = row, np.arange(count)
+        self.dtype, self.shape = row.dtype, (count, *row.shape)
+
+    def __getitem__(self, places: Any) -> Array:
+        return np.repeat(self._row[None], len(self._places[places]), axis=0)
+
+
+class HeadInputs:
+    """The saved values that a head accepts, with labels and weights, at chosen rows.
 
     Args:
         saved: The saved values.
-        names: The addresses of those that the head takes.
-        joined: The join that the head takes as one array, or None if it takes a
+        names: The addresses of those that the head accepts.
+        joined: The join that the head accepts as one array, or None if it accepts a
             dictionary by address.
-        labels: The labels and the sample weights, or None, of all rows.
+        targets: The labels and the sample weights of all rows; either may be None.
         rows: The chosen rows.
-        batch_size: Rows of a batch, or None for as many as are some MiB.
+        batch_size: Rows of a batch, or None for 64 MiB, at most 1024 rows.
     """
 
     def __init__(
@@ -38,89 +62,60 @@ class Reading:
         saved: Saved,
         names: Sequence[str],
         joined: Join | None,
-        labels: tuple[Any, Any],
+        targets: tuple[Any, Any],
         rows: NDArray[np.intp],
         batch_size: int | None,
     ) -> None:
-        self.saved = saved
-        self.names = names
+        self.arrays = {name: ChosenRows(saved[name], rows) for name in names}
         self.rows = rows
         self._joined = joined
-        self._labels = labels
-        row_bytes = sum(self.row_bytes(name) for name in names)
-        fitting = max(1, min(1024, _READ_BYTES // max(row_bytes, 1)))
-        self.batch_size = fitting if batch_size is None else batch_size
-
-    def row_bytes(self, name: str) -> int:
-        """Returns the bytes of one row of a value."""
-        array = self.saved[name]
-        return math.prod(array.shape[1:]) * array.dtype.itemsize
-
-    def batch(self, number: int, name: str, changed: Changed | None) -> tuple[Any, ...]:
-        """Returns inputs, labels and weights of a batch.
-
-        Args:
-            number: Which batch.
-            name: The value that is changed.
-            changed: How, or None if it is not.
-        """
-        at = np.arange(len(self.rows))[
-            number * self.batch_size : (number + 1) * self.batch_size
+        self._targets = [
+            tree.mapped(lambda array: ChosenRows(array, rows), part)
+            for part in targets
+            if part is not None
         ]
-        rows = self.rows[at]
-        arrays = {each: self.saved[each][rows] for each in self.names}
-        if changed is not None:
-            arrays[name] = changed(at)
-        values = {each: _wide(array) for each, array in arrays.items()}
-        inputs: Any = values
-        if self._joined is not None:
-            parts = [values[branch.address] for branch in self._joined.branches]
-            inputs = np.concatenate(parts, self._joined.axis)
+        row_bytes = sum(array.row_bytes for array in self.arrays.values())
+        fitting = max(1, min(_MOST_BATCH_ROWS, _READ_BYTES // max(row_bytes, 1)))
+        self._batch_size = fitting if batch_size is None else batch_size
+        self._saved = saved
+        self._order = RowOrder(range(len(rows)), saved.reader.block_rows)
 
-        def of(array: Any) -> Array:
-            return np.asarray(array[rows])
+    def dataset(self, changed: Mapping[str, Any]) -> keras.utils.PyDataset:
+        """Returns the batches for `evaluate`, with other arrays in some places."""
+        examples = Examples(({**self.arrays, **changed}, *self._targets), self._order)
+        batches = Batches(examples, self._batch_size, drop_remainder=False)
+        return _HeadDataset(batches, self._joined)
 
-        given = [part for part in self._labels if part is not None]
-        return (inputs, *(tree.mapped(of, part) for part in given))
+    def permuted(self, name: str, random: np.random.Generator) -> ChosenRows:
+        """Returns a branch whose rows trade places at random."""
+        rows = self.rows[random.permutation(len(self.rows))]
+        return ChosenRows(self._saved[name], rows)
 
     def pieces(self, name: str) -> Iterator[Array]:
         """Yields the chosen rows of a value, some at a time."""
-        size = max(1, _READ_BYTES // max(self.row_bytes(name), 1))
+        array = self.arrays[name]
+        size = max(1, _READ_BYTES // max(array.row_bytes, 1))
         for start in range(0, len(self.rows), size):
-            yield self.saved[name][self.rows[start : start + size]]
+            yield array[start : start + size]
 
 
-class Batches(keras.utils.PyDataset):
-    """Batches of saved values, with one branch changed.
-
-    Args:
-        read: The values.
-        name: The value that is changed.
-        changed: How, or None if it is not.
-    """
-
-    def __init__(self, read: Reading, name: str, changed: Changed | None) -> None:
+class _HeadDataset(keras.utils.PyDataset):
+    def __init__(self, batches: Batches, joined: Join | None) -> None:
         super().__init__()
-        self._read, self._name, self._changed = read, name, changed
+        self._batches, self._joined = batches, joined
 
     def __len__(self) -> int:
-        return -(-len(self._read.rows) // self._read.batch_size)
+        return len(self._batches)
 
     def __getitem__(self, number: int) -> tuple[Any, ...]:
-        return self._read.batch(number, self._name, self._changed)
+        values, *targets = self._batches.batch(number, epoch=0)
+        x: Any = {name: _widened(array) for name, array in values.items()}
+        if self._joined is not None:
+            branches = [x[branch.address] for branch in self._joined.branches]
+            x = np.concatenate(branches, self._joined.axis)
+        return (x, *targets)
 
 
-def permuted(read: Reading, name: str, random: np.random.Generator) -> Changed:
-    """Returns what permutes a branch between rows, at random."""
-    other = read.rows[random.permutation(len(read.rows))]
-    return lambda at: read.saved[name][other[at]]
-
-
-def constant(value: Array) -> Changed:
-    """Returns what gives each row the same branch."""
-    return lambda at: np.repeat(value[None], len(at), axis=0)
-
-
-def _wide(array: Array) -> Array:
-    # Not every backend takes NumPy's bfloat16; a head narrows it again.
+def _widened(array: Array) -> Array:
+    # Not every backend accepts NumPy's bfloat16; a head narrows it again.
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array

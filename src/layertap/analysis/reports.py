@@ -1,0 +1,210 @@
+"""Reports on stores: of a verification, and of the difference of two."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from layertap.analysis.comparison import Check, Compared, Comparison
+from layertap.core import tables, text
+from layertap.core.address import suggest
+from layertap.errors import AddressError
+
+# The most characters shown of a text that differs.
+_LONGEST = 60
+
+
+class _Graded(tables.Tabular):
+    """A report that is true if nothing is wrong. Printed, it is a table."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        raise NotImplementedError
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+@dataclass
+class Report(_Graded):
+    """The result of `layertap.verify`. True if nothing is wrong; printed, a table.
+
+    Attributes:
+        path: The store.
+        rows: How many rows it has.
+        checks: One check for each value, and one for each complete join.
+        nonfinite: By address, how many NaN and infinities the checked rows have.
+        other_inputs: How many of the recomputed batches have other inputs or rows than
+            the saved ones.
+    """
+
+    path: str
+    rows: int
+    checks: list[Check]
+    nonfinite: dict[str, int] = field(default_factory=dict)
+    other_inputs: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is different or damaged."""
+        return all(check.ok for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the report as data for JSON."""
+        return {
+            "path": self.path,
+            "rows": self.rows,
+            "ok": self.ok,
+            "checks": [vars(check) for check in self.checks],
+            "nonfinite": self.nonfinite,
+            "other_inputs": self.other_inputs,
+        }
+
+    def table(self) -> Table:
+        """Returns the report as a table for `rich` to print."""
+        title = text.printable(f"Verified {self.path}")
+        table = tables.titled(title, self._summary())
+        for heading in ("address", "compared", "rows", "verdict", "largest difference"):
+            table.add_column(heading, overflow="fold")
+        for check in self.checks:
+            verdict: str = check.verdict
+            if check.damage:
+                verdict += f", {check.files} file{'s' * (check.files != 1)}"
+            elif check.first is not None:
+                verdict += f", worst of its batch in row {check.first}"
+            table.add_row(
+                Text(check.address),
+                check.what,
+                f"{check.rows:,}",
+                Text(verdict, style=_style(check)),
+                f"{check.largest:.3g}" if check.largest else "0",
+            )
+        return table
+
+    def _summary(self) -> str:
+        count = sum(not check.ok for check in self.checks)
+        lines = [f"{len(self.checks)} checks, {count} of them found something wrong."]
+        lines += [
+            f"{name} holds {n:,} NaN or infinite numbers."
+            for name, n in self.nonfinite.items()
+        ]
+        if not self.ok and self.other_inputs:
+            lines.append(
+                f"{self.other_inputs} of the batches have other inputs than the saved "
+                "ones: the data differ, or their batches."
+            )
+        damage = [line for check in self.checks for line in check.damage]
+        return "\n".join([" ".join(lines), *damage])
+
+
+@dataclass
+class Difference(_Graded):
+    """The difference of two stores. True if nothing differs beyond rounding.
+
+    Printed, it is a table.
+
+    Attributes:
+        paths: The two stores.
+        rows: How many rows each has.
+        compared: The comparisons, one for each address.
+        alike: How many more addresses are made of those, in both in the same way.
+        identity: The points in which the two runs differ: weights, backend, versions.
+            They are for information: `ok` depends on the values.
+        asked: The number of rows that `rows=` selected, or None for all.
+    """
+
+    paths: tuple[str, str]
+    rows: tuple[int, int]
+    compared: list[Compared]
+    alike: int
+    identity: list[str]
+    asked: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differs beyond rounding, and both have the same rows."""
+        enough = self.asked is not None and min(self.rows) >= self.asked
+        same_rows = enough or self.rows[0] == self.rows[1]
+        return same_rows and all(comparison.ok for comparison in self.compared)
+
+    def __getitem__(self, address: str) -> Compared:
+        for comparison in self.compared:
+            if comparison.address == address:
+                return comparison
+        known = [comparison.address for comparison in self.compared]
+        raise AddressError(
+            f"Nothing was compared at {address!r}. "
+            + suggest(address, known, what="address")
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the report as data for JSON."""
+        return {
+            "paths": list(self.paths),
+            "rows": list(self.rows),
+            "ok": self.ok,
+            "compared": [comparison.to_json() for comparison in self.compared],
+            "alike": self.alike,
+            "identity": self.identity,
+        }
+
+    def table(self) -> Table:
+        """Returns the report as a table for `rich` to print."""
+        a, b = (text.printable(path) for path in self.paths)
+        table = tables.titled(f"A: {a}\nB: {b}", self._summary())
+        table.add_column("address", overflow="fold")
+        table.add_column("rows", justify="right", no_wrap=True)
+        table.add_column("verdict", no_wrap=True)
+        for heading in ("largest", "relative", "mean"):
+            table.add_column(heading, justify="right")
+        for heading in ("where", "in A", "in B"):
+            table.add_column(heading, overflow="fold")
+        for comparison in self.compared:
+            table.add_row(*_cells(comparison))
+        return table
+
+    def _summary(self) -> str:
+        count = sum(not comparison.ok for comparison in self.compared)
+        lines = [
+            "Differences: the largest, the largest relative to the largest number of "
+            "both, and the mean.",
+            f"{len(self.compared)} compared, {count} of them differ beyond rounding.",
+        ]
+        if self.alike:
+            lines[1] += f" {self.alike} more are made of those, alike in both."
+        if self.rows[0] != self.rows[1]:
+            lines.append(f"A has {self.rows[0]:,} rows, B {self.rows[1]:,}.")
+        return "\n".join([*lines, *self.identity])
+
+
+def _cells(comparison: Compared) -> list[Text]:
+    verdict = [comparison.verdict, *comparison.why.split(", ")]
+    if len(set(comparison.dtypes)) > 1 and not comparison.why:
+        verdict.append(", ".join(map(str, comparison.dtypes)))
+    if comparison.broken:
+        verdict.append(f"{comparison.broken:,} not finite in one")
+    where, values = "", ["", ""]
+    if comparison.at is not None and comparison.values is not None:
+        row, *place = comparison.at
+        where = f"row {row:,}" + (f" at {', '.join(map(str, place))}" if place else "")
+        values = [_shown(value) for value in comparison.values]
+    return [
+        Text(comparison.address),
+        Text(f"{comparison.rows:,}"),
+        Text("\n".join(filter(None, verdict)), style=_style(comparison)),
+        Text(f"{comparison.largest:.3g}"),
+        Text(f"{comparison.relative:.2g}"),
+        Text(f"{comparison.mean:.3g}"),
+        *map(Text, (where, *values)),
+    ]
+
+
+def _style(comparison: Comparison) -> str:
+    return "green" if comparison.ok else "red"
+
+
+def _shown(value: Any) -> str:
+    shown = f"{value:.9g}" if isinstance(value, float) else text.printable(value)
+    return shown if len(shown) <= _LONGEST else shown[:_LONGEST] + "…"
