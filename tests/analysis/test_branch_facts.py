@@ -1,4 +1,4 @@
-"""What branches are like, beside the formulas written out."""
+"""Facts on branches equal their formulas, written out."""
 
 import math
 
@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layertap.analysis.branch_facts import Facts, alignment, comparable, shares
+from layertap.analysis.branch_facts import (
+    alignment,
+    comparable,
+    mean_square,
+    shares,
+    unit_statistics,
+)
 
 
 def pieces(array: np.ndarray, size: int) -> list[np.ndarray]:
@@ -18,24 +24,24 @@ def pieces(array: np.ndarray, size: int) -> list[np.ndarray]:
 def test_facts_do_not_depend_on_the_pieces(rows, size, seed):
     array = np.random.default_rng(seed).normal(size=(rows, 3, 2)).astype("float32")
     array[:, 1, 1] = 4
-    facts = Facts(pieces(array, size))
-    wide = array.astype("float64")
-    np.testing.assert_allclose(facts.mean, wide.mean(axis=0), rtol=1e-6, atol=1e-7)
-    assert facts.mean.dtype == array.dtype
-    assert facts.square == pytest.approx((wide**2).sum(axis=(1, 2)).mean())
-    assert facts.dead == (6 if rows == 1 else 1)
-    assert (facts.nan, facts.inf) == (0, 0)
+    known = unit_statistics(pieces(array, size))
+    wide = array.astype("float64").reshape(rows, 6)
+    np.testing.assert_allclose(known.mean, wide.mean(axis=0), rtol=1e-6, atol=1e-7)
+    assert mean_square(known) == pytest.approx((wide**2).sum(axis=1).mean())
+    assert known.dead.sum() == (6 if rows == 1 else 1)
+    assert (known.nan.sum(), known.inf.sum()) == (0, 0)
 
 
-def test_numbers_that_are_none_are_counted():
+def test_nan_and_infinities_are_counted():
     array = np.array([[1, np.nan], [np.inf, 2], [-np.inf, np.nan]], "float16")
-    with np.errstate(invalid="ignore"):
-        facts = Facts(pieces(array, 2))
-    assert (facts.nan, facts.inf) == (2, 2)
+    known = unit_statistics(pieces(array, 2))
+    assert (known.nan.sum(), known.inf.sum()) == (2, 2)
+    # Of the finite numbers.
+    assert mean_square(known) == pytest.approx((1 + 4) / 3)
 
 
 def by_features(one: np.ndarray, other: np.ndarray) -> float:
-    """Linear CKA as it is told of features: |Y'X|^2 / (|X'X| |Y'Y|)."""
+    """Linear CKA in terms of features: |Y'X|^2 / (|X'X| |Y'Y|)."""
     x, y = (a.reshape(len(a), -1) - a.reshape(len(a), -1).mean(0) for a in (one, other))
     return float(
         np.linalg.norm(y.T @ x) ** 2
@@ -50,18 +56,18 @@ def test_alignment_is_linear_cka():
     turned = 3 * one.reshape(50, 6) @ turn + 5
     other = random.normal(size=(50, 4)) + one[:, 0, :1]
     branches = [one, turned, other]
-    found = alignment(branches)
-    for row, first in zip(found, branches, strict=True):
+    aligned = alignment(branches)
+    for row, first in zip(aligned, branches, strict=True):
         for value, second in zip(row, branches, strict=True):
             assert value == pytest.approx(by_features(first, second))
-    assert found[0][1] == pytest.approx(1)
-    assert 0 < found[0][2] < 0.9
+    assert aligned[0][1] == pytest.approx(1)
+    assert 0 < aligned[0][2] < 0.9
 
 
-def test_a_constant_branch_is_like_none():
-    found = alignment([np.ones((4, 2)), np.eye(4)])
-    assert math.isnan(found[0][1])
-    assert found[1][1] == pytest.approx(1)
+def test_a_constant_branch_is_similar_to_no_other():
+    aligned = alignment([np.ones((4, 2)), np.eye(4)])
+    assert math.isnan(aligned[0][1])
+    assert aligned[1][1] == pytest.approx(1)
 
 
 def test_rows_to_compare_are_spread_and_bounded():

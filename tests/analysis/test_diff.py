@@ -1,4 +1,4 @@
-"""What `layertap diff` says of two stores, held against what was put into them."""
+"""`layertap diff` reports exactly the differences that were put into two stores."""
 
 import json
 
@@ -19,7 +19,7 @@ ROWS = 50
 
 
 def plan_of(width=3, dtype="float32", narrowed=None, others=()):
-    """A plan of two branches, and a join that has one of them and the join of both."""
+    """A plan of two branches, and of a second join that repeats one of them."""
     left = Branch("fusion/in/0", "left", (None, width), dtype)
     right = Branch("fusion/in/1", "right", (None, 2, 2), "int32")
     more = tuple(Branch(f"{n}/in/0", "more", (None,), "float64") for n in others)
@@ -33,27 +33,27 @@ def plan_of(width=3, dtype="float32", narrowed=None, others=()):
 
 
 def values_of(plan, rows=ROWS):
-    found = {}
+    values = {}
     for value in plan.stored:
         random = np.random.default_rng(6)
         numbers = 100 * random.normal(size=(rows, *value.shape[1:]))
-        found[value.address] = numbers.astype(value.dtype)
-    return found
+        values[value.address] = numbers.astype(value.dtype)
+    return values
 
 
 def store(path, plan, values, *, block_rows=8, ids=None, labels=None, **identity):
-    """Writes a store as a save does, of a model that was never there."""
+    """Writes a store as a save does, but without a model."""
     rows = len(values["fusion/in/0"])
-    beside = {"digests": np.zeros(rows, "uint64")}
+    along = {"digests": np.zeros(rows, "uint64")}
     if ids is not None:
-        beside["ids"] = text.encode(ids) if isinstance(ids[0], str) else np.array(ids)
+        along["ids"] = text.encode(ids) if isinstance(ids[0], str) else np.array(ids)
     if labels is not None:
-        beside["labels"] = np.array(labels)
+        along["labels"] = np.array(labels)
     if plan.narrowed:
-        beside["overflowed"] = np.zeros((rows, 1), "int32")
-    arrays = values | beside
+        along["overflowed"] = np.zeros((rows, 1), "int32")
+    arrays = values | along
     specs = [ArraySpec(n, a.shape[1:], a.dtype.name) for n, a in arrays.items()]
-    kind = {"i": "number", "u": "text"}.get(beside["ids"].dtype.kind if ids else "")
+    kind = {"i": "number", "u": "text"}.get(along["ids"].dtype.kind if ids else "")
     known = {"backend": "jax", "labels": labels and "labels", "ids": kind, **identity}
     memory = 3 * block_rows * sum(spec.row_bytes for spec in specs)
     manifest = {"identity": known, "plan": plan.to_json()}
@@ -74,15 +74,22 @@ def test_stores_of_the_same_values(tmp_path, one, block_rows):
     other = store(tmp_path / "other", plan_of(), values, block_rows=block_rows)
     report = layertap.diff(one, layertap.open(other))
     assert report
-    assert [each.address for each in report.compared] == ["fusion/in/0", "fusion/in/1"]
-    for each in report.compared:
-        assert (each.verdict, each.rows, each.largest) == ("identical", ROWS, 0)
-        assert (each.at, each.values) == (None, None)
+    assert [result.address for result in report.compared] == [
+        "fusion/in/0",
+        "fusion/in/1",
+    ]
+    for result in report.compared:
+        assert (result.verdict, result.rows, result.largest) == (
+            "identical",
+            ROWS,
+            0,
+        )
+        assert (result.at, result.values) == (None, None)
     assert (report.alike, report.rows, report.identity) == (1, (ROWS, ROWS), [])
 
 
 @pytest.mark.parametrize("block_rows", [7, 8, 60])
-def test_what_differs_most_and_where(tmp_path, one, block_rows):
+def test_the_largest_difference_and_its_place(tmp_path, one, block_rows):
     values = values_of(plan_of())
     first = values["fusion/in/0"].copy()
     for row, column, apart in ((3, 0, 0.5), (31, 2, -4.0), (49, 1, 2.0)):
@@ -91,14 +98,18 @@ def test_what_differs_most_and_where(tmp_path, one, block_rows):
     other = store(tmp_path / "other", plan_of(), values, block_rows=block_rows)
     report = layertap.diff(one, other)
     assert not report
-    found = report["fusion/in/0"]
+    result = report["fusion/in/0"]
     exact = np.abs(first.astype("float64") - values["fusion/in/0"].astype("float64"))
-    assert (found.verdict, found.rows, found.at) == ("different", ROWS, (31, 2))
-    assert found.largest == exact[31, 2]
-    assert found.values == (first[31, 2], values["fusion/in/0"][31, 2])
-    np.testing.assert_allclose(found.mean, exact.mean(), rtol=1e-12)
-    assert found.scale == max(np.abs(first).max(), np.abs(values["fusion/in/0"]).max())
-    assert found.relative == found.largest / found.scale
+    assert (result.verdict, result.rows, result.at) == (
+        "different",
+        ROWS,
+        (31, 2),
+    )
+    assert result.largest == exact[31, 2]
+    assert result.values == (first[31, 2], values["fusion/in/0"][31, 2])
+    np.testing.assert_allclose(result.mean, exact.mean(), rtol=1e-12)
+    assert result.scale == max(np.abs(first).max(), np.abs(values["fusion/in/0"]).max())
+    assert result.relative == result.largest / result.scale
     whole = report["fusion/in/1"]
     assert (whole.verdict, whole.at, whole.largest) == ("different", (17, 1, 0), 3)
     np.testing.assert_allclose(whole.mean, 3 / (4 * ROWS))
@@ -108,7 +119,7 @@ def test_what_differs_most_and_where(tmp_path, one, block_rows):
 
 
 @pytest.mark.parametrize(("steps", "ok"), [(200, True), (300, False)])
-def test_rounding_is_no_difference(tmp_path, one, steps, ok):
+def test_rounding_is_not_a_difference(tmp_path, one, steps, ok):
     values = values_of(plan_of())
     row = values["fusion/in/0"][20]
     row[0] = 0
@@ -132,11 +143,11 @@ def test_a_narrower_store_is_within_its_rounding(tmp_path, one, dtype):
     for a, b in ((one, half), (half, one)):
         report = layertap.diff(a, b)
         assert report, report
-        found = report["fusion/in/0"]
-        assert set(found.dtypes) == {"float32", dtype}
+        result = report["fusion/in/0"]
+        assert set(result.dtypes) == {"float32", dtype}
         apart = np.abs(wide - values["fusion/in/0"].astype("float64"))
-        assert found.largest == apart.max()
-        assert apart[found.at] == apart.max()
+        assert result.largest == apart.max()
+        assert apart[result.at] == apart.max()
     values["fusion/in/0"][4, 1] += values["fusion/in/0"].dtype.type(3)
     worse = store(tmp_path / "worse", plan, values)
     assert layertap.diff(one, worse)["fusion/in/0"].at == (4, 1)
@@ -151,25 +162,29 @@ def test_nan_and_infinities(tmp_path):
     assert layertap.diff(one, same)["fusion/in/0"].verdict == "identical"
     values["fusion/in/0"][2] = 1, np.inf, np.inf
     report = layertap.diff(one, store(tmp_path / "c", plan_of(), values))
-    found = report["fusion/in/0"]
-    assert (found.verdict, found.largest, found.broken) == ("different", np.inf, 2)
-    assert found.at == (2, 0)
-    assert np.isnan(found.values[0])
-    assert found.values[1] == 1
-    assert found.mean == 0
+    result = report["fusion/in/0"]
+    assert (result.verdict, result.largest, result.broken) == (
+        "different",
+        np.inf,
+        2,
+    )
+    assert result.at == (2, 0)
+    assert np.isnan(result.values[0])
+    assert result.values[1] == 1
+    assert result.mean == 0
     json.dumps(report.to_json(), allow_nan=False)
     assert "2 not finite in one" in " ".join(plain(report).split())
 
 
-def test_whole_numbers_beyond_floating_ones(tmp_path):
+def test_integers_that_floats_cannot_hold(tmp_path):
     values = values_of(plan_of())
     ids = [2**60 + row for row in range(ROWS)]
     one = store(tmp_path / "a", plan_of(), values, ids=ids)
     ids[23] += 1
     report = layertap.diff(one, store(tmp_path / "b", plan_of(), values, ids=ids))
-    found = report["ids"]
-    assert (found.verdict, found.at) == ("different", (23,))
-    assert found.values == (2**60 + 23, 2**60 + 24)
+    result = report["ids"]
+    assert (result.verdict, result.at) == ("different", (23,))
+    assert result.values == (2**60 + 23, 2**60 + 24)
 
 
 def test_zeros_of_two_signs(tmp_path):
@@ -178,8 +193,12 @@ def test_zeros_of_two_signs(tmp_path):
     one = store(tmp_path / "a", plan_of(), values)
     values["fusion/in/0"][5, 0] = -0.0
     report = layertap.diff(one, store(tmp_path / "b", plan_of(), values))
-    found = report["fusion/in/0"]
-    assert (found.verdict, found.largest, found.at) == ("within rounding", 0, None)
+    result = report["fusion/in/0"]
+    assert (result.verdict, result.largest, result.at) == (
+        "within rounding",
+        0,
+        None,
+    )
 
 
 def test_texts_of_other_lengths(tmp_path):
@@ -188,9 +207,13 @@ def test_texts_of_other_lengths(tmp_path):
     one = store(tmp_path / "a", plan_of(), values, ids=names)
     longer = [*names[:40], "ein längerer Name", *names[41:]]
     report = layertap.diff(one, store(tmp_path / "b", plan_of(), values, ids=longer))
-    found = report["ids"]
-    assert (found.verdict, found.at, found.rows) == ("different", (40,), ROWS)
-    assert found.values == ("row 40", "ein längerer Name")
+    result = report["ids"]
+    assert (result.verdict, result.at, result.rows) == (
+        "different",
+        (40,),
+        ROWS,
+    )
+    assert result.values == ("row 40", "ein längerer Name")
     assert "row 40 row 40 ein längerer Name" in " ".join(plain(report).split())
 
 
@@ -204,7 +227,7 @@ def test_labels_are_exact(tmp_path):
     assert not report
 
 
-def test_addresses_and_shapes_that_one_store_has(tmp_path, one):
+def test_addresses_and_shapes_of_one_store_only(tmp_path, one):
     plan = plan_of(width=4, others=("beyond",))
     other = store(tmp_path / "other", plan, values_of(plan), labels=[1] * ROWS)
     for a, b, side in ((one, other, "B"), (other, one, "A")):
@@ -230,7 +253,7 @@ def test_other_numbers_of_rows(tmp_path, one):
     assert not layertap.diff(one, other, rows=31)
 
 
-def test_runs_that_differ_are_told_and_no_difference(tmp_path, one):
+def test_other_runs_are_reported_and_are_not_a_difference(tmp_path, one):
     other = store(
         tmp_path / "o", plan_of(), values_of(plan_of()), backend="\x1b[31mtorch"
     )
@@ -240,7 +263,7 @@ def test_runs_that_differ_are_told_and_no_difference(tmp_path, one):
     assert report.identity[0] in plain(report)
 
 
-def test_what_is_made_in_another_way_is_compared(tmp_path, one):
+def test_values_that_are_rebuilt_differently_are_compared(tmp_path, one):
     plan = plan_of()
     plan = Plan(plan.model, plan.joins, recipes={})
     values = values_of(plan_of())
@@ -273,10 +296,10 @@ def test_the_command(tmp_path, one):
     assert status == 1
     assert "row 3 at 1" in shown
     status, shown = command(one, other, "--json")
-    found = json.loads(shown)
-    assert (status, found["ok"]) == (1, False)
-    assert found["compared"][0]["at"] == [3, 1]
-    assert found["compared"][0]["values"][1] == 1e6
+    data = json.loads(shown)
+    assert (status, data["ok"]) == (1, False)
+    assert data["compared"][0]["at"] == [3, 1]
+    assert data["compared"][0]["values"][1] == 1e6
     assert command(one, other, "--rows", 3)[0] == 0
     assert command(one, tmp_path / "gone")[0] == 2
     assert command(one)[0] == 2

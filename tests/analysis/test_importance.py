@@ -1,4 +1,4 @@
-"""What a head leans on: changes of loss that follow from its weights by hand."""
+"""Importance of branches: changes of loss that follow from the head's weights."""
 
 import json
 from typing import Any
@@ -16,12 +16,12 @@ from layertap.errors import AddressError, DataError, OptionError
 pytestmark = pytest.mark.every_backend
 
 ROWS = 64
-# What the head makes of the branches `a`, of one number, and `b`, of two.
+# The weights of the branches `a`, of one number, and `b`, of two.
 WEIGHTS = np.array([[2.0], [0.5], [0.0]], "float32")
 
 
 def model() -> keras.Model:
-    """Its branches are its inputs, doubled; `unused` goes past the join."""
+    """Returns a model whose branches are its inputs, doubled."""
     x = keras.Input((3,), name="x")
     branches = [
         layers.Dense(n, use_bias=False, name=name)(x)
@@ -43,7 +43,7 @@ def inputs() -> np.ndarray:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     x = inputs()
-    # What the model says, so that its own loss is nothing.
+    # The outputs of the model, so that its own loss is zero.
     y = 2 * x @ WEIGHTS
     path = tmp_path_factory.mktemp("importance") / "v.zarr"
     return layertap.save(model(), (x, y), path, for_head=True)
@@ -55,29 +55,29 @@ def head() -> keras.Model:
 
 
 def test_changes_of_loss_are_those_by_hand(saved):
-    found = layertap.importance(
+    report = layertap.importance(
         saved, head(), loss="mse", metrics=["mae"], repeats=40, batch_size=20
     )
-    assert (found.rows, found.repeats) == (ROWS, 40)
-    assert found.metrics["loss"] == pytest.approx(0, abs=1e-9)
+    assert (report.rows, report.repeats) == (ROWS, 40)
+    assert report.metrics["loss"] == pytest.approx(0, abs=1e-9)
     branches = 2 * inputs().astype("float64")
-    # What of the output each branch makes, row by row.
+    # The part of the output that each branch makes, row by row.
     parts = [branches[:, :1] @ WEIGHTS[:1], branches[:, 1:] @ WEIGHTS[1:]]
-    for branch, part in zip(found.branches, parts, strict=True):
+    for branch, part in zip(report.branches, parts, strict=True):
         assert branch.zeroed["loss"] == pytest.approx((part**2).mean(), rel=1e-4)
         assert branch.averaged["loss"] == pytest.approx(part.var(), rel=1e-4)
         assert branch.zeroed["mae"] == pytest.approx(np.abs(part).mean(), rel=1e-4)
-        # Of two different rows, drawn at random.
+        # The expected squared difference of two random rows.
         expected = 2 * part.var()
         change = branch.permuted["loss"]
         assert change.mean == pytest.approx(expected, rel=0.1)
         assert 0 < change.spread < expected / 2
-    assert found.ranked[0].address == "fusion/in/0"
+    assert report.ranked[0].address == "fusion/in/0"
 
 
-def test_what_the_branches_are_beside(saved):
-    found = layertap.importance(saved, head(), loss="mse", repeats=1)
-    a, b = found.branches
+def test_shares_dead_units_and_similarity(saved):
+    report = layertap.importance(saved, head(), loss="mse", repeats=1)
+    a, b = report.branches
     assert (a.made_by, b.made_by) == ("a", "b")
     assert (a.width_share, b.width_share) == (1 / 3, 2 / 3)
     squares = (2 * inputs().astype("float64")) ** 2
@@ -87,40 +87,40 @@ def test_what_the_branches_are_beside(saved):
     # Between single numbers, CKA is the squared correlation.
     one, other = inputs()[:, 0], inputs()[:, 1]
     expected = np.corrcoef(one, other)[0, 1] ** 2
-    assert found.redundancy["fusion"][0][1] == pytest.approx(expected, rel=1e-4)
+    assert report.redundancy["fusion"][0][1] == pytest.approx(expected, rel=1e-4)
     assert np.isnan(a.permuted["loss"].spread)
 
 
 def test_the_same_seed_gives_the_same(saved):
     def run(seed: int) -> float:
-        found = layertap.importance(saved, head(), loss="mse", repeats=2, seed=seed)
-        return found.branches[1].permuted["loss"].mean
+        report = layertap.importance(saved, head(), loss="mse", repeats=2, seed=seed)
+        return report.branches[1].permuted["loss"].mean
 
     assert run(1) == run(1) != run(2)
 
 
-def test_rows_and_labels_of_ones_own(saved):
+def test_passed_rows_and_labels(saved):
     half = np.arange(ROWS) % 2 == 0
     ones = np.ones((ROWS, 1), "float32")
-    found = layertap.importance(
+    report = layertap.importance(
         saved, head(), loss="mse", rows=half, labels=ones, repeats=1
     )
-    assert found.rows == ROWS // 2
+    assert report.rows == ROWS // 2
     output = 2 * inputs()[half].astype("float64") @ WEIGHTS
-    assert found.metrics["loss"] == pytest.approx(((output - 1) ** 2).mean(), rel=1e-4)
+    assert report.metrics["loss"] == pytest.approx(((output - 1) ** 2).mean(), rel=1e-4)
     without_b = 2 * inputs()[half, :1].astype("float64") @ WEIGHTS[:1]
-    expected = ((without_b - 1) ** 2).mean() - found.metrics["loss"]
-    assert found.branches[1].zeroed["loss"] == pytest.approx(expected, rel=1e-4)
+    expected = ((without_b - 1) ** 2).mean() - report.metrics["loss"]
+    assert report.branches[1].zeroed["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_head_of_ones_own_takes_the_join_as_one_array(saved):
+def test_a_users_head_accepts_the_join_as_one_array(saved):
     own = keras.Sequential([keras.Input((3,)), layers.Dense(1, use_bias=False)])
     own.set_weights([WEIGHTS])
-    found, theirs = (
+    report, theirs = (
         layertap.importance(saved, each, loss="mse", repeats=1)
         for each in (own, head())
     )
-    for one, other in zip(found.branches, theirs.branches, strict=True):
+    for one, other in zip(report.branches, theirs.branches, strict=True):
         assert one.zeroed["loss"] == pytest.approx(other.zeroed["loss"], rel=1e-5)
 
 
@@ -129,7 +129,7 @@ def test_weights_of_samples_count(tmp_path):
     y = np.zeros((ROWS, 1), "float32")
     path = tmp_path / "weighted.zarr"
     layertap.save(model(), (x, y, w), path)
-    found = layertap.importance(path, head(), loss="mse", repeats=1, batch_size=ROWS)
+    report = layertap.importance(path, head(), loss="mse", repeats=1, batch_size=ROWS)
     whole = head()
     whole.compile(loss="mse")
     values = layertap.capture(model(), x)
@@ -139,7 +139,7 @@ def test_weights_of_samples_count(tmp_path):
         sample_weight=w,
         verbose=0,
     )
-    assert found.metrics["loss"] == pytest.approx(expected, rel=1e-5)
+    assert report.metrics["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_outputs_of_a_head_keep_their_names(tmp_path):
@@ -151,9 +151,9 @@ def test_outputs_of_a_head_keep_their_names(tmp_path):
     layertap.save(both, (inputs(), y), tmp_path / "v.zarr")
     _, made = layertap.split(both)
     made.compile(loss={"one": "mse", "two": "mae"})
-    found = layertap.importance(tmp_path / "v.zarr", made, repeats=1)
-    assert set(found.metrics) == {"loss", "one_loss", "two_loss"}
-    assert sum(found.metrics.values()) == pytest.approx(2 * found.metrics["loss"])
+    report = layertap.importance(tmp_path / "v.zarr", made, repeats=1)
+    assert set(report.metrics) == {"loss", "one_loss", "two_loss"}
+    assert sum(report.metrics.values()) == pytest.approx(2 * report.metrics["loss"])
 
 
 def test_the_head_stays_as_it_is(saved):
@@ -162,28 +162,28 @@ def test_the_head_stays_as_it_is(saved):
     _, made = layertap.split(whole)
     made.compile("adam", "mse", metrics=["mae"])
     weights = made.get_weights()
-    found = layertap.importance(saved, made, repeats=1)
-    assert list(found.metrics) == ["loss", "mae"]
+    report = layertap.importance(saved, made, repeats=1)
+    assert list(report.metrics) == ["loss", "mae"]
     for before, after in zip(weights, made.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
 
 
-def test_all_of_it_as_data(saved):
-    found = layertap.importance(saved, head(), loss="mse", repeats=1)
-    data = json.loads(json.dumps(found.to_json(), allow_nan=False))
+def test_reports_as_data(saved):
+    report = layertap.importance(saved, head(), loss="mse", repeats=1)
+    data = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert data["branches"][0]["permuted"]["loss"]["spread"] is None
-    first, second = found.records()
+    first, second = report.records()
     assert first.keys() == second.keys()
-    assert first["loss_zeroed"] == found.branches[0].zeroed["loss"]
+    assert first["loss_zeroed"] == report.branches[0].zeroed["loss"]
     assert not any(isinstance(value, dict) for value in first.values())
-    assert "fusion/in/0" in str(found)
-    assert "<pre" in found._repr_html_()
+    assert "fusion/in/0" in str(report)
+    assert "<pre" in report._repr_html_()
 
 
-def test_what_cannot_be_measured_is_told(saved, tmp_path):
+def test_unusable_options_and_stores_are_refused(saved, tmp_path):
     with pytest.raises(OptionError, match="was not compiled with a loss"):
         layertap.importance(saved, head())
-    with pytest.raises(OptionError, match="none that Keras knows"):
+    with pytest.raises(OptionError, match="Keras does not know this"):
         layertap.importance(saved, head(), loss="mes")
     with pytest.raises(OptionError, match="at least 2"):
         layertap.importance(saved, head(), loss="mse", rows=slice(1))
@@ -192,7 +192,7 @@ def test_what_cannot_be_measured_is_told(saved, tmp_path):
     for options in ({"batch_size": 0}, {"seed": -1}, {"rows": [ROWS]}):
         with pytest.raises(OptionError):
             layertap.importance(saved, head(), loss="mse", **options)
-    with pytest.raises(OptionError, match="go with a loss"):
+    with pytest.raises(OptionError, match="need a loss"):
         layertap.importance(saved, head(), metrics=["mae"])
     with pytest.raises(DataError, match="one entry for each"):
         layertap.importance(saved, head(), loss="mse", labels=np.ones(ROWS - 1))
@@ -211,7 +211,7 @@ def test_what_cannot_be_measured_is_told(saved, tmp_path):
     other = keras.Model(skipped, layers.Add()([layers.Dense(2)(joined), a]))
     _, wants = layertap.split(other)
     few = layertap.save(model(), (inputs(), inputs()), tmp_path / "f", outputs="a")
-    with pytest.raises(AddressError, match="takes fusion/in/0, fusion/in/1") as raised:
+    with pytest.raises(AddressError, match="needs fusion/in/0, fusion/in/1") as raised:
         layertap.importance(few, wants, loss="mse")
     assert "for_head=True" in str(raised.value)
 
@@ -242,7 +242,7 @@ def test_on_the_command_line(saved, tmp_path):
     assert "mae" in table.stdout
     wrong = command("importance", saved.path, tmp_path / "m.keras", "--loss", "mes")
     assert wrong.exit_code == 2
-    assert "none that Keras knows" in wrong.stderr
+    assert "Keras does not know this" in wrong.stderr
     wrong = command("importance", saved.path, tmp_path / "m.keras", "--rows", "a")
     assert wrong.exit_code == 2
     assert "expected START:STOP" in wrong.stderr

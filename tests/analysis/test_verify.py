@@ -1,4 +1,4 @@
-"""Verification finds what is different, names it, and grades it."""
+"""Verification finds differences, names them, and grades them."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def numbers(rows: int) -> np.ndarray:
 
 
 def overwrite(path, address, row, value):
-    """Writes another number, with a right checksum, as a wrong program would."""
+    """Writes another number with a correct checksum, as a faulty program would."""
     array = tensorstore.open(
         {
             "driver": "zarr3",
@@ -44,7 +44,7 @@ def store(tmp_path):
     return tmp_path / "v.zarr", model, x
 
 
-def test_what_was_saved_is_identical(store):
+def test_saved_values_are_identical(store):
     path, model, x = store
     report = layertap.verify(layertap.open(path), model, x, rows=None)
     assert report
@@ -109,9 +109,9 @@ def test_other_weights_are_different_and_another_model_is_refused(store):
         layertap.verify(layertap.open(path), other, x)
 
 
-def test_too_few_data_are_told(store):
+def test_too_few_rows_of_data_are_refused(store):
     path, model, x = store
-    with pytest.raises(DataError, match=r"400.*500"):
+    with pytest.raises(DataError, match=r"500.*400"):
         layertap.verify(layertap.open(path), model, x[:400])
 
 
@@ -131,10 +131,10 @@ def test_without_a_model_every_row_is_read(store):
         "fusion/in/1": "identical",
         "digests": "identical",
     }
-    (told,) = report.checks[0].damage
-    assert str(shard) in told
-    assert "rows 0 to 499 of fusion/in/0" in told
-    assert "".join(told.split()) in "".join(str(report).split())
+    (damage,) = report.checks[0].damage
+    assert str(shard) in damage
+    assert "rows 0 to 499 of fusion/in/0" in damage
+    assert "".join(damage.split()) in "".join(str(report).split())
 
 
 def test_grades():

@@ -79,7 +79,7 @@ class Check(Comparison):
             self.first = row + worst
 
     def add_damage(self, rows: range, damage: str | None, most: int) -> None:
-        """Counts rows that were read, and describes the damage of up to `most` files."""
+        """Counts rows that were read, and describes the damage of `most` files."""
         self.rows += len(rows)
         if damage is None:
             return
