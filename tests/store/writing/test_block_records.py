@@ -1,4 +1,4 @@
-"""Very many records: read side by side and once, kept small, and noted in few bytes."""
+"""Very many records: read side by side and once, and cached small."""
 
 import threading
 import time
@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from layertap.errors import StoreError
-from layertap.results.statistics.encoding import decode_exact, encode
-from layertap.results.statistics.moments import COUNTS, MOMENTS, Statistics
 from layertap.store import ArraySpec, BlockWorker, Reader, SharedWriter
 from layertap.store.storage import objects
 from layertap.store.storage.files import LocalStorage
@@ -142,65 +140,3 @@ def test_what_is_deleted_may_be_any_number_of_objects(monkeypatch):
     storage.delete(names[:-1])
     assert list(storage.names()) == names[-1:]
     assert set(storage._seen) == {"29"}
-
-
-def statistics(**parts):
-    """Statistics of two units of 100 numbers, with some parts of their own."""
-    floats = dict.fromkeys(MOMENTS, (0.0, 1.0)) | {"variance": [0.25, 0.1]}
-    whole = dict.fromkeys(COUNTS, (0, 0))
-    given = {name: parts.get(name, part) for name, part in (floats | whole).items()}
-    arrays = [np.array(given[name], np.float64) for name in MOMENTS]
-    arrays += [np.array(given[name], np.int64) for name in COUNTS]
-    return Statistics(1, parts.get("count", 100), *arrays)
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        {},
-        {"mean": [0.1, 1 / 3], "variance": [1e-300, 1e300]},
-        {"minimum": [-0.0, 5e-324], "maximum": [0.0, 1.7e308]},
-        {"minimum": [np.float32(0.1), -1e30], "maximum": [np.float32(0.3), 3e38]},
-        {"zeros": [0, 255], "nan": [256, 0], "inf": [0, 65_536], "count": 2**20},
-        {"zeros": [2**32, 2**40], "count": 2**41},
-        {
-            **dict.fromkeys(MOMENTS, (np.nan, np.nan)),
-            "nan": [100, 99],
-            "inf": [0, 1],
-        },
-    ],
-)
-def test_what_is_noted_is_what_was_known_to_the_bit(parts):
-    known = statistics(**parts)
-    found = decode_exact(encode(known, exact=True))
-    assert (found.axis, found.count) == (known.axis, known.count)
-    for name in (*MOMENTS, *COUNTS):
-        one, other = getattr(known, name), getattr(found, name)
-        assert (one.dtype, one.tobytes()) == (other.dtype, other.tobytes()), name
-
-
-def test_what_is_noted_of_a_usual_block_takes_few_bytes():
-    """Mean and variance in 64 bits, extremes in 32, zeros in 16, in base64."""
-    rng, units = np.random.default_rng(0), 3000
-    moments = [*rng.normal(size=(2, units)) ** 2, np.zeros(units), rng.random(units)]
-    moments[3] = moments[3].astype(np.float32).astype(np.float64)
-    counts = [rng.integers(0, 8192, units), *np.zeros((2, units), np.int64)]
-    noted = encode(Statistics(1, 8192, *moments, *counts), exact=True)
-    text = sum(len(part[1]) for part in noted.values() if isinstance(part, list))
-    assert text == units * (8 + 8 + 4 + 4 + 2) * 4 // 3
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"mean": ["<f4", "AAAA"]},
-        {"mean": ["<O8", "AAAAAAAAAAA="]},
-        {"mean": "AAAAAAAA"},
-        {"zeros": ["<u1", "yMg="]},
-        {"zeros": ["<u1", "AQ=="]},
-        {"minimum": ["<f8", ""]},
-    ],
-)
-def test_what_can_not_have_been_noted_is_an_error(change):
-    with pytest.raises((KeyError, ValueError)):
-        decode_exact(encode(statistics(), exact=True) | change)
