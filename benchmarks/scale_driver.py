@@ -56,12 +56,12 @@ class Counted:
 @contextmanager
 def counted() -> Iterator[Counted]:
     """Puts all buckets into memory while the context is open."""
-    before, found = objects.opened, Counted()
-    objects.opened = lambda *_: found
+    before, found = objects.open_bucket, Counted()
+    objects.open_bucket = lambda *_: found
     try:
         yield found
     finally:
-        objects.opened = before
+        objects.open_bucket = before
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _recorded(memory: int, blocks: int, notes: Any) -> Iterator[SharedWriter]:
     with SharedWriter.create(
         _PATH, specs(), {}, rows=blocks * size.block_rows, memory=memory
     ) as writer:
-        bucket = objects.opened("s3", "bucket")
+        bucket = objects.open_bucket("s3", "bucket")
         for number in range(blocks):
             one = record(layouts, number, notes)
             one = type(one)(writer.store, number, one.rows, one.digests, notes)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from layertap.errors import BackendMissingError, DataError
 from layertap.inputs.lazy_array import LazyRows
-from layertap.store.storage.tensorstore import SCHEMES, described, tensorstore
+from layertap.store.storage.tensorstore import SCHEMES, bucket_spec, tensorstore
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
 URL = re.compile(r"[a-z][a-z0-9+]*://")
@@ -173,7 +173,7 @@ def _kvstore(location: str) -> Any:
     scheme, separator, rest = location.rstrip("/").partition("://")
     if scheme in SCHEMES:
         bucket, _, path = rest.partition("/")
-        return described(scheme, bucket) | {"path": f"{path}/"}
+        return bucket_spec(scheme, bucket) | {"path": f"{path}/"}
     if separator:
         return f"{location.rstrip('/')}/"
     return {"driver": "file", "path": f"{Path(location).absolute()}/"}

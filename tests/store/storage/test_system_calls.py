@@ -85,5 +85,5 @@ def test_a_call_of_the_system_that_fails_when_rows_are_read(tmp_path, call, code
     for message in told:
         assert str(path / "a/0") in message
         assert os.strerror(getattr(errno, code)) in message
-        assert ADVICE.get(code, "Mend that") in message
+        assert ADVICE.get(code, "Fix the cause") in message
     assert_right(path)

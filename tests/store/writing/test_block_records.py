@@ -12,11 +12,7 @@ from layertap.errors import StoreError
 from layertap.store import ArraySpec, BlockWorker, Reader, SharedWriter
 from layertap.store.storage import objects
 from layertap.store.storage.files import LocalStorage
-from layertap.store.writing.block_records import (
-    Record,
-    add_recorded_blocks,
-    record_file,
-)
+from layertap.store.writing.block_records import Record, record_file
 
 ARRAYS = [ArraySpec("a/x", (3,), "float32"), ArraySpec("y", (), "int64")]
 BLOCK, ROWS = 2, 99
@@ -121,7 +117,7 @@ def test_what_is_kept_of_a_record_is_little_more_than_its_digests(tmp_path):
             record = Record(writer.store, number, 1, digests, {"mean": "0" * 1000})
             (path / record_file(number, 1)).write_bytes(record.contents())
         tracemalloc.start()
-        even = add_recorded_blocks(writer._storage, writer._root, writer._layouts)
+        even = writer._records.extend(writer._layouts)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     digests = "".join(f"{number:016x}" for number in range(blocks))
@@ -132,7 +128,7 @@ def test_what_is_kept_of_a_record_is_little_more_than_its_digests(tmp_path):
 
 def test_what_is_deleted_may_be_any_number_of_objects(monkeypatch):
     bucket = objects.tensorstore().KvStore.open("memory://").result()
-    monkeypatch.setattr(objects, "opened", lambda *_: bucket)
+    monkeypatch.setattr(objects, "open_bucket", lambda *_: bucket)
     monkeypatch.setattr(objects, "_DELETES_BEGUN", 7)
     storage = objects.ObjectStorage.parse("s3://bucket/v")
     names = [f"{n:02}" for n in range(30)]

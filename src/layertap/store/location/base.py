@@ -95,13 +95,19 @@ class Location(ABC):
             {layout.metadata_file: [to_json(layout.metadata())] for layout in layouts}
         )
 
+    def commit_changes(
+        self, before: Sequence[ArrayLayout], after: Sequence[ArrayLayout]
+    ) -> None:
+        """Commits the arrays that have changed."""
+        pairs = zip(before, after, strict=True)
+        self.commit([layout for earlier, layout in pairs if layout != earlier])
+
     def take_over(
         self, before: Sequence[ArrayLayout], after: Sequence[ArrayLayout]
     ) -> list[ArrayLayout]:
         """Commits changed arrays, so that no earlier writer commits any more."""
         ours = self._marked(after)
-        pairs = zip(before, ours, strict=True)
-        self.commit([layout for earlier, layout in pairs if layout != earlier])
+        self.commit_changes(before, ours)
         return ours
 
     @abstractmethod

@@ -12,7 +12,7 @@ from layertap.store.format.layout import METADATA_FILE, ArrayLayout
 from layertap.store.format.root import Root
 from layertap.store.location.base import Location, new_files, not_deleted
 from layertap.store.storage.errors import unreadable
-from layertap.store.storage.files import NEW, LocalStorage, replace_files, sync
+from layertap.store.storage.files import NEW, LocalStorage, sync
 from layertap.store.storage.lock import lock_abandoned, lock_folder
 
 _CREATING, _REMOVING = "creating", "removing"
@@ -53,7 +53,7 @@ class Folder(Location):
                 lock = lock_folder(building)
             for name in files:
                 (building / name).parent.mkdir(parents=True, exist_ok=True)
-            replace_files({building / name: [files[name]] for name in files})
+            LocalStorage(building).replace({name: [files[name]] for name in files})
             building.rename(target)
             sync(target.parent)
         except BaseException as error:

@@ -17,7 +17,7 @@ from layertap.store.format.metadata import parse_layout
 from layertap.store.reading.local_shards import Part, ShardCache
 from layertap.store.storage import errors
 from layertap.store.storage.objects import ObjectStorage
-from layertap.store.storage.tensorstore import said_by, tensorstore
+from layertap.store.storage.tensorstore import message_of, tensorstore
 
 # What TensorStore says of bytes that are not those that were written.
 _DAMAGE = ("DATA_LOSS", "NOT_FOUND", "INVALID_ARGUMENT", "OUT_OF_RANGE")
@@ -101,7 +101,7 @@ class ObjectShards:
 
     def _told(self, rows: Part, error: ValueError) -> StoreError:
         """Returns what to tell of an error of TensorStore's."""
-        said = said_by(error)
+        said = message_of(error)
         for block in range(self._layout.blocks):
             # It names the object, whose name is that of the block.
             name = self._layout.shard_file(block)

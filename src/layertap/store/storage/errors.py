@@ -29,7 +29,7 @@ class TakenError(StoreError):
 def write_error(error: Exception, path: object, rows: int) -> StoreError:
     """Returns the error of a store that can't be written, `rows` of it committed."""
     code = error_number(error)
-    reason = os.strerror(code) if code else str(error)
+    reason = os.strerror(code) if code else str(error).removesuffix(".")
     if isinstance(error, OSError) and error.filename:
         reason += f": {os.fspath(error.filename)}"
     safe = f"Its {rows:,} rows so far are safe. " if rows else ""
@@ -40,7 +40,7 @@ def write_error(error: Exception, path: object, rows: int) -> StoreError:
         )
     return StoreError(
         f"{path} could not be written: {reason}. {safe}"
-        f"{_ADVICE.get(code, 'Mend that')}, then do the same again."
+        f"{_ADVICE.get(code, 'Fix the cause')}, then do the same again."
     )
 
 
@@ -48,7 +48,7 @@ def unreadable(file: object, error: OSError) -> StoreError:
     """Returns the error of a file that the operating system does not let be read."""
     code = error_number(error)
     reason = os.strerror(code) if code else str(error)
-    advice = _ADVICE.get(code, "Mend that").replace("may write", "may read")
+    advice = _ADVICE.get(code, "Fix the cause").replace("may write", "may read")
     return StoreError(f"{file} can't be read: {reason}. {advice}.")
 
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -83,29 +83,32 @@ class LocalStorage(Storage):
         except OSError as error:
             raise unreadable(top, error) from error
 
-    def replace(self, contents: Contents) -> None:
+    def replace(self, contents: Contents, suffix: str = NEW) -> None:
         """See `Storage`."""
-        self._replace(contents, NEW)
+        files = [self.folder / name for name in contents]
+        new = [file.with_name(file.name + suffix) for file in files]
+        # At the same time: a disk syncs many files in little more time than one.
+        with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
+            list(pool.map(_write, new, contents.values()))
+            for written, file in zip(new, files, strict=True):
+                written.replace(file)
+            list(pool.map(sync, {file.parent for file in files}))
 
     def overwrite(self, contents: Contents) -> None:
         """See `Storage`."""
-        self._replace(contents, f".{uuid.uuid4().hex[:8]}{NEW}")
-
-    def _replace(self, contents: Contents, suffix: str) -> None:
-        replace_files({self.folder / name: contents[name] for name in contents}, suffix)
+        self.replace(contents, f".{uuid.uuid4().hex[:8]}{NEW}")
 
     def create(self, name: str, content: bytes) -> bool:
         """See `Storage`."""
-        file = self.folder / name
-        complete = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}{NEW}")
+        file, complete = self.folder / name, f"{name}.{uuid.uuid4().hex[:8]}{NEW}"
         try:
-            replace_files({complete: [content]})
+            self.replace({complete: [content]})
             # A rename would replace a file that another process has made.
-            os.link(complete, file)
+            os.link(self.folder / complete, file)
         except FileExistsError:
             return False
         finally:
-            complete.unlink(missing_ok=True)
+            self.delete([complete])
         sync(file.parent)
         return True
 
@@ -139,17 +142,6 @@ def open_plainly(file: Path) -> BinaryIO:
         return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
     return open(file, "rb", opener=plainly)
-
-
-def replace_files(contents: Mapping[Path, Iterable[Buffer]], suffix: str = NEW) -> None:
-    """Replaces files durably, once the new contents of all of them are on the disk."""
-    new = [file.with_name(file.name + suffix) for file in contents]
-    # At the same time: a disk syncs many files in little more time than one.
-    with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
-        list(pool.map(_write, new, contents.values()))
-        for written, file in zip(new, contents, strict=True):
-            written.replace(file)
-        list(pool.map(sync, {file.parent for file in contents}))
 
 
 def _write(new: Path, content: Iterable[Buffer]) -> None:

@@ -61,32 +61,34 @@ def this_process() -> dict[str, Any]:
 
 def lock_folder(path: Path, writer: WriterRecord | None = None) -> Lock:
     """Locks a folder; `writer` is the last one, if it did not close the store."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    real = os.path.realpath(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _open_folder(path)
     except OSError as error:
-        locked = isinstance(error, BlockingIOError)
-        if locked or (error.errno in _NO_LOCKS and _may_be_alive(writer, real)):
-            os.close(descriptor)
-            raise taken(path, writer) from error
-        if error.errno not in _NO_LOCKS:
-            os.close(descriptor)
+        unsupported = error.errno in _NO_LOCKS
+        if not unsupported and not isinstance(error, BlockingIOError):
             raise
-    return Lock(real, descriptor)
+        if not unsupported or _may_be_alive(writer, os.path.realpath(path)):
+            raise taken(path, writer) from error
+    # Only the record of the writer protects this store.
+    return _open_folder(path, lock=False)
 
 
 def lock_abandoned(path: Path) -> Lock | None:
     """Locks a folder, or returns None unless it is certain that nobody has it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        return _open_folder(path)
     except OSError:
         return None
+
+
+def _open_folder(path: Path, lock: bool = True) -> Lock:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if lock:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        return None
+        raise
     return Lock(os.path.realpath(path), descriptor)
 
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from layertap.errors import OptionError, StoreError
 from layertap.store.storage.base import Contents, Storage
@@ -19,8 +19,8 @@ from layertap.store.storage.lock import Lock, WriterRecord, lock_url
 from layertap.store.storage.tensorstore import (
     SCHEMES,
     check_not_forked,
-    opened,
-    said_by,
+    message_of,
+    open_bucket,
     tensorstore,
 )
 
@@ -64,7 +64,7 @@ class ObjectStorage(Storage):
             or any(part in ("", ".", "..") for part in parts)
         ):
             raise OptionError(
-                f"{text[:200]!r} is no place for a store: expected a folder, "
+                f"{text[:200]!r} is not a place for a store. Expected a folder, "
                 "s3://bucket/values.zarr or gs://bucket/values.zarr."
             )
         tensorstore()
@@ -82,7 +82,7 @@ class ObjectStorage(Storage):
         """The bucket, as TensorStore's key-value store."""
         check_not_forked()
         if self._opened is None:
-            self._opened = opened(*self._bucket)
+            self._opened = open_bucket(*self._bucket)
         return self._opened
 
     @cached_property
@@ -109,7 +109,7 @@ class ObjectStorage(Storage):
         try:
             answer = self._values.read(f"{self._key}/{name}").result()
         except ValueError as error:
-            self._raise_unreadable(name, error)
+            raise self._error(name, "read", error) from error
         self._seen[name] = answer.stamp.generation
         if answer.state == "missing":
             raise FileNotFoundError(f"There is no {self.path_of(name)}.")
@@ -128,7 +128,7 @@ class ObjectStorage(Storage):
         try:
             return [key.decode() for key in self._values.list(key_range).result()]
         except ValueError as error:
-            self._raise_unreadable(name, error)
+            raise self._error(name, "read", error) from error
 
     def sizes(self, folder: str) -> dict[str, int | None]:
         """See `Storage`. To learn the size of an object, it would have to be read."""
@@ -167,7 +167,7 @@ class ObjectStorage(Storage):
             ).result()
             generation = stamp.generation
         except ValueError as error:
-            self._raise_unwritable(name, error)
+            raise self._error(name, "written", error) from error
         if not generation:
             # TensorStore may have lost the answer to its put, and put it again.
             try:
@@ -177,7 +177,7 @@ class ObjectStorage(Storage):
             if not same:
                 raise TakenError(
                     f"{self.path_of(name)} is not as this process left it: another "
-                    "one writes there"
+                    "one writes there."
                 )
             return
         self._seen[name] = generation
@@ -208,14 +208,8 @@ class ObjectStorage(Storage):
         """See `Storage`. Only processes of this host are kept out."""
         return lock_url(str(self), writer)
 
-    def _raise_unreadable(self, name: str, error: ValueError) -> NoReturn:
-        raise StoreError(
-            f"{self.path_of(name)} can't be read: {said_by(error)}. Check its name, "
-            "the credentials, and where AWS_ENDPOINT_URL leads."
-        ) from error
-
-    def _raise_unwritable(self, name: str, error: ValueError) -> NoReturn:
-        raise StoreError(
-            f"{self.path_of(name)} can't be written: {said_by(error)}. Check the "
-            "bucket, the credentials, and where AWS_ENDPOINT_URL leads"
-        ) from error
+    def _error(self, name: str, action: str, error: ValueError) -> StoreError:
+        return StoreError(
+            f"{self.path_of(name)} can't be {action}: {message_of(error)}. Check the "
+            "bucket, the credentials, and where AWS_ENDPOINT_URL leads."
+        )

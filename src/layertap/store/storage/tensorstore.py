@@ -1,4 +1,4 @@
-"""Opens buckets by TensorStore, as the environment says."""
+"""Opens buckets with TensorStore, as the environment configures them."""
 
 import json
 import os
@@ -11,11 +11,11 @@ from layertap.errors import OptionError, StoreError
 # By scheme, how TensorStore calls it.
 SCHEMES = {"s3": "s3", "gs": "gcs"}
 
-# What TensorStore asks for anew is asked for so often, with these delays between: for
-# about a minute in all. Of itself it goes on for a quarter of an hour.
+# How often a request is tried, and with which delays: for about a minute in all. By
+# default, TensorStore tries for a quarter of an hour.
 _ATTEMPTS = 9
 _DELAYS = {"initial_delay": "250ms", "max_delay": "16s"}
-# Of itself it waits for ever for who does not answer.
+# By default, TensorStore waits for an answer without a limit.
 _PATIENCE = {
     "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "10",
     "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "30",
@@ -28,11 +28,7 @@ _threads: dict[str, int] = {}
 
 
 def check_not_forked() -> None:
-    """Raises where TensorStore would end the process, whose threads the parent has.
-
-    Raises:
-        StoreError: If it was used in the process that this one was forked from.
-    """
+    """Raises StoreError in a forked process, where TensorStore lacks its threads."""
     if _threads.get("process", os.getpid()) != os.getpid():
         raise StoreError(
             "This process was forked from one that had used a store at s3:// or gs://, "
@@ -50,35 +46,27 @@ def tensorstore() -> Any:
     return require("tensorstore", "cloud", "An object store or Zarr data")
 
 
-def opened(scheme: str, bucket: str) -> Any:
-    """Opens a bucket as the environment says now, anew if that has changed."""
+def open_bucket(scheme: str, bucket: str) -> Any:
+    """Opens a bucket with the environment of now, again if that has changed."""
     keys = tuple(os.environ.get(name) for name in _CREDENTIALS)
-    spec = described(scheme, bucket)
-    return _opened_as(json.dumps(spec), hash(keys))
+    spec = bucket_spec(scheme, bucket)
+    return _open_spec(json.dumps(spec), hash(keys))
 
 
-def described(scheme: str, bucket: str) -> dict[str, Any]:
-    """Returns what TensorStore opens a bucket with, as the environment says now.
-
-    Args:
-        scheme: One of `SCHEMES`.
-        bucket: The name of the bucket.
-
-    Raises:
-        OptionError: If the environment says what makes no sense.
-    """
+def bucket_spec(scheme: str, bucket: str) -> dict[str, Any]:
+    """Returns the specification of a bucket for TensorStore, from the environment."""
     return _s3(bucket) if scheme == "s3" else _gcs(bucket)
 
 
 @cache
-def _opened_as(spec: str, credentials: int) -> Any:
-    found = json.loads(spec)
+def _open_spec(spec: str, credentials: int) -> Any:
+    parsed = json.loads(spec)
     _threads["process"] = os.getpid()
     try:
-        return tensorstore().KvStore.open(found).result()
+        return tensorstore().KvStore.open(parsed).result()
     except ValueError as error:
         raise StoreError(
-            f"The bucket {found['bucket']!r} can't be opened: {said_by(error)}. "
+            f"The bucket {parsed['bucket']!r} can't be opened: {message_of(error)}. "
             "Check its name, the credentials, and where AWS_ENDPOINT_URL leads."
         ) from error
 
@@ -89,16 +77,13 @@ def _gcs(bucket: str) -> dict[str, Any]:
 
 
 def _s3(bucket: str) -> dict[str, Any]:
-    """Returns what TensorStore opens a bucket of S3 with.
-
-    It has no variables of its own for this; the names are those of AWS' tools.
-    """
+    # TensorStore has no variables of its own; these are those of AWS' tools.
     get = os.environ.get
     attempts = get("AWS_MAX_ATTEMPTS", str(_ATTEMPTS))
     if not attempts.isdecimal() or not int(attempts):
         raise OptionError(
-            "AWS_MAX_ATTEMPTS is how often a request is tried, from 1 on; found "
-            f"{attempts[:200]!r}. Set it to a number, or not at all."
+            "AWS_MAX_ATTEMPTS is not a number of attempts. Expected 1 or more. "
+            f"Received {attempts[:200]!r}. Correct it, or unset it."
         )
     spec: dict[str, Any] = {
         "driver": "s3",
@@ -113,12 +98,12 @@ def _s3(bucket: str) -> dict[str, Any]:
     if region:
         spec["aws_region"] = region
     if get("AWS_ACCESS_KEY_ID"):
-        # The first that is asked anyway; to ask all logs what others lack.
+        # The first source anyway; with all sources, the log names those that fail.
         spec["aws_credentials"] = {"type": "environment"}
     return spec
 
 
-def said_by(error: ValueError) -> str:
-    """Returns what TensorStore said, without where in its code that was."""
+def message_of(error: ValueError) -> str:
+    """Returns the message of TensorStore, without places in its source code."""
     text = " ".join(str(error).split())
     return text.partition(" [")[0][:300].removesuffix(".")

@@ -22,7 +22,6 @@ from layertap.store.format.layout import (
     ArraySpec,
     to_json,
 )
-from layertap.store.format.root import Root
 from layertap.store.storage.base import Storage
 
 # How many records are requested at a time: there may be very many, and each answer
@@ -67,112 +66,98 @@ class BlockDigests(NamedTuple):
     digests: str
 
 
-def block_digests(record: Record, layouts: Sequence[ArrayLayout]) -> BlockDigests:
-    """Returns the digests of a record, in the order of the arrays."""
-    by_array = (record.digests[layout.spec.path] for layout in layouts)
-    return BlockDigests(record.rows, "".join(by_array))
+class BlockRecords:
+    """The records of a store, in a folder of their own."""
 
+    def __init__(
+        self, storage: Storage, layouts: Sequence[ArrayLayout], store: str
+    ) -> None:
+        self._storage = storage
+        self._layouts = layouts
+        self._store = store
+        self._cached: dict[int, BlockDigests] = {}
 
-def make_records_folder(storage: Storage) -> None:
-    """Makes the folder of the records, if there is none.
+    def make_folder(self) -> None:
+        """Makes the folder of the records, if there is none.
 
-    Its `zarr.json` describes an array without rows: zarr-python warns of other files.
-    """
-    empty = ArrayLayout(ArraySpec(RECORDS, (), "uint8"), 0, 1, 1, None)
-    content = to_json(empty.described() | {"attributes": {}})
-    storage.make_folder(RECORDS)
-    storage.overwrite({empty.metadata_file: [content]})
+        Its `zarr.json` describes an array without rows: zarr-python warns of other
+        files.
+        """
+        empty = ArrayLayout(ArraySpec(RECORDS, (), "uint8"), 0, 1, 1, None)
+        content = to_json(empty.described() | {"attributes": {}})
+        self._storage.make_folder(RECORDS)
+        self._storage.overwrite({empty.metadata_file: [content]})
+
+    def blocks(self) -> set[tuple[int, int]]:
+        """Returns the recorded blocks, each with the number of its rows."""
+        # Files that are being written have other names.
+        matches = map(_RECORD.fullmatch, self._storage.names(RECORDS))
+        return {(int(match[1]), int(match[2])) for match in matches if match}
+
+    def read(self, block: int, rows: int) -> Record:
+        """Reads a record; raises FileNotFoundError or StoreCorruptError."""
+        file = record_file(block, rows)
+        try:
+            content = self._storage.read_json(file)
+            checksum = content.pop(SEAL, None)
+            record = Record(**content)
+            lengths = set(map(len, record.digests.values()))
+            valid = (
+                checksum == digests.digest_json(content)
+                and (record.store, record.block) == (self._store, block)
+                and 0 < record.rows == rows <= self._layouts[0].block_rows
+                and record.digests.keys() == {lay.spec.path for lay in self._layouts}
+                and lengths == {digests.DIGITS}
+            )
+        except (StoreCorruptError, AttributeError, TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise StoreCorruptError(
+                f"{self._storage.path_of(file)} is damaged, or of another store. "
+                "Delete it, and do the same again: its block is written again."
+            )
+        return record
+
+    def read_all(
+        self, blocks: Iterable[tuple[int, int]]
+    ) -> Generator[Record, None, None]:
+        """Yields records in the order of the blocks; the next ones are read ahead."""
+        pending: deque[Future[Record]] = deque()
+        pool = ThreadPoolExecutor(_READERS, "layertap-records")
+        try:
+            for block in blocks:
+                pending.append(pool.submit(self.read, *block))
+                if len(pending) > _READERS:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def cache(self, record: Record) -> None:
+        """Caches the digests of a record, which is not read again by `extend`."""
+        by_array = (record.digests[layout.spec.path] for layout in self._layouts)
+        self._cached[record.block] = BlockDigests(record.rows, "".join(by_array))
+
+    def extend(self, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
+        """Returns the arrays with the rows of the recorded blocks that follow."""
+        recorded, block_rows = dict(self.blocks()), layouts[0].block_rows
+        first = block = min(layout.rows for layout in layouts) // block_rows
+        following = []
+        while block in recorded:
+            following.append(block)
+            # No block follows one that is not full.
+            block = block + 1 if recorded[block] == block_rows else -1
+        unknown = [(b, recorded[b]) for b in following if b not in self._cached]
+        with closing(self.read_all(unknown)) as records:
+            for record in records:
+                self.cache(record)
+        return _add_blocks(layouts, first, [self._cached[b] for b in following])
 
 
 def record_file(block: int, rows: int) -> str:
     """Returns the name of a record; a last block with fewer rows has another one."""
     return f"{RECORDS}/{block}.{rows}"
-
-
-def list_records(storage: Storage) -> set[tuple[int, int]]:
-    """Returns the recorded blocks, each with the number of its rows."""
-    # Files that are being written have other names.
-    matches = map(_RECORD.fullmatch, storage.names(RECORDS))
-    return {(int(match[1]), int(match[2])) for match in matches if match}
-
-
-def read_record(
-    storage: Storage,
-    layouts: Sequence[ArrayLayout],
-    store: str,
-    block: int,
-    rows: int,
-) -> Record:
-    """Reads a record; raises FileNotFoundError or StoreCorruptError."""
-    file = record_file(block, rows)
-    try:
-        content = storage.read_json(file)
-        checksum = content.pop(SEAL, None)
-        record = Record(**content)
-        valid = (
-            checksum == digests.digest_json(content)
-            and (record.store, record.block, record.rows) == (store, block, rows)
-            and record.digests.keys() == {layout.spec.path for layout in layouts}
-            and all(len(text) == digests.DIGITS for text in record.digests.values())
-            and 0 < rows <= layouts[0].block_rows
-        )
-    except (StoreCorruptError, AttributeError, TypeError, ValueError):
-        valid = False
-    if not valid:
-        raise StoreCorruptError(
-            f"{storage.path_of(file)} is damaged, or of another store. Delete it, and "
-            "do the same again: its block is written again."
-        )
-    return record
-
-
-def read_records(
-    storage: Storage,
-    layouts: Sequence[ArrayLayout],
-    store: str,
-    blocks: Iterable[tuple[int, int]],
-) -> Generator[Record, None, None]:
-    """Yields records in the order of the blocks; the next ones are read ahead."""
-    pending: deque[Future[Record]] = deque()
-    pool = ThreadPoolExecutor(_READERS, "layertap-records")
-    try:
-        for block in blocks:
-            pending.append(pool.submit(read_record, storage, layouts, store, *block))
-            if len(pending) > _READERS:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def add_recorded_blocks(
-    storage: Storage,
-    root: Root,
-    layouts: Sequence[ArrayLayout],
-    cached: Mapping[int, BlockDigests] | None = None,
-) -> list[ArrayLayout]:
-    """Returns the arrays with the rows of all recorded blocks that follow theirs.
-
-    The records of cached blocks are not read again.
-    """
-    recorded, cached = dict(list_records(storage)), cached or {}
-    block_rows = layouts[0].block_rows
-    first = block = min(layout.rows for layout in layouts) // block_rows
-    following = []
-    while block in recorded:
-        following.append((block, recorded[block]))
-        # No block follows one that is not full.
-        block = block + 1 if recorded[block] == block_rows else -1
-    unknown = [pair for pair in following if pair[0] not in cached]
-    with closing(read_records(storage, layouts, root.store, unknown)) as records:
-        blocks = [
-            cached[number]
-            if number in cached
-            else block_digests(next(records), layouts)
-            for number, _ in following
-        ]
-    return _add_blocks(layouts, first, blocks) if blocks else list(layouts)
 
 
 def _add_blocks(

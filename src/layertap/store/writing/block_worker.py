@@ -10,7 +10,7 @@ from layertap.store.format.root import Root, read_root
 from layertap.store.format.shard_encoder import ShardEncoder
 from layertap.store.location import locate
 from layertap.store.storage.errors import write_error
-from layertap.store.writing.block_records import Record, read_record, record_file
+from layertap.store.writing.block_records import BlockRecords, Record, record_file
 from layertap.store.writing.blocks import Block
 
 
@@ -39,6 +39,7 @@ class BlockWorker:
         self._storage = locate(claim.path).storage
         root = self._check()
         self._layouts = read_layouts(self._storage, root)
+        self._records = BlockRecords(self._storage, self._layouts, claim.store)
         self.block_rows = self._layouts[0].block_rows
 
     def _check(self) -> Root:
@@ -59,14 +60,10 @@ class BlockWorker:
     def written(self, block: int) -> bool:
         """Returns whether a block has a record; raises StoreCorruptError for damage."""
         try:
-            self._record(block)
+            self._records.read(block, len(self.rows_of(block)))
         except FileNotFoundError:
             return False
         return True
-
-    def _record(self, block: int) -> Record:
-        rows = len(self.rows_of(block))
-        return read_record(self._storage, self._layouts, self._claim.store, block, rows)
 
     def empty(self, block: int) -> Block:
         """Returns a block without rows."""
@@ -102,7 +99,7 @@ class BlockWorker:
         file = record_file(record.block, record.rows)
         if self._storage.create(file, record.contents()):
             return
-        if self._record(record.block) == record:
+        if self._records.read(record.block, record.rows) == record:
             return
         # It is not known whose shards are in the store now.
         self._storage.delete([file])

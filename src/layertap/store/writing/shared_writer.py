@@ -21,15 +21,7 @@ from layertap.store.reading.reader import LazyArray
 from layertap.store.storage.errors import write_error
 from layertap.store.storage.lock import this_process
 from layertap.store.writing.base import BaseWriter, create_store, reopen_store
-from layertap.store.writing.block_records import (
-    BlockDigests,
-    add_recorded_blocks,
-    block_digests,
-    list_records,
-    make_records_folder,
-    read_records,
-    record_file,
-)
+from layertap.store.writing.block_records import BlockRecords, record_file
 from layertap.store.writing.block_worker import Claim, rows_of_block
 
 _NOTHING: Mapping[str, Any] = {}
@@ -49,9 +41,8 @@ class SharedWriter(BaseWriter):
         self.rows = rows
         self.block_rows = layouts[0].block_rows
         self._layouts = list(layouts)
-        # Of records that were read: it takes long to read all of them.
-        self._digests: dict[int, BlockDigests] = {}
-        make_records_folder(self._storage)
+        self._records = BlockRecords(self._storage, self._layouts, root.store)
+        self._records.make_folder()
 
     @classmethod
     def create(
@@ -105,7 +96,7 @@ class SharedWriter(BaseWriter):
 
     def missing(self) -> list[int]:
         """Returns the blocks that are neither committed nor recorded."""
-        recorded, expected = list_records(self._storage), self._expected_records()
+        recorded, expected = self._records.blocks(), self._expected_records()
         # Of data that had another number of rows.
         outdated = recorded - set(expected)
         self._storage.delete(record_file(block, rows) for block, rows in outdated)
@@ -126,26 +117,20 @@ class SharedWriter(BaseWriter):
 
         The notes are None for a block without a record, which was committed before.
         """
-        recorded, expected = list_records(self._storage), self._expected_records()
+        recorded, expected = self._records.blocks(), self._expected_records()
         present = [pair for pair in expected if pair in recorded]
-        reading = read_records(self._storage, self._layouts, self.store, present)
-        with closing(reading) as records:
+        with closing(self._records.read_all(present)) as records:
             for block, rows in expected:
                 notes = None
                 if (block, rows) in recorded:
                     record = next(records)
-                    self._digests[block] = block_digests(record, self._layouts)
+                    self._records.cache(record)
                     notes = record.notes
                 yield block * self.block_rows, notes
 
     @property
     def _committed(self) -> int:
         return min(layout.rows for layout in self._layouts)
-
-    def _with_recorded_blocks(self) -> list[ArrayLayout]:
-        return add_recorded_blocks(
-            self._storage, self._root, self._layouts, self._digests
-        )
 
     def finish(
         self, attributes: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = _NOTHING
@@ -161,7 +146,7 @@ class SharedWriter(BaseWriter):
             attributes = attributes()
         root = self._completed(attributes, self.rows)
         try:
-            layouts = self._with_recorded_blocks()
+            layouts = self._records.extend(self._layouts)
             if {layout.rows for layout in layouts} != {self.rows}:
                 raise StoreError("a record is gone, or of fewer rows than its block")
             self._layouts = self._location.trim(self._layouts, layouts)
@@ -180,8 +165,6 @@ class SharedWriter(BaseWriter):
         if not self._root.complete:
             # If this fails, the next writer commits the rows.
             with suppress(OSError):
-                pairs = zip(self._layouts, self._with_recorded_blocks(), strict=True)
-                self._location.commit(
-                    [after for before, after in pairs if before != after]
-                )
+                layouts = self._records.extend(self._layouts)
+                self._location.commit_changes(self._layouts, layouts)
         self._release()

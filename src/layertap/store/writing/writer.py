@@ -15,7 +15,7 @@ from layertap.store.location.base import Location
 from layertap.store.storage.errors import write_error
 from layertap.store.storage.lock import this_process
 from layertap.store.writing.base import BaseWriter, create_store, draft, reopen_store
-from layertap.store.writing.block_records import add_recorded_blocks
+from layertap.store.writing.block_records import BlockRecords
 from layertap.store.writing.blocks import Block, BlockWriter, Observer, check_rows
 from layertap.store.writing.resume import read_last_block
 
@@ -100,7 +100,7 @@ class Writer(BaseWriter):
         """
         with reopen_store(path) as (location, root, committed):
             storage = location.storage
-            layouts = add_recorded_blocks(storage, root, committed)
+            layouts = BlockRecords(storage, committed, root.store).extend(committed)
             rows = min(layout.rows for layout in layouts)
             number = rows // layouts[0].block_rows
             block = Block.empty(number * layouts[0].block_rows, layouts)
