@@ -148,7 +148,7 @@ def test_a_right_to_write_that_is_missing(place, proxy, undisturbed_bucket):
 def test_no_bucket(object_store):
     path = "s3://there-is-none/v.zarr"
     for action in (Reader, Writer.resume, remove, exists, begin):
-        with pytest.raises(StoreError, match=rf"{path}.*NoSuchBucket.*Check the bucket"):
+        with pytest.raises(StoreError, match=rf"{path}.*NoSuchBucket.*the bucket"):
             action(path)
 
 
