@@ -113,7 +113,7 @@ class Size:
 
     def shards(self, rows: int) -> list[int]:
         """Returns the bytes of the shards of a block with `rows` rows."""
-        return [layout.shard_bytes(rows)[0] for layout in self.layouts]
+        return [layout.shard_sizes(rows)[0] for layout in self.layouts]
 
     @property
     def shard_bytes(self) -> int:

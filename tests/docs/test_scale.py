@@ -97,7 +97,7 @@ def test_a_block_has_as_many_bytes_as_its_files(tmp_path):
             worker.write(block)
     for number, of in enumerate((rows, 1)):
         files = [
-            tmp_path / "v" / layout.spec.path / layout.shard(number)
+            tmp_path / "v" / layout.spec.path / layout.shard_name(number)
             for layout in LEAST.layouts
         ]
         assert [file.stat().st_size for file in files] == LEAST.shards(of)

@@ -87,7 +87,7 @@ def test_an_overwrite_replaces_the_store(object_store):
     after = layertap.save(model, X + 1, place.path, overwrite=True)
     expected = layertap.capture(model, X + 1)
     assert after["fusion/in/0"][:].tobytes() == expected["fusion/in/0"].tobytes()
-    with pytest.raises(StoreError, match="is not what it was when it was opened"):
+    with pytest.raises(StoreError, match="has changed since it was opened"):
         before["fusion/in/0"][:]
 
 

@@ -201,7 +201,7 @@ class DamageSuite:
             if action is Reader or not finish:
                 with pytest.raises(
                     StoreCorruptError,
-                    match=r"join/in/1/zarr\.json does not have its own seal: "
+                    match=r"join/in/1/zarr\.json does not have its own digest: "
                     "it is damaged, or of another store",
                 ):
                     action(place.path)

@@ -6,7 +6,8 @@ Knows nothing of Keras, of plans, of models.
 from layertap.store.format.layout import ArraySpec
 from layertap.store.format.sizing import DEFAULT_MEMORY
 from layertap.store.location import exists, remove
-from layertap.store.reading.reader import LazyArray, Member, Reader
+from layertap.store.reading.array import LazyArray
+from layertap.store.reading.reader import Member, Reader
 from layertap.store.writing.block_worker import BlockWorker, Claim
 from layertap.store.writing.blocks import Observer
 from layertap.store.writing.shared_writer import SharedWriter

@@ -1,4 +1,4 @@
-"""The layout of a store: sizes of blocks and chunks, and the text of `zarr.json`."""
+"""The layout of a store: sizes of blocks and chunks, and the content of `zarr.json`."""
 
 import json
 from dataclasses import replace
@@ -19,12 +19,12 @@ from layertap.store.format.sizing import lay_out, rows_per_block, rows_per_chunk
 KIB, MIB = 2**10, 2**20
 
 
-def test_metadata_is_as_promised():
+def test_metadata_follows_the_format():
     arrays = [ArraySpec("fusion/in/0", (6, 4), "float32", {"made_by": "left"})]
     (layout,) = lay_out(arrays, "me", compression="zstd", memory=3 * 96 * 10)
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     ours = {"made_by": "left", "blocks": ""}
-    sealed = ["me", "fusion/in/0", layout.described(), ours]
+    sealed = ["me", "fusion/in/0", layout.structure(), ours]
     assert json.loads(to_json(layout.metadata())) == {
         "zarr_format": 3,
         "node_type": "array",
@@ -65,7 +65,7 @@ def test_metadata_is_as_promised():
     }
 
 
-def test_a_seal_is_of_all_that_is_said():
+def test_a_digest_covers_all_metadata():
     (layout,) = lay_out(
         [ArraySpec("a", (3,), "int8")], "me", compression=None, memory=9
     )
@@ -80,8 +80,11 @@ def test_a_seal_is_of_all_that_is_said():
         replace(layout, spec=replace(spec, dtype="uint8")),
         replace(layout, spec=replace(spec, attributes={"x": 1})),
     ]
-    found = [each.metadata()["attributes"]["layertap"]["seal"] for each in others]
-    assert len({*found, layout.metadata()["attributes"]["layertap"]["seal"]}) == 9
+    seals = {
+        any_layout.metadata()["attributes"]["layertap"]["seal"]
+        for any_layout in [layout, *others]
+    }
+    assert len(seals) == 9
 
 
 arrays_of_any_size = st.lists(
@@ -99,7 +102,7 @@ def test_blocks_fit_the_memory_and_chunks_fit_the_blocks(arrays, memory):
         return 3 * rows * row <= memory and rows * widest <= 32 * MIB
 
     assert rows == 1 or fits(rows)
-    assert not fits(-(-4 * rows // 3))  # no more than a quarter is given away
+    assert not fits(-(-4 * rows // 3))  # at most a quarter is lost
     for array in arrays:
         chunk = rows_per_chunk(array, rows)
         assert rows % chunk == 0
@@ -123,14 +126,14 @@ def test_chunks(rows, row_bytes, expected):
 @pytest.mark.parametrize(
     "path", ["", "/a", "a/", "a//b", ".", "..", "a/../b", "zarr.json", "a/zarr.json"]
 )
-def test_path_that_can_not_be_one(path):
+def test_invalid_paths_are_refused(path):
     with pytest.raises(OptionError, match="path of an array"):
         ArraySpec(path, (), "int8")
 
 
 @pytest.mark.parametrize("dtype", ["object", "str", "<U3", "float8_e4m3fn", "double"])
-def test_dtype_that_can_not_be_stored(dtype):
-    with pytest.raises(OptionError, match=r"a has dtype .* Convert it to one of bool"):
+def test_dtypes_that_can_not_be_stored_are_refused(dtype):
+    with pytest.raises(OptionError, match=r"a has a dtype .* Expected one of bool"):
         ArraySpec("a", (), dtype)
 
 
@@ -142,35 +145,35 @@ def test_rows_without_values_are_refused():
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        ([], "at least one array"),
+        ([], "Expected at least one array"),
         (["a", "b", "a"], "Two arrays have the path 'a'"),
         (["a/out", "a/out/1"], "'a/out' is an array, so 'a/out/1' can't be inside"),
     ],
 )
-def test_arrays_that_do_not_go_together(paths, message):
+def test_arrays_that_can_not_share_a_store_are_refused(paths, message):
     with pytest.raises(OptionError, match=message):
         lay_out(
             [ArraySpec(p, (), "int8") for p in paths], "me", compression=None, memory=1
         )
 
 
-def test_options_that_make_no_sense():
+def test_invalid_options_are_refused():
     arrays = [ArraySpec("a", (), "int8")]
-    with pytest.raises(OptionError, match="no compression 'gzip'"):
+    with pytest.raises(OptionError, match="None or one of 'zstd'"):
         lay_out(arrays, "me", compression="gzip", memory=1)
-    with pytest.raises(OptionError, match="above 0; found 0"):
+    with pytest.raises(OptionError, match="Received 0"):
         lay_out(arrays, "me", compression=None, memory=0)
 
 
 @pytest.mark.parametrize("value", [np.int64(3), float("nan"), {1, 2}])
-def test_attributes_have_to_be_json(value):
+def test_attributes_that_are_not_json_are_refused(value):
     with pytest.raises(OptionError, match="have to be JSON"):
         to_json({"attributes": {"a": value}})
 
 
 @pytest.mark.parametrize("compression", [None, "zstd"])
 @pytest.mark.parametrize("dtype", ["bool", "int8", "bfloat16", "complex64"])
-def test_metadata_can_be_parsed(dtype, compression):
+def test_metadata_is_parsed_to_the_same_layout(dtype, compression):
     arrays = [ArraySpec("a/b", (3,), dtype, {"x": [1]}), ArraySpec("c", (), dtype)]
     for layout in lay_out(arrays, "me", compression=compression, memory=1000):
         metadata = json.loads(to_json(layout.metadata()))
@@ -178,7 +181,7 @@ def test_metadata_can_be_parsed(dtype, compression):
         assert parse_layout(path, Path("zarr.json"), metadata, "me") == layout
         metadata["attributes"]["unit"] = "mV"
         parsed = parse_layout(path, Path("zarr.json"), metadata, "me")
-        assert parsed == replace(layout, others={"unit": "mV"})
+        assert parsed == replace(layout, foreign_attributes={"unit": "mV"})
         with pytest.raises(StoreCorruptError, match="or of another store"):
             parse_layout(path, Path("zarr.json"), metadata, "you")
 
@@ -196,9 +199,11 @@ def test_metadata_can_be_parsed(dtype, compression):
         {"attributes": None},
     ],
 )
-def test_metadata_that_is_damaged(change):
+def test_damaged_metadata_is_refused(change):
     (layout,) = lay_out(
         [ArraySpec("a", (3,), "int8")], "me", compression=None, memory=99
     )
-    with pytest.raises(StoreCorruptError, match=r"^here/zarr\.json is not as layertap"):
+    with pytest.raises(
+        StoreCorruptError, match=r"^here/zarr\.json does not hold the metadata"
+    ):
         parse_layout("a", Path("here/zarr.json"), layout.metadata() | change, "me")

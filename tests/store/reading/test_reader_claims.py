@@ -64,7 +64,7 @@ def claim(path, *, shape=(), size=None, **layout):
     claimed = replace(claimed, digests="0" * 16 * min(claimed.blocks, 2**16))
     (path / "a/zarr.json").write_bytes(to_json(claimed.metadata()))
     if size is not None:
-        with (path / "a" / claimed.shard(0)).open("wb") as shard:
+        with (path / "a" / claimed.shard_name(0)).open("wb") as shard:
             shard.truncate(size)
 
 

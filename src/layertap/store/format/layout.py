@@ -1,11 +1,8 @@
-"""What a store looks like: its arrays, their sizes, the text of every `zarr.json`.
+"""The layout of a store: its arrays, their sizes, and every `zarr.json`.
 
-A store is a Zarr v3 group of arrays with one row each per sample. All arrays are cut
-into the same blocks of rows; a block of one array is one shard, which is one file.
-A shard is cut into chunks of rows, each with its own checksum. `shape[0]` of an array
-is the number of its rows that are committed: nothing after them counts.
-
-Nothing here touches a disk.
+A store is a Zarr v3 group of arrays with one row per sample. All arrays are cut into
+the same blocks of rows. A block of one array is a shard: one file of several chunks.
+The rows up to `shape[0]` of an array are committed; rows after them do not count.
 """
 
 import json
@@ -20,21 +17,21 @@ import ml_dtypes
 import numpy as np
 
 from layertap.errors import OptionError
-from layertap.store.format import digests
+from layertap.store.format.digests import DIGITS, digest_json
 
 FORMAT = 2
 METADATA_FILE = "zarr.json"
-# Where it stands which blocks were written by workers. No address begins so.
+# The folder of the records of blocks that workers wrote. No address begins so.
 RECORDS = "~blocks"
 
-# In the attributes of a `zarr.json`, what is layertap's; and in that, the digests of
-# the blocks, in an object store the mark of who writes, and the seal.
+# Keys in the attributes of a `zarr.json`: the mapping with those of layertap. In it,
+# the digests of the blocks, the mark of a writer of a bucket, and the digest of all.
 OURS = "layertap"
 BLOCKS = "blocks"
 WRITER = "writer"
 SEAL = "seal"
 
-# No file system has longer ones.
+# No file system has longer paths.
 _LONGEST_PATH, _MOST_PARTS = 4096, 256
 
 DTYPES = {
@@ -50,18 +47,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """An array to be stored.
-
-    Args:
-        path: Its place inside the group, `"fusion/in/0"`.
-        shape: The shape of one row.
-        dtype: A name: `bool`, `int*`, `uint*`, `float16`, `bfloat16`, `float32`,
-            `float64`, `complex64` or `complex128`.
-        attributes: What else is to be known of the array, as JSON.
-
-    Raises:
-        OptionError: If no such array can be stored.
-    """
+    """An array to be stored: its path in the group, and the shape of one row."""
 
     path: str
     shape: tuple[int, ...]
@@ -72,8 +58,8 @@ class ArraySpec:
         _check_path(self.path)
         if self.dtype not in DTYPES:
             raise OptionError(
-                f"{self.path} has dtype {self.dtype}, which can't be stored. "
-                f"Convert it to one of {', '.join(DTYPES)}."
+                f"{self.path} has a dtype that can't be stored. Expected one of "
+                f"{', '.join(DTYPES)}. Received {self.dtype}. Convert the array."
             )
         if any(size < 1 for size in self.shape):
             raise OptionError(
@@ -88,80 +74,72 @@ class ArraySpec:
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of one row, not compressed."""
+        """The bytes of one uncompressed row."""
         return math.prod(self.shape) * self.numpy_dtype.itemsize
 
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """An array as it is stored.
-
-    Args:
-        spec: What was to be stored.
-        rows: How many rows are committed.
-        block_rows: Rows of one shard.
-        chunk_rows: Rows of one chunk.
-        compression: None or `"zstd"`.
-        store: Which store it is in, as of its root.
-        digests: Of the committed rows of each block, one after the other.
-        others: Attributes that somebody else has added.
-        writer: In an object store, the mark of its writer, another one for each.
-    """
+    """An array as it is stored."""
 
     spec: ArraySpec
+    # Those that are committed.
     rows: int
     block_rows: int
     chunk_rows: int
     compression: str | None
+    # The identifier in the root of its store.
     store: str = ""
+    # Of the committed rows of each block, one after the other.
     digests: str = ""
-    others: Mapping[str, Any] = field(default_factory=dict)
+    # Those that other programs added.
+    foreign_attributes: Mapping[str, Any] = field(default_factory=dict)
+    # In a bucket, the mark of its last writer.
     writer: str = ""
 
     @property
+    def attributes(self) -> dict[str, Any]:
+        """All attributes of the array, but for those of the format."""
+        return {**self.foreign_attributes, **self.spec.attributes}
+
+    @property
     def chunks(self) -> int:
-        """The number of chunks that a block has room for."""
+        """The number of chunks of a full block."""
         return self.block_rows // self.chunk_rows
 
     @property
     def blocks(self) -> int:
-        """The number of blocks that have committed rows."""
+        """The number of blocks with committed rows."""
         return -(-self.rows // self.block_rows)
 
-    def rows_of(self, block: int) -> range:
+    def row_range(self, block: int) -> range:
         """Returns the committed rows of a block."""
         first = block * self.block_rows
         return range(first, min(first + self.block_rows, self.rows))
 
     def digest(self, block: int) -> str:
         """Returns the digest of the committed rows of a block."""
-        return self.digests[block * digests.DIGITS : (block + 1) * digests.DIGITS]
+        return self.digests[block * DIGITS : (block + 1) * DIGITS]
 
-    def committed(self, block: int, rows: int, digest: str) -> "ArrayLayout":
-        """Returns the layout with rows up to one of a block, its last.
-
-        Args:
-            block: The block.
-            rows: How many rows there are then.
-            digest: Of those in the block.
-        """
-        before = self.digests[: block * digests.DIGITS]
-        return replace(self, rows=rows, digests=before + digest)
+    def committed(self, block: int, rows: int, digests: str) -> "ArrayLayout":
+        """Returns the layout with `rows` rows, and digests from a block on."""
+        return replace(
+            self, rows=rows, digests=self.digests[: block * DIGITS] + digests
+        )
 
     def metadata(self) -> dict[str, Any]:
-        """Returns the contents of the array's `zarr.json`."""
-        described = self.described()
+        """Returns the content of the array's `zarr.json`."""
+        structure = self.structure()
         ours = {**self.spec.attributes, BLOCKS: self.digests}
         if self.writer:
             ours[WRITER] = self.writer
-        seal = digests.digest_json([self.store, self.spec.path, described, ours])
-        sealed = {**self.others, OURS: ours | {SEAL: seal}}
-        return described | {"attributes": sealed}
+        ours[SEAL] = digest_json([self.store, self.spec.path, structure, ours])
+        return structure | {"attributes": {**self.foreign_attributes, OURS: ours}}
 
-    def described(self) -> dict[str, Any]:
-        """Returns what the `zarr.json` says of the form of the array."""
+    def structure(self) -> dict[str, Any]:
+        """Returns the content of the array's `zarr.json`, but for its attributes."""
         spec = self.spec
-        # The order of bytes in an element means nothing where there is only one.
+        # Elements of one byte have no byte order.
         bytes_codec = _BYTES if spec.numpy_dtype.itemsize > 1 else {"name": "bytes"}
         chunk_codecs: list[Any] = [bytes_codec, {"name": "crc32c"}]
         if self.compression is not None:
@@ -189,12 +167,12 @@ class ArrayLayout:
             },
             "fill_value": _FILL_VALUES.get(spec.numpy_dtype.kind, 0.0),
             "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-            # Unlike each other: xarray takes axes of one name for the same axis.
+            # All different: to xarray, axes of one name are the same axis.
             "dimension_names": ["row", *(f"{name}_{axis}" for axis in axes)],
         }
 
-    def shard(self, block: int) -> str:
-        """Returns the name of the file that holds one block, in the array's folder."""
+    def shard_name(self, block: int) -> str:
+        """Returns the name of the file of a block, in the array's folder."""
         return ".".join(["c", str(block)] + ["0"] * len(self.spec.shape))
 
     @property
@@ -203,23 +181,17 @@ class ArrayLayout:
         return f"{self.spec.path}/{METADATA_FILE}"
 
     def shard_file(self, block: int) -> str:
-        """Returns the name of the file that holds one block, in the store."""
-        return f"{self.spec.path}/{self.shard(block)}"
+        """Returns the name of the file of a block, in the store."""
+        return f"{self.spec.path}/{self.shard_name(block)}"
 
-    def shard_bytes(self, rows: int) -> range:
-        """Returns how many bytes the shard of a block can have.
-
-        It has its chunks, each with a checksum, and their index. Zstandard makes four
-        bytes of 128 KiB at best, and at worst adds a little.
-
-        Args:
-            rows: How many rows of the block there are at least.
-        """
+    def shard_sizes(self, rows: int) -> range:
+        """Returns the possible sizes in bytes of a shard with at least `rows` rows."""
         chunks = -(-rows // self.chunk_rows)
         chunk = self.chunk_rows * self.spec.row_bytes
         index = 16 * self.chunks + 4
         least, most = chunk + 4, chunk + 4
         if self.compression is not None:
+            # Zstandard makes four bytes of 128 KiB at best, and at worst adds a little.
             least, most = chunk >> 15, chunk + (chunk >> 7) + 512
         return range(index + chunks * least, index + self.chunks * most + 1)
 
@@ -233,11 +205,7 @@ _FILL_VALUES: dict[str, Any] = {"b": False, "i": 0, "u": 0, "c": [0.0, 0.0]}
 
 
 def check_paths(paths: Sequence[str]) -> None:
-    """Checks that arrays can be side by side in one store, and nowhere else.
-
-    Raises:
-        OptionError: If they can't.
-    """
+    """Raises OptionError if arrays can't be in one store, or lead out of it."""
     for path in paths:
         _check_path(path)
     seen = set(paths)
@@ -262,13 +230,13 @@ def _check_path(path: str) -> None:
         or any(part in ("", ".", "..", METADATA_FILE) for part in parts)
     ):
         raise OptionError(
-            f"{path[:200]!r} can't be the path of an array. "
-            "A path is names joined by '/', such as 'fusion/in/0'."
+            f"{path[:200]!r} can't be the path of an array. Expected names joined by "
+            "'/', such as 'fusion/in/0'."
         )
 
 
 def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the contents of a group's `zarr.json`."""
+    """Returns the content of a group's `zarr.json`."""
     return {
         "zarr_format": 3,
         "node_type": "group",
@@ -277,13 +245,27 @@ def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_json(metadata: Mapping[str, Any]) -> bytes:
-    """Returns the contents of a `zarr.json` as bytes.
-
-    Raises:
-        OptionError: If an attribute can't be written as JSON.
-    """
+    """Returns the bytes of a `zarr.json`, or raises OptionError for other values."""
     try:
         text = json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False)
         return text.encode()
     except (TypeError, ValueError) as error:
         raise OptionError(f"Attributes have to be JSON: {error}.") from error
+
+
+def add_digest(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a JSON object with its own digest."""
+    # As it is read back: its keys are strings, and its tuples are lists.
+    content = json.loads(to_json(content))
+    return {**content, SEAL: digest_json(content)}
+
+
+def has_right_digest(content: Mapping[str, Any]) -> bool:
+    """Returns whether a JSON object has its own digest."""
+    rest = {key: content[key] for key in content if key != SEAL}
+    return content.get(SEAL) == digest_json(rest)
+
+
+def is_count(value: Any, least: int = 0, most: int = 2**62) -> bool:
+    """Returns whether a JSON value is a whole number, of a size that can be stored."""
+    return type(value) is int and least <= value <= most

@@ -1,59 +1,55 @@
-"""What a store says of itself, in the `zarr.json` of its folder."""
+"""The root of a store: the `zarr.json` in its folder."""
 
-import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from layertap.errors import NotAStoreError, OptionError, StoreFormatError
-from layertap.store.format import digests
 from layertap.store.format.layout import (
     FORMAT,
     METADATA_FILE,
     OURS,
     SEAL,
+    add_digest,
     group_metadata,
+    has_right_digest,
+    is_count,
     to_json,
 )
 from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import damaged
 
-# What the root says as long as there is only a part of a store: who is making it.
+# The root of a store that is being made or deleted has only this: by whom.
 PENDING = "pending"
 
-_KEPT_NAMES = {"format", "store", "complete", "rows", "writer", "arrays", SEAL}
+_RESERVED = {"format", "store", "complete", "rows", "writer", "arrays", SEAL}
 
 
 @dataclass(frozen=True)
 class Root:
-    """What the root of a store says.
-
-    Args:
-        arrays: The paths of all arrays, in the order they were given in.
-        attributes: The attributes of whoever made the store.
-        store: Which store it is: a random text that its arrays have, too.
-        complete: Whether no more rows are to come.
-        rows: How many rows there are then; None before.
-        writer: Who writes the store now, as of `locks.this_process`, or None.
-    """
+    """The root of a store, with the paths of its arrays in their order."""
 
     arrays: tuple[str, ...]
+    # Those of the caller who made the store.
     attributes: Mapping[str, Any]
+    # A random identifier, which its arrays have, too.
     store: str = ""
+    # Whether no more rows will be added; their number is known only then.
     complete: bool = False
     rows: int | None = None
+    # The record of the process that writes the store now: see `lock.this_process`.
     writer: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        taken = _KEPT_NAMES & set(self.attributes)
+        taken = _RESERVED & set(self.attributes)
         if taken:
             raise OptionError(
-                f"The attribute {min(taken)!r} is the store's own. Rename yours."
+                f"The attribute {min(taken)!r} is reserved for the store. Rename it."
             )
 
     def contents(self) -> bytes:
-        """Returns the contents of the root's `zarr.json`."""
+        """Returns the bytes of the root's `zarr.json`."""
         ours = {
             "format": FORMAT,
             "store": self.store,
@@ -63,9 +59,7 @@ class Root:
             "arrays": list(self.arrays),
             **self.attributes,
         }
-        # Sealed as it is read back: keys of JSON are strings, and tuples lists.
-        ours = json.loads(to_json(ours))
-        return to_json(group_metadata({OURS: ours | {SEAL: digests.digest_json(ours)}}))
+        return to_json(group_metadata({OURS: add_digest(ours)}))
 
 
 def read_root(storage: Storage) -> Root:
@@ -77,103 +71,100 @@ def read_root(storage: Storage) -> Root:
         StoreCorruptError: If it is damaged.
         StoreError: If it can't be read.
     """
+    ours = _read_attributes(storage)
+    if PENDING in ours:
+        raise NotAStoreError(
+            f"{storage} is only a part of a store: it is being made or deleted, or was "
+            "when its process was killed. Save to it, which deletes that part."
+        )
+    version = ours.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise StoreFormatError(
+            f"{storage} has a newer store format. Expected format {FORMAT}. Received "
+            f"format {version}. Install a newer layertap."
+        )
+    root = _parse(ours)
+    if root is None:
+        raise damaged(
+            storage.path_of(METADATA_FILE),
+            "is damaged: it does not say properly which store this is, which arrays "
+            "it has and whether it is complete",
+        )
+    return root
+
+
+def _read_attributes(storage: Storage) -> dict[str, Any]:
+    """Reads layertap's own attributes of a root."""
     try:
         content = storage.read_json(METADATA_FILE)
     except FileNotFoundError:
-        found = f"no {METADATA_FILE}" if any(storage.names()) else "nothing"
-        raise NotAStoreError(
-            f"{storage} is not a store of layertap's: there is {found} there. "
-            "Check the path."
-        ) from None
+        missing = f"no {METADATA_FILE}" if any(storage.names()) else "nothing"
+        raise _not_a_store(storage, f"there is {missing} there") from None
     except NotADirectoryError:
-        raise NotAStoreError(
-            f"{storage} is not a store of layertap's: it is a file, and a store is a "
-            "folder. Check the path."
-        ) from None
+        raise _not_a_store(storage, "it is a file, and a store is a folder") from None
     if not group_metadata({}).items() <= {**content, "attributes": {}}.items():
         raise damaged(
             storage.path_of(METADATA_FILE),
             "is damaged, or not that of a group of arrays",
         )
+    ours = _own_attributes(content)
+    if ours is None:
+        raise _not_a_store(storage, "it holds other data in Zarr format")
+    return ours
+
+
+def _not_a_store(storage: Storage, problem: str) -> NotAStoreError:
+    return NotAStoreError(
+        f"{storage} is not a layertap store: {problem}. Check the path."
+    )
+
+
+def _own_attributes(content: Mapping[str, Any]) -> dict[str, Any] | None:
     attributes = content.get("attributes")
     ours = attributes.get(OURS) if isinstance(attributes, dict) else None
-    if not isinstance(ours, dict):
-        raise NotAStoreError(
-            f"{storage} is not a store of layertap's, but other data in Zarr format. "
-            "Check the path."
-        )
-    if PENDING in ours:
-        raise NotAStoreError(
-            f"{storage} is not a whole store: one is being made or deleted there, or "
-            "was when its process was killed. Save to it, which clears it away."
-        )
-    written = ours.get("format")
-    if isinstance(written, int) and written > FORMAT:
-        raise StoreFormatError(
-            f"{storage} has store format {written}; this layertap reads up to "
-            f"{FORMAT}. Install a newer layertap."
-        )
-    root = _parsed(ours)
-    if root is None:
-        raise damaged(
-            storage.path_of(METADATA_FILE),
-            "is damaged: it doesn't say soundly which store this is, what arrays it "
-            "has and whether it is complete",
-        )
-    return root
+    return ours if isinstance(ours, dict) else None
 
 
-def _parsed(ours: dict[str, Any]) -> Root | None:
-    """Returns the root that is written there, or None if it is not sound."""
-    ours = dict(ours)
-    if ours.pop(SEAL, None) != digests.digest_json(ours):
+def _parse(ours: dict[str, Any]) -> Root | None:
+    """Returns the root with such attributes, or None if they are not valid."""
+    if not has_right_digest(ours) or ours.get("format") != FORMAT:
         return None
-    arrays, complete = ours.get("arrays"), ours.get("complete")
+    store, complete, rows, writer, arrays = (
+        ours.get(key) for key in ("store", "complete", "rows", "writer", "arrays")
+    )
     if (
-        ours.get("format") != FORMAT
+        not isinstance(store, str)
+        or not store
+        or not isinstance(complete, bool)
+        or not (is_count(rows) if complete else rows is None)
+        or not (writer is None or _is_writer(writer))
         or not isinstance(arrays, list)
         or not all(isinstance(name, str) for name in arrays)
-        or not isinstance(complete, bool)
     ):
         return None
-    attributes = {key: ours[key] for key in ours if key not in _KEPT_NAMES}
-    store, rows, writer = (ours.get(key) for key in ("store", "rows", "writer"))
-    whole = type(rows) is int and rows >= 0
-    if not isinstance(store, str) or not store:
-        return None
-    if not (whole if complete else rows is None):
-        return None
-    if writer is not None and not _is_writer(writer):
-        return None
+    attributes = {key: ours[key] for key in ours if key not in _RESERVED}
     return Root(tuple(arrays), attributes, store, complete, rows, writer)
 
 
-def pending(writer: Mapping[str, Any]) -> bytes:
-    """Returns a root that stands for a store of which there is only a part.
-
-    Args:
-        writer: Who makes or deletes it, as of `locks.this_process`.
-    """
-    # No two are the same, also of threads of one process.
+def pending_root(writer: Mapping[str, Any]) -> bytes:
+    """Returns the bytes of the root of a store that a process makes or deletes."""
+    # With a mark, because even those of threads of one process have to differ.
     ours = {"format": FORMAT, PENDING: {**writer, "mark": uuid.uuid4().hex}}
     return to_json(group_metadata({OURS: ours}))
 
 
 def pending_writer(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Returns who makes or deletes a store, if there is only a part of it."""
-    attributes = content.get("attributes")
-    ours = attributes.get(OURS) if isinstance(attributes, dict) else None
-    writer = ours.get(PENDING) if isinstance(ours, dict) else None
+    """Returns the record of the process that makes or deletes a store, if one does."""
+    writer = (_own_attributes(content) or {}).get(PENDING)
     return writer if _is_writer(writer) else None
 
 
-def _is_writer(found: Any) -> bool:
+def _is_writer(value: Any) -> bool:
     return (
-        isinstance(found, dict)
-        and type(found.get("process")) is int
-        and found["process"] > 0
+        isinstance(value, dict)
+        and is_count(value.get("process"), least=1)
         and all(
-            isinstance(found.get(key), str) and found[key].isprintable()
+            isinstance(value.get(key), str) and value[key].isprintable()
             for key in ("host", "since")
         )
     )

@@ -1,4 +1,4 @@
-"""How large the parts of a store are: the rows of its blocks and chunks."""
+"""Sizes of the parts of a store: the rows of its blocks and chunks."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from layertap.store.format.layout import (
 
 DEFAULT_MEMORY = 512 * 2**20
 
-# In memory at a time: the block being filled, and two on their way to the disk.
+# In memory at a time: the block being filled, and two being written.
 BLOCKS_IN_MEMORY = 3
 SHARD_BYTES = 32 * 2**20
 CHUNK_BYTES = 256 * 2**10
@@ -26,28 +26,19 @@ def lay_out(
     memory: int,
     most_rows: int | None = None,
 ) -> list[ArrayLayout]:
-    """Returns how arrays are to be stored, with no rows yet.
-
-    Args:
-        arrays: At least one array.
-        store: Which store they are in.
-        compression: None or `"zstd"`.
-        memory: Bytes that all blocks in memory may take together.
-        most_rows: Rows that a block has at most, if it is not to be as large as that.
-
-    Raises:
-        OptionError: If these arrays can't be in one store, or there is no such
-            compression.
-    """
+    """Returns the layouts of the arrays of a new store. See `rows_per_block`."""
     if not arrays:
-        raise OptionError("A store needs at least one array; found none.")
+        raise OptionError("A store has no arrays. Expected at least one array.")
     if compression is not None and compression not in COMPRESSORS:
         raise OptionError(
-            f"There is no compression {compression!r}. "
-            f"Choose None or one of {', '.join(map(repr, COMPRESSORS))}."
+            f"`compression` is not known. Expected None or one of "
+            f"{', '.join(map(repr, COMPRESSORS))}. Received {compression!r}."
         )
     if memory < 1:
-        raise OptionError(f"`memory` is a number of bytes above 0; found {memory}.")
+        raise OptionError(
+            "`memory` is too small. Expected a number of bytes above 0. "
+            f"Received {memory}."
+        )
     check_paths([array.path for array in arrays])
     block_rows = rows_per_block(arrays, memory, most_rows)
     return [
@@ -61,28 +52,20 @@ def lay_out(
 def rows_per_block(
     arrays: Sequence[ArraySpec], memory: int, most_rows: int | None = None
 ) -> int:
-    """Returns how many rows a block has, the same for all arrays.
-
-    Args:
-        arrays: All arrays of the store.
-        memory: Bytes that all blocks in memory may take together. One row is held
-            whatever its size.
-        most_rows: Rows that it has at most, where it is not to be that large.
-    """
+    """Returns the rows of a block, so that all blocks in memory fit into `memory`."""
     budget = memory // BLOCKS_IN_MEMORY // sum(array.row_bytes for array in arrays)
     shard = SHARD_BYTES // max(array.row_bytes for array in arrays)
     most = max(min(budget, shard, most_rows or shard), 1)
     chunks = (rows_per_chunk(array, most) for array in arrays)
-    # All are powers of two, save those that are whole blocks.
+    # All are powers of two, except chunks as large as a block.
     return most - most % max((rows for rows in chunks if rows < most), default=1)
 
 
 def rows_per_chunk(array: ArraySpec, block_rows: int) -> int:
-    """Returns how many rows a chunk of an array has: a divisor of `block_rows`.
+    """Returns the rows of a chunk, which divide `block_rows`.
 
-    A chunk is a whole block if that is small. Else it has a power of two of rows, and
-    at most a quarter of the block's, so that blocks can be cut to a multiple of it
-    without becoming much smaller.
+    A small block is one chunk. Other chunks have a power of two of rows, and at most a
+    quarter of a block: a block cut to a multiple of them is not much smaller.
     """
     if block_rows * array.row_bytes <= CHUNK_BYTES:
         return block_rows

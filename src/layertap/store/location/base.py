@@ -14,7 +14,7 @@ from layertap.store.format.layout import (
     group_metadata,
     to_json,
 )
-from layertap.store.format.metadata import groups
+from layertap.store.format.metadata import group_paths
 from layertap.store.format.root import Root, read_root
 from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import TakenError, write_error
@@ -128,7 +128,7 @@ class Location(ABC):
 
     def _leftovers(self, layout: ArrayLayout) -> list[str]:
         folder = layout.spec.path
-        current = {METADATA_FILE, *map(layout.shard, range(layout.blocks))}
+        current = {METADATA_FILE, *map(layout.shard_name, range(layout.blocks))}
         return [
             f"{folder}/{name}"
             for name in self.storage.names(folder)
@@ -140,7 +140,7 @@ class Location(ABC):
         try:
             self.lock()
             root = read_root(self.storage)
-            inner = {"", *groups(root.arrays), *root.arrays, RECORDS}
+            inner = {"", *group_paths(root.arrays), *root.arrays, RECORDS}
             for name in self.storage.names():
                 if not _is_own(name, inner, root.arrays):
                     raise StoreError(
@@ -195,15 +195,15 @@ def array_size(storage: Storage, layout: ArrayLayout) -> ArraySize:
         return ArraySize(len(sizes), sum(known))
     if layout.compression is not None:
         return ArraySize(len(sizes), None)
-    blocks = map(layout.rows_of, range(layout.blocks))
-    shards = sum(layout.shard_bytes(len(rows))[0] for rows in blocks)
+    blocks = map(layout.row_range, range(layout.blocks))
+    shards = sum(layout.shard_sizes(len(rows))[0] for rows in blocks)
     return ArraySize(len(sizes), shards + len(to_json(layout.metadata())))
 
 
 def new_files(root: Root, layouts: Iterable[ArrayLayout]) -> dict[str, bytes]:
     """Returns the files of a store without rows, by their names."""
     files = {METADATA_FILE: root.contents()}
-    for group in groups(root.arrays):
+    for group in group_paths(root.arrays):
         files[f"{group}/{METADATA_FILE}"] = to_json(group_metadata({}))
     for layout in layouts:
         files[layout.metadata_file] = to_json(layout.metadata())

@@ -12,7 +12,7 @@ from typing import Any
 
 from layertap.errors import StoreError
 from layertap.store.format.layout import METADATA_FILE, ArrayLayout
-from layertap.store.format.root import Root, pending, pending_writer
+from layertap.store.format.root import Root, pending_root, pending_writer
 from layertap.store.location.base import Location, new_files
 from layertap.store.storage.errors import TakenError
 from layertap.store.storage.lock import taken, this_process
@@ -66,7 +66,7 @@ class Bucket(Location):
         self.storage.delete(n for n in self.storage.names() if n != METADATA_FILE)
 
     def _put_pending(self) -> None:
-        self.storage.replace({METADATA_FILE: [pending(this_process())]})
+        self.storage.replace({METADATA_FILE: [pending_root(this_process())]})
 
     def already_exists(self) -> StoreError:
         """See `Location`."""

@@ -1,29 +1,160 @@
-"""Which way the shards of an array are read: from files, or from objects."""
+"""An array of a store, read when it is indexed."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Iterator
+from functools import singledispatch
+from typing import Any
 
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from layertap.errors import StoreError
+from layertap.store.format.digests import WRONG_ROWS, digest_rows
 from layertap.store.format.layout import ArrayLayout
-from layertap.store.reading.local_shards import ShardCache, Shards
+from layertap.store.reading.indexing import parse_index
+from layertap.store.reading.local_shards import LocalShards, ShardCache, shard_cache
 from layertap.store.reading.object_shards import ObjectShards
+from layertap.store.reading.shards import Shards
 from layertap.store.storage.base import Storage
 from layertap.store.storage.files import LocalStorage
 from layertap.store.storage.objects import ObjectStorage
 
 
-def shards_of(
-    storage: Storage, layout: ArrayLayout, held: ShardCache
-) -> Shards | ObjectShards:
-    """Returns the shards of an array, to be read.
+class LazyArray:
+    """An array on disk. It is read when it is indexed, chunk by chunk.
 
-    Args:
-        storage: The files of the store.
-        layout: The array.
-        held: Where files are held open.
+    It is indexed like a NumPy array, by integers, slices and `...`; the rows also by
+    one array of integers or booleans. The result is a NumPy array.
     """
-    return _SHARDS[type(storage)](storage, layout, held)
+
+    def __init__(
+        self, storage: Storage, layout: ArrayLayout, rows: int, cache: ShardCache
+    ) -> None:
+        self._layout = layout
+        self._storage = storage
+        self._shards = open_shards(storage, layout, cache)
+        self.shape: tuple[int, ...] = (rows, *layout.spec.shape)
+        self.dtype = layout.spec.numpy_dtype
+
+    @property
+    def path(self) -> str:
+        """Its path in the store, such as `"fusion/in/0"`."""
+        return self._layout.spec.path
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Its attributes in the store."""
+        return self._layout.attributes
+
+    @property
+    def ndim(self) -> int:
+        """The number of its axes, with that of the rows."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of its elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all its rows in memory."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one row in memory."""
+        return self._layout.spec.row_bytes
+
+    @property
+    def chunk_rows(self) -> int:
+        """The number of rows that are read together, at least."""
+        return self._layout.chunk_rows
+
+    @property
+    def block_rows(self) -> int:
+        """The number of rows in one file."""
+        return self._layout.block_rows
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        """Reads a part of the array.
+
+        Args:
+            index: Integers, slices and `...`; for the rows also one array of integers
+                or booleans.
+
+        Returns:
+            A new array, of the shape that NumPy's indexing has, and of the same dtype.
+
+        Raises:
+            IndexError: If the index is not supported, or outside of the array.
+            StoreCorruptError: If a file is damaged.
+            StoreError: If a file can't be read.
+        """
+        if isinstance(index, slice) and index.step is None:
+            return self._shards.read(range(*index.indices(len(self))))
+        selection = parse_index(index, self.shape)
+        values = self._shards.read(selection.rows, selection.inner)
+        part: NDArray[Any] = values[selection.arrange]
+        return part
+
+    def ahead(self, rows: range) -> None:
+        """Reads and checks rows that will be needed soon.
+
+        Errors are only raised when the rows are read.
+
+        Args:
+            rows: Consecutive rows.
+        """
+        self._shards.ahead(rows)
+
+    def check(self) -> Iterator[tuple[range, StoreError | None]]:
+        """Reads all committed rows, block by block, and checks them.
+
+        The checksums of the chunks and the digest of each block are compared. The
+        digest detects a file of another block, array, store or time.
+
+        Yields:
+            The rows of a block, and their error or None.
+        """
+        layout = self._layout
+        # Not from the cache, and with rows that other arrays may not have yet.
+        shards = open_shards(self._storage, layout, shard_cache(1))
+        for block in range(layout.blocks):
+            rows = layout.row_range(block)
+            error: StoreError | None = None
+            try:
+                if digest_rows(shards.read(rows)) != layout.digest(block):
+                    error = shards.damaged(block, WRONG_ROWS)
+            except StoreError as read_error:
+                error = read_error
+            yield rows, error
+
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError(f"{self!r} is on disk. Reading it makes a copy.")
+        return np.asarray(self[:], dtype)
+
+    def __repr__(self) -> str:
+        return f"<layertap.LazyArray {self.path} {self.shape} {self.dtype}>"
 
 
-_SHARDS: Mapping[type[Storage], Callable[..., Shards | ObjectShards]] = {
-    LocalStorage: Shards,
-    ObjectStorage: ObjectShards,
-}
+@singledispatch
+def open_shards(storage: Storage, layout: ArrayLayout, cache: ShardCache) -> Shards:
+    """Returns the shards of an array: files, or objects of a bucket."""
+    raise NotImplementedError
+
+
+@open_shards.register
+def _(storage: LocalStorage, layout: ArrayLayout, cache: ShardCache) -> Shards:
+    return LocalShards(storage, layout, cache)
+
+
+@open_shards.register
+def _(storage: ObjectStorage, layout: ArrayLayout, _: ShardCache) -> Shards:
+    return ObjectShards(storage, layout)

@@ -4,13 +4,12 @@ A worker puts the shards of a block, then its record, with the digests of its ro
 leaves the metadata of the arrays alone: rows count once all rows before them exist.
 """
 
-import json
 import re
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from layertap.errors import StoreCorruptError
@@ -20,6 +19,8 @@ from layertap.store.format.layout import (
     SEAL,
     ArrayLayout,
     ArraySpec,
+    add_digest,
+    has_right_digest,
     to_json,
 )
 from layertap.store.storage.base import Storage
@@ -51,9 +52,7 @@ class Record:
 
     def contents(self) -> bytes:
         """Returns the content of the file of the record."""
-        # The checksum is that of the content as it is read back: JSON has no tuples.
-        content = json.loads(to_json(vars(self)))
-        return to_json(content | {SEAL: digests.digest_json(content)})
+        return to_json(add_digest(vars(self)))
 
 
 class BlockDigests(NamedTuple):
@@ -84,7 +83,7 @@ class BlockRecords:
         files.
         """
         empty = ArrayLayout(ArraySpec(RECORDS, (), "uint8"), 0, 1, 1, None)
-        content = to_json(empty.described() | {"attributes": {}})
+        content = to_json(empty.structure() | {"attributes": {}})
         self._storage.make_folder(RECORDS)
         self._storage.overwrite({empty.metadata_file: [content]})
 
@@ -99,11 +98,12 @@ class BlockRecords:
         file = record_file(block, rows)
         try:
             content = self._storage.read_json(file)
-            checksum = content.pop(SEAL, None)
+            right_digest = has_right_digest(content)
+            content.pop(SEAL, None)
             record = Record(**content)
             lengths = set(map(len, record.digests.values()))
             valid = (
-                checksum == digests.digest_json(content)
+                right_digest
                 and (record.store, record.block) == (self._store, block)
                 and 0 < record.rows == rows <= self._layouts[0].block_rows
                 and record.digests.keys() == {lay.spec.path for lay in self._layouts}
@@ -172,6 +172,5 @@ def _add_blocks(
             continue
         part = slice(number * digests.DIGITS, (number + 1) * digests.DIGITS)
         added = "".join(block.digests[part] for block in blocks)
-        before = layout.digests[: first * digests.DIGITS]
-        longer.append(replace(layout, rows=rows, digests=before + added))
+        longer.append(layout.committed(first, rows, added))
     return longer

@@ -2,7 +2,7 @@
 
 from layertap.store.format import digests
 from layertap.store.format.layout import ArrayLayout
-from layertap.store.reading.array import shards_of
+from layertap.store.reading.array import open_shards
 from layertap.store.reading.local_shards import shard_cache
 from layertap.store.storage.base import Storage
 from layertap.store.writing.blocks import Block
@@ -15,7 +15,7 @@ def read_last_block(
     number = block.first // layout.block_rows
     if rows == block.first:
         return layout.committed(number, rows, "")
-    shards = shards_of(storage, layout, shard_cache(1))
+    shards = open_shards(storage, layout, shard_cache(1))
     values = shards.read(range(block.first, rows))
     digest = digests.digest_rows(values)
     if layout.rows == rows and digest != layout.digest(number):

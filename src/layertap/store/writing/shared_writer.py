@@ -16,8 +16,8 @@ from layertap.store.format.layout import RECORDS, ArrayLayout, ArraySpec
 from layertap.store.format.root import Root
 from layertap.store.format.sizing import DEFAULT_MEMORY
 from layertap.store.location.base import Location
+from layertap.store.reading.array import LazyArray
 from layertap.store.reading.local_shards import shard_cache
-from layertap.store.reading.reader import LazyArray
 from layertap.store.storage.errors import write_error
 from layertap.store.storage.lock import this_process
 from layertap.store.writing.base import BaseWriter, create_store, reopen_store

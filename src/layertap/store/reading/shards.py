@@ -1,0 +1,63 @@
+"""The shards of an array, to read its committed rows from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from layertap.errors import StoreCorruptError, StoreError
+from layertap.store.format.layout import ArrayLayout
+from layertap.store.format.metadata import parse_layout
+from layertap.store.reading.indexing import Rows
+from layertap.store.storage.base import Storage
+from layertap.store.storage.errors import damaged
+
+
+class Shards(ABC):
+    """The shards of an array. Their files are only opened when they are read."""
+
+    def __init__(self, storage: Storage, layout: ArrayLayout) -> None:
+        self._folder = storage.path_of(layout.spec.path)
+        self._storage = storage
+        self._layout = layout
+
+    @abstractmethod
+    def read(self, rows: Rows, inner: Sequence[range] | None = None) -> NDArray[Any]:
+        """Reads rows, or only some positions of each of their other axes.
+
+        Raises:
+            StoreCorruptError: If a shard is damaged; the file and its rows are named.
+            StoreError: If one can't be read.
+        """
+
+    @abstractmethod
+    def ahead(self, rows: range) -> None:
+        """Reads and checks consecutive rows that will be needed soon.
+
+        Errors are only raised when the rows are read.
+        """
+
+    def damaged(self, block: int, problem: str) -> StoreCorruptError:
+        """Returns the error of a damaged shard. `problem` completes the sentence."""
+        rows = self._layout.row_range(block)
+        return damaged(
+            self._storage.path_of(self._layout.shard_file(block)),
+            f"with rows {rows[0]} to {rows[-1]} of {self._layout.spec.path} {problem}",
+        )
+
+    def _check_metadata(self) -> None:
+        """Raises if the array is not in the store that was opened."""
+        name = self._layout.metadata_file
+        parse_layout(
+            self._layout.spec.path,
+            self._storage.path_of(name),
+            self._storage.read_json(name),
+            self._layout.store,
+        )
+
+    def _replaced(self, error: Exception) -> StoreError:
+        return StoreError(
+            f"{self._folder} has changed since it was opened, and another store may "
+            f"have taken its place. Open it again. ({error})"
+        )
