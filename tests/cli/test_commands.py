@@ -617,7 +617,7 @@ def test_ctrl_c_in_mid_save_and_the_same_command_again(here, tmp_path):
     Path("pipe").unlink()
     assert process.returncode == 130
     assert "rows" in shown
-    assert "Stopped. Rows that were committed stay" in shown.splitlines()[-1]
+    assert "Stopped. Committed rows stay." in shown.splitlines()[-1]
     assert "Traceback" not in shown
     assert layertap.open(store).rows == 24
     assert "24 rows" in succeeds("show", store)

@@ -1,6 +1,6 @@
-"""The command line: parses, calls the API, prints.
+"""The commands: they parse, call the API, and print.
 
-Nothing heavy is imported before a command needs it, so that `--help` is quick.
+Nothing heavy is imported before a command needs it: `--help` is quick.
 """
 
 import importlib
@@ -21,18 +21,19 @@ from layertap.cli.options import (
     Rows,
     fail,
     json_option,
-    less,
     line_of,
     model_options,
-    selection,
+    number,
+    quiet_option,
+    ray_options,
+    selection_options,
     verbose_option,
-    workers,
 )
 from layertap.cli.quiet_tensorflow import quiet_start
 
 
 def run() -> None:
-    """Runs the command line as a process of its own."""
+    """Runs the command line in a process of its own."""
     if "--verbose" not in sys.argv:
         quiet_start()
     main(prog_name=main.name)
@@ -46,12 +47,12 @@ def main() -> None:
     """Save what flows into every concatenation of a Keras model.
 
     \b
-    layertap plan model.keras                        what would be saved
+    layertap plan model.keras                        show what a save captures
     layertap save model.keras data.npz -o out.zarr   save it
-    layertap show out.zarr                           what was saved
+    layertap show out.zarr                           show the saved values
     layertap verify out.zarr --model model.keras --data data.npz
-    layertap importance out.zarr model.keras         which branch matters
-    layertap diff out.zarr other.zarr                what differs
+    layertap importance out.zarr model.keras         measure each branch
+    layertap diff out.zarr other.zarr                compare two stores
 
     Keras' backend is the one that KERAS_BACKEND names. Exit status: 0 success,
     1 checked and found wrong, 2 bad input.
@@ -60,23 +61,17 @@ def main() -> None:
 
 @main.command(cls=Command)
 @click.argument("model")
-@selection
-@less
-@click.option(
-    "--rows",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Rows of data, for the total.",
-)
+@selection_options
+@number("--rows", 0, "Rows of data, for the total.")
 @json_option
 @model_options
 def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
-    """Show what a save of MODEL would take. Nothing is computed."""
+    """Show what a save of MODEL captures. Nothing is computed."""
     loaded = _load(model, options)
     import layertap
 
-    found = layertap.plan(loaded, **_selected(options))
-    _show(found.to_json() if as_json else found.table(rows))
+    planned = layertap.plan(loaded, **_selected(options))
+    _show(planned.to_json() if as_json else planned.table(rows))
 
 
 @main.command(cls=Resumable, epilog=DATA_HELP)
@@ -87,16 +82,10 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
     "--output",
     required=True,
     metavar="STORE",
-    help="Where to: a folder, values.zarr; or s3://bucket/values.zarr, or gs://...",
+    help="The store: a folder, values.zarr; or s3://bucket/values.zarr, or gs://...",
 )
-@selection
-@less
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Rows per batch; 32, if not given.",
-)
+@selection_options
+@number("--batch-size", 1, "Rows per batch; by default 32.")
 @click.option(
     "--pad",
     type=Pad(),
@@ -104,17 +93,14 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
 )
 @click.option("--compression", type=click.Choice(["zstd"]), help="None by default.")
 @click.option("--overwrite", is_flag=True, help="Replace the store of another run.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
-@workers
+@quiet_option
+@ray_options
 @model_options
 def save(model: str, data: str, output: str, **options: Any) -> None:
-    """Save the values of MODEL for DATA. Run again, it goes on where it stopped."""
-    chosen = {name: options[name] for name in ("batch_size", "pad", "compression")}
-    chosen |= {
-        "overwrite": options["overwrite"],
-        "progress": False if options["quiet"] else None,
-        **_selected(options),
-    }
+    """Save the values of MODEL for DATA. Repeat it to resume a stopped save."""
+    names = ("batch_size", "pad", "compression", "overwrite")
+    chosen = {name: options[name] for name in names} | _selected(options)
+    chosen["progress"] = _progress(options)
     if options["ray"] is not None:
         saved = _save_on_ray(model, data, output, chosen, options)
     else:
@@ -132,10 +118,8 @@ def save(model: str, data: str, output: str, **options: Any) -> None:
 @json_option
 @verbose_option
 def show(store: str, as_json: bool, verbose: bool) -> None:
-    """Show what STORE holds."""
-    from layertap.results.saved import open as open_saved
-
-    saved = open_saved(store)
+    """Show the values in STORE."""
+    saved = _open(store)
     if as_json:
         _show(saved.to_json())
         return
@@ -149,16 +133,13 @@ def show(store: str, as_json: bool, verbose: bool) -> None:
 
 @main.command(cls=Command, epilog=DATA_HELP)
 @click.argument("store")
-@click.option(
-    "--model", metavar="MODEL", help="The model that the values were saved from."
-)
-@click.option("--data", metavar="DATA", help="The data that they were saved from.")
-@click.option(
+@click.option("--model", metavar="MODEL", help="The model of the save.")
+@click.option("--data", metavar="DATA", help="The data of the save.")
+@number(
     "--rows",
-    type=click.IntRange(min=0),
+    0,
+    "About how many rows to recompute; by default 1024; 0 for all.",
     default=1024,
-    metavar="N",
-    help="About how many rows to recompute, 1024 if not given; 0 for all.",
 )
 @json_option
 @model_options
@@ -174,28 +155,23 @@ def verify(
     from layertap.errors import StoreCorruptError
 
     try:
-        report = _report(store, model, data, rows or None, options)
+        report = _verified(store, model, data, rows or None, options)
     except StoreCorruptError as error:
         fail(line_of(error), WRONG)
-    _show(report.to_json() if options["as_json"] else report)
-    if not report:
-        sys.exit(WRONG)
+    _show_verdict(report, options["as_json"])
 
 
 @main.command(cls=Command)
 @click.argument("store")
 @click.argument("model")
-@click.option("--loss", metavar="NAME", help="The one the model was compiled with.")
 @click.option(
-    "--metric", "metrics", multiple=True, metavar="NAME", help="Likewise, with --loss."
+    "--loss", metavar="NAME", help="A loss; by default that of the compiled MODEL."
 )
 @click.option(
-    "--repeats",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    metavar="N",
-    help="How often each branch is permuted.",
+    "--metric", "metrics", multiple=True, metavar="NAME", help="A metric, with --loss."
+)
+@number(
+    "--repeats", 1, "How often each branch is permuted.", default=5, show_default=True
 )
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, help="For other permutations."
@@ -203,59 +179,43 @@ def verify(
 @click.option(
     "--rows",
     type=Rows(),
-    help="Rows to measure on, best not trained on; all, if not given.",
+    help="Rows to measure on, best not trained on; by default all.",
 )
-@click.option("--quiet", is_flag=True, help="Show no progress.")
+@quiet_option
 @json_option
 @model_options
-def importance(
-    store: str,
-    model: str,
-    loss: str | None,
-    metrics: tuple[str, ...],
-    repeats: int,
-    seed: int,
-    rows: slice | None,
-    **options: Any,
-) -> None:
-    """Show which branch MODEL leans on, from STORE alone.
+def importance(store: str, model: str, rows: slice | None, **options: Any) -> None:
+    """Show how much MODEL depends on each branch in STORE.
 
-    STORE has the branches of MODEL and, if connections run past the join, was saved
+    STORE has the branches of MODEL. If connections run past the join, it was saved
     with --for-head. MODEL may also be just the head.
     """
-    from layertap.results.saved import open as open_saved
-
-    saved = open_saved(store)
+    saved = _open(store)
     loaded = _load(model, options)
     from layertap.analysis.importance import head_of
-    from layertap.analysis.importance import importance as measured
+    from layertap.analysis.importance import importance as measure
     from layertap.inputs.data_file import compile_as_saved
 
     head = head_of(saved, loaded)
-    if loss is None:
+    if options["loss"] is None:
         compile_as_saved(head, model)
-    found = measured(
+    report = measure(
         saved,
         head,
-        loss=loss,
-        metrics=list(metrics) or None,
-        repeats=repeats,
-        seed=seed,
+        loss=options["loss"],
+        metrics=list(options["metrics"]) or None,
+        repeats=options["repeats"],
+        seed=options["seed"],
         rows=rows,
-        progress=False if options["quiet"] else None,
+        progress=_progress(options),
     )
-    _show(found.to_json() if options["as_json"] else found)
+    _show(report.to_json() if options["as_json"] else report)
 
 
 @main.command(cls=Command)
 @click.argument("a")
 @click.argument("b")
-@click.option(
-    "--rows",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="How many rows to compare, the first ones; all, if not given.",
-)
+@number("--rows", 1, "How many rows to compare, from the first on; by default all.")
 @json_option
 @verbose_option
 def diff(a: str, b: str, rows: int | None, as_json: bool, verbose: bool) -> None:
@@ -263,12 +223,9 @@ def diff(a: str, b: str, rows: int | None, as_json: bool, verbose: bool) -> None
 
     Exit status 0 if nothing differs beyond rounding, 1 if something does.
     """
-    from layertap.analysis.diff import diff as compared
+    from layertap.analysis.diff import diff as compare
 
-    report = compared(a, b, rows=rows)
-    _show(report.to_json() if as_json else report)
-    if not report:
-        sys.exit(WRONG)
+    _show_verdict(compare(a, b, rows=rows), as_json)
 
 
 @main.command(cls=Command)
@@ -277,7 +234,7 @@ def diff(a: str, b: str, rows: int | None, as_json: bool, verbose: bool) -> None
 def demo(folder: str, verbose: bool) -> None:
     """Train a small network on handwritten digits and save its branches.
 
-    Leaves the model, the data and the store in FOLDER, for playing on.
+    Leaves the model, the data and the store in FOLDER, to try more commands on.
     """
     _need_keras()
     from layertap.cli.demo import run
@@ -288,16 +245,20 @@ def demo(folder: str, verbose: bool) -> None:
     run(Path(folder), command)
 
 
-def _report(
+def _open(store: str) -> Any:
+    from layertap.results.saved import open as open_saved
+
+    return open_saved(store)
+
+
+def _verified(
     store: str,
     model: str | None,
     data: str | None,
     rows: int | None,
     options: dict[str, Any],
 ) -> Any:
-    from layertap.results.saved import open as open_saved
-
-    saved = open_saved(store)
+    saved = _open(store)
     if model is None or data is None:
         from layertap.analysis.verify import verify
 
@@ -312,7 +273,7 @@ def _report(
 def _save_on_ray(
     model: str, data: str, output: str, chosen: dict[str, Any], options: dict[str, Any]
 ) -> Any:
-    """Saves by many workers, each of which opens MODEL and DATA by itself."""
+    """Saves with many workers, each of which opens MODEL and DATA by itself."""
     _warn_of_trust(model, options)
     _need_keras()
     from layertap import distributed
@@ -360,9 +321,20 @@ def _selected(options: dict[str, Any]) -> dict[str, Any]:
     return chosen | {"for_head": options["for_head"]}
 
 
-def _show(what: Any) -> None:
-    if isinstance(what, dict):
-        click.echo(json.dumps(what, indent=2))
+def _progress(options: dict[str, Any]) -> bool | None:
+    return False if options["quiet"] else None
+
+
+def _show_verdict(report: Any, as_json: bool) -> None:
+    """Shows a report; ends the process if it is false."""
+    _show(report.to_json() if as_json else report)
+    if not report:
+        sys.exit(WRONG)
+
+
+def _show(report: Any) -> None:
+    if isinstance(report, dict):
+        click.echo(json.dumps(report, indent=2))
         return
     from rich.console import Console
 
@@ -371,13 +343,13 @@ def _show(what: Any) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=tables.WIDTH)
-    console.print(what)
+    console.print(report)
 
 
 def _state(saved: Any) -> str:
     from layertap.core import tables, text
 
-    state = "complete" if saved.complete else "not complete: run the save again"
+    state = "complete" if saved.complete else "not complete: repeat the save"
     on_disk = saved.bytes_on_disk
     size = "" if on_disk is None else f", {tables.size(on_disk)}"
     along = {
@@ -385,12 +357,12 @@ def _state(saved: Any) -> str:
         "sample weights": saved.sample_weight,
         "ids": saved.identity["ids"],
     }
-    extra = [name for name, found in along.items() if found is not None]
-    with_ = ", ".join([*extra[:-2], " and ".join(extra[-2:])])
-    told = f", with {with_}" if extra else ""
+    names = [name for name, array in along.items() if array is not None]
+    listed = ", ".join([*names[:-2], " and ".join(names[-2:])])
+    extra = f", with {listed}" if names else ""
     overflowed = "".join(
         f"\n{name}: {count:,} numbers too large for {saved.plan.dtype} became infinite."
         for name, count in saved.overflowed.items()
     )
     path = text.printable(saved.path)
-    return f"{path}: {saved.rows:,} rows{told}{size}, {state}.{overflowed}"
+    return f"{path}: {saved.rows:,} rows{extra}{size}, {state}.{overflowed}"

@@ -1,4 +1,4 @@
-"""The demo: a two-branch network on real data, and what a user does with it."""
+"""The demo: a network of two branches on real data, and the commands for it."""
 
 import shlex
 import shutil
@@ -20,31 +20,29 @@ console = Console(highlight=False)
 def run(folder: Path, command: Callable[..., None]) -> None:
     """Trains a network on handwritten digits, saves its branches and checks them.
 
-    Args:
-        folder: Where the model, the data and the store are left. Those of an earlier
-            demo are replaced.
-        command: Runs a command of the command line, given its words.
+    It leaves the model, the data and the store in `folder`, and replaces those of an
+    earlier demo. `command` runs a command of the command line, from its words.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model, data, store = (str(folder / name) for name in (MODEL, DATA, STORE))
     images, labels = digits()
     console.print(
-        f"{len(images):,} handwritten digits of 8x8, and a network that looks at each "
-        "with a 3x3 and a 5x5 convolution, joined before the classifier."
+        f"{len(images):,} handwritten digits of 8x8. A network applies a 3x3 and a 5x5 "
+        "convolution to each, and joins them before the classifier."
     )
     network = train(images, labels)
     network.save(model)
     np.savez(data, image=images, labels=labels)
     shutil.rmtree(store, ignore_errors=True)
-    console.print("\nWhat would be saved?")
+    console.print("\nWhat does a save capture?")
     _type(command, "plan", model, "--rows", str(len(images)))
-    console.print("\nSave what each branch says of every image, just before the join:")
+    console.print("\nSave each branch for every image, just before the join:")
     _type(command, "save", model, data, "-o", store)
-    console.print("\nWhat is there?")
+    console.print("\nWhat is in the store?")
     _type(command, "show", store)
-    console.print("\nIs it what the model computes?")
+    console.print("\nDo the saved values equal those of the model?")
     _type(command, "verify", store, "--model", model, "--data", data, "--rows", "0")
-    console.print("\nWhich branch does the classifier lean on?")
+    console.print("\nHow much does the classifier depend on each branch?")
     _type(command, "importance", store, model)
     console.print(
         f"\n{folder} has the model, the data and the store. In Python:\n"
@@ -58,14 +56,14 @@ def run(folder: Path, command: Callable[..., None]) -> None:
 
 
 def digits() -> tuple[Any, Any]:
-    """Returns the 1,797 digits of scikit-learn: images of 8x8x1 from 0 to 1, labels."""
+    """Returns the 1,797 digits of scikit-learn: images of 8x8x1 from 0 to 1; labels."""
     bunch = require("sklearn.datasets", "demo", "The demo").load_digits()
     images = (bunch.images[..., None] / 16).astype("float32")
     return images, bunch.target.astype("int64")
 
 
 def network() -> keras.Model:
-    """Returns the demo's network, not trained: two branches and a classifier."""
+    """Returns the untrained network of the demo: two branches and a classifier."""
     image = keras.Input((8, 8, 1), name="image")
     branches = []
     for size, filters in ((3, 16), (5, 8)):
@@ -81,19 +79,19 @@ def network() -> keras.Model:
 
 
 def train(images: Any, labels: Any) -> keras.Model:
-    """Returns the network, trained for some seconds on four images of five."""
+    """Returns the network, trained for seconds on four of five images."""
     keras.utils.set_random_seed(0)
     model = network()
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     fifth = np.arange(len(images)) % 5 == 0
     model.fit(images[~fifth], labels[~fifth], epochs=16, batch_size=64, verbose=0)
     _, accuracy = model.evaluate(images[fifth], labels[fifth], verbose=0)
-    console.print(f"Trained; {accuracy:.1%} of the images it never saw are right.")
+    console.print(f"Trained; {accuracy:.1%} of the other images are right.")
     return model
 
 
 def _type(command: Callable[..., None], *words: str) -> None:
-    # Names are no markup, and a line is to be copied whole.
+    # Names are not markup, and the line can be copied.
     line = f"$ layertap {shlex.join(words)}"
     console.print(line, style="bold", markup=False, soft_wrap=True)
     command(*words)

@@ -1,8 +1,9 @@
-"""What the commands have in common: their options, and errors that are one line."""
+"""Shared parts of the commands: options, and errors of one line in their words."""
 
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
@@ -16,16 +17,16 @@ DATA is one of
                             called `labels`, `sample_weight` and `ids` are
                             saved along
   a Zarr array or group     version 2 or 3, a folder or a URL (s3://...);
-                            a group is what a .npz is
+                            a group has the same names as a .npz
   a .parquet file           or a folder of them: one column for each input;
                             lists of one length are arrays
   a folder of images        resized to the model's input; the paths are ids
-  package.module:callable   returns anything that layertap.save takes
+  package.module:callable   returns data that layertap.save accepts
 """
 
 
 class Commands(click.Group):
-    """Commands of which a wrong word is told in one line, too."""
+    """Commands that report a usage error in one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command."""
@@ -33,12 +34,12 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except click.UsageError as error:
             command = (error.ctx or ctx).command_path
-            told = error.format_message().removesuffix(".")
-            fail(f"{told}. See `{command} --help`.")
+            message = error.format_message().removesuffix(".")
+            fail(f"{message}. See `{command} --help`.")
 
 
 class Command(click.Command):
-    """A command whose errors are one clear line."""
+    """A command that reports an error in one line."""
 
     stopped = ""
 
@@ -58,25 +59,64 @@ class Command(click.Command):
 
 
 class Resumable(Command):
-    """A command that goes on where it was stopped."""
+    """A command that resumes if it is repeated after it was stopped."""
 
-    stopped = " Rows that were committed stay; the same command goes on after them."
+    stopped = " Committed rows stay. Repeat the same command to resume."
 
 
 def line_of(error: Exception) -> str:
-    """Returns what an error says, in one line and in the words of the command line."""
+    """Returns the message of an error as one line, in the words of the command line."""
     from layertap.errors import LayertapError
 
-    text = " ".join(" ".join([str(error), *getattr(error, "__notes__", ())]).split())
-    if not isinstance(error, LayertapError):
-        return f"{type(error).__name__}: {text} (--verbose shows where)"
-    text = re.sub(r"\bpad=(\d+|True)", r"--pad \1", text)
-    text = text.replace("--pad True", "--pad longest")
-    return re.sub(
-        r'\b(before|outputs|joins|overwrite|for_head|loss)=(?:True)?(")?',
-        lambda found: f"--{found[1].replace('_', '-')}" + (' "' if found[2] else ""),
-        text,
-    )
+    message = " ".join([str(error), *getattr(error, "__notes__", ())])
+    message = " ".join(message.split())
+    if isinstance(error, LayertapError):
+        return in_command_words(message)
+    return f"{type(error).__name__}: {message} (--verbose shows where)"
+
+
+# Arguments of Python that have an option.
+_NAMES = (
+    "before|outputs|joins|for_head|dtype|reduce|batch_size|pad|compression|overwrite"
+    "|rows|loss|metrics|repeats|seed|workers|num_gpus"
+)
+_OPTION = re.compile(
+    rf"`(?P<bare>{_NAMES})`|`?\b(?P<name>{_NAMES})="
+    r"(?P<value>True\b|\d+|'[^']*'|\"[^\"]*\"|…)?(?!\w)`?"
+)
+# Calls of Python that have a command.
+_CALL = re.compile(
+    r"\b(?:layertap\.)?(save|plan)\(model, (?P<data>data, path, |\(x, y\), path)?"
+    r"(?P<options>[^()]*)\)"
+)
+_SINGULAR = {"metrics": "metric"}
+
+
+def in_command_words(message: str) -> str:
+    """Replaces arguments and calls of Python by options and commands.
+
+    Example:
+    >>> in_command_words("Pass `batch_size=`, pad=True or before='fusion'.")
+    "Pass --batch-size, --pad longest or --before 'fusion'."
+    >>> in_command_words("Save again: save(model, data, path, for_head=True).")
+    'Save again: layertap save MODEL DATA -o STORE --for-head.'
+    """
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match["bare"] or match["name"], match["value"]
+        value = "longest" if (name, value) == ("pad", "True") else value
+        words = "--" + _SINGULAR.get(name, name).replace("_", "-")
+        return words if value in (None, "True") else f"{words} {value}"
+
+    def call(match: re.Match[str]) -> str:
+        words = ["layertap", match[1], "MODEL"]
+        if match["data"]:
+            words.append("DATA -o STORE")
+        words += filter(None, match["options"].strip(", ").split(", "))
+        labels = (match["data"] or "").startswith("(")
+        return " ".join(words) + (", with labels in DATA" if labels else "")
+
+    return _OPTION.sub(option, _CALL.sub(call, message))
 
 
 def fail(line: str, status: int = BAD_INPUT) -> NoReturn:
@@ -85,106 +125,20 @@ def fail(line: str, status: int = BAD_INPUT) -> NoReturn:
     sys.exit(status)
 
 
-def model_options(command: Any) -> Any:
-    """Adds the options of commands that load a model."""
-    options = [
-        click.option(
-            "--import",
-            "modules",
-            multiple=True,
-            metavar="MODULE",
-            help="Import this first: it registers custom objects.",
-        ),
-        click.option(
-            "--trust-model",
-            is_flag=True,
-            help="Run code that the model file holds (turns Keras' safe mode off).",
-        ),
-        verbose_option,
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def selection(command: Any) -> Any:
-    """Adds the options that say what of a model is taken."""
-    options = [
-        click.option(
-            "--before",
-            multiple=True,
-            metavar="GLOB",
-            help="Joins to take the branches of; all, if nothing is asked for.",
-        ),
-        click.option(
-            "--outputs",
-            multiple=True,
-            metavar="GLOB",
-            help="Operations to take the outputs of.",
-        ),
-        click.option(
-            "--joins",
-            multiple=True,
-            metavar="KIND",
-            default=["concatenate"],
-            show_default=True,
-            help="Kinds of join: add, multiply, attention, ...; '*' for all of them.",
-        ),
-        click.option(
-            "--for-head",
-            is_flag=True,
-            help="Take what runs past the joins too: all that a head needs.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def workers(command: Any) -> Any:
-    """Adds the options of a save by many workers."""
-    options = [
-        click.option(
-            "--ray",
-            is_flag=False,
-            flag_value="",
-            metavar="[ADDRESS]",
-            help="Save by many workers, on Ray: of the cluster at ADDRESS, or else the "
-            "one that RAY_ADDRESS names, or this machine.",
-        ),
-        click.option(
-            "--workers",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="With --ray: how many; one for each CPU or GPU, if not given.",
-        ),
-        click.option(
-            "--num-gpus",
-            type=click.FloatRange(min=0),
-            default=0,
-            metavar="N",
-            help="With --ray: GPUs of each worker; none, if not given.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 class Pad(click.ParamType):  # type: ignore[type-arg]
-    """A whole number, or the longest."""
+    """A size to pad to: an integer, or the longest."""
 
     name = "N|longest"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> bool | int:
-        """Returns a number, or True for the longest."""
+        """Returns an integer, or True for the longest."""
         if value in ("longest", True):
             return True
         return click.IntRange(min=1).convert(value, param, ctx)
 
 
 class Rows(click.ParamType):  # type: ignore[type-arg]
-    """Some rows, `100:200`, as a slice."""
+    """Rows as `100:200`."""
 
     name = "START:STOP"
 
@@ -192,30 +146,103 @@ class Rows(click.ParamType):  # type: ignore[type-arg]
         """Returns a slice."""
         start, colon, stop = str(value).partition(":")
         if not colon or not all(part.isdigit() for part in (start, stop) if part):
-            self.fail(f"{value!r} are no rows; expected START:STOP, as 100:200.")
+            self.fail(f"{value!r} is not a range; expected START:STOP, as 100:200.")
         return slice(int(start) if start else None, int(stop) if stop else None)
 
 
-def less(command: Any) -> Any:
-    """Adds the options that say how less is stored."""
-    options = [
-        click.option(
-            "--dtype",
-            type=click.Choice(["float16", "bfloat16"]),
-            help="What floating numbers are stored as; as they are, by default.",
-        ),
-        click.option(
-            "--reduce",
-            type=click.Choice(["mean", "max", "flatten"]),
-            help="Store the mean or the largest number of each row, or all flat.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+def number(name: str, least: int, text: str, **settings: Any) -> Any:
+    """Returns an option for an integer from `least` on."""
+    return click.option(
+        name, type=click.IntRange(min=least), metavar="N", help=text, **settings
+    )
+
+
+def _group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Returns a decorator that adds several options to a command."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 verbose_option = click.option(
     "--verbose", is_flag=True, help="Show the backend's messages, and tracebacks."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
+
+model_options = _group(
+    click.option(
+        "--import",
+        "modules",
+        multiple=True,
+        metavar="MODULE",
+        help="Import this module first: it registers custom objects.",
+    ),
+    click.option(
+        "--trust-model",
+        is_flag=True,
+        help="Run code that the model file holds (turns Keras' safe mode off).",
+    ),
+    verbose_option,
+)
+
+selection_options = _group(
+    click.option(
+        "--before",
+        multiple=True,
+        metavar="GLOB",
+        help="Joins whose branches are saved; by default all.",
+    ),
+    click.option(
+        "--outputs",
+        multiple=True,
+        metavar="GLOB",
+        help="Operations whose outputs are saved.",
+    ),
+    click.option(
+        "--joins",
+        multiple=True,
+        metavar="KIND",
+        default=["concatenate"],
+        show_default=True,
+        help="Kinds of join: add, multiply, attention, ...; '*' for all of them.",
+    ),
+    click.option(
+        "--for-head",
+        is_flag=True,
+        help="Save all that a head needs: also values that run past the joins.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float16", "bfloat16"]),
+        help="Store floating numbers as this dtype; by default as they are.",
+    ),
+    click.option(
+        "--reduce",
+        type=click.Choice(["mean", "max", "flatten"]),
+        help="Store the mean or the maximum of each row, or its numbers flat.",
+    ),
+)
+
+ray_options = _group(
+    click.option(
+        "--ray",
+        is_flag=False,
+        flag_value="",
+        metavar="[ADDRESS]",
+        help="Save with many workers on Ray: on the cluster at ADDRESS, by default at "
+        "RAY_ADDRESS, else on this machine.",
+    ),
+    number("--workers", 1, "With --ray: how many; by default one a CPU or GPU."),
+    click.option(
+        "--num-gpus",
+        type=click.FloatRange(min=0),
+        default=0,
+        metavar="N",
+        help="With --ray: GPUs of each worker; by default 0.",
+    ),
+)

@@ -1,8 +1,8 @@
-"""Keeps TensorFlow's start-up messages off the terminal, and nothing else.
+"""Hides TensorFlow's start-up messages, and nothing else.
 
-Keras imports TensorFlow, where it is installed, on the other backends too, and as late
-as it can. Two of its libraries log while they are loaded, before anything looks at
-`TF_CPP_MIN_LOG_LEVEL`; so file descriptor 2 leads nowhere for that long.
+Keras imports TensorFlow, where it is installed, also on the other backends, and late.
+Two of its libraries log while they are loaded, before `TF_CPP_MIN_LOG_LEVEL` counts.
+During that import, file descriptor 2 leads nowhere.
 """
 
 import os
@@ -15,13 +15,13 @@ from types import ModuleType
 
 
 def quiet_start() -> None:
-    """Quiets the backends, from now on, in this process and those it starts."""
+    """Quiets the backends in this process and in those that it starts."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):
-    """Finds TensorFlow as always, to be loaded in silence."""
+    """Finds TensorFlow, and has it loaded in silence."""
 
     def find_spec(
         self,
@@ -46,11 +46,11 @@ class _SilentLoader(SourceFileLoader):
 @contextmanager
 def _silence() -> Iterator[None]:
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
         os.close(nowhere)

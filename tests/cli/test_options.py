@@ -1,0 +1,41 @@
+"""Errors of Python are reported in the words of the command line."""
+
+import pytest
+
+from layertap.cli.options import in_command_words, line_of
+from layertap.errors import OptionError
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("Pass `batch_size=`, or pad=True.", "Pass --batch-size, or --pad longest."),
+        ("Pass pad=512, the largest size.", "Pass --pad 512, the largest size."),
+        ("`rows` is too small.", "--rows is too small."),
+        ('before="fusion" is unknown.', '--before "fusion" is unknown.'),
+        ("Pass overwrite=True to replace it.", "Pass --overwrite to replace it."),
+        ("`metrics` need a loss.", "--metric need a loss."),
+        (
+            "Repeat save(model, data, path, before=…, for_head=True).",
+            "Repeat layertap save MODEL DATA -o STORE --before … --for-head.",
+        ),
+        (
+            "Repeat save(model, (x, y), path).",
+            "Repeat layertap save MODEL DATA -o STORE, with labels in DATA.",
+        ),
+        ("pad=False and `labels=` stay.", "pad=False and `labels=` stay."),
+    ],
+)
+def test_arguments_become_options_and_calls_become_commands(message, line):
+    assert in_command_words(message) == line
+
+
+def test_an_error_with_its_notes_is_one_line():
+    error = OptionError("`pad=` is too small.\nPass more.")
+    error.add_note("In the batch at row 3.")
+    assert line_of(error) == "--pad is too small. Pass more. In the batch at row 3."
+
+
+def test_other_errors_stay_as_they_are_and_show_their_type():
+    line = "ValueError: rows=3 (--verbose shows where)"
+    assert line_of(ValueError("rows=3")) == line
