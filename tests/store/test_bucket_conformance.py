@@ -19,7 +19,7 @@ def new_place(object_store):
 
 
 class TestBucket(StoreSuite):
-    """A store in a bucket does what a store does."""
+    """A store in a bucket behaves like every store."""
 
     @settings(deadline=None, max_examples=5)
     @given(history=histories)
@@ -28,7 +28,7 @@ class TestBucket(StoreSuite):
 
 
 class TestDamagedBucket(DamageSuite):
-    """Damage to objects is told."""
+    """Damage to objects is reported."""
 
     every = 17
 

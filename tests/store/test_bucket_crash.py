@@ -1,6 +1,6 @@
 """A process at a store in a bucket is killed after each of its requests that write.
 
-Then the store is there, or is not, and the same call ends as if nothing had happened.
+Then the store exists, or does not, and the same call ends as without a crash.
 """
 
 import itertools
@@ -61,7 +61,7 @@ def killing(child, writes, number):
 
 
 def write_again(place, undisturbed_bucket):
-    """Does the same again: goes on, or begins."""
+    """Does the same again: resumes, or begins."""
     if not exists(place.path):
         with pytest.raises(NotAStoreError):
             Reader(place.path)

@@ -1,6 +1,6 @@
-"""An object store that answers errors, late or not at all: retried, or told.
+"""An object store that answers errors, late or not at all: retried, or reported.
 
-The rows that were committed stay right, and the same goes on when the cause is gone.
+Committed rows stay right, and the same call continues when the cause is gone.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from tests.support.faulty_store import (
     error_of,
     leave,
     rows_between,
-    rows_told,
+    rows_reported,
     write_all,
     write_from_the_start,
 )
@@ -70,7 +70,7 @@ def test_requests_that_fail_are_tried_again(place, proxy, undisturbed_bucket, fa
 
 
 def test_writes_of_which_all_answers_are_lost(place, proxy, undisturbed_bucket):
-    """What was done is asked for again, and refused: it is not as it was then."""
+    """A request that succeeded is repeated, and refused: the object has changed."""
     lost = set()
 
     def once(request):
@@ -94,7 +94,7 @@ def test_an_object_store_that_is_down(
     reader = Reader(place.path)
     proxy.fate = lambda request: FATES[fate]
     error = error_of(write_all, writer)
-    assert rows_told(error) == SAFE
+    assert rows_reported(error) == SAFE
     assert str(error).startswith(f"{place.path} could not be written: {place.path}/a/")
     assert "All 1 retry attempts failed" in str(error)
     assert str(error).endswith("then do the same again.")
@@ -136,7 +136,7 @@ def test_a_right_to_write_that_is_missing(place, proxy, undisturbed_bucket):
     proxy.fate = lambda request: denied if request.writes else served
     error = error_of(write_all, writer)
     assert "can't be written: PERMISSION_DENIED: AccessDenied" in str(error)
-    assert rows_told(error) == SAFE
+    assert rows_reported(error) == SAFE
     for action in (Writer.resume, remove):
         with pytest.raises(StoreError, match="AccessDenied"):
             action(place.path)
@@ -155,7 +155,7 @@ def test_no_bucket(object_store):
 @pytest.mark.parametrize(
     "path", ["s3://b", "s3://", "s3:///v", "s3://b/a/../v", "x://b/v"]
 )
-def test_what_is_no_place(path):
+def test_urls_that_are_not_a_place(path):
     with pytest.raises(
         OptionError, match=r"is not a place for a store\. .*s3://bucket/val"
     ):
@@ -173,7 +173,7 @@ def test_attempts_are_a_number(object_store, monkeypatch):
         Reader("s3://bucket/v.zarr")
 
 
-def test_what_was_mended_in_the_environment_counts(place, monkeypatch):
+def test_a_corrected_environment_counts(place, monkeypatch):
     leave(place.path)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with monkeypatch.context() as patch, socket.socket() as taken:
@@ -207,5 +207,5 @@ def test_who_never_answers_is_not_waited_for(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        (told,) = run(python(READ, "s3://bucket/v.zarr"))
-    assert "Timeout was reached" in told
+        (output,) = run(python(READ, "s3://bucket/v.zarr"))
+    assert "Timeout was reached" in output

@@ -1,4 +1,4 @@
-"""Readers of a store in a bucket in other processes; and what a run of one prints."""
+"""Readers of a store in a bucket in other processes, and the output of one."""
 
 import multiprocessing
 import pickle
@@ -68,9 +68,9 @@ print("read by the parent")
 def test_a_process_that_was_forked_says_that_it_can_not(place):
     """TensorStore would end it: it has threads, which only the parent has."""
     leave(place.path)
-    *told, parent = run(python(FORK, place.path, "after"))
-    assert len(told) == 2
-    for message in told:
+    *output, parent = run(python(FORK, place.path, "after"))
+    assert len(output) == 2
+    for message in output:
         assert "This process was forked from one that had used a store at s3" in message
         assert 'multiprocessing_context="spawn" of a DataLoader' in message
     assert parent == "read by the parent"

@@ -1,7 +1,7 @@
 """Two writers of one store in a bucket, where nothing can be locked.
 
-One on the same host is refused. One on another host can't be told from one that was
-killed: whoever comes second goes on, and the first one is told so.
+One on the same host is refused. One on another host can't be distinguished from a
+killed one: the second writer continues, and the first one is refused.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from tests.support.faulty_store import (
     error_of,
     go_on,
     leave,
-    rows_told,
+    rows_reported,
     write_all,
     write_from_the_start,
 )
@@ -42,7 +42,7 @@ def place(object_store):
 
 
 def write(path):
-    """Makes a store, or goes on with it, to its end."""
+    """Makes a store, or resumes it, to its end."""
     if exists(path):
         write_all(Writer.resume(path, memory=MEMORY))
     else:
@@ -90,14 +90,14 @@ class Meeting:
         self._children.start("write", place.path)
         said = threading.Thread(target=lambda: news.put(self._children.ended().said))
         said.start()
-        told = news.get()
-        met = told is None
+        output = news.get()
+        met = output is None
         error = error_of(write, place.path) if met else None
         over.set()
         said.join()
-        while told is None:
-            told = news.get()
-        return (told, error) if met else None
+        while output is None:
+            output = news.get()
+        return (output, error) if met else None
 
 
 def _from(number, fate):
@@ -124,7 +124,7 @@ def meeting(object_store, proxy, monkeypatch):
 def test_another_host_takes_over_at_any_moment(
     object_store, meeting, undisturbed_bucket
 ):
-    told = []
+    output = []
     for first in itertools.count():
         place = Bucket.new(object_store)
         met = meeting.hold(place, first)
@@ -132,17 +132,17 @@ def test_another_host_takes_over_at_any_moment(
             break
         said, error = met
         assert error is None, (first, said)
-        told.append(said)
+        output.append(said)
         assert_goes_on(place, undisturbed_bucket)
-    assert "There is a store at" in told[0]
-    assert [said for said in told[1:-1] if TAKEN_OVER not in said] == []
+    assert "There is a store at" in output[0]
+    assert [said for said in output[1:-1] if TAKEN_OVER not in said] == []
     # All that was left to it is to call the store complete, which it is.
-    assert told[-1] == "done"
-    assert len(told) > 20
+    assert output[-1] == "done"
+    assert len(output) > 20
 
 
 def test_two_hosts_at_once(object_store, meeting, undisturbed_bucket):
-    """One of them ends, or both are told; then the same call ends. Nothing is mixed."""
+    """One of them ends, or both raise; then the same call ends. Nothing is mixed."""
     ended = {"first": 0, "second": 0, "neither": 0}
     for first in range(20):
         place = Bucket.new(object_store)
@@ -168,14 +168,14 @@ def test_the_same_host_is_told_who_writes(place, undisturbed_bucket):
 
 def test_threads_that_begin_one_store_at_once(object_store, undisturbed_bucket):
     for _ in range(5):
-        place, won, told = Bucket.new(object_store), [], []
+        place, won, output = Bucket.new(object_store), [], []
 
-        def try_it(start, place=place, won=won, told=told):
+        def try_it(start, place=place, won=won, output=output):
             start.wait()
             try:
                 won.append(Writer.create(place.path, ARRAYS, {"x": 1}, memory=MEMORY))
             except StoreError as error:
-                told.append(str(error))
+                output.append(str(error))
 
         start = threading.Barrier(4)
         threads = [threading.Thread(target=try_it, args=(start,)) for _ in range(4)]
@@ -183,8 +183,8 @@ def test_threads_that_begin_one_store_at_once(object_store, undisturbed_bucket):
             thread.start()
         for thread in threads:
             thread.join()
-        assert (len(won), len(told)) == (1, 3), told
-        assert all("is being written already" in message for message in told), told
+        assert (len(won), len(output)) == (1, 3), output
+        assert all("is being written already" in message for message in output), output
         write_from_the_start(*won)
         assert_goes_on(place, undisturbed_bucket)
 
@@ -194,11 +194,11 @@ def test_who_was_taken_over_is_told_what_is_safe(place, undisturbed_bucket):
     with nursery("elsewhere") as children:
         children.start("write", place.path)
         assert children.ended().said == "done"
-    with pytest.raises(StoreError, match=TAKEN_OVER) as told, first:
+    with pytest.raises(StoreError, match=TAKEN_OVER) as caught, first:
         go_on(first)
-    assert str(told.value).startswith(f"{place.path} was taken over")
-    assert rows_told(told.value) == SAFE
-    assert "Let that one end; the same call then says what there is." in str(told.value)
+    assert str(caught.value).startswith(f"{place.path} was taken over")
+    assert rows_reported(caught.value) == SAFE
+    assert "Wait until that one has ended, then repeat the call." in str(caught.value)
     assert_goes_on(place, undisturbed_bucket)
 
 
@@ -219,7 +219,7 @@ def test_what_is_not_ours_is_not_deleted(place):
     leave(place.path)
     place.write("a/mine.txt", b"mine")
     names = place.names()
-    with pytest.raises(StoreError, match=r"a/mine\.txt is inside the store .* nothing"):
+    with pytest.raises(StoreError, match=r"a/mine\.txt is inside the store .* Nothing"):
         remove(place.path)
     assert place.names() == names
     assert_right(place)

@@ -14,11 +14,11 @@ def new_place(tmp_path_factory):
 
 
 class TestFolder(StoreSuite):
-    """A store in a local folder does what a store does."""
+    """A store in a local folder behaves like every store."""
 
 
 class TestDamagedFolder(DamageSuite):
-    """Damage to a local folder is told."""
+    """Damage to a local folder is reported."""
 
 
 class TestFlippedFolder(FlipSuite):

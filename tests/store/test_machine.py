@@ -1,4 +1,4 @@
-"""Whatever happens to a store, in any order: what it shows is right, and stays.
+"""Whatever happens to a store, in any order: its rows are right, and stay.
 
 The writer is a process of its own, on command, so that it can really be killed.
 """
@@ -69,7 +69,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.path = Path(self.folder.name) / "v.zarr"
         self.compression = compression
         self.writer = None
-        # What is known: rows that have to be there, and rows that there can be.
+        # Rows that the store must have, and rows that it may have.
         self.least = self.most = 0
         self.complete = False
         self.readers = []

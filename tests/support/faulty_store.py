@@ -71,14 +71,14 @@ def leave(path):
     return path
 
 
-def rows_told(error):
+def rows_reported(error):
     """The number of rows that are safe, as an error says."""
     found = re.search(r"Its ([\d,]+) rows so far are safe\. ", str(error))
     assert found, error
     return int(found[1])
 
 
-def assert_told(error, path, code):
+def assert_explained(error, path, code):
     """Asserts that an error says what is wrong where, and what to do."""
     message = str(error)
     assert type(error) is StoreError

@@ -47,17 +47,17 @@ def make_twins(place, *, sign=1, finish=True):
 
 
 def located(name, rows):
-    """How a shard is told: file, rows, address."""
+    """How a message names a shard: file, rows, address."""
     array = name.rpartition("/")[0]
     return f"{name} with rows {rows[0]} to {rows[-1]} of {array} "
 
 
-def assert_told(path, name, rows):
+def assert_explained(path, name, rows):
     """Asserts that reading some rows, and `check`, say what is wrong with a shard."""
     array = name.rpartition("/")[0]
-    with pytest.raises(StoreCorruptError) as told:
+    with pytest.raises(StoreCorruptError) as caught:
         Reader(path).array(array)[rows[0] : rows[-1] + 1]
-    assert located(name, rows) in str(told.value)
+    assert located(name, rows) in str(caught.value)
     assert_found(path, {name: rows})
 
 
@@ -113,7 +113,7 @@ def make_chunks(place, compression):
 
 
 class DamageSuite:
-    """What is told of damage, on any storage.
+    """The reports of damage, on any storage.
 
     Attributes:
         every: Of the lengths that something can be cut to, every so many are tried.
@@ -140,14 +140,14 @@ class DamageSuite:
             good = place.read(name)
             for length in range(0, len(good), self.every):
                 place.write(name, good[:length])
-                assert_told(place.path, name, rows)
+                assert_explained(place.path, name, rows)
             place.write(name, good)
         assert_holds(place, 7)
 
     def test_a_shard_that_is_missing(self, place):
         make_twins(place)
         place.delete("join/in/1/c.1.0")
-        assert_told(place.path, "join/in/1/c.1.0", range(4, 8))
+        assert_explained(place.path, "join/in/1/c.1.0", range(4, 8))
         array = Reader(place.path).array("join/in/1")
         assert np.array_equal(array[:4], twin_rows(0, 4)["join/in/1"])
         assert np.array_equal(array[8:], twin_rows(8, 11)["join/in/1"])
@@ -158,7 +158,7 @@ class DamageSuite:
         make_twins(place)
         name = "join/in/0/c.1.0"
         place.write(name, place.read(name) + b"more")
-        assert_told(place.path, name, range(4, 8))
+        assert_explained(place.path, name, range(4, 8))
 
     def test_two_shards_of_one_array_are_exchanged(self, place):
         make_twins(place)
@@ -229,9 +229,9 @@ class DamageSuite:
         place.write(name, earlier[name])
         with pytest.raises(
             StoreCorruptError, match="has 7 rows, and the complete store 11"
-        ) as told:
+        ) as caught:
             Reader(place.path)
-        assert f"{name} " in str(told.value)
+        assert f"{name} " in str(caught.value)
 
     def test_all_markers_are_earlier_in_a_complete_store(self, place):
         earlier = make_twins(place)
@@ -305,7 +305,7 @@ class DamageSuite:
         place.delete(name)
         if block < 2:
             Writer.resume(place.path).close()
-            assert_told(place.path, name, range(4 * block, 4 * block + 4))
+            assert_explained(place.path, name, range(4 * block, 4 * block + 4))
         else:
             before = contents_of(place)
             with pytest.raises(StoreCorruptError, match="rows 8 to 10 of join/in/1 is"):
@@ -328,7 +328,7 @@ class DamageSuite:
         for row in range(4, 8):
             with pytest.raises(StoreCorruptError, match="rows 0 to 7 of a is damaged"):
                 array[row]
-        assert_told(place.path, "a/c.0.0", range(8))
+        assert_explained(place.path, "a/c.0.0", range(8))
 
     @pytest.mark.parametrize("compression", [None, "zstd"])
     @pytest.mark.parametrize("chunk", range(4))
@@ -348,4 +348,4 @@ class DamageSuite:
                     array[row]
             else:
                 assert np.array_equal(array[row], rows[row])
-        assert_told(place.path, "a/c.0.0", range(8))
+        assert_explained(place.path, "a/c.0.0", range(8))

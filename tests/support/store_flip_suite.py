@@ -1,6 +1,6 @@
-"""Every single bit of a store, flipped: told, or of no consequence; never silent.
+"""Every single bit of a store, flipped: detected, or of no consequence; never silent.
 
-`python tests/support/store_flip_suite.py` prints how many flips were told.
+`python tests/support/store_flip_suite.py` prints how many flips were detected.
 """
 
 import re
@@ -30,13 +30,13 @@ class Flips:
     """What became of flipped bits.
 
     Args:
-        told: How many were told by an error.
+        detected: How many raised an error.
         harmless: How many changed nothing that is read.
-        silent: Those that changed something and were not told, as (file, bit).
+        silent: Those that changed something and were not detected, as (file, bit).
         unharmed: Those that are harmless, as (file, bit).
     """
 
-    told: int = 0
+    detected: int = 0
     harmless: int = 0
     silent: list = field(default_factory=list)
     unharmed: list = field(default_factory=list)
@@ -84,7 +84,7 @@ def flip(place, name, every=1):
         try:
             found = everything_read(place.path)
         except StoreError:
-            flips.told += 1
+            flips.detected += 1
         except Exception as error:
             error.add_note(f"bit {bit} of {name}")
             raise
@@ -131,12 +131,12 @@ class FlipSuite:
         for name, flips in flip_all(place, self.every).items():
             content = place.read(name)
             bits = len(range(0, 8 * len(content), self.every))
-            assert flips.told + flips.harmless == bits, flips.silent
+            assert flips.detected + flips.harmless == bits, flips.silent
             if name in shards:
-                assert flips.told == bits, flips.unharmed
+                assert flips.detected == bits, flips.unharmed
             elif name.startswith(tuple(array.path for array in ARRAYS)):
                 assert not digits_of_rows(name, content) & set(flips.unharmed)
-                assert flips.told == bits, flips.unharmed
+                assert flips.detected == bits, flips.unharmed
             elif name == "zarr.json":
                 # All that is layertap's is sealed.
                 sealed = 8 * content.index(b'"layertap"')
@@ -171,8 +171,8 @@ def main():
             place = Folder(f"{folder}/v.zarr")
             make(place.path, state)
             for name, flips in flip_all(place).items():
-                numbers = flips.told, flips.harmless, len(flips.silent)
-                print(state, name, "told, harmless, silent:", *numbers)
+                numbers = flips.detected, flips.harmless, len(flips.silent)
+                print(state, name, "detected, harmless, silent:", *numbers)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The folder of a store: links in it, what is left beside it, and its lock."""
+"""The folder of a store: links in it, leftovers next to it, and its lock."""
 
 import fcntl
 import os
@@ -57,7 +57,7 @@ os.write(tell, b"!")
 os.waitpid(child, 0)
 """
 
-# The child does what only its parent may.
+# The child uses the writer of its parent.
 FORK_AND_WRITE = """
 with Writer.create(sys.argv[1], arrays, {}) as writer:
     child = os.fork()
@@ -106,7 +106,7 @@ def test_a_folder_that_is_a_link_out_of_the_store(tmp_path, place):
     for action in (Reader, Writer.resume):
         with pytest.raises(StoreCorruptError, match="leads out of the store, by a li"):
             action(tmp_path / "v")
-    with pytest.raises(StoreError, match="is no part of it"):
+    with pytest.raises(StoreError, match="does not belong to it"):
         remove(tmp_path / "v")
     assert contents_of_folder(outside) == before
 
@@ -239,11 +239,11 @@ def test_a_child_that_leaves_the_with_statement_changes_nothing(tmp_path):
 
 def test_a_child_can_not_write_beside_its_parent(tmp_path):
     with start(WRITE + FORK_AND_WRITE, tmp_path / "v") as process:
-        told, _ = process.communicate()
+        output, _ = process.communicate()
     assert process.returncode == 0
     assert Reader(tmp_path / "v").rows == 0
     assert not Reader(tmp_path / "v").complete
-    assert str(tmp_path / "v") in told
+    assert str(tmp_path / "v") in output
 
 
 def test_a_folder_that_others_have_locked_is_left_alone(tmp_path):

@@ -1,4 +1,4 @@
-"""Two writers of a store: one of them is refused and told who the other one is.
+"""Two writers of a store: one of them is refused, with a message about the other.
 
 Also where the file system can't lock folders, as over a network: strace has it so.
 """
@@ -51,7 +51,7 @@ try:
 except StoreError as error:
     print(error)
 """
-# What file systems over a network say.
+# Errors of file systems over a network.
 NO_LOCKS = {"flock": "error=EBADF"}
 HERE = socket.gethostname()
 
@@ -63,10 +63,10 @@ def test_a_second_writer_where_nothing_can_be_locked(tmp_path, undisturbed, code
     with running(failing(no_locks, None, HOLD, path, "")) as first:
         number = first.stdout.readline().strip()
         for action in (GO_ON, REMOVE):
-            (told,) = run(failing(no_locks, None, action, path))
+            (output,) = run(failing(no_locks, None, action, path))
             first_one = f"by process {number} on {HERE}, since 20"
-            assert told.startswith(f"{path} is being written already, {first_one}")
-            assert "Wait until that has ended, or" in told
+            assert output.startswith(f"{path} is being written already, {first_one}")
+            assert "Wait until that has ended, or" in output
         first.stdin.write("go on\n")
         assert first.stdout.readline() == "ended\n"
     assert_goes_on(path, undisturbed)
@@ -87,9 +87,9 @@ def test_a_killed_writer_of_another_host_where_nothing_can_be_locked(
     with running(other + failing(NO_LOCKS, None, HOLD, path, "elsewhere")) as first:
         number = int(first.stdout.readline())
         os.kill(number, signal.SIGKILL)
-    (told,) = run(failing(NO_LOCKS, None, GO_ON, path))
-    assert f"by process {number} on elsewhere, since 20" in told
-    assert "If it was killed, the same call on its host goes on." in told
+    (output,) = run(failing(NO_LOCKS, None, GO_ON, path))
+    assert f"by process {number} on elsewhere, since 20" in output
+    assert "If it was killed, repeat the call on its host." in output
     assert_right(path)
     moved = "import socket; socket.sethostname('elsewhere')" + GO_ON
     assert run(other + failing(NO_LOCKS, None, moved, path)) == ["done"]
@@ -138,7 +138,7 @@ from tests.support import faulty_store as t
 
 left = None
 
-def heard(event, arguments):
+def audit(event, arguments):
     global left
     if left is None or not event.startswith(("os.", "open", "shutil.", "socket.")):
         return
@@ -148,7 +148,7 @@ def heard(event, arguments):
         print("paused at", event, *arguments[:1], flush=True)
         sys.stdin.readline()
 
-sys.addaudithook(heard)
+sys.addaudithook(audit)
 for number, path in enumerate(sys.argv[1:]):
     left = number
     try:
@@ -172,7 +172,7 @@ def test_two_that_create_one_store_at_once(tmp_path, undisturbed):
     paths = [tmp_path / str(number) / "v" for number in range(60)]
     for path in paths:
         path.parent.mkdir()
-    told, won = [], {"first": 0, "second": 0}
+    output, won = [], {"first": 0, "second": 0}
     with running(python(CREATE_WITH_A_PAUSE, *paths)) as first:
         for path in paths:
             paused = first.stdout.readline().replace(str(tmp_path), "")
@@ -195,15 +195,15 @@ def test_two_that_create_one_store_at_once(tmp_path, undisturbed):
                 won["second"] += 1
                 winner, refused = os.getpid(), outcome
                 write_from_the_start(second)
-            told.append((paused, winner, path, refused))
+            output.append((paused, winner, path, refused))
             assert_goes_on(path, undisturbed)
             assert list(path.parent.iterdir()) == [path], paused
     assert min(won.values()) > 0, won
     assert "no more" in paused
-    # Whoever is refused is told of the other, at any moment.
+    # The message names the other one, at any moment.
     not_named = [
         (paused, refused)
-        for paused, winner, path, refused in told
+        for paused, winner, path, refused in output
         if f"{path} is being written already, by process {winner} on {HERE}, since"
         not in refused
     ]

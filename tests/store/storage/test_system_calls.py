@@ -14,13 +14,13 @@ from tests.support.faults import failing, run
 from tests.support.faulty_store import (
     ADVICE,
     GO_ON,
+    assert_explained,
     assert_goes_on,
     assert_right,
-    assert_told,
     leave,
 )
 
-# Where what is written: shards, what becomes of a `zarr.json`, and folders.
+# Written files: shards, new `zarr.json` files, and folders.
 PLACES = [
     *("a/0/c.1.0.new", "a/1/c.2.new", "a/0/c.4.0.new"),
     *("a/0/zarr.json.new", "a/1/zarr.json.new", "zarr.json.new"),
@@ -48,10 +48,10 @@ def test_a_call_of_the_system_that_fails(tmp_path, undisturbed, call, code, plac
     first = leave(tmp_path / "v")
     paths = [shutil.copytree(first, tmp_path / f"v{n}") for n in range(len(places))]
     failed = [path / place for path, place in zip(paths, places, strict=True)]
-    told = run(failing({call: f"error={code}"}, failed, GO_ON, *paths))
-    assert len(told) == len(places)
-    for path, message in zip(paths, told, strict=True):
-        assert_told(StoreError(message), path, code)
+    output = run(failing({call: f"error={code}"}, failed, GO_ON, *paths))
+    assert len(output) == len(places)
+    for path, message in zip(paths, output, strict=True):
+        assert_explained(StoreError(message), path, code)
         assert_right(path)
         assert_goes_on(path, undisturbed)
 
@@ -80,9 +80,9 @@ for action in (lambda: array[:], lambda: next(array.check())[1]):
 )
 def test_a_call_of_the_system_that_fails_when_rows_are_read(tmp_path, call, code):
     path = leave(tmp_path / "v")
-    told = run(failing({call: f"error={code}"}, [path / "a/0/c.0.0"], READ, path))
-    assert len(told) == 2
-    for message in told:
+    output = run(failing({call: f"error={code}"}, [path / "a/0/c.0.0"], READ, path))
+    assert len(output) == 2
+    for message in output:
         assert str(path / "a/0") in message
         assert os.strerror(getattr(errno, code)) in message
         assert ADVICE.get(code, "Fix the cause") in message

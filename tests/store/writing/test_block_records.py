@@ -62,12 +62,12 @@ def read(monkeypatch):
     return seen, at_once
 
 
-def test_records_are_read_side_by_side_and_told_in_order(tmp_path, read):
+def test_records_are_read_side_by_side_and_yielded_in_order(tmp_path, read):
     seen, at_once = read
     with written(tmp_path / "v") as writer:
         seen.clear()
-        told = list(writer.notes())
-        assert told == [(n * BLOCK, {"of": n}) for n in range(50)]
+        output = list(writer.notes())
+        assert output == [(n * BLOCK, {"of": n}) for n in range(50)]
     assert 8 <= at_once[0] <= 16
 
 
@@ -81,7 +81,7 @@ def test_the_end_of_a_save_reads_each_record_once(tmp_path, read):
     assert Reader(tmp_path / "v").attributes["noted"] == list(range(50))
 
 
-def test_who_needs_no_notes_reads_each_record_once_too(tmp_path, read):
+def test_a_save_without_notes_reads_each_record_once_too(tmp_path, read):
     seen, at_once = read
     with written(tmp_path / "v") as writer:
         seen.clear()
@@ -91,7 +91,7 @@ def test_who_needs_no_notes_reads_each_record_once_too(tmp_path, read):
     assert_whole(tmp_path / "v")
 
 
-def test_a_record_that_goes_while_a_save_ends_is_told(tmp_path):
+def test_a_record_that_is_lost_while_a_save_ends_is_reported(tmp_path):
     path = tmp_path / "v"
     with written(path) as writer:
 
@@ -104,11 +104,11 @@ def test_a_record_that_goes_while_a_save_ends_is_told(tmp_path):
             writer.finish(noted)
         assert not Reader(path).complete
         assert writer.missing() == [30]
-    # What is before it counts.
+    # The rows before it count.
     assert Reader(path).rows == 30 * BLOCK
 
 
-def test_what_is_kept_of_a_record_is_little_more_than_its_digests(tmp_path):
+def test_a_cached_record_needs_little_more_memory_than_its_digests(tmp_path):
     arrays = [ArraySpec(f"branch/{n}", (), "int8") for n in range(53)]
     path, blocks = tmp_path / "v", 400
     with SharedWriter.create(path, arrays, {}, rows=blocks, most_rows=1) as writer:
@@ -126,7 +126,7 @@ def test_what_is_kept_of_a_record_is_little_more_than_its_digests(tmp_path):
     assert peak < 3 * len(arrays) * len(digests) + 16 * 20_000
 
 
-def test_what_is_deleted_may_be_any_number_of_objects(monkeypatch):
+def test_any_number_of_objects_is_deleted(monkeypatch):
     bucket = objects.tensorstore().KvStore.open("memory://").result()
     monkeypatch.setattr(objects, "open_bucket", lambda *_: bucket)
     monkeypatch.setattr(objects, "_DELETES_BEGUN", 7)

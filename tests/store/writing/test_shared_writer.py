@@ -1,4 +1,4 @@
-"""A store whose blocks many write, in any order: what counts, and what is left out."""
+"""A store whose blocks many write, in any order: which blocks count, and which not."""
 
 import json
 import pickle
@@ -35,17 +35,17 @@ def begin(path, rows=ROWS, **options):
 
 def write(claim, *blocks, change=0):
     """Writes blocks as a worker does, which has its claim pickled."""
-    contributor = BlockWorker(pickle.loads(pickle.dumps(claim)))
+    worker = BlockWorker(pickle.loads(pickle.dumps(claim)))
     for number in blocks:
-        rows = contributor.rows_of(number)
-        block = contributor.empty(number)
+        rows = worker.rows_of(number)
+        block = worker.empty(number)
         values = rows_between(rows.start, rows.stop)
         block.append(values | {"labels": values["labels"] + change})
-        contributor.write(block, {"of": number})
+        worker.write(block, {"of": number})
 
 
 def contents_at_once(folder, rows=ROWS, compression=None):
-    """What is in a store that one writer has written without a break."""
+    """The content of a store that one writer wrote without a break."""
     path = folder / "once"
     with Writer.create(
         path, ARRAYS, {"x": 1}, memory=MEMORY, compression=compression
@@ -163,7 +163,7 @@ def test_data_that_have_become_fewer(tmp_path):
         write(writer.claim, 0, 1)
     with pytest.raises(OptionError, match="has 20 rows; it can't have 19"):
         SharedWriter.resume(path, rows=19)
-    # It can be had again.
+    # It can be written again.
     SharedWriter.resume(path, rows=20).close()
 
 
@@ -248,7 +248,7 @@ def of_another_store(path):
 
 
 @pytest.mark.parametrize("harm", [damaged, cut_off, of_another_block, of_another_store])
-def test_a_record_that_is_wrong_is_told_and_its_block_written_anew(tmp_path, harm):
+def test_a_wrong_record_is_reported_and_its_block_written_again(tmp_path, harm):
     path = tmp_path / "v"
     writer = begin(path)
     write(writer.claim, 0, 1, 2, 3, 4)
@@ -296,32 +296,30 @@ def replaced(writer):
     "end", [ended, finished, gone_on_with, gone_on_with_by_one, replaced]
 )
 @pytest.mark.parametrize("late", [False, True])
-def test_who_writes_for_a_save_that_has_ended_writes_nothing(
-    tmp_path, monkeypatch, end, late
-):
+def test_a_worker_of_an_ended_save_writes_nothing(tmp_path, monkeypatch, end, late):
     path = tmp_path / "v"
     writer = begin(path)
     claim = writer.claim
     write(claim, 0)
-    contributor = BlockWorker(claim)
-    block = contributor.empty(1)
+    worker = BlockWorker(claim)
+    block = worker.empty(1)
     block.append(rows_between(BLOCK, 2 * BLOCK))
     if late:
         # It ends while the shards are on their way.
-        overwrite = contributor._storage.overwrite
+        overwrite = worker._storage.overwrite
         monkeypatch.setattr(
-            contributor._storage,
+            worker._storage,
             "overwrite",
             lambda contents: (overwrite(contents), end(writer)),
         )
     else:
         end(writer)
     with pytest.raises(StoreError, match="has ended, or another one has the store"):
-        contributor.write(block)
+        worker.write(block)
     if not late:
         with pytest.raises(StoreError, match="has ended, or another one"):
             BlockWorker(claim)
-    # Had it written its record, the block would count.
+    # With its record, the block would count.
     names = {file.name for file in (path / "~blocks").glob("*.*[0-9]")}
     assert f"1.{BLOCK}" not in names
     assert complaints(path) == {}
@@ -347,13 +345,13 @@ def test_a_store_with_records_is_removed_but_not_with_anything_else(tmp_path):
     path = tmp_path / "v"
     with begin(path) as writer:
         write(writer.claim, 0, 4)
-    # What killed workers leave.
+    # Leftovers of killed workers.
     record(path, 2).with_name("2.10.0123abcd.new").touch()
     record(path, 2).with_name("2.10.0123abcd.new.new").touch()
     (path / "labels" / "c.3.0123abcd.new").touch()
     foreign = path / "~blocks" / "notes.txt"
     foreign.touch()
-    with pytest.raises(StoreError, match="no part of it"):
+    with pytest.raises(StoreError, match="does not belong to it"):
         remove(path)
     foreign.unlink()
     remove(path)
@@ -361,7 +359,7 @@ def test_a_store_with_records_is_removed_but_not_with_anything_else(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_killed_workers_leave_is_swept(tmp_path):
+def test_leftovers_of_killed_workers_are_deleted(tmp_path):
     path = tmp_path / "v"
     with begin(path) as writer:
         write(writer.claim, 0, 1, 2, 3, 4)
@@ -373,12 +371,12 @@ def test_what_killed_workers_leave_is_swept(tmp_path):
 
 def test_a_block_has_all_its_rows_or_is_told(tmp_path):
     with begin(tmp_path / "v") as writer:
-        contributor = BlockWorker(writer.claim)
-        assert [contributor.rows_of(n) for n in (0, LAST)] == [
+        worker = BlockWorker(writer.claim)
+        assert [worker.rows_of(n) for n in (0, LAST)] == [
             range(10),
             range(40, 47),
         ]
-        assert not contributor.written(0)
+        assert not worker.written(0)
         write(writer.claim, 0, LAST)
-        assert contributor.written(0)
-        assert contributor.written(LAST)
+        assert worker.written(0)
+        assert worker.written(LAST)

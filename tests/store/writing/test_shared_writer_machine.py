@@ -1,4 +1,4 @@
-"""Many write a store, in any order, and are killed: what counts is right, and it ends.
+"""Many write a store, in any order, and are killed: its rows are right, and it ends.
 
 Whoever is killed is a process of its own, and ends at one of the things that it asks
 the system for in the store.
@@ -46,7 +46,7 @@ def killed_at(event, folder, action):
     if not process:
         seen = 0
 
-        def heard(name, arguments):
+        def audit(name, arguments):
             nonlocal seen
             if name in EVENTS and str(folder) in str(arguments[0]):
                 seen += 1
@@ -55,7 +55,7 @@ def killed_at(event, folder, action):
 
         status = 1
         try:
-            sys.addaudithook(heard)
+            sys.addaudithook(audit)
             action()
             status = 0
         finally:
@@ -73,7 +73,7 @@ class ScatteredMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "v"
         self.rows, self.compression = rows, compression
-        # What is known: blocks that are written, that may be, and rows that count.
+        # Blocks that are written, blocks that may be, and rows that count.
         self.there, self.perhaps, self.least = set(), set(), 0
         self.complete = False
         self.writer = SharedWriter.create(
@@ -186,7 +186,7 @@ class ScatteredMachine(RuleBasedStateMachine):
             self.folder.cleanup()
 
     def end(self):
-        """However it came to be, it ends as if one writer had done it at once."""
+        """Whatever happened, the store equals one that one writer wrote at once."""
         if self.writer is not None:
             self.lose()
         if not self.complete:

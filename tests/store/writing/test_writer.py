@@ -1,4 +1,4 @@
-"""Writing a store: what is copied, how much memory it takes, what is refused."""
+"""Writing a store: copied values, memory, refused values."""
 
 import shutil
 import tracemalloc
@@ -173,14 +173,14 @@ def test_folder_that_can_not_be_made(tmp_path):
 
 
 def test_an_interrupt_between_two_blocks_harms_none(tmp_path, monkeypatch):
-    """The block was handed over, and comes again: its memory is given out only once."""
+    """The block is submitted twice, but its memory is used again only once."""
     interrupts = [KeyboardInterrupt, KeyboardInterrupt]
-    room = BlockWriter.new_block
+    new_block = BlockWriter.new_block
 
     def interrupted(self, first):
         if first >= 20 and interrupts:
             raise interrupts.pop()
-        return room(self, first)
+        return new_block(self, first)
 
     monkeypatch.setattr(BlockWriter, "new_block", interrupted)
     path = tmp_path / "v"

@@ -1,4 +1,4 @@
-"""A store after a crash: whole rows are seen, and a resume ends as if nothing were."""
+"""A store after a crash: it has complete rows, and a resume ends as without a crash."""
 
 import inspect
 import os
@@ -61,7 +61,7 @@ try:
 except KeyboardInterrupt:
     writer.commit()
     writer.close()
-    print("kept", writer.rows, flush=True)
+    print("committed", writer.rows, flush=True)
 """
 
 FILL_THE_DISK = """
@@ -102,7 +102,7 @@ def assert_first_rows_are_right(path):
 
 
 def finish_and_compare(path, tmp_path):
-    """Asserts that a resume gives what a writer gives that was never stopped."""
+    """Asserts that a resumed store equals one whose writer was never stopped."""
     with Writer.resume(path) as writer:
         total = max(TOTAL, writer.rows + 45)
         for start in range(writer.rows, total, 17):
@@ -126,11 +126,11 @@ def test_kill_in_the_middle_of_writing(tmp_path, lines, batch, commit_every):
         child(WRITE_FOR_EVER, path, batch, commit_every), stdout=subprocess.PIPE
     )
     with process:
-        told = [int(process.stdout.readline()) for _ in range(lines)]
+        output = [int(process.stdout.readline()) for _ in range(lines)]
         os.kill(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     rows = assert_first_rows_are_right(path)
-    assert rows >= told[-1]
+    assert rows >= output[-1]
     finish_and_compare(path, tmp_path)
 
 
@@ -145,10 +145,10 @@ def test_interrupt_in_the_middle_of_writing(tmp_path, lines):
         for _ in range(lines):
             process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        told = process.stdout.read().split()
+        output = process.stdout.read().split()
     assert process.returncode == 0
-    assert told[-2] == b"kept"
-    assert assert_first_rows_are_right(path) == int(told[-1])
+    assert output[-2] == b"committed"
+    assert assert_first_rows_are_right(path) == int(output[-1])
     finish_and_compare(path, tmp_path)
 
 
@@ -180,8 +180,8 @@ def test_crash_between_two_files(tmp_path, before, after, renamed):
         writer.commit()
     for array in ARRAYS:
         if array.path not in renamed:
-            kept = tmp_path / array.path.replace("/", "-")
-            shutil.copy(kept, path / array.path / "zarr.json")
+            earlier = tmp_path / array.path.replace("/", "-")
+            shutil.copy(earlier, path / array.path / "zarr.json")
     (path / "b/zarr.json.new").write_text('{"half')
     (path / "zarr.json.new").write_text("")
     (path / "a/0/c.99.0.new").write_bytes(b"x" * 100)
@@ -209,7 +209,7 @@ import os, signal, threading
 
 path, gate, closing = sys.argv[1], threading.Event(), threading.Event()
 
-def heard(event, arguments):
+def audit(event, arguments):
     # A block is about to be committed: Ctrl-C, and a slow disk.
     committing = event == "os.rename" and str(arguments[1]).endswith("zarr.json")
     if committing and closing.is_set() and not gate.is_set():
@@ -218,7 +218,7 @@ def heard(event, arguments):
 
 writer = Writer.resume(path)
 writer.append(rows_between(0, 32))
-sys.addaudithook(heard)
+sys.addaudithook(audit)
 try:
     closing.set()
     writer.close()

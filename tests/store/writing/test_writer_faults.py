@@ -1,7 +1,7 @@
-"""A disk, a right or a limit that fails under a store: told, and nothing is lost.
+"""A disk, a right or a limit that fails under a store: reported, and nothing is lost.
 
 Whatever fails: the error is a `StoreError` with the path and what to do, the rows that
-were committed stay right, and the same goes on when the cause is gone.
+were committed stay right, and the same call continues when the cause is gone.
 """
 
 import shutil
@@ -18,15 +18,15 @@ from tests.support.faulty_store import (
     MEMORY,
     SAFE,
     TOTAL,
+    assert_explained,
     assert_goes_on,
     assert_right,
-    assert_told,
     begin,
     error_of,
     go_on,
     leave,
     rows_between,
-    rows_told,
+    rows_reported,
     write_all,
 )
 
@@ -50,9 +50,9 @@ def failures(shortage, before, action):
     """Does something with nothing left, with more, and so on, until it is enough.
 
     Args:
-        shortage: As of the fixture.
-        before: What is done before, while there is enough; it is given the path.
-        action: What is done then. It is given what comes of that.
+        shortage: See the fixture.
+        before: Is called with the path first, while there is enough.
+        action: Is called with the result of `before` then.
 
     Yields:
         The path of the store, and the error that came of it.
@@ -77,7 +77,7 @@ def test_too_little_to_create_a_store(shortage, undisturbed):
         Writer.create(path, ARRAYS, {"x": 1}, memory=MEMORY).close()
 
     for path, error in failures(shortage, lambda path: path, create):
-        assert_told(error, path, shortage[1])
+        assert_explained(error, path, shortage[1])
         assert not path.exists()
         leave(path)
         # Without open files, nothing could be deleted. Now it has been.
@@ -87,8 +87,8 @@ def test_too_little_to_create_a_store(shortage, undisturbed):
 
 def test_too_little_to_go_on_writing(shortage, undisturbed):
     for path, error in failures(shortage, begin, write_all):
-        assert_told(error, path, shortage[1])
-        assert_right(path, rows_told(error))
+        assert_explained(error, path, shortage[1])
+        assert_right(path, rows_reported(error))
         assert_goes_on(path, undisturbed)
 
 
@@ -106,9 +106,9 @@ def test_too_little_to_resume(shortage, undisturbed):
 def test_a_resume_that_fails_says_how_many_rows_are_safe(tmp_path):
     with small_disk(tmp_path / "disk") as disk:
         path = leave(disk.path / "v")
-        with disk.filled(), pytest.raises(StoreError) as told:
+        with disk.filled(), pytest.raises(StoreError) as caught:
             Writer.resume(path)
-    assert rows_told(told.value) == SAFE
+    assert rows_reported(caught.value) == SAFE
 
 
 def test_no_file_can_be_opened_to_read_from(tmp_path):
@@ -120,10 +120,10 @@ def test_no_file_can_be_opened_to_read_from(tmp_path):
             reader.members,
             reader.check_groups,
         ):
-            with pytest.raises(StoreError, match="Too many open files") as told:
+            with pytest.raises(StoreError, match="Too many open files") as caught:
                 action()
-            assert str(reader.path) in str(told.value)
-            assert "Raise the limit on open files" in str(told.value)
+            assert str(reader.path) in str(caught.value)
+            assert "Raise the limit on open files" in str(caught.value)
         ((_, first), *_) = reader.array("a/1").check()
         assert "Too many open files" in str(first)
     assert np.array_equal(reader.array("a/0")[:], rows_between(0, SAFE)["a/0"])
@@ -135,16 +135,16 @@ def test_a_disk_that_is_read_only_for_a_time(disk, undisturbed):
     writer = begin(path)
     disk.remount("ro")
     error = error_of(write_all, writer)
-    assert_told(error, path, "EROFS")
-    assert rows_told(error) == SAFE
+    assert_explained(error, path, "EROFS")
+    assert rows_reported(error) == SAFE
     assert_right(path)
     for action in (Writer.resume, remove):
-        with pytest.raises(StoreError, match=f"{path} could not .*Read-only") as told:
+        with pytest.raises(StoreError, match=f"{path} could not .*Read-only") as caught:
             action(path)
     assert_right(path)
-    with pytest.raises(StoreError) as told:
+    with pytest.raises(StoreError) as caught:
         begin(disk.path / "other")
-    assert_told(told.value, disk.path / "other", "EROFS")
+    assert_explained(caught.value, disk.path / "other", "EROFS")
     disk.remount("rw")
     assert_goes_on(path, undisturbed)
     assert list(disk.path.iterdir()) == [path]
@@ -157,8 +157,8 @@ def test_a_disk_that_is_read_only_before_the_store_is_complete(disk, undisturbed
     writer.commit()
     disk.remount("ro")
     error = error_of(write_all, writer)
-    assert_told(error, path, "EROFS")
-    assert rows_told(error) == TOTAL
+    assert_explained(error, path, "EROFS")
+    assert rows_reported(error) == TOTAL
     assert not Reader(path).complete
     disk.remount("rw")
     assert_goes_on(path, undisturbed)
@@ -189,10 +189,10 @@ def test_the_right_to_write_is_taken_away(home, undisturbed, folder, bits):
         with writer:
             go_on(writer)
     else:
-        with pytest.raises(StoreError) as told, writer:
+        with pytest.raises(StoreError) as caught, writer:
             go_on(writer)
-        assert_told(told.value, path, "EACCES")
-        assert rows_told(told.value) == (
+        assert_explained(caught.value, path, "EACCES")
+        assert rows_reported(caught.value) == (
             TOTAL if (folder, bits) == ("", 0o555) else SAFE
         )
     (path / folder).chmod(before)
@@ -205,9 +205,9 @@ def test_a_store_that_may_be_read_and_not_written(home, undisturbed):
     folders = [path, *(path / name for name in ("a", "a/0", "a/1"))]
     before = [mode(folder, 0o555) for folder in folders]
     assert_right(path)
-    with pytest.raises(StoreError) as told:
+    with pytest.raises(StoreError) as caught:
         Writer.resume(path)
-    assert_told(told.value, path, "EACCES")
+    assert_explained(caught.value, path, "EACCES")
     for folder, bits in zip(folders, before, strict=True):
         folder.chmod(bits)
     assert_goes_on(path, undisturbed)
@@ -217,7 +217,8 @@ def test_a_store_that_can_not_be_deleted_is_where_the_error_says(home):
     path = leave(home / "v")
     mode(path / "a/0", 0o555)
     with pytest.raises(
-        StoreError, match=r"could not be deleted and is now .*: Permission denied"
+        StoreError,
+        match=r"could not be deleted, .* now at .*: Permission denied",
     ) as e:
         remove(path)
     assert any(str(left) in str(e.value) for left in home.iterdir())
@@ -228,11 +229,11 @@ def test_no_file_can_be_opened_to_delete(tmp_path, left):
     path = leave(tmp_path / "v")
     with (
         few_files(left),
-        pytest.raises(StoreError, match="Too many open files") as told,
+        pytest.raises(StoreError, match="Too many open files") as caught,
     ):
         remove(path)
-    assert type(told.value) is StoreError
-    assert any(str(there) in str(told.value) for there in tmp_path.iterdir())
+    assert type(caught.value) is StoreError
+    assert any(str(there) in str(caught.value) for there in tmp_path.iterdir())
 
 
 def test_what_a_store_can_not_be_searched_for_is_not_deleted(tmp_path):
@@ -251,10 +252,10 @@ def test_a_store_that_may_not_be_read(home, undisturbed, name):
     for action in (Reader, Writer.resume):
         with pytest.raises(
             StoreError, match="can't be read: Permission denied"
-        ) as told:
+        ) as caught:
             action(path)
-        assert str(path) in str(told.value)
-        assert "Check who may read there" in str(told.value)
+        assert str(path) in str(caught.value)
+        assert "Check who may read there" in str(caught.value)
     (path / name).chmod(before)
     assert_goes_on(path, undisturbed)
 
@@ -263,10 +264,10 @@ def test_a_store_that_may_not_be_read(home, undisturbed, name):
 def test_a_store_of_which_the_folder_may_not_be_listed(home, undisturbed, action):
     path = leave(home / "v")
     before = mode(path, 0o311)
-    with pytest.raises(StoreError, match="Permission denied") as told:
+    with pytest.raises(StoreError, match="Permission denied") as caught:
         action(path)
-    assert type(told.value) is StoreError
-    assert str(path) in str(told.value)
+    assert type(caught.value) is StoreError
+    assert str(path) in str(caught.value)
     path.chmod(before)
     assert_goes_on(path, undisturbed)
 
@@ -275,10 +276,10 @@ def test_a_shard_that_may_not_be_read(home):
     path = leave(home / "v")
     reader = Reader(path)
     before = mode(path / "a/0/c.0.0", 0)
-    with pytest.raises(StoreError, match="Permission denied") as told:
+    with pytest.raises(StoreError, match="Permission denied") as caught:
         reader.array("a/0")[:]
-    assert type(told.value) is StoreError
-    assert str(path / "a/0") in str(told.value)
+    assert type(caught.value) is StoreError
+    assert str(path / "a/0") in str(caught.value)
     # The block that is not full.
     mode(path / "a/0/c.1.0", 0)
     with pytest.raises(StoreError, match="Permission denied"):
@@ -292,11 +293,11 @@ def test_a_shard_that_may_not_be_read(home):
 @pytest.mark.parametrize("name", ["v", "deep/er/v"])
 def test_a_folder_in_which_nothing_may_be_created(home, bits, name):
     before = mode(home, bits)
-    with pytest.raises(StoreError) as told:
+    with pytest.raises(StoreError) as caught:
         begin(home / name)
-    assert "Permission denied" in str(told.value)
-    assert str(home / name) in str(told.value)
-    assert "Check who may" in str(told.value)
+    assert "Permission denied" in str(caught.value)
+    assert str(home / name) in str(caught.value)
+    assert "Check who may" in str(caught.value)
     home.chmod(before)
     assert not list(home.iterdir())
     assert_right(leave(home / name))

@@ -145,8 +145,8 @@ class Location(ABC):
                 if not _is_own(name, inner, root.arrays):
                     raise StoreError(
                         f"{self.storage.path_of(name.rstrip('/'))} is inside the store "
-                        f"{self.storage}, but is no part of it. Move it away; nothing "
-                        "was deleted."
+                        f"{self.storage}, but does not belong to it. Nothing was "
+                        "deleted. Move it away."
                     )
             self._delete_all()
         except TakenError as error:

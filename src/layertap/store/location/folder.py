@@ -85,7 +85,7 @@ class Folder(Location):
         try:
             shutil.rmtree(removed)
         except OSError as error:
-            moved = f" and is now {removed}, what is left of it"
+            moved = f", and the rest of it is now at {removed}"
             raise not_deleted(self.storage, error, moved) from error
 
 

@@ -35,8 +35,8 @@ def write_error(error: Exception, path: object, rows: int) -> StoreError:
     safe = f"Its {rows:,} rows so far are safe. " if rows else ""
     if isinstance(error, TakenError):
         return StoreError(
-            f"{path} was taken over by another writer: {reason}. {safe}Let that one "
-            "end; the same call then says what there is."
+            f"{path} was taken over by another writer: {reason}. {safe}Wait until that "
+            "one has ended, then repeat the call."
         )
     return StoreError(
         f"{path} could not be written: {reason}. {safe}"

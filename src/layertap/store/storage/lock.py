@@ -146,7 +146,7 @@ def taken(path: object, writer: WriterRecord | None) -> StoreError:
         )
     return StoreError(
         f"{path} is being written already, by {who}. Wait until that has ended, or "
-        "write to another path. If it was killed, the same call on its host goes on."
+        "write to another path. If it was killed, repeat the call on its host."
     )
 
 

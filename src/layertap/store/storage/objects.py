@@ -1,8 +1,8 @@
 """A store in a bucket of an object store: `s3://bucket/key` or `gs://bucket/key`.
 
-TensorStore's own drivers sign requests, retry them, and wait where they are told to
-slow down. An object is put complete or not at all, on the condition that it is still
-the version that this storage last read or wrote.
+TensorStore's own drivers sign requests, retry them, and slow down when the server asks
+for it. An object is put complete or not at all, on the condition that it is still the
+version that this storage last read or wrote.
 """
 
 import itertools

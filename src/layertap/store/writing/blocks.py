@@ -220,7 +220,7 @@ class BlockWriter:
             self._pending[0].result()
             self._pending.popleft()
         if not most:
-            # An interrupt may have kept a pending block from being noted.
+            # After an interrupt, a pending block may be missing there.
             self._thread.submit(int).result()
         self.check()
 
