@@ -164,7 +164,7 @@ def failing(calls, paths, program, *arguments):
     """
     if why_no_strace():
         pytest.skip(why_no_strace())
-    command = ["strace", "-f", "-qq", "-o", "/dev/null"]
+    command = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"]
     command += ["-e", f"trace={','.join(calls)}"]
     for call, outcome in calls.items():
         command += ["-e", f"inject={call}:{outcome}"]

@@ -11,12 +11,22 @@ from contextlib import contextmanager
 from urllib.parse import quote
 from xml.etree import ElementTree
 
+# Moto's application for S3 alone: its dispatcher looks through all services at each
+# request.
 SERVE = """
-import sys
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
+import sys, threading
+from moto.moto_server.werkzeug_app import create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+class Handler(WSGIRequestHandler):
+    def log(self, *arguments):
+        pass
+
+server = make_server(
+    "127.0.0.1", 0, create_backend_app("s3"), threaded=True, request_handler=Handler
+)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print(server.port, flush=True)
 sys.stdin.read()
 """
 ENVIRONMENT = {
