@@ -59,6 +59,7 @@ def test_saved_values_are_identical(store):
     assert report.to_json()["ok"]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("row", [0, 133, 499])
 def test_one_wrong_number_is_found_and_named(store, row):
     path, model, x = store
@@ -109,12 +110,14 @@ def test_other_weights_are_different_and_another_model_is_refused(store):
         layertap.verify(layertap.open(path), other, x)
 
 
+@pytest.mark.one_backend
 def test_too_few_rows_of_data_are_refused(store):
     path, model, x = store
     with pytest.raises(DataError, match=r"500.*400"):
         layertap.verify(layertap.open(path), model, x[:400])
 
 
+@pytest.mark.one_backend
 def test_without_a_model_every_row_is_read(store):
     path, _, _ = store
     report = layertap.verify(layertap.open(path))
@@ -137,6 +140,7 @@ def test_without_a_model_every_row_is_read(store):
     assert "".join(damage.split()) in "".join(str(report).split())
 
 
+@pytest.mark.one_backend
 def test_grades():
     one = np.array([[1.0, -2.0, np.nan, np.inf]], "float32")
     assert tolerance.compare(one, one.copy()) == "identical"

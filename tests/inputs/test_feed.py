@@ -221,6 +221,7 @@ def test_arrays_give_all_rows(name):
     assert [batch.rows for batch in Feed(data, specs).batches()] == [ROWS]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("data", "specs", "inputs", "labels", "weights"),
     [
@@ -250,6 +251,7 @@ def test_what_a_tuple_means(data, specs, inputs, labels, weights):
     assert_rows(Feed(iter(batches), specs), inputs, labels, weights)
 
 
+@pytest.mark.one_backend
 def test_lists_of_a_loader_are_tuples_and_lists_of_a_generator_are_inputs():
     pairs = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(IDS))
     loader = torch.utils.data.DataLoader(pairs, batch_size=SIZE)
@@ -259,6 +261,7 @@ def test_lists_of_a_loader_are_tuples_and_lists_of_a_generator_are_inputs():
     assert_rows(Feed((list(pair) for pair in cut(X, IDS)), TWO), [X, IDS])
 
 
+@pytest.mark.one_backend
 def test_a_memory_map_is_not_read_whole(tmp_path):
     rows = 200_000
     np.save(tmp_path / "x.npy", np.zeros((rows, 3), "float32"))
@@ -274,6 +277,7 @@ def test_a_memory_map_is_not_read_whole(tmp_path):
     assert peak < data.nbytes / 10
 
 
+@pytest.mark.one_backend
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(
     rows=st.integers(1, 40),
@@ -317,6 +321,7 @@ class Counted(Batches):
         return [self.buffer[: len(x)], y]
 
 
+@pytest.mark.one_backend
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(
     rows=st.integers(1, 40),
@@ -359,6 +364,7 @@ def test_batches_from_anywhere_are_some_of_all(rows, size, start, count, workers
         assert sorted(data.read) == sorted([0, *(row // size for row in firsts)])
 
 
+@pytest.mark.one_backend
 def test_a_stream_ends_where_it_is_told():
     taken = []
 
@@ -371,6 +377,7 @@ def test_a_stream_ends_where_it_is_told():
     assert len(taken) == 3
 
 
+@pytest.mark.one_backend
 def test_a_data_set_that_is_empty_or_changes_its_sizes_can_not_be_read_anywhere():
     with pytest.raises(DataError, match="empty: not one row"):
         next(Feed(Batches([]), ONE, anywhere=True).batches())
@@ -389,6 +396,7 @@ def test_a_data_set_that_is_empty_or_changes_its_sizes_can_not_be_read_anywhere(
         Feed(Batches(TRIPLES), ONE, 8, anywhere=True)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", [name for name in STREAMS if "PyDat" not in name])
 def test_a_stream_can_not_be_read_from_anywhere(name):
     with pytest.raises(DataTypeError, match=r"one after the other.*`layertap\.save`"):
@@ -400,6 +408,7 @@ def test_a_stream_can_not_be_read_from_anywhere(name):
 GOOD = X[:8]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("data", "specs", "error", "words"),
     [
@@ -512,6 +521,7 @@ class Endless(Batches):
     num_batches = None
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -525,12 +535,14 @@ def test_data_without_an_end_are_refused(data, words):
         Feed(data, ONE)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", STREAMS)
 def test_data_with_batches_of_their_own_take_no_batch_size(name):
     with pytest.raises(OptionError, match=r"batch_size.*its own batches"):
         Feed(STREAMS[name](), ONE, 8)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("size", [0, -1, 2.5, "8"])
 def test_a_batch_size_is_a_number_of_rows(size):
     with pytest.raises(OptionError, match=rf"whole number.*found {size!r}"):
@@ -561,6 +573,7 @@ def broken_generator():
     raise UsersError("batch 2")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "build",
     [

@@ -76,6 +76,7 @@ def test_saved_values_are_the_captured_values(case, tmp_path):
     assert layertap.verify(saved, model, inputs)
 
 
+@pytest.mark.one_backend
 def test_plain_zarr_reads_the_same_values(tmp_path):
     model, x = two_branches(), numbers(1000)
     layertap.save(model, (x, x[:, 0]), tmp_path / "v.zarr", ids=range(1000))
@@ -92,6 +93,7 @@ def test_plain_zarr_reads_the_same_values(tmp_path):
     np.testing.assert_array_equal(group["ids"][:], np.arange(1000))
 
 
+@pytest.mark.one_backend
 def test_labels_and_ids_are_saved(tmp_path):
     x = numbers(10)
     labels = {"class": np.arange(10), "box": np.ones((10, 4), "float32")}
@@ -102,6 +104,7 @@ def test_labels_and_ids_are_saved(tmp_path):
     np.testing.assert_array_equal(saved.labels["box"][3], labels["box"][3])
 
 
+@pytest.mark.one_backend
 def test_sample_weights_are_saved_in_their_structure(tmp_path):
     x, labels = numbers(10), {"class": np.arange(10), "box": np.ones((10, 4))}
     weights = {"class": np.arange(10) / 4, "box": np.arange(10, dtype="float32")}
@@ -205,6 +208,7 @@ class Counted(keras.utils.PyDataset):
         return (self.x[10 * index : 10 * index + 10],)
 
 
+@pytest.mark.one_backend
 def test_a_complete_store_is_compared_and_not_written_again(tmp_path):
     model, data = two_branches(), Counted(numbers(100))
     path = Path(layertap.save(model, data, tmp_path / "v.zarr").path)
@@ -220,6 +224,7 @@ def other_weights(model, x):
     return model, x, {}
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -247,6 +252,7 @@ def test_the_store_of_another_run_is_refused_unless_overwritten(
     assert layertap.verify(layertap.open(path), model, data)
 
 
+@pytest.mark.one_backend
 def test_changed_data_are_detected_when_a_save_resumes(tmp_path):
     model, x = two_branches(), numbers(1000)
 
@@ -265,6 +271,7 @@ def test_changed_data_are_detected_when_a_save_resumes(tmp_path):
     assert layertap.save(model, stream(x, 1000), tmp_path / "v.zarr").rows == 1000
 
 
+@pytest.mark.one_backend
 def test_without_resume_an_incomplete_store_is_refused(tmp_path):
     model, x = two_branches(), numbers(100)
 
@@ -289,6 +296,7 @@ def test_nan_is_saved_and_counted(tmp_path):
     assert report.nonfinite["fusion/in/1"] == 2 * 32
 
 
+@pytest.mark.one_backend
 def test_batches_of_a_store_have_every_row_once(tmp_path):
     model, x = two_branches(), numbers(2000)
     saved = layertap.save(
@@ -314,6 +322,7 @@ def test_batches_of_a_store_have_every_row_once(tmp_path):
     np.testing.assert_array_equal(rows, again)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("data", "error", "words"),
     [
@@ -330,6 +339,7 @@ def test_bad_data_are_refused_and_leave_nothing_behind(tmp_path, data, error, wo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.one_backend
 def test_bad_ids_are_refused(tmp_path):
     with pytest.raises(DataError, match="ids"):
         layertap.save(two_branches(), numbers(5), tmp_path / "v.zarr", ids=range(4))
@@ -338,6 +348,7 @@ def test_bad_ids_are_refused(tmp_path):
         layertap.save(two_branches(), stream, tmp_path / "v.zarr", ids=range(4))
 
 
+@pytest.mark.one_backend
 def test_the_error_for_a_model_without_joins_says_what_to_pass(tmp_path):
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2, name="only")])
     with pytest.raises(NoJoinsError, match="outputs="):
@@ -348,6 +359,7 @@ def test_the_error_for_a_model_without_joins_says_what_to_pass(tmp_path):
     )
 
 
+@pytest.mark.one_backend
 def test_a_path_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
@@ -362,6 +374,7 @@ def test_a_path_that_holds_something_else_is_left_alone(tmp_path):
     assert (tmp_path / "folder" / "mine").read_text() == "mine"
 
 
+@pytest.mark.one_backend
 def test_progress_shows_rows_and_bytes_or_is_quiet(tmp_path, capsys):
     layertap.save(two_branches(), numbers(500), tmp_path / "quiet.zarr")
     assert capsys.readouterr() == ("", "")
@@ -415,6 +428,7 @@ def test_ctrl_c_in_the_middle_of_a_pass_leaves_the_model_intact(tmp_path):
     assert layertap.save(model, data, tmp_path / "v.zarr").complete
 
 
+@pytest.mark.one_backend
 def test_shorter_data_do_not_complete_a_store(tmp_path):
     model, x = two_branches(), numbers(500)
 
@@ -474,6 +488,7 @@ def test_a_model_that_reuses_the_memory_of_its_values(tmp_path):
     assert np.array_equal(saved["fusion/in/0"][:], 2 * data)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("stop", [1, 2, 17, 18, 40])
 def test_small_batches_that_end_in_an_error_are_all_saved(tmp_path, stop):
     """Many small batches are begun at once."""

@@ -87,6 +87,7 @@ def test_joined_branches_finish_to_the_models_output(case: Case) -> None:
         keras.tree.map_structure(case.assert_close, predicted, outputs)
 
 
+@pytest.mark.one_backend
 @each_case
 def test_truths_are_whole_and_agree_with_each_other(case: Case) -> None:
     model, inputs = case.build(), case.inputs(ROWS)
@@ -101,6 +102,7 @@ def test_truths_are_whole_and_agree_with_each_other(case: Case) -> None:
             np.testing.assert_array_equal(truth[address], joined[maker])
 
 
+@pytest.mark.one_backend
 @each_case
 def test_branches_are_alike_only_where_they_are_one_tensor(case: Case) -> None:
     model, inputs = case.build(), case.inputs(ROWS)
@@ -111,6 +113,7 @@ def test_branches_are_alike_only_where_they_are_one_tensor(case: Case) -> None:
             assert case.made_by[one] == case.made_by[other]
 
 
+@pytest.mark.one_backend
 @each_case
 def test_build_and_inputs_give_the_same_again(case: Case) -> None:
     first, second = case.build(), case.build()
@@ -130,9 +133,11 @@ def test_cases_are_left_out_only_where_keras_itself_fails_on_them() -> None:
             case.build().predict(case.inputs(ROWS), verbose=0)
 
 
+@pytest.mark.one_backend
 def test_by_address_numbers_the_branches() -> None:
     assert by_address({"a/b": ["x", "y"]}) == {"a/b/in/0": "x", "a/b/in/1": "y"}
 
 
+@pytest.mark.one_backend
 def test_names_of_cases_are_unique() -> None:
     assert len({case.name for case in CASES + LATER}) == len(CASES + LATER)

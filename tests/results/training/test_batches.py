@@ -170,6 +170,7 @@ def test_fit_with_its_defaults_reads_every_row(store, truth):
     assert dataset.epoch == 3
 
 
+@pytest.mark.one_backend
 def test_batches_have_the_chosen_values(store, truth):
     for before, outputs, names in (
         (None, None, [name for name in truth if name != "head/out"]),
@@ -186,6 +187,7 @@ def test_batches_have_the_chosen_values(store, truth):
         np.testing.assert_array_equal(weights, WEIGHTS)
 
 
+@pytest.mark.one_backend
 def test_joined_batches_have_one_array(store, truth):
     batches = store.dataset("second", joined=True, labels=False, batch_size=ROWS)
     ((x,),) = list(batches)
@@ -217,6 +219,7 @@ def test_values_that_bypass_the_joins_are_included(tmp_path):
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.one_backend
 def test_stores_with_other_weights_differ(store, tmp_path):
     other = layertap.save(model(), (numbers(), LABELS, 2 * WEIGHTS), tmp_path / "v")
     report = layertap.diff(store, other)
@@ -225,6 +228,7 @@ def test_stores_with_other_weights_differ(store, tmp_path):
     assert report["labels"].verdict == "identical"
 
 
+@pytest.mark.one_backend
 def test_without_joins_all_outputs_are_chosen(tmp_path):
     path = tmp_path / "v.zarr"
     layertap.save(model(), numbers(), path, outputs=["d*", "head"])
@@ -232,6 +236,7 @@ def test_without_joins_all_outputs_are_chosen(tmp_path):
     assert list(x) == ["d24/out", "d5/out", "head/out"]
 
 
+@pytest.mark.one_backend
 def test_batch_sizes_and_the_last_batch(store):
     dataset = store.dataset("first", batch_size=BATCH, labels=np.arange(ROWS))
     assert [len(y) for _, y, _ in dataset] == [32] * 12 + [16]
@@ -244,6 +249,7 @@ def test_batch_sizes_and_the_last_batch(store):
             dataset[index]
 
 
+@pytest.mark.one_backend
 def test_batches_are_equal_in_any_order_and_may_be_changed(store):
     options = {"batch_size": 7, "shuffle": True, "seed": 1}
     expected = list(store.dataset("first", **options))
@@ -258,6 +264,7 @@ def test_batches_are_equal_in_any_order_and_may_be_changed(store):
         y[:] = -1
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_shuffled_epoch_has_each_row_once_block_by_block(store, monkeypatch, cached):
     if not cached:
@@ -285,6 +292,7 @@ def test_a_shuffled_epoch_has_each_row_once_block_by_block(store, monkeypatch, c
         np.testing.assert_array_equal(x["first/in/1"], values[y])
 
 
+@pytest.mark.one_backend
 def test_batches_far_apart_are_read_alone(store, monkeypatch):
     monkeypatch.setattr("layertap.results.training.batches._CACHED_BYTES", 0)
     dataset = store.dataset("first", batch_size=1, labels=np.arange(ROWS))
@@ -294,6 +302,7 @@ def test_batches_far_apart_are_read_alone(store, monkeypatch):
         np.testing.assert_array_equal(x["first/in/0"][0], store["first/in/0"][number])
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize(
     ("rows", "expected"),
@@ -320,6 +329,7 @@ def test_some_rows(store, rows, expected, shuffle):
     np.testing.assert_array_equal(weights, WEIGHTS[actual])
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -412,6 +422,7 @@ def test_narrow_floats_train(tmp_path):
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@pytest.mark.one_backend
 def test_committed_rows_can_be_trained_on(tmp_path):
     def stopped():
         yield from ((numbers()[n : n + 20], LABELS[n : n + 20]) for n in (0, 20, 40))
@@ -561,6 +572,7 @@ def test_bfloat16_stays_what_it_is(tmp_path):
     )
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("module", "use"), [("torch", "torch"), ("tensorflow", "tf")])
 def test_a_missing_package_is_named(store, monkeypatch, module, use):
     monkeypatch.setitem(sys.modules, module, None)
