@@ -174,8 +174,8 @@ class Saved(PlannedValues[ValueArray]):
             before: Globs over paths of joins, whose branches are `x`; None for all.
             outputs: Globs over paths of operations, whose outputs are `x`; with
                 `before`, both are. By default, all outputs of a store without joins.
-            joined: Whether to concatenate the branches of the one chosen join to a
-                single array `x`, for heads that know nothing of branches.
+            joined: Whether `x` is one array: the concatenated branches of the one
+                chosen join, for heads that know nothing of branches.
             batch_size: Rows per batch.
             shuffle: Whether to shuffle the store's blocks, and the rows in each block,
                 differently in each epoch. `fit` also shuffles the batches of any
@@ -193,8 +193,8 @@ class Saved(PlannedValues[ValueArray]):
                 none.
             drop_remainder: Whether to leave out a last batch with fewer rows.
             workers: See `keras.utils.PyDataset`: with 2 or more, threads read ahead.
-                When `fit` first has to build the model's metrics, Keras repeats the
-                batches that were read ahead, in place of others, in the first epoch.
+                If `fit` has to build the model's metrics first, its first epoch
+                repeats batches that were read ahead, in place of others.
             use_multiprocessing: See `keras.utils.PyDataset`: processes read ahead.
             max_queue_size: See `keras.utils.PyDataset`: how many batches to read ahead.
 
@@ -286,7 +286,7 @@ class Saved(PlannedValues[ValueArray]):
         """Returns the batches as a `tf.data.Dataset`, on any backend of Keras.
 
         On TensorFlow, `fit` reads batches of small rows faster from it than from
-        `dataset`, which Keras asks in Python for each batch.
+        `dataset`, where Python returns each batch.
 
         Args:
             before: See `dataset`.

@@ -96,8 +96,8 @@ def head(shapes):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    # Builds the metrics. Otherwise `fit` does it from a batch of the data, and repeats
-    # in the first epoch the batches that workers had read ahead.
+    # Builds the metrics. Otherwise `fit` does it from a batch of the data. Then its
+    # first epoch repeats the batches that workers had read ahead.
     row = {name: np.zeros((1, size), "float32") for name, size in shapes.items()}
     built.train_on_batch(row, np.zeros(1, "int64"), sample_weight=np.zeros(1))
     return built

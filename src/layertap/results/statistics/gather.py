@@ -23,8 +23,8 @@ _COLUMNS, _ROWS = 1024, 255
 # With fewer rows, there would be nearly as many columns as numbers.
 _FEW = 64
 
-# If the squared mean is more times the variance than this, subtracting them loses
-# digits, and distances from the mean are squared instead.
+# If the squared mean is more times the variance than this, a difference of the two
+# loses digits. Then distances from the mean are squared.
 _FAR = {"float32": 16.0, "float64": 1e6}
 
 # The squares of smaller numbers are 0.

@@ -1,8 +1,7 @@
 """Statistics of the numbers of a value: how large, how many zeros, what is broken.
 
-Statistics of other rows, or of other units, are combined by the formulas of Chan, Golub
-and LeVeque ("Updating formulae and a pairwise algorithm for computing sample
-variances", 1979).
+Chan, Golub and LeVeque give the formulas that merge statistics of different rows:
+"Updating formulae and a pairwise algorithm for computing sample variances", 1979.
 """
 
 import functools

@@ -18,8 +18,8 @@ _CACHED_ROWS = 2**22
 class RowOrder:
     """Rows of a store in an order: as chosen, or random.
 
-    A random order shuffles the store's blocks, and the rows in each block, so that
-    rows that follow each other lie near each other. It follows from the seed and the
+    A random order shuffles the store's blocks, and the rows in each block: rows that
+    follow each other lie near each other. It follows from the seed and the
     epoch alone, in any process. A block's order is computed when it is needed: the
     order of all rows is never in memory.
 
