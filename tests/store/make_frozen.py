@@ -1,8 +1,8 @@
 """Writes the frozen store of the current format, `tests/store/frozen/format_2.zarr`.
 
-Run once for each format, and never again for the same one: the store stands for those
-that users have. The numbers are plain arithmetic, so that the test can say what they
-are: `left` has row * 4 + column, `right` minus that, and labels are row squared.
+Run it once for each format, and never again for the same one: the store stands for
+those of users. Its numbers are plain arithmetic, so that the test can compute them:
+`left` has row * 4 + column, `right` minus that, and labels are row squared.
 """
 
 from pathlib import Path

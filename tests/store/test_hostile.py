@@ -1,4 +1,4 @@
-"""Files of a store, spoiled in any way, give no error but one of layertap's."""
+"""Mutated files of a store raise no errors but those of layertap."""
 
 import copy
 import json
@@ -15,7 +15,7 @@ from tests.support.hostile import Store, make, use
 
 
 def fuzz(examples):
-    # The first use imports Keras, and every example writes files.
+    # The first example imports Keras, and every example writes files.
     health = [HealthCheck.too_slow, HealthCheck.data_too_large]
     return settings(deadline=None, max_examples=examples, suppress_health_check=health)
 
@@ -35,16 +35,16 @@ def growing(tmp_path_factory):
     return Store(path)
 
 
-def test_the_store_is_sound_before(store):
+def test_the_store_is_valid_before_mutations(store):
     store.restore()
-    told = use(store.path)
+    problems = use(store.path)
     not_padded = {
         f"lengths of {join}/in/{i}" for join in ("fusion", "outer") for i in (0, 1)
     }
-    assert told == not_padded | {"no value", "no join"}
+    assert problems == not_padded | {"no value", "no join"}
 
 
-def test_the_seals_of_the_mutations_are_right(store):
+def test_digests_of_mutations_are_right(store):
     store.restore()
     before = use(store.path)
     store.put_root(store.ours())
@@ -65,8 +65,8 @@ TOKEN = re.compile(rb'"[^"]*"|-?[0-9.]+|true|false|null')
 
 
 @st.composite
-def spoiled(draw, content):
-    """Bytes that were made of others."""
+def mutated_bytes(draw, content):
+    """Bytes that were made by changing other bytes."""
     size = len(content)
     a, b = sorted((draw(st.integers(0, size)), draw(st.integers(0, size))))
     part = content[a : min(b, a + 200)]
@@ -94,25 +94,25 @@ def spoiled(draw, content):
 
 @fuzz(70)
 @given(st.data())
-def test_bytes_of_a_manifest(store, data):
+def test_mutated_bytes_of_metadata(store, data):
     store.restore()
     name = data.draw(st.sampled_from(store.manifests))
-    store.put(name, data.draw(spoiled(store.files[name])))
+    store.put(name, data.draw(mutated_bytes(store.files[name])))
     use(store.path)
 
 
 @fuzz(30)
 @given(st.data())
-def test_bytes_of_shards(store, data):
+def test_mutated_bytes_of_shards(store, data):
     store.restore()
     for name in data.draw(st.lists(st.sampled_from(store.shards), max_size=3)):
         other = data.draw(st.sampled_from(store.shards))
-        spoils = spoiled(store.files[name])
-        store.put(name, data.draw(spoils | st.just(store.files[other])))
+        mutations = mutated_bytes(store.files[name])
+        store.put(name, data.draw(mutations | st.just(store.files[other])))
     use(store.path)
 
 
-# What they say, properly sealed.
+# Their content, with right digests.
 
 TEXTS = [
     *("", ".", "..", "/", "/etc/passwd", "../../outside", "a/../b", "zarr.json", "c.0"),
@@ -138,15 +138,15 @@ junk = (
 
 
 def places(tree, above=()):
-    """Returns where all the parts of a tree are, but the root."""
+    """Returns the places of all parts of a tree, but its root."""
     if isinstance(tree, dict):
         members = list(tree.items())
     else:
         members = list(enumerate(tree)) if isinstance(tree, list) else []
-    found = []
+    parts = []
     for key, part in members:
-        found += [(*above, key), *places(part, (*above, key))]
-    return found
+        parts += [(*above, key), *places(part, (*above, key))]
+    return parts
 
 
 def part_of(tree, place):
@@ -156,7 +156,7 @@ def part_of(tree, place):
 
 
 def alike(part):
-    """Returns a strategy for what is of the same type as a part, and so comes far."""
+    """Returns a strategy for values of the same type as a part."""
     if isinstance(part, str):
         return texts
     if isinstance(part, int) and not isinstance(part, bool):
@@ -200,7 +200,7 @@ def mutated(draw, tree, most=3):
 
 @fuzz(90)
 @given(st.data())
-def test_what_the_root_says(store, data):
+def test_mutated_root(store, data):
     store.restore()
     store.put_root(data.draw(mutated(store.ours())))
     use(store.path)
@@ -208,7 +208,7 @@ def test_what_the_root_says(store, data):
 
 @fuzz(70)
 @given(st.data())
-def test_what_the_plan_says(store, data):
+def test_mutated_plan(store, data):
     store.restore()
     ours = store.ours()
     store.put_root(ours | {"plan": data.draw(mutated(ours["plan"]))})
@@ -217,7 +217,7 @@ def test_what_the_plan_says(store, data):
 
 @fuzz(30)
 @given(st.data())
-def test_what_an_array_says(store, data):
+def test_mutated_metadata_of_an_array(store, data):
     store.restore()
     array = data.draw(st.sampled_from(store.ours()["arrays"]))
     store.put_metadata(array, data.draw(mutated(store.metadata(array))))
@@ -237,8 +237,8 @@ FORMS = {
 
 @fuzz(30)
 @given(st.data())
-def test_what_an_array_claims(store, data):
-    """The claims go together, as those of another store would."""
+def test_mutated_layout_of_an_array(store, data):
+    """The claims agree with each other, like those of another store."""
     store.restore()
     names = data.draw(st.lists(st.sampled_from(sorted(FORMS)), min_size=1, max_size=2))
     claimed = {name: data.draw(FORMS[name]) for name in names}
@@ -250,13 +250,13 @@ def test_what_an_array_claims(store, data):
     try:
         store.claim(array, **claimed)
     except LayertapError:
-        return  # What can't be asked for can't be claimed in these words.
+        return  # Such an array can't be described.
     use(store.path)
 
 
 @fuzz(30)
 @given(st.data())
-def test_to_go_on_with_and_to_remove(growing, data):
+def test_a_mutated_store_is_resumed_or_removed(growing, data):
     growing.reset()
     if data.draw(st.booleans()):
         growing.put_root(data.draw(mutated(growing.ours())))

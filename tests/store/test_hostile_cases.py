@@ -1,6 +1,6 @@
-"""Stores that were made to hurt: each is told, and takes neither memory nor time.
+"""Malicious stores: they are refused, and use little memory and time.
 
-Those that claim much are used in a process of their own, which may take little.
+Those with huge claims are used in a process of their own, which may use little.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import layertap
 from layertap.core.plan import Plan
 from layertap.errors import StoreCorruptError
-from tests.support.hostile import BESIDE, ROWS, Store, make, use, use_alone
+from tests.support.hostile import AUXILIARY, ROWS, Store, make, use, use_alone
 
 HUGE = 10**4000
 
@@ -27,7 +27,7 @@ def store(tmp_path):
 
 
 def damaged(store, change):
-    """Whether a store is refused after a change of its root."""
+    """Returns whether a store is refused after a change of its root."""
     ours = store.ours()
     change(ours)
     store.put_root(ours)
@@ -35,7 +35,7 @@ def damaged(store, change):
 
 
 def recipes(store, made):
-    """Writes recipes of values, all of which are outputs of the plan."""
+    """Writes recipes of values, and makes all of them outputs of the plan."""
     ours = store.ours()
     plan = ours["plan"]
     for name, (addresses, axis) in made.items():
@@ -54,7 +54,7 @@ DTYPES = ["(1,2", "(,)i4", "1 1i4", ",,f4", "a5", "00f4", "O", "V8", "M8[s]", "f
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "T", "U9", "c32", "", "f4,(2147483647)i8"])
 @pytest.mark.parametrize("where", ["join", "branch", "alias", "narrowed", "plan"])
-def test_dtypes_that_are_none(store, dtype, where):
+def test_invalid_dtypes(store, dtype, where):
     ours = store.ours()
     plan = ours["plan"]
     holder, key = {
@@ -76,7 +76,7 @@ def test_no_dtype_is_read_as_code(dtype):
     try:
         Plan.from_json(plan)
     except (KeyError, TypeError, ValueError):
-        # What `layertap.open` takes for damage.
+        # `layertap.open` reports these as damage.
         return
 
 
@@ -88,7 +88,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_shapes_of_values_that_are_rebuilt(store, shape):
+def test_huge_shapes_of_joined_values(store, shape):
     for where in ("join", "alias"):
         ours = store.ours()
         join = ours["plan"]["joins"][1]
@@ -103,8 +103,8 @@ SIZES = {"2^40": 2**40, "2^62": 2**62, "2^70": 2**70, "10^4000": HUGE}
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("axes", [1, 3, 28])
 @pytest.mark.parametrize("rows", [0, 1])
-def test_shapes_of_values_that_are_stored(store, size, axes, rows):
-    """The plan and the array say the same; nothing is there."""
+def test_huge_shapes_of_stored_values(store, size, axes, rows):
+    """The plan and the array agree, and there are no values."""
     ours = store.ours()
     for array in ours["arrays"]:
         digests = "0" * 16 * rows
@@ -136,14 +136,14 @@ def test_shapes_of_values_that_are_stored(store, size, axes, rows):
     ],
     ids=lambda found: str(found)[:40],
 )
-def test_statistics_that_are_none(store, found):
+def test_invalid_statistics(store, found):
     store.put_root(store.ours() | {"statistics": found})
-    told = use(store.path)
-    assert {"statistics", "to_json", "show", "show --json"} <= told
-    assert "open" not in told
+    problems = use(store.path)
+    assert {"statistics", "to_json", "show", "show --json"} <= problems
+    assert "open" not in problems
 
 
-def test_statistics_of_what_is_not_there(store):
+def test_statistics_of_missing_values(store):
     ours = store.ours()
     more = {"../x": {}, "ids": {"axis": None}, "no": ours["statistics"]["words/out"]}
     before = list(layertap.open(store.path).statistics)
@@ -157,29 +157,29 @@ def test_statistics_of_what_is_not_there(store):
 BAD_RECIPES = {
     "of itself": {"a": (["a"], 0)},
     "in a circle": {"a": (["b"], 0), "b": (["c", "fusion/in/0"], 1), "c": (["a"], 0)},
-    "of nothing": {"a": ([], 0)},
-    "of nothing, joined": {"a": ([], 1)},
-    "of what is not there": {"a": (["b"], 0)},
+    "without addresses": {"a": ([], 0)},
+    "without addresses, joined": {"a": ([], 1)},
+    "of a missing value": {"a": (["b"], 0)},
     "along the rows": {"a": (["fusion/in/0", "fusion/in/0"], 0)},
     "along an axis before": {"a": (["fusion/in/0", "fusion/in/0"], -1)},
-    "along an axis that is not there": {"a": (["fusion/in/0", "fusion/in/0"], 2)},
+    "along a missing axis": {"a": (["fusion/in/0", "fusion/in/0"], 2)},
     "along axis 10^4000": {"a": (["fusion/in/0", "fusion/in/0"], HUGE)},
     "of unlike dtypes": {"a": (["fusion/in/0", "labels/more/0"], 1)},
     "of unlike shapes": {"a": (["fusion/in/0", "words/out"], 1)},
     "of the root": {"a": ([""], 0)},
     "of a group": {"a": (["fusion/in"], 0)},
-    "of the store beside": {"a": (["../v/fusion/in/0"], 0)},
+    "of another store": {"a": (["../v/fusion/in/0"], 0)},
 }
 
 
 @pytest.mark.parametrize("made", BAD_RECIPES.values(), ids=BAD_RECIPES)
-def test_recipes_that_lead_nowhere(store, made):
+def test_invalid_recipes(store, made):
     recipes(store, made)
     assert "open" in use(store.path)
 
 
 def doubled(times):
-    """Returns recipes, each of the one before, twice."""
+    """Returns recipes, each of which joins the one before with itself."""
     names = ["fusion/in/1", *(f"doubled-{i}" for i in range(times))]
     return {new: ([old, old], 1) for old, new in itertools.pairwise(names)}
 
@@ -189,9 +189,9 @@ def test_recipes_that_double(store, times):
     """A few hundred bytes of recipe for 2**24 numbers a row, and more."""
     made = doubled(times)
     recipes(store, made)
-    told = use_alone(store.path, verify=False, seconds=15)
+    problems = use_alone(store.path, verify=False, seconds=15)
     if times > 32:
-        assert "open" in told or f"3 of {list(made)[-1]}" in told
+        assert "open" in problems or f"3 of {list(made)[-1]}" in problems
 
 
 @pytest.mark.parametrize("length", [400, 3000])
@@ -202,15 +202,15 @@ def test_recipes_of_recipes(store, length):
     use_alone(store.path, verify=False)
 
 
-# Parts that don't go together.
+# Parts that contradict each other.
 
 
-def test_a_plan_of_nothing(store):
+def test_an_empty_plan(store):
     nothing = {"joins": [], "outputs": [], "recipes": {}, "narrowed": {}, "padded": {}}
     damaged(store, lambda ours: ours["plan"].update(nothing))
 
 
-def test_a_plan_of_which_nothing_is_stored(store):
+def test_a_plan_without_stored_values(store):
     def change(ours):
         plan = ours["plan"]
         branches = [branch for join in plan["joins"] for branch in join["branches"]]
@@ -224,13 +224,13 @@ def test_a_plan_of_which_nothing_is_stored(store):
 PADDED = {
     "no axis": {"words/out": []},
     "no axis, and another value": {"words/out": [], "elsewhere": [1]},
-    "an axis that is not there": {"words/out": [9]},
+    "a missing axis": {"words/out": [9]},
     "an axis below 0": {"words/out": [-HUGE]},
 }
 
 
 @pytest.mark.parametrize("padded", PADDED.values(), ids=PADDED)
-def test_values_padded_along(store, padded):
+def test_invalid_padded_axes(store, padded):
     damaged(store, lambda ours: ours["plan"].update(padded=padded))
 
 
@@ -238,21 +238,21 @@ def test_values_padded_along(store, padded):
     "dtype", ["float32", "complex64", "bool", "bfloat16", "uint64"]
 )
 @pytest.mark.parametrize("name", ["overflowed", "lengths", "ids", "digests"])
-def test_what_is_beside_has_another_dtype(tmp_path, name, dtype):
-    shape, _ = BESIDE[name]
+def test_auxiliary_arrays_of_another_dtype(tmp_path, name, dtype):
+    shape, _ = AUXILIARY[name]
     array = np.full((ROWS, *shape), 1, layertap.store.format.layout.DTYPES[dtype])
     if array.dtype.kind in "fc":
         array[:] = np.nan
     if dtype == "uint64":
         array[:] = 2**64 - 1
-    beside = BESIDE | {name: (shape, dtype)}
-    make(tmp_path / "v", beside=beside, values={name: array})
+    auxiliary = AUXILIARY | {name: (shape, dtype)}
+    make(tmp_path / "v", auxiliary=auxiliary, values={name: array})
     use(tmp_path / "v")
 
 
 @pytest.mark.parametrize("depth", [100, 450, 900, 950, 980])
 @pytest.mark.parametrize("where", ["labels", "identity", "plan", "root", "array"])
-def test_what_is_deep(store, where, depth):
+def test_deeply_nested_metadata(store, where, depth):
     deep = "[" * depth + '"labels/digit"' + "]" * depth
     ours, name = store.ours(), "zarr.json"
     holder = {"labels": ours["identity"], "identity": ours["identity"]}.get(where, ours)
@@ -312,7 +312,7 @@ def crc32c(data):
     return sum_ ^ 0xFFFFFFFF
 
 
-# What one row takes; how long its chunk is; of the file, all but the index is a hole.
+# The bytes of a row; those of its chunk. All of the file but the index is a hole.
 SHARDS = {
     "a huge row": (2**40, 2**40 + 4, None),
     "a row too large for memory": (5 * 2**30, 5 * 2**30 + 4, None),
@@ -324,8 +324,8 @@ SHARDS = {
 
 
 @pytest.mark.parametrize("claimed", SHARDS.values(), ids=SHARDS)
-def test_shards_with_an_index_that_is_right(store, claimed):
-    """All of it is as of a store that is so large. One number of it is read, too."""
+def test_huge_shards_with_a_right_index(store, claimed):
+    """Everything agrees with such a size. One number of the row is read, too."""
     row, length, compression = claimed
     sizes = {"rows": 1, "block_rows": 1, "chunk_rows": 1, "digests": "0" * 16}
     for array in store.ours()["arrays"]:
@@ -345,22 +345,22 @@ def test_shards_with_an_index_that_is_right(store, claimed):
     assert "one of words/out" in use_alone(store.path, verify=False)
 
 
-def test_ids_that_are_long(tmp_path):
-    """Texts take four bytes for each character in NumPy, and are packed on disk."""
+def test_long_ids(tmp_path):
+    """NumPy needs four bytes for each character of a text, and the disk much less."""
     wide = np.full((ROWS, 2**25), ord("a"), "uint8")
     make(
         tmp_path / "v",
-        beside=BESIDE | {"ids": ((2**25,), "uint8")},
+        auxiliary=AUXILIARY | {"ids": ((2**25,), "uint8")},
         values={"ids": wide},
         compression="zstd",
     )
     use_alone(tmp_path / "v", verify=False, gib=1)
 
 
-def test_a_fine_store_in_a_process_of_its_own(store):
-    """So that what is told above is not told for want of what any store takes."""
-    told = use_alone(store.path)
-    assert {name.split(" of ")[0] for name in told} == {
+def test_a_valid_store_in_a_process_of_its_own(store):
+    """The limits of such a process suffice for a valid store."""
+    problems = use_alone(store.path)
+    assert {name.split(" of ")[0] for name in problems} == {
         "lengths",
         "no value",
         "no join",

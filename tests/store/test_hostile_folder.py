@@ -1,4 +1,4 @@
-"""A store is its folder: nothing else is read for it, written or deleted."""
+"""Nothing outside of its folder is read, written or deleted for a store."""
 
 import ctypes
 import json
@@ -23,7 +23,7 @@ NAMES = [
     *("/etc", "//etc", "", "fusion//in", "zarr.json", "fusion/zarr.json"),
 ]
 
-# Does one thing to a store, and prints what Python opened, changed or deleted.
+# Does an action on a store, and prints the paths that Python opened or changed.
 DO = """
 import os, sys
 import layertap, layertap.results.saved, layertap.cli
@@ -33,7 +33,7 @@ from tests.store.test_hostile_folder import resume
 from tests.support import hostile
 
 def seen(event, args):
-    # Others than absolute paths are of a folder that was opened by such a one.
+    # Relative paths belong to a folder that was opened by an absolute path.
     if event == "open" or event.startswith(("os.", "shutil.")):
         paths = [arg for arg in args[:2] if isinstance(arg, str) and os.path.isabs(arg)]
         touched.extend(paths if watching else [])
@@ -43,16 +43,16 @@ def use(path):
 
 touched, watching = [], []
 action = {"use": use, "resume": resume, "exists": exists, "remove": remove}[sys.argv[1]]
-# First, so that all is loaded that is loaded when it is needed.
+# First, to import all modules that are imported when they are needed.
 hostile.click.testing.CliRunner().invoke(layertap.cli.main, ["show", sys.argv[2] + "-"])
 hostile.use(sys.argv[3], without=["verify"])
 sys.addaudithook(seen)
 watching.append(True)
 try:
     action(sys.argv[2])
-    ended = "did"
+    ended = "done"
 except LayertapError:
-    ended = "told"
+    ended = "refused"
 watching.clear()
 print(hostile.json.dumps([sorted(set(map(os.path.realpath, touched))), ended]))
 """
@@ -71,7 +71,7 @@ def resume(path):
 
 
 class Watch:
-    """Sees whoever opens or changes something in a folder, by whatever call."""
+    """Detects any access to a folder, by any call."""
 
     def __init__(self, folder):
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -100,7 +100,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def outside(tmp_path):
-    """A folder next to the store, with what a thief would like to have."""
+    """A folder next to the store, with secrets."""
     folder = tmp_path / OUTSIDE
     folder.mkdir()
     (folder / "zarr.json").write_text('{"secret": 1}')
@@ -115,7 +115,7 @@ def watch(outside):
     watch.close()
 
 
-def test_the_watch_sees_what_is_done(outside, watch):
+def test_the_watch_detects_access(outside, watch):
     assert not watch.seen()
     (outside / "c.0").read_bytes()
     assert watch.seen()
@@ -125,10 +125,10 @@ def test_the_watch_sees_what_is_done(outside, watch):
 
 
 def do(action, store):
-    """Does something with a store.
+    """Does an action on a store.
 
     Returns:
-        What Python touched outside of it, and whether it was done or told to be wrong.
+        The paths outside of it that Python used, and whether it was done or refused.
     """
     parent = store.path.parent
     done = subprocess.run(
@@ -140,27 +140,27 @@ def do(action, store):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     touched, ended = json.loads(done.stdout.splitlines()[-1])
-    # Python's own; and what is half deleted is beside the store.
+    # Python's own files; and a half deleted store has a name like the store's.
     source = str(ROOT / "src")
     own = (sys.prefix, sys.base_prefix, source, "/usr/lib", "/dev", "/proc")
     mine = (str(store.path), f"{parent}/.v.")
-    found = {path for path in touched if not path.startswith(own + mine)}
-    return found - {str(parent)}, ended
+    paths = {path for path in touched if not path.startswith(own + mine)}
+    return paths - {str(parent)}, ended
 
 
 ACTIONS = ["use", "resume", "exists", "remove"]
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_a_fine_store(store, outside, watch, action):
-    found, ended = do(action, store)
-    assert not found
-    assert ended == "did"
+def test_a_valid_store(store, outside, watch, action):
+    paths, ended = do(action, store)
+    assert not paths
+    assert ended == "done"
     assert not watch.seen()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_of_arrays_that_lead_elsewhere(store, outside, watch, name):
+def test_names_of_arrays_that_lead_out(store, outside, watch, name):
     before = everything(outside)
     assert watch.seen()
     for action in ACTIONS:
@@ -170,8 +170,8 @@ def test_names_of_arrays_that_lead_elsewhere(store, outside, watch, name):
         ours["plan"]["outputs"][0]["address"] = name
         ours["identity"]["labels"] = name
         store.put_root(ours)
-        found, _ = do(action, store)
-        assert not found
+        paths, _ = do(action, store)
+        assert not paths
         assert not watch.seen()
     assert everything(outside) == before
 
@@ -182,10 +182,10 @@ LINKED = {
     "a group": "fusion/zarr.json",
     "a shard": "ids/c.0.0",
     "the last shard": "ids/c.2.0",
-    "a shard that is not there": "ids/c.9.0",
-    "what replaces a shard": "ids/c.2.0.new",
-    "what replaces the root": "zarr.json.new",
-    "what replaces an array": "ids/zarr.json.new",
+    "a missing shard": "ids/c.9.0",
+    "a new shard": "ids/c.2.0.new",
+    "a new root": "zarr.json.new",
+    "new metadata of an array": "ids/zarr.json.new",
     "a folder of an array": "ids",
     "a folder of a group": "fusion",
 }
@@ -194,7 +194,7 @@ LINKED = {
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("linked", LINKED.values(), ids=LINKED)
 def test_links_that_lead_out(store, outside, linked, action):
-    """To just what should be there, or else to a secret."""
+    """They lead to the right file, or else to a secret."""
     file, target = store.path / linked, outside / "target"
     if file.exists():
         file.rename(target)
@@ -214,8 +214,8 @@ PIPES = ["zarr.json", "ids/zarr.json", "fusion/zarr.json", "ids/c.0.0", "ids/c.9
 
 
 @pytest.mark.parametrize("name", PIPES)
-def test_pipes_keep_nobody_waiting(store, name):
-    """Who opens a pipe waits for whoever opens its other end."""
+def test_pipes_do_not_block(store, name):
+    """Opening a pipe would wait for another process to open its other end."""
     for action in ACTIONS:
         store.reset()
         (store.path / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A store as a stranger could send it: properly sealed, and wrong in any way."""
+"""A store as a stranger could send it: with right digests, and wrong in any way."""
 
 import json
 import operator
@@ -64,7 +64,7 @@ IDENTITY = {
     "labels": {"digit": "labels/digit", "more": ["labels/more/0", ["labels/more/1"]]},
     "ids": "text",
 }
-BESIDE = {
+AUXILIARY = {
     "overflowed": ((2,), "int32"),
     "lengths": ((1,), "int32"),
     "labels/digit": ((), "int64"),
@@ -75,27 +75,29 @@ BESIDE = {
 }
 
 
-def make(path, *, complete=True, plan=PLAN, beside=BESIDE, values=None, **given):
-    """Saves a few rows as a save does it, of a model that was never there.
+def make(path, *, complete=True, plan=PLAN, auxiliary=None, values=None, **options):
+    """Saves a few rows of a model that does not exist.
 
     Args:
-        path: Where to.
-        complete: Whether the save is to have ended.
+        path: The path of the store.
+        complete: Whether the store is completed.
         plan: The plan.
-        beside: The shapes and dtypes of the arrays beside those of the plan.
-        values: By array, what is to be in it; ones, if it is not here.
-        given: What else `Writer.create` takes.
+        auxiliary: The shapes and dtypes of the arrays that are not in the plan.
+        values: By array, its values. Others are ones.
+        options: Other options of `Writer.create`.
     """
     arrays = [
         ArraySpec(value.address, value.shape[1:], value.dtype, {"made_by": "x"})
         for value in plan.stored
     ]
-    arrays += [ArraySpec(name, *form) for name, form in beside.items()]
+    arrays += [
+        ArraySpec(name, *form) for name, form in (auxiliary or AUXILIARY).items()
+    ]
     row = sum(array.row_bytes for array in arrays)
     manifest = {"identity": IDENTITY, "plan": plan.to_json()}
     gatherer = Gatherer(plan)
-    given = {"memory": 3 * BLOCK_ROWS * row, "observer": gatherer.add, **given}
-    with Writer.create(path, arrays, manifest, **given) as writer:
+    options = {"memory": 3 * BLOCK_ROWS * row, "observer": gatherer.add, **options}
+    with Writer.create(path, arrays, manifest, **options) as writer:
         ids = text.encode([f"row-{i:02}" for i in range(ROWS)])
         rows = {
             array.path: np.ones((ROWS, *array.shape), array.dtype) for array in arrays
@@ -108,7 +110,7 @@ def make(path, *, complete=True, plan=PLAN, beside=BESIDE, values=None, **given)
 
 
 class Store:
-    """A store whose files are changed, and put back."""
+    """A store whose files are changed and restored."""
 
     def __init__(self, path):
         self.path = Path(path)
@@ -131,7 +133,7 @@ class Store:
         return [name for name in self.files if not name.endswith("zarr.json")]
 
     def ours(self):
-        """What the root says, without its seal."""
+        """Returns layertap's attributes of the root, without their digest."""
         ours = json.loads(self.files["zarr.json"])["attributes"]["layertap"]
         del ours["seal"]
         return ours
@@ -147,12 +149,12 @@ class Store:
         (self.path / name).write_bytes(content)
 
     def put_root(self, ours):
-        """Writes what a root says, with its own seal."""
+        """Writes attributes of the root, with their digest."""
         sealed = ours | {"seal": digests.digest_json(ours)}
         self.put("zarr.json", as_json(group_metadata({"layertap": sealed})))
 
     def put_metadata(self, array, metadata):
-        """Writes the metadata of an array, with its own seal where it can have one."""
+        """Writes the metadata of an array, with their digest if they can have one."""
         said = {key: metadata[key] for key in metadata if key != "attributes"}
         attributes = metadata.get("attributes")
         if isinstance(attributes, dict) and isinstance(
@@ -165,7 +167,7 @@ class Store:
         self.put(f"{array}/zarr.json", as_json(metadata))
 
     def claim(self, array, **claimed):
-        """Writes the metadata of an array that claims other sizes than it has."""
+        """Writes the metadata of an array with other sizes than it has."""
         layout = self.layout(array)
         spec = {
             key: claimed.pop(key)
@@ -176,7 +178,7 @@ class Store:
         self.put(f"{array}/zarr.json", as_json(layout.metadata()))
 
     def reset(self):
-        """Puts back everything, whatever was deleted or made."""
+        """Restores all files, also after some were deleted or added."""
         shutil.rmtree(self.path, ignore_errors=True)
         for name, content in self.files.items():
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -190,27 +192,27 @@ class Store:
 
 
 def as_json(content):
-    """Returns JSON that may hold what layertap would not write."""
+    """Returns JSON, also of values that layertap does not write."""
     return json.dumps(content).encode()
 
 
 def use(path, *, without=()):
-    """Does all that a user may do with a store; only errors of layertap's are caught.
+    """Does everything that a user can do with a store; catches layertap's errors.
 
     Args:
         path: The folder of the store.
-        without: What is not to be done.
+        without: The names of actions that are left out.
 
     Returns:
-        The names of what was told to be wrong.
+        The names of the actions that failed.
     """
-    told = set()
+    failed = set()
 
     def tried(name, action):
         try:
             return action()
         except LayertapError:
-            told.add(name)
+            failed.add(name)
             return None
 
     saved = tried("open", lambda: layertap.open(path))
@@ -218,14 +220,14 @@ def use(path, *, without=()):
         for name, action in uses(saved).items():
             if name not in without:
                 tried(name, action)
-    return told | commands(path, [c for c in COMMANDS if c[0] not in without])
+    return failed | commands(path, [c for c in COMMANDS if c[0] not in without])
 
 
 def use_alone(path, *, verify=True, gib=3, seconds=40):
-    """Does the same in a process of its own, which may take so much more memory.
+    """Does the same in a process of its own, with limits of memory and time.
 
     Returns:
-        The names of what was told to be wrong.
+        The names of the actions that failed.
     """
     code = (
         "import sys, hostile\n"
@@ -244,7 +246,7 @@ def use_alone(path, *, verify=True, gib=3, seconds=40):
 
 
 def bounded(gib, seconds, verify):
-    """Bounds what this process may take from now on."""
+    """Limits the memory and the time of this process from now on."""
     if verify:
         import layertap.analysis.verify  # noqa: F401
     with open("/proc/self/statm") as opened:  # noqa: PTH123
@@ -256,7 +258,7 @@ def bounded(gib, seconds, verify):
 
 
 def uses(saved):
-    """Returns what can be done with what was opened, by name."""
+    """Returns the actions on an opened store, by name."""
     index = min(saved.rows, 1)
     return {
         "rows": lambda: (saved.rows, saved.complete, len(saved)),
@@ -293,7 +295,7 @@ def of_join(saved, join):
 
 
 def of_batch(batch):
-    """Reads all of a batch; what it does not have is an error of layertap's."""
+    """Reads all values of a batch; missing ones raise errors of layertap."""
     if batch is not None:
         repr(batch)
         batch._repr_html_()
@@ -326,13 +328,13 @@ COMMANDS = (["show"], ["show", "--json"], ["verify"], ["verify", "--json"])
 
 
 def commands(path, wanted=COMMANDS):
-    """Runs commands on a store; they may fail, in words of layertap's."""
-    told = set()
+    """Runs commands on a store; they may fail, but only with errors of layertap."""
+    failed = set()
     for words in wanted:
         done = click.testing.CliRunner().invoke(cli.main, [*words, str(path)])
-        # An error that is none of layertap's is told so; see `options.line_of`.
+        # `options.line_of` adds this to other errors than layertap's.
         if done.exit_code not in (0, 1, 2) or "--verbose shows where" in done.output:
             raise AssertionError(f"{words}: {done.output}") from done.exception
         if done.exit_code:
-            told.add(" ".join(words))
-    return told
+            failed.add(" ".join(words))
+    return failed

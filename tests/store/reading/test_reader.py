@@ -1,4 +1,4 @@
-"""Reading a store: lazily, as NumPy indexes, and never what was not written."""
+"""Reading a store: lazily, by NumPy's indexes, and only written values."""
 
 import copy
 import json
@@ -44,7 +44,7 @@ def ramp(tmp_path_factory):
     return path, values
 
 
-def test_attributes_added_with_zarr_python_do_no_harm(tmp_path):
+def test_attributes_added_with_zarr_python_are_accepted(tmp_path):
     write(tmp_path / "v", {"a": np.ones([3], "int8")})
     group = zarr.open_group(tmp_path / "v", mode="r+")
     group["a"].attrs["unit"] = "mV"
@@ -54,7 +54,7 @@ def test_attributes_added_with_zarr_python_do_no_harm(tmp_path):
     assert reader.array("a")[:].tolist() == [1, 1, 1]
 
 
-def test_what_an_array_says_of_itself(ramp):
+def test_properties_of_an_array(ramp):
     array = Reader(ramp[0]).array("a/b")
     assert array.shape == (23, 4, 3)
     assert array.ndim == 3
@@ -65,7 +65,7 @@ def test_what_an_array_says_of_itself(ramp):
     assert repr(array) == "<layertap.LazyArray a/b (23, 4, 3) int32>"
 
 
-def test_an_array_is_what_numpy_takes(ramp):
+def test_numpy_accepts_an_array(ramp):
     path, values = ramp
     array = Reader(path).array("a/b")
     assert np.array_equal(np.asarray(array), values)
@@ -78,9 +78,9 @@ def test_an_array_is_what_numpy_takes(ramp):
 def check_index(ramp, index):
     path, values = ramp
     expected = values[index]
-    found = Reader(path).array("a/b")[index]
-    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-    assert np.array_equal(found, expected)
+    part = Reader(path).array("a/b")[index]
+    assert (part.dtype, part.shape) == (expected.dtype, expected.shape)
+    assert np.array_equal(part, expected)
 
 
 @given(
@@ -102,7 +102,7 @@ def test_arrays_of_rows_are_those_of_numpy(ramp, rows, rest):
 @pytest.mark.parametrize("compression", [None, "zstd"])
 @pytest.mark.parametrize(("dtype", "shape"), [("uint8", (3,)), ("float64", (5, 7))])
 def test_any_rows_of_many_chunks(tmp_path, dtype, shape, compression):
-    """Rows that lie unevenly in a file, many blocks, some of them not full."""
+    """Chunks of uneven rows in many blocks, some of them not full."""
     random = np.random.default_rng(0)
     values = random.integers(0, 250, (5003, *shape)).astype(dtype)
     memory = 3 * 1000 * values[0].nbytes
@@ -129,8 +129,8 @@ def test_large_rows_in_any_order(tmp_path):
 
 
 @pytest.mark.parametrize("compression", [None, "zstd"])
-def test_chunks_may_stand_anywhere_in_a_shard(tmp_path, compression):
-    """TensorStore wrote these, in its own order, some of them again."""
+def test_chunks_may_lie_anywhere_in_a_shard(tmp_path, compression):
+    """TensorStore wrote these in its own order, and some of them twice."""
     values = np.arange(64 * 2**14, dtype="float32").reshape(64, 2**14)
     path = tmp_path / "v"
     write(path, {"a": values}, memory=3 * 64 * 2**16, compression=compression)
@@ -141,12 +141,12 @@ def test_chunks_may_stand_anywhere_in_a_shard(tmp_path, compression):
     theirs = tensorstore.open(spec, open=True, assume_metadata=True).result()
     for part in (slice(32, 64), slice(0, 16), slice(16, 48)):
         theirs[part].write(values[part]).result()
-    found = Reader(path).array("a")
-    assert np.array_equal(found[:], values)
-    assert np.array_equal(found[[50, 3, 17]], values[[50, 3, 17]])
+    array = Reader(path).array("a")
+    assert np.array_equal(array[:], values)
+    assert np.array_equal(array[[50, 3, 17]], values[[50, 3, 17]])
 
 
-def test_chunks_of_another_order_are_put_into_order(tmp_path):
+def test_chunks_in_another_order_are_read_in_order(tmp_path):
     values = np.arange(64 * 2**14, dtype="float32").reshape(64, 2**14)
     path = tmp_path / "v"
     write(path, {"a": values}, memory=3 * 64 * 2**16)
@@ -163,10 +163,10 @@ def test_chunks_of_another_order_are_put_into_order(tmp_path):
     content[start:-4] = index.tobytes()
     content[-4:] = crc32c(index.tobytes()).to_bytes(4, "little")
     shard.write_bytes(content)
-    found = Reader(path).array("a")
-    assert np.array_equal(found[:], values)
-    assert np.array_equal(found[::-3], values[::-3])
-    assert not any(error for _, error in found.check())
+    array = Reader(path).array("a")
+    assert np.array_equal(array[:], values)
+    assert np.array_equal(array[::-3], values[::-3])
+    assert not any(error for _, error in array.check())
 
 
 BOMB = """
@@ -181,7 +181,7 @@ except StoreError as error:
 """
 
 
-def test_a_chunk_that_says_it_is_huge_takes_no_memory(tmp_path):
+def test_a_chunk_that_claims_to_be_huge_takes_no_memory(tmp_path):
     """Its checksum and the index are right."""
     path = tmp_path / "v"
     write(path, {"a": np.zeros(2**22, "uint8")}, memory=2**30, compression="zstd")
@@ -201,7 +201,7 @@ def test_a_chunk_that_says_it_is_huge_takes_no_memory(tmp_path):
     assert "claims to have 1,073,741,824 bytes" in done.stdout
 
 
-def test_a_reader_can_be_handed_to_another_process(ramp):
+def test_a_reader_can_be_pickled_and_copied(ramp):
     path, values = ramp
     reader = Reader(path)
     assert np.array_equal(reader.array("a/b")[3:9], values[3:9])
@@ -225,7 +225,7 @@ for rows in (slice(15, 16), [15, 14]):
 """
 
 
-def test_a_file_that_is_cut_while_it_is_mapped_ends_no_process(tmp_path):
+def test_a_mapped_file_that_is_truncated_does_not_end_the_process(tmp_path):
     values = np.ones((16, 2**16), "float32")
     write(tmp_path / "v", {"a": values}, memory=2**30)
     done = subprocess.run(
@@ -234,15 +234,15 @@ def test_a_file_that_is_cut_while_it_is_mapped_ends_no_process(tmp_path):
         text=True,
     )
     assert done.returncode == 0, (done.returncode, done.stderr)
-    first, *told = done.stdout.splitlines()
+    first, *messages = done.stdout.splitlines()
     assert float(first) == 2**16
-    assert len(told) == 2
-    for message in told:
+    assert len(messages) == 2
+    for message in messages:
         assert "v/a/c.0.0 can't be read: Input/output error" in message
 
 
 def test_more_files_than_may_be_open(tmp_path):
-    """Those used last are let go."""
+    """Shards that were unused for longest are closed."""
     values = np.arange(40, dtype="int32")
     write(tmp_path / "v", {"a": values}, memory=3 * 4)
     array = Reader(tmp_path / "v").array("a")
@@ -271,7 +271,7 @@ def test_more_files_than_may_be_open(tmp_path):
         (slice(None), [0, 1]),
     ],
 )
-def test_indices_that_are_none(ramp, index):
+def test_invalid_indices(ramp, index):
     with pytest.raises(IndexError):
         Reader(ramp[0]).array("a/b")[index]
 
@@ -294,7 +294,7 @@ def test_members(tmp_path):
     assert first.bytes_on_disk == on_disk
 
 
-def test_only_the_chunks_that_are_asked_for_are_read(ramp, tmp_path):
+def test_only_the_requested_chunks_are_read(ramp, tmp_path):
     path = shutil.copytree(ramp[0], tmp_path / "v")
     for block in (0, 1, 3, 4):
         (path / f"a/b/c.{block}.0.0").unlink()
@@ -303,18 +303,18 @@ def test_only_the_chunks_that_are_asked_for_are_read(ramp, tmp_path):
     assert np.array_equal(array[[14, 11]], ramp[1][[14, 11]])
 
 
-def test_paths_that_hold_no_store(tmp_path):
+def test_paths_without_a_store(tmp_path):
     (tmp_path / "file").write_text("{}")
     (tmp_path / "folder/inside").mkdir(parents=True)
     zarr.create_group(tmp_path / "other")
-    for name, found in {
+    for name, problem in {
         "nothing": "there is nothing there",
         "nothing/at/all": "there is nothing there",
         "file": "it is a file",
         "folder": "there is no zarr.json there",
         "other": "it holds other data in Zarr format",
     }.items():
-        with pytest.raises(NotAStoreError, match=found):
+        with pytest.raises(NotAStoreError, match=problem):
             Reader(tmp_path / name)
     (tmp_path / "empty").mkdir()
     assert not exists(tmp_path / "empty")
@@ -356,8 +356,8 @@ def test_damaged_metadata(ramp, tmp_path, file, content):
         ("writer", {"process": 1, "host": "a", "since": "\x1b[2J"}),
     ],
 )
-def test_root_that_is_not_sound(ramp, tmp_path, key, value):
-    """Though its seal is right: somebody meant it so."""
+def test_invalid_root_with_a_right_digest(ramp, tmp_path, key, value):
+    """Someone made it so on purpose."""
     path = shutil.copytree(ramp[0], tmp_path / "v")
     root = json.loads((path / "zarr.json").read_text())
     ours = root["attributes"]["layertap"]
@@ -369,7 +369,7 @@ def test_root_that_is_not_sound(ramp, tmp_path, key, value):
         Reader(path)
 
 
-def test_root_that_was_changed_by_hand(ramp, tmp_path):
+def test_root_with_a_wrong_digest(ramp, tmp_path):
     path = shutil.copytree(ramp[0], tmp_path / "v")
     text = (path / "zarr.json").read_text()
     (path / "zarr.json").write_text(text.replace('"rows": 23', '"rows": 22'))

@@ -1,7 +1,7 @@
-"""A store that claims to be huge, with right seals, takes no memory and no process.
+"""A store that claims to be huge, with right digests, uses little memory.
 
-TensorStore ends the process where there is no memory, so each store is opened in a
-process of its own, which may have little of it.
+TensorStore ends a process that runs out of memory. So each store is opened in a
+process of its own, whose memory is limited.
 """
 
 import subprocess
@@ -43,20 +43,20 @@ for name, action in {
         action()
         print(name, "fine", sep=": ", flush=True)
     except StoreError:
-        print(name, "told", sep=": ", flush=True)
+        print(name, "refused", sep=": ", flush=True)
     except BaseException as error:
         print(name, repr(error), sep=": ", flush=True)
 """
 
 
 def claim(path, *, shape=(), size=None, **layout):
-    """Makes a store that claims other sizes than it has, properly sealed.
+    """Makes a store that claims other sizes than it has, with right digests.
 
     Args:
-        path: Where to.
-        shape: Of one row.
-        size: Of the file of the first block, all of it a hole; None for no file.
-        layout: What else its array claims.
+        path: The path of the store.
+        shape: The shape of one row.
+        size: The bytes of the file of the first block, a hole; None for no file.
+        layout: Other claims of its array.
     """
     Writer.create(path, [ArraySpec("a", (), "uint8")], {}).close()
     (honest,) = read_layouts(LocalStorage(path), read_root(LocalStorage(path)))
@@ -69,7 +69,7 @@ def claim(path, *, shape=(), size=None, **layout):
 
 
 def outcomes(path):
-    """What becomes of everything that can be done with a store's array."""
+    """Returns the results of all actions on an array, by name."""
     done = subprocess.run(
         [sys.executable, "-c", TRY_EVERYTHING, str(path)],
         capture_output=True,
@@ -93,14 +93,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("claimed", REFUSED.values(), ids=REFUSED)
-def test_sizes_that_no_store_has_are_refused_at_once(tmp_path, claimed):
+def test_impossible_sizes_are_refused_at_once(tmp_path, claimed):
     claim(tmp_path / "v", **claimed)
-    assert set(outcomes(tmp_path / "v").values()) == {"told"}
+    assert set(outcomes(tmp_path / "v").values()) == {"refused"}
 
 
 BLOCK = {"block_rows": 2**24, "chunk_rows": 2**22}
 ROW = {"block_rows": 1, "chunk_rows": 1}
-# Where the file is as large as it has to be, it is a hole.
+# Files that are large enough are holes.
 HUGE = {
     "rows, and no file": {"rows": 2**40, **BLOCK},
     "rows, and a large file": {"rows": 2**40, "size": 2**24 + 2**10, **BLOCK},
@@ -126,30 +126,32 @@ WITHOUT_ROWS = {
 
 
 @pytest.mark.parametrize("claimed", HUGE.values(), ids=HUGE)
-def test_rows_that_are_huge_are_told_when_they_are_read(tmp_path, claimed):
+def test_huge_rows_are_refused_when_they_are_read(tmp_path, claimed):
     claim(tmp_path / "v", **claimed)
-    found = outcomes(tmp_path / "v")
-    del found["resume"]
-    assert set(found.values()) <= {"told", "fine"}, found
-    if found["open"] == "fine":
-        assert {found[name] for name in ("first row", "all rows", "check")} == {"told"}
+    results = outcomes(tmp_path / "v")
+    del results["resume"]
+    assert set(results.values()) <= {"refused", "fine"}, results
+    if results["open"] == "fine":
+        assert {results[name] for name in ("first row", "all rows", "check")} == {
+            "refused"
+        }
 
 
 @pytest.mark.parametrize("claimed", WITHOUT_ROWS.values(), ids=WITHOUT_ROWS)
-def test_huge_rows_of_which_there_is_none(tmp_path, claimed):
+def test_huge_rows_without_any_row(tmp_path, claimed):
     claim(tmp_path / "v", **claimed)
-    found = outcomes(tmp_path / "v")
-    del found["resume"]
-    assert set(found.values()) <= {"told", "fine"}, found
+    results = outcomes(tmp_path / "v")
+    del results["resume"]
+    assert set(results.values()) <= {"refused", "fine"}, results
 
 
 EITHER = HUGE | WITHOUT_ROWS
 
 
 @pytest.mark.parametrize("claimed", EITHER.values(), ids=EITHER)
-def test_huge_rows_are_told_to_those_that_add_more(tmp_path, claimed):
+def test_huge_rows_are_refused_or_resumed_by_a_writer(tmp_path, claimed):
     claim(tmp_path / "v", **claimed)
-    assert outcomes(tmp_path / "v")["resume"] in ("told", "fine")
+    assert outcomes(tmp_path / "v")["resume"] in ("refused", "fine")
 
 
 LARGE = {
@@ -160,8 +162,8 @@ LARGE = {
 
 @pytest.mark.parametrize("claimed", LARGE.values(), ids=LARGE)
 def test_files_that_fill_the_memory_do_not_end_the_process(tmp_path, claimed):
-    """The values would fit, but not what TensorStore reads to get them."""
+    """The values would fit, but not all bytes that TensorStore reads for them."""
     claim(tmp_path / "v", **claimed)
-    found = outcomes(tmp_path / "v")
-    assert set(found.values()) <= {"told", "fine"}, found
-    assert found["check"] == "told"
+    results = outcomes(tmp_path / "v")
+    assert set(results.values()) <= {"refused", "fine"}, results
+    assert results["check"] == "refused"
