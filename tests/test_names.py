@@ -1,4 +1,4 @@
-"""What `layertap` exports, and what using it imports."""
+"""The exported names of `layertap`, and the modules that using them imports."""
 
 import subprocess
 import sys

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from layertap.results.saved import Saved as Saved
     from layertap.results.saved import open as open
 
-# Where each name stands. Loaded when it is first used: `layertap --help` and
-# `layertap.open` need no Keras.
+# The module of each name, loaded at first use: `layertap --help` and `layertap.open`
+# need no Keras.
 _EXPORTS = {
     "Difference": "analysis.reports",
     "Importance": "analysis.importance_report",
@@ -72,16 +72,16 @@ __all__ = ["LayertapError", *_EXPORTS]
 def __getattr__(name: str) -> Any:
     error = vars(errors).get(name)
     if isinstance(error, type):
-        # As tracebacks call them; and where they are looked for when one is unpickled.
+        # The names in tracebacks and pickles.
         return error
     if name not in _EXPORTS:
         raise AttributeError(f"module 'layertap' has no attribute {name!r}")
     if _EXPORTS[name] not in _WITHOUT_KERAS:
-        # First, for it says what to do where Keras lacks its backend.
+        # First, because its error says how to install the backend of Keras.
         importlib.import_module("layertap.tracing")
-    found = getattr(importlib.import_module(f"layertap.{_EXPORTS[name]}"), name)
-    globals()[name] = found
-    return found
+    value = getattr(importlib.import_module(f"layertap.{_EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -1,24 +1,24 @@
 """Every error that layertap raises, in one tree.
 
-Each is also the builtin that a user would catch anyway:
+Each is also a subclass of the built-in class in parentheses:
 
     LayertapError
-    ├── AddressError (KeyError)            no value, join or operation of that name
-    ├── ModelError (ValueError)            a model that can't be heard, or not as asked
+    ├── AddressError (KeyError)            no value, join or operation has the name
+    ├── ModelError (ValueError)            the model can't be traced as requested
     │   ├── NoJoinsError                   nothing in the model is joined
     │   └── ListeningError                 Keras or the model did something unknown
-    ├── ModelFileError (ValueError)        a file that holds no model that can be loaded
-    ├── DataError (ValueError)             data that the model can't take
-    │   └── DataTypeError (TypeError)      ... because of its type
-    ├── OptionError (ValueError)           an argument that makes no sense
-    ├── StoreError (OSError)               a store that can't be read or written
-    │   ├── NotAStoreError                 a path that holds something else
-    │   ├── StoreFormatError               a store of a newer format
-    │   ├── StoreCorruptError              bytes that are not those that were written
-    │   └── OtherRunError                  a store that another run made
-    └── BackendMissingError (ImportError)  Keras' backend is not installed
+    ├── ModelFileError (ValueError)        no model can be loaded from the file
+    ├── DataError (ValueError)             the model does not accept the data
+    │   └── DataTypeError (TypeError)      ... because of their type
+    ├── OptionError (ValueError)           an argument is unusable
+    ├── StoreError (OSError)               a store can't be read or written
+    │   ├── NotAStoreError                 the path has something else
+    │   ├── StoreFormatError               a newer layertap wrote the store
+    │   ├── StoreCorruptError              the bytes differ from the written ones
+    │   └── OtherRunError                  another run made the store
+    └── BackendMissingError (ImportError)  a package is missing, such as the backend
 
-A message says what was found, what was expected, where, and what to do.
+A message reports the expected and the received value, the place, and what to do.
 """
 
 
@@ -29,7 +29,7 @@ class LayertapError(Exception):
 
 
 class AddressError(LayertapError, KeyError):
-    """No value, join or operation has that name."""
+    """No value, join or operation has the name."""
 
     __module__ = "layertap"
 
@@ -39,43 +39,43 @@ class AddressError(LayertapError, KeyError):
 
 
 class ModelError(LayertapError, ValueError):
-    """The model can't be heard, or not in the way that was asked for."""
+    """The model can't be traced, or not as requested."""
 
     __module__ = "layertap"
 
 
 class NoJoinsError(ModelError):
-    """Nothing in the model is joined, and no output was asked for."""
+    """Nothing in the model is joined, and no output was requested."""
 
     __module__ = "layertap"
 
 
 class ListeningError(ModelError):
-    """Keras or the model did something that listening does not know."""
+    """Keras or the model did something that tracing does not know."""
 
     __module__ = "layertap"
 
 
 class ModelFileError(LayertapError, ValueError):
-    """The file holds no model, or none that may be loaded."""
+    """The file has no model, or none that may be loaded."""
 
     __module__ = "layertap"
 
 
 class DataError(LayertapError, ValueError):
-    """The model can't take this data."""
+    """The model does not accept these data."""
 
     __module__ = "layertap"
 
 
 class DataTypeError(DataError, TypeError):
-    """The model can't take data of this type."""
+    """The model does not accept data of this type."""
 
     __module__ = "layertap"
 
 
 class OptionError(LayertapError, ValueError):
-    """An argument makes no sense, alone or beside the others."""
+    """An argument is unusable, alone or with the others."""
 
     __module__ = "layertap"
 
@@ -87,7 +87,7 @@ class StoreError(LayertapError, OSError):
 
 
 class NotAStoreError(StoreError):
-    """The path holds something, but no store of layertap's."""
+    """The path has something that is not a store of layertap."""
 
     __module__ = "layertap"
 
@@ -99,7 +99,7 @@ class StoreFormatError(StoreError):
 
 
 class StoreCorruptError(StoreError):
-    """The store's bytes are not those that were written."""
+    """The store's bytes differ from the written ones."""
 
     __module__ = "layertap"
 
@@ -111,6 +111,6 @@ class OtherRunError(StoreError):
 
 
 class BackendMissingError(LayertapError, ImportError):
-    """The backend that Keras is set to is not installed."""
+    """A package is not installed: the backend of Keras, or one of an extra."""
 
     __module__ = "layertap"

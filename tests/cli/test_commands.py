@@ -1,4 +1,4 @@
-"""The command line: what a user types, what comes back, and how bad input is told."""
+"""The command line: its commands, their output, and errors for bad input."""
 
 import json
 import os
@@ -174,7 +174,7 @@ def models(folder: Path) -> None:
 
 
 def forget_parts() -> None:
-    """Leaves nothing of the custom objects, as in a process that starts."""
+    """Removes the custom objects, as in a new process."""
     sys.modules.pop("parts", None)
     for name in ("parts>Fork", "parts>Subclassed"):
         keras.saving.get_custom_objects().pop(name, None)
@@ -232,14 +232,14 @@ def typed(*words: object) -> Result:
 
 
 def succeeds(*words: object) -> str:
-    """Returns what a command prints that ends well and says nothing else."""
+    """Returns the output of a command that succeeds without messages."""
     result = typed(*words)
     assert (result.exit_code, result.stderr) == (0, "")
     return result.stdout
 
 
 def fails(status: int, *words: object) -> str:
-    """Returns the one line that a command ends with."""
+    """Returns the line of the error of a command that fails."""
     result = typed(*words)
     assert result.exit_code == status, result.output
     assert isinstance(result.exception, SystemExit)
@@ -260,10 +260,10 @@ def test_a_plan_as_a_table_and_as_json(here):
     assert plan["bytes_per_row"] == 4
 
 
-def test_kinds_of_join_are_asked_for_by_name(here):
+def test_kinds_of_join_are_selected_by_name(here):
     plan = json.loads(succeeds("plan", "two.keras", "--json", "--joins", "*"))
     assert [join["path"] for join in plan["joins"]] == ["fusion"]
-    assert {each["kind"] for each in plan["ignored"]} == {"add", "dot"}
+    assert {join["kind"] for join in plan["ignored"]} == {"add", "dot"}
     assert "concatenate" in fails(2, "plan", "two.keras", "--joins", "concat")
 
 
@@ -279,9 +279,9 @@ def test_a_table_fits_a_terminal_of_80_columns(here, monkeypatch):
 @pytest.mark.every_backend
 def test_save_show_verify(here, tmp_path):
     store = tmp_path / "v.zarr"
-    said = succeeds("save", "two.keras", "x.npz", "-o", store)
-    assert "50 rows, with labels and ids" in said
-    assert "complete." in said
+    output = succeeds("save", "two.keras", "x.npz", "-o", store)
+    assert "50 rows, with labels and ids" in output
+    assert "complete." in output
     assert "fusion/in/0" in succeeds("show", store)
     shown = json.loads(succeeds("show", store, "--json"))
     assert (shown["rows"], shown["complete"]) == (50, True)
@@ -303,9 +303,9 @@ def test_options_of_a_save(here, tmp_path):
     words = ("save", "two.keras", "x.npy", "-o", store, "--quiet")
     succeeds(*words, "--outputs", "left", "--compression", "zstd", "--batch-size", 7)
     assert list(layertap.open(store)) == ["left/out"]
-    told = fails(2, *words)
-    assert "another run" in told
-    assert "--overwrite" in told
+    message = fails(2, *words)
+    assert "another run" in message
+    assert "--overwrite" in message
     succeeds(*words, "--overwrite")
     assert list(layertap.open(store)) == ["fusion/in/0", "fusion/in/1"]
 
@@ -328,7 +328,7 @@ def test_less_to_store(here, tmp_path):
     assert "reduce: the store has max" in fails(2, *words)
     x[:3] *= 1e9
     np.save(tmp_path / "large.npy", x)
-    told = succeeds(
+    message = succeeds(
         words[0], words[1], tmp_path / "large.npy", *words[3:], "--overwrite"
     )
     counts = layertap.open(store).overflowed
@@ -336,7 +336,7 @@ def test_less_to_store(here, tmp_path):
     assert counts["fusion/in/0"] == np.count_nonzero(np.abs(1e9 * left[:3]) >= 65520)
     for address, count in counts.items():
         line = f"{address}: {count} numbers too large for float16 became infinite."
-        assert line in told
+        assert line in message
         assert line in succeeds("show", store)
     assert json.loads(succeeds("show", store, "--json"))["overflowed"] == counts
     assert "median" in fails(2, *words, "--reduce", "median")
@@ -345,9 +345,9 @@ def test_less_to_store(here, tmp_path):
 def test_batches_of_different_sizes(here, tmp_path):
     store = tmp_path / "v.zarr"
     words = ("save", "open.keras", "sources:sequences", "-o", store, "--overwrite")
-    told = fails(2, *words)
-    assert "--pad longest" in told
-    assert "--pad 512" in told
+    message = fails(2, *words)
+    assert "--pad longest" in message
+    assert "--pad 512" in message
     assert "--pad 512" in fails(2, *words, "--pad", "longest")
     assert "Expected at most (4, 4, 8)" in fails(2, *words, "--pad", 4)
     for data, pad in (("sources:sequences", 5), ("sources:Again", "longest")):
@@ -390,9 +390,9 @@ def test_legacy_h5(here, tmp_path):
 
 
 def test_custom_objects_need_import(here):
-    told = fails(2, "plan", "custom.keras")
-    assert "Fork" in told
-    assert "--import" in told
+    message = fails(2, "plan", "custom.keras")
+    assert "Fork" in message
+    assert "--import" in message
     assert "right" in succeeds("plan", "custom.keras", "--import", "parts")
 
 
@@ -418,8 +418,8 @@ def test_sample_weights_of_an_archive_are_saved_along(here, tmp_path):
     along = {"sample_weight": np.arange(50) / 8, "labels": np.arange(50)}
     archive, store = tmp_path / "w.npz", tmp_path / "w.zarr"
     np.savez(archive, x=np.load("x.npy"), ids=np.arange(50), **along)
-    said = succeeds("save", "two.keras", archive, "-o", store)
-    assert "50 rows, with labels, sample weights and ids, " in said
+    output = succeeds("save", "two.keras", archive, "-o", store)
+    assert "50 rows, with labels, sample weights and ids, " in output
     np.testing.assert_array_equal(
         layertap.open(store).sample_weight[:], along["sample_weight"]
     )
@@ -445,7 +445,7 @@ def test_zarr_and_parquet_are_saved_as_the_same_rows_of_numpy(here, tmp_path, da
     assert isinstance(ids[0], str if data in ("x.parquet", "parts") else int)
 
 
-def test_a_store_is_no_data_but_its_arrays_are(here, tmp_path):
+def test_a_store_is_not_data_but_its_arrays_are(here, tmp_path):
     store, again = tmp_path / "v.zarr", tmp_path / "again.zarr"
     succeeds("save", "of_images.keras", "images", "-o", store)
     line = fails(2, "save", "two.keras", store, "-o", again)
@@ -467,14 +467,14 @@ def test_a_folder_of_images_brings_labels_and_ids(here, tmp_path):
     ]
 
 
-def test_a_callable_gives_what_save_takes(here, tmp_path):
+def test_a_callable_returns_data_for_save(here, tmp_path):
     store = tmp_path / "v.zarr"
     succeeds("save", "two.keras", "sources:array", "-o", store)
     succeeds("verify", store, "--model", "two.keras", "--data", "x.npy")
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("gone.keras", ["There is nothing at gone.keras", ".h5"]),
         ("images", ["a folder at images"]),
@@ -491,14 +491,14 @@ def test_a_callable_gives_what_save_takes(here, tmp_path):
         ("", ["MODEL", "layertap plan --help"]),
     ],
 )
-def test_models_that_cannot_be_planned(here, words, told):
+def test_models_that_cannot_be_planned(here, words, message):
     line = fails(2, "plan", *words.split())
-    for part in told:
+    for part in message:
         assert part in line
 
 
 @pytest.mark.parametrize(
-    ("model", "data", "told"),
+    ("model", "data", "message"),
     [
         ("two", "gone.npy", ["gone.npy is no data", "package.module:callable"]),
         ("two", "text.txt", ["text.txt is no data"]),
@@ -531,14 +531,14 @@ def test_models_that_cannot_be_planned(here, words, told):
         ("two", "sources:empty", ["empty"]),
     ],
 )
-def test_data_that_cannot_be_saved(here, tmp_path, model, data, told):
+def test_data_that_cannot_be_saved(here, tmp_path, model, data, message):
     line = fails(2, "save", f"{model}.keras", data, "-o", tmp_path / "v.zarr")
-    for part in told:
+    for part in message:
         assert part in line
 
 
 @pytest.mark.parametrize("command", ["show", "verify"])
-def test_paths_that_are_no_store(here, tmp_path, command):
+def test_paths_without_a_store(here, tmp_path, command):
     assert "nothing" in fails(2, command, tmp_path / "gone.zarr")
     assert "it is a file" in fails(2, command, "text.txt")
     assert "no zarr.json" in fails(2, command, "images")
@@ -578,24 +578,24 @@ def test_verbose_adds_the_traceback_to_the_line(here):
 @pytest.mark.every_backend
 def test_the_demo_and_the_commands_that_it_prints(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told = succeeds("demo", "a [red] folder")
-    assert "1,797 rows, with labels" in told
-    assert "0 of them found something wrong" in told
+    message = succeeds("demo", "a [red] folder")
+    assert "1,797 rows, with labels" in message
+    assert "0 of them found something wrong" in message
     words = [
         shlex.split(line.removeprefix("$ layertap "))
-        for line in told.splitlines()
+        for line in message.splitlines()
         if line.startswith("$ layertap ")
     ]
     commands = ["plan", "save", "show", "verify", "importance"]
     assert [command for command, *_ in words] == commands
     for again in words:
-        assert succeeds(*again) in told
+        assert succeeds(*again) in message
     saved = layertap.open("a [red] folder/digits.zarr")
     assert saved.before("fusion")["look_3x3"].shape == (1797, 256)
 
 
 @pytest.mark.every_backend
-def test_a_process_that_succeeds_says_nothing_else(here, tmp_path):
+def test_a_process_that_succeeds_prints_nothing_else(here, tmp_path):
     words = ["save", "two.keras", "x.npy", "-o", str(tmp_path / "v.zarr")]
     done = subprocess.run([*PROCESS, *words], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -630,7 +630,7 @@ def test_ctrl_c_in_mid_save_and_the_same_command_again(here, tmp_path):
 
 
 def read_all(terminal: int) -> str:
-    """Returns what was written to a terminal, until nobody can write to it."""
+    """Returns the output to a terminal, until no process can write to it."""
     shown = b""
     while True:
         try:
@@ -644,9 +644,9 @@ def read_all(terminal: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("openvino", "pip install"), ("no_such_backend", "backend")]
+    ("name", "message"), [("openvino", "pip install"), ("no_such_backend", "backend")]
 )
-def test_a_backend_that_is_not_there(here, name, told):
+def test_a_backend_that_is_not_there(here, name, message):
     """Keras knows OpenVINO; it is in none of layertap's environments."""
     done = subprocess.run(
         [*PROCESS, "plan", "two.keras"],
@@ -658,7 +658,7 @@ def test_a_backend_that_is_not_there(here, name, told):
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert name in done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
 
 
 def test_help_imports_nothing_heavy():
@@ -688,7 +688,7 @@ COMMANDS = ["plan", "save", "show", "verify", "importance", "diff", "demo"]
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command(command):
-    told = succeeds(command, "--help")
-    assert told.startswith(f"Usage: layertap {command}")
-    assert max(map(len, told.splitlines())) <= 80
-    assert ("package.module:callable" in told) == (command in ("save", "verify"))
+    message = succeeds(command, "--help")
+    assert message.startswith(f"Usage: layertap {command}")
+    assert max(map(len, message.splitlines())) <= 80
+    assert ("package.module:callable" in message) == (command in ("save", "verify"))

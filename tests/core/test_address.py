@@ -1,4 +1,4 @@
-"""Names never meet, are safe anywhere, and are found when nearly right."""
+"""Encoded names are unique and safe; nearly right names are suggested."""
 
 import copy
 import json
@@ -29,8 +29,8 @@ tricky = st.text("@23.%_~ä/-", min_size=1)
 @example(["__x", "%5F_x", "_x"])
 @example(["labels", "%6C%61%62%65%6C%73"])
 @example(["..", "%2E%2E", "."])
-def test_two_names_never_meet(given_names):
-    assert len(set(map(address.component, given_names))) == len(given_names)
+def test_two_names_stay_different(raw_names):
+    assert len(set(map(address.component, raw_names))) == len(raw_names)
 
 
 @settings(derandomize=True)
@@ -83,7 +83,7 @@ def test_components_by_hand():
 
 
 paths = st.lists(st.one_of(names, tricky), min_size=1, max_size=4).map(
-    lambda given_names: "/".join(map(address.component, given_names))
+    lambda raw_names: "/".join(map(address.component, raw_names))
 )
 
 
@@ -125,7 +125,7 @@ def test_an_address_is_its_text_and_keeps_its_parts_in_a_copy():
 @pytest.mark.parametrize(
     "value", ["", "fusion", "fusion/in", "fusion/in/-1", "fusion/in/x", "/in/0", "out"]
 )
-def test_what_is_no_address_is_said_to_be_none(value):
+def test_other_texts_are_refused(value):
     with pytest.raises(AddressError, match="is not an address"):
         address.parse(value)
 
@@ -164,12 +164,12 @@ def test_globs_are_over_whole_paths_and_names_as_written_in_keras(patterns, chos
         ("zzz", r"Known \(6\): 'fusion', 'encoder/fusion'"),
     ],
 )
-def test_a_glob_that_matches_nothing_names_what_is_near(pattern, words):
+def test_a_glob_without_matches_suggests_near_names(pattern, words):
     with pytest.raises(AddressError, match=f"No join.*{words}"):
         address.match(["head", pattern], PATHS, what="join")
 
 
-def test_suggestions_where_there_is_nothing_or_very_much():
+def test_suggestions_from_no_names_and_from_many():
     assert address.suggest("x", [], what="join") == "There is no join at all."
     known = [f"dense_{i}" for i in range(30)]
     assert address.suggest("zzz", known, what="join").endswith("'dense_7', ….")

@@ -68,7 +68,7 @@ LESS = replace(
 )
 
 
-def test_what_was_left_out_is_counted_below_the_table():
+def test_ignored_joins_are_counted_below_the_table():
     assert "1 join left out, not joining data" in str(LESS)
     assert "left out" not in str(PLAN)
 
@@ -78,7 +78,7 @@ def test_round_trip_through_json(plan):
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
-def test_what_is_stored_is_counted_once():
+def test_aliases_are_not_counted():
     assert PLAN.addresses == [
         "fusion/in/0", "fusion/in/1", "outer/in/0", "outer/in/1", "head/out",
     ]  # fmt: skip
@@ -90,7 +90,7 @@ def test_what_is_stored_is_counted_once():
     assert PLAN.to_json()["outputs"][0]["bytes_per_row"] == 12
 
 
-def test_a_size_that_is_not_known_leaves_the_bytes_unknown():
+def test_an_unknown_size_leaves_the_bytes_unknown():
     assert OPEN.outputs[0].bytes_per_row is None
     assert OPEN.bytes_per_row is None
     assert OPEN.to_json()["bytes_per_row"] is None
@@ -111,7 +111,7 @@ def test_bytes_of_a_number(dtype, size):
     assert itemsize(dtype) == size
 
 
-def test_the_table_shows_all_there_is():
+def test_the_table_shows_all_values():
     text = str(PLAN)
     for words in (
         "Plan of two",
@@ -132,7 +132,7 @@ def test_the_table_shows_all_there_is():
         assert words in text
 
 
-def test_the_table_says_what_is_done_to_values():
+def test_the_table_names_reduction_dtype_and_padding():
     for words in (
         "reduced: max",
         "floating numbers stored as float16",
@@ -142,7 +142,7 @@ def test_the_table_says_what_is_done_to_values():
         assert words not in str(PLAN)
 
 
-def test_json_of_the_first_stores_says_nothing_of_less():
+def test_json_without_options_is_a_plan_without_them():
     data = PLAN.to_json()
     for name in ("dtype", "reduce", "narrowed", "padded"):
         del data[name]

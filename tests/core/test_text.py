@@ -1,4 +1,4 @@
-"""Strings that are stored as bytes come back as they were."""
+"""Strings that are stored as bytes are decoded unchanged."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from layertap.core import text
 from layertap.errors import DataError
 
 texts = st.text(st.characters(exclude_categories=["Cs"])).filter(
-    lambda one: not one.endswith("\0")
+    lambda string: not string.endswith("\0")
 )
 
 
@@ -36,11 +36,11 @@ def test_nothing():
     assert text.decode(np.zeros((0, 7), np.uint8)).tolist() == []
 
 
-def test_an_end_that_could_not_be_told_from_filling_is_refused():
+def test_an_end_that_looks_like_padding_is_refused():
     with pytest.raises(DataError, match=r"'a\\x00' ends in a NUL"):
         text.encode(["a\0"])
 
 
-def test_text_that_is_no_unicode_is_refused():
+def test_text_that_is_not_unicode_is_refused():
     with pytest.raises(DataError, match=r"'\\udcff'"):
         text.encode(["\udcff"])
