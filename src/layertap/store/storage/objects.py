@@ -106,8 +106,9 @@ class ObjectStorage(Storage):
 
     def read(self, name: str) -> bytes:
         """See `Storage`."""
+        values = self._values
         try:
-            answer = self._values.read(f"{self._key}/{name}").result()
+            answer = values.read(f"{self._key}/{name}").result()
         except ValueError as error:
             raise self._error(name, "read", error) from error
         self._seen[name] = answer.stamp.generation
@@ -125,8 +126,9 @@ class ObjectStorage(Storage):
 
     def _keys(self, name: str, first: str, end: str) -> list[str]:
         key_range = tensorstore().KvStore.KeyRange(first.encode(), end.encode())
+        values = self._values
         try:
-            return [key.decode() for key in self._values.list(key_range).result()]
+            return [key.decode() for key in values.list(key_range).result()]
         except ValueError as error:
             raise self._error(name, "read", error) from error
 
@@ -161,10 +163,9 @@ class ObjectStorage(Storage):
     def _put(self, name: str, content: bytes | None, if_unchanged: bool) -> None:
         """Puts an object, or deletes it if its content is None."""
         condition = self._seen.get(name, _MISSING) if if_unchanged else None
+        key, values = f"{self._key}/{name}", self._values
         try:
-            stamp = self._values.write(
-                f"{self._key}/{name}", content, if_equal=condition
-            ).result()
+            stamp = values.write(key, content, if_equal=condition).result()
             generation = stamp.generation
         except ValueError as error:
             raise self._error(name, "written", error) from error
