@@ -27,7 +27,10 @@ class Bucket(Location):
     def _is_free(self) -> bool:
         content = self._read_root()
         if content is None:
-            return not any(self.storage.names())
+            if not any(self.storage.names()):
+                return True
+            # Another process may have put its root since.
+            content = self._read_root() or {}
         return pending_writer(content) is not None
 
     def _read_root(self) -> Mapping[str, Any] | None:
