@@ -237,11 +237,12 @@ def _check_path(path: str) -> None:
 
 def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the content of a group's `zarr.json`."""
-    return {
-        "zarr_format": 3,
-        "node_type": "group",
-        "attributes": dict(attributes),
-    }
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+
+
+def is_group(metadata: Mapping[str, Any]) -> bool:
+    """Returns whether a `zarr.json` is that of a group, with any attributes."""
+    return group_metadata({}).items() <= {**metadata, "attributes": {}}.items()
 
 
 def to_json(metadata: Mapping[str, Any]) -> bytes:

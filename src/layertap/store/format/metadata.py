@@ -18,8 +18,8 @@ from layertap.store.format.layout import (
     ArrayLayout,
     ArraySpec,
     check_paths,
-    group_metadata,
     is_count,
+    is_group,
 )
 from layertap.store.format.root import Root
 from layertap.store.storage.base import Storage
@@ -38,13 +38,7 @@ _INVALID = "does not hold the metadata of an array as layertap writes it"
 
 
 def read_layouts(storage: Storage, root: Root) -> list[ArrayLayout]:
-    """Reads the layouts of all arrays of a store.
-
-    Raises:
-        StoreCorruptError: If one is missing, damaged or of another store, or if they
-            do not agree.
-        StoreError: If one can't be read.
-    """
+    """Reads the layouts of all arrays of a store, or raises StoreError."""
     try:
         check_paths(root.arrays)
     except OptionError as error:
@@ -63,12 +57,7 @@ def read_layouts(storage: Storage, root: Root) -> list[ArrayLayout]:
 
 
 def _read_layout(storage: Storage, root: Root, path: str) -> ArrayLayout:
-    name = f"{path}/{METADATA_FILE}"
-    file = storage.path_of(name)
-    try:
-        content = storage.read_json(name)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise damaged(file, f"is missing, but the store has an array {path}") from error
+    file, content = _read(storage, path, f"the store has an array {path}")
     layout = parse_layout(path, file, content, root.store)
     if root.rows not in (None, layout.rows):
         raise damaged(
@@ -80,21 +69,21 @@ def _read_layout(storage: Storage, root: Root, path: str) -> ArrayLayout:
 
 
 def check_groups(storage: Storage, root: Root) -> None:
-    """Reads the `zarr.json` of the groups inside a store.
-
-    Raises:
-        StoreCorruptError: If one is missing or damaged.
-        StoreError: If one can't be read.
-    """
+    """Reads the `zarr.json` of all groups in a store, or raises StoreError."""
     for group in group_paths(root.arrays):
-        name = f"{group}/{METADATA_FILE}"
-        file = storage.path_of(name)
-        try:
-            content = storage.read_json(name)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise damaged(file, "is missing, but its group has arrays") from error
-        if not group_metadata({}).items() <= {**content, "attributes": {}}.items():
+        file, content = _read(storage, group, "its group has arrays")
+        if not is_group(content):
             raise damaged(file, "is damaged: layertap writes other metadata of a group")
+
+
+def _read(storage: Storage, folder: str, reason: str) -> tuple[str, dict[str, Any]]:
+    """Returns the path and the content of a `zarr.json` that exists for a reason."""
+    name = f"{folder}/{METADATA_FILE}"
+    file = storage.path_of(name)
+    try:
+        return file, storage.read_json(name)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise damaged(file, f"is missing, but {reason}") from error
 
 
 def group_paths(arrays: Iterable[str]) -> list[str]:
@@ -105,11 +94,7 @@ def group_paths(arrays: Iterable[str]) -> list[str]:
 
 
 def parse_layout(path: str, file: str, metadata: Any, store: str) -> ArrayLayout:
-    """Returns the layout of an array of a store, from the content of its file.
-
-    Raises:
-        StoreCorruptError: If layertap did not write it, or wrote it in another store.
-    """
+    """Returns the layout in a file's content; raises unless it is of this store."""
     try:
         layout = _parse(path, metadata, store)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

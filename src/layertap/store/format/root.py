@@ -15,6 +15,7 @@ from layertap.store.format.layout import (
     group_metadata,
     has_right_digest,
     is_count,
+    is_group,
     to_json,
 )
 from layertap.store.storage.base import Storage
@@ -63,14 +64,7 @@ class Root:
 
 
 def read_root(storage: Storage) -> Root:
-    """Reads the root of a store.
-
-    Raises:
-        NotAStoreError: If there is none.
-        StoreFormatError: If a newer layertap wrote it.
-        StoreCorruptError: If it is damaged.
-        StoreError: If it can't be read.
-    """
+    """Reads the root of a store, or raises StoreError or a subclass."""
     ours = _read_attributes(storage)
     if PENDING in ours:
         raise NotAStoreError(
@@ -102,11 +96,9 @@ def _read_attributes(storage: Storage) -> dict[str, Any]:
         raise _not_a_store(storage, f"there is {missing} there") from None
     except NotADirectoryError:
         raise _not_a_store(storage, "it is a file, and a store is a folder") from None
-    if not group_metadata({}).items() <= {**content, "attributes": {}}.items():
-        raise damaged(
-            storage.path_of(METADATA_FILE),
-            "is damaged, or not that of a group of arrays",
-        )
+    if not is_group(content):
+        file = storage.path_of(METADATA_FILE)
+        raise damaged(file, "is damaged, or not that of a group of arrays")
     ours = _own_attributes(content)
     if ours is None:
         raise _not_a_store(storage, "it holds other data in Zarr format")

@@ -43,11 +43,8 @@ class Shard:
     """A shard in a file. Each chunk is checked when it is first needed.
 
     Rows are read from a map of the file, if they are not compressed and layertap wrote
-    their chunks in order. Other chunks are decoded into memory.
-
-    Raises:
-        ShardError: If its index is damaged.
-        OSError: If it can't be read.
+    their chunks in order. Other chunks are decoded into memory. A damaged shard raises
+    ShardError, and one that can't be read OSError.
     """
 
     def __init__(self, file: Path, layout: ArrayLayout) -> None:
@@ -94,12 +91,7 @@ class Shard:
         return np.frombuffer(index, "<u8").reshape(chunks, 2)
 
     def check_range(self, first: int, last: int) -> None:
-        """Checks all chunks from a first row to a last row.
-
-        Raises:
-            ShardError: If one is damaged.
-            OSError: If one can't be read.
-        """
+        """Checks all chunks from a first row to a last row."""
         end = last // self._chunk_rows + 1
         chunk = self._checked.find(0, first // self._chunk_rows, end)
         while chunk >= 0:
@@ -107,7 +99,7 @@ class Shard:
             chunk = self._checked.find(0, chunk + 1, end)
 
     def check_first(self, rows: int) -> None:
-        """Checks the first rows, all at once if possible. See `check_range`."""
+        """Checks the first rows, all at once if possible."""
         chunks = -(-rows // self._chunk_rows)
         if self._checked.find(0, 0, chunks) < 0 or self._chunk > _SMALL_CHUNK:
             return
@@ -123,7 +115,7 @@ class Shard:
         self.check_range(0, rows - 1)
 
     def check_rows(self, rows: NDArray[np.intp]) -> None:
-        """Checks the chunks of some rows. See `check_range`."""
+        """Checks the chunks of some rows."""
         if self._checked.find(0) >= 0:
             for chunk in np.unique(rows // self._chunk_rows).tolist():
                 if not self._checked[chunk]:

@@ -13,20 +13,13 @@ from layertap.store.format.shard import MISSING, Bytes
 
 
 class ShardEncoder:
-    """Yields the bytes of a shard. See `shard` for its format.
+    """Yields the bytes of a shard with the first rows of a full block.
 
-    Args:
-        values: The rows of a full block. Of the rows after the first `rows`, only
-            those in the same chunk are read.
-        rows: The number of rows.
-        layout: The array.
-
-    Attributes:
-        digest: The digest of the rows, after the last piece.
-        size: The number of bytes, after the last piece.
+    The last chunk is complete: of the rows after the first `rows`, it has some, too.
     """
 
     def __init__(self, values: NDArray[Any], rows: int, layout: ArrayLayout) -> None:
+        # Both are known after the last piece.
         self.digest = ""
         self.size = 0
         self._bytes: Bytes = values.reshape(-1).view(np.uint8)

@@ -11,16 +11,12 @@ Rows = range | NDArray[np.intp]
 
 
 class Selection(NamedTuple):
-    """The part of an array that an index selects.
-
-    Args:
-        rows: The rows to read.
-        inner: The range to read of each other axis. It goes up.
-        arrange: The index that arranges the values as the caller asked for them.
-    """
+    """The part of an array that an index selects."""
 
     rows: Rows
+    # Of each other axis, a range that goes up.
     inner: list[range]
+    # The index that arranges these values as the index says.
     arrange: tuple[Any, ...]
 
 

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,6 @@ class LocalShards(Shards):
     @contextmanager
     def _shard(self, block: int) -> Iterator[Shard]:
         """Opens a shard, and explains errors of it."""
-        file = self._files / self._layout.shard_file(block)
         try:
             yield self._open(block)
         except ShardError as error:
@@ -157,21 +157,23 @@ class LocalShards(Shards):
         except FileNotFoundError as error:
             raise self.damaged(block, "is missing") from error
         except OSError as error:
-            raise unreadable(file, error) from error
+            raise unreadable(self._file(block), error) from error
+
+    def _file(self, block: int) -> Path:
+        return self._files / self._layout.shard_file(block)
 
     def _open(self, block: int) -> Shard:
         key = (self._layout.spec.path, block)
         shard = self._cache.get(key)
         if shard is None:
-            file = self._files / self._layout.shard_file(block)
             try:
-                shard = Shard(file, self._layout)
+                shard = Shard(self._file(block), self._layout)
             except (OSError, MemoryError) as error:
                 if getattr(error, "errno", errno.ENOMEM) not in _TOO_MANY:
                     raise
                 # Some of the open files, or of the memory, belong to this cache.
                 self._cache.clear()
-                shard = Shard(file, self._layout)
+                shard = Shard(self._file(block), self._layout)
             self._cache.put(key, shard)
         return shard
 
@@ -187,14 +189,13 @@ class LocalShards(Shards):
         self._metadata_version = version
 
     def _check_size(self, block: int) -> None:
-        file = self._files / self._layout.shard_file(block)
         sizes = self._layout.shard_sizes(len(self._layout.row_range(block)))
         try:
-            status = file.lstat()
+            status = self._file(block).lstat()
         except FileNotFoundError as error:
             raise self.damaged(block, "is missing") from error
         except OSError as error:
-            raise unreadable(file, error) from error
+            raise unreadable(self._file(block), error) from error
         if not stat.S_ISREG(status.st_mode):
             raise self.damaged(block, "is not a file of its own: a link, or a folder")
         if status.st_size not in sizes:
@@ -220,8 +221,5 @@ def _spans(rows: range, block_rows: int) -> Iterator[tuple[int, int, int]]:
     """Yields the blocks of consecutive rows, and in each its first and last row."""
     for block in range(rows[0] // block_rows, rows[-1] // block_rows + 1):
         start = block * block_rows
-        yield (
-            block,
-            max(rows[0] - start, 0),
-            min(rows[-1] - start, block_rows - 1),
-        )
+        first, last = max(rows[0] - start, 0), rows[-1] - start
+        yield block, first, min(last, block_rows - 1)

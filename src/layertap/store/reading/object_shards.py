@@ -65,17 +65,12 @@ class ObjectShards(Shards):
                 "fill_missing_data_reads": False,
                 "recheck_cached_data": False,
             }
-            self._opened = (
-                tensorstore()
-                .open(
-                    spec,
-                    kvstore=self._objects.key_values(self._layout.spec.path),
-                    open=True,
-                    assume_metadata=True,
-                    context=self._objects.context,
-                )
-                .result()
+            objects, context = self._objects, self._objects.context
+            values = objects.key_values(self._layout.spec.path)
+            opening = tensorstore().open(
+                spec, kvstore=values, context=context, open=True, assume_metadata=True
             )
+            self._opened = opening.result()
         return self._opened
 
     def _error(self, rows: Rows, error: ValueError) -> StoreError:

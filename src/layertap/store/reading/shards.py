@@ -24,19 +24,11 @@ class Shards(ABC):
 
     @abstractmethod
     def read(self, rows: Rows, inner: Sequence[range] | None = None) -> NDArray[Any]:
-        """Reads rows, or only some positions of each of their other axes.
-
-        Raises:
-            StoreCorruptError: If a shard is damaged; the file and its rows are named.
-            StoreError: If one can't be read.
-        """
+        """Reads rows, or only some positions of their other axes."""
 
     @abstractmethod
     def ahead(self, rows: range) -> None:
-        """Reads and checks consecutive rows that will be needed soon.
-
-        Errors are only raised when the rows are read.
-        """
+        """Checks consecutive rows that will be needed soon; raises no errors."""
 
     def damaged(self, block: int, problem: str) -> StoreCorruptError:
         """Returns the error of a damaged shard. `problem` completes the sentence."""
