@@ -1,9 +1,7 @@
 """Nothing outside of its folder is read, written or deleted for a store."""
 
 import ctypes
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from layertap.store import Writer
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
 from layertap.store.storage.files import LocalStorage
+from tests.support.forks import Forks
 from tests.support.hostile import Store, make
 
 ROOT = Path(__file__).parents[2]
@@ -23,39 +22,52 @@ NAMES = [
     *("/etc", "//etc", "", "fusion//in", "zarr.json", "fusion/zarr.json"),
 ]
 
-# Does an action on a store, and prints the paths that Python opened or changed.
+# Does an action on a store, and returns the paths that Python opened or changed.
 DO = """
-import os, sys
+import signal
 import layertap, layertap.results.saved, layertap.cli
 from layertap.errors import LayertapError
 from layertap.store import Writer, exists, remove
 from tests.store.test_hostile_folder import resume
 from tests.support import hostile
 
-def seen(event, args):
-    # Relative paths belong to a folder that was opened by an absolute path.
-    if event == "open" or event.startswith(("os.", "shutil.")):
-        paths = [arg for arg in args[:2] if isinstance(arg, str) and os.path.isabs(arg)]
-        touched.extend(paths if watching else [])
-
 def use(path):
     hostile.use(path, without=["verify"])
 
-touched, watching = [], []
-action = {"use": use, "resume": resume, "exists": exists, "remove": remove}[sys.argv[1]]
+def do(action, path):
+    touched, watching = [], [True]
+
+    def seen(event, args):
+        # Relative paths belong to a folder that was opened by an absolute path.
+        if event == "open" or event.startswith(("os.", "shutil.")):
+            paths = [a for a in args[:2] if isinstance(a, str) and os.path.isabs(a)]
+            touched.extend(paths if watching else [])
+
+    # Ends a process that waits.
+    signal.alarm(20)
+    sys.addaudithook(seen)
+    try:
+        globals()[action](path)
+        ended = "done"
+    except LayertapError:
+        ended = "refused"
+    watching.clear()
+    return sorted(set(map(os.path.realpath, touched))), ended
+
 # First, to import all modules that are imported when they are needed.
-hostile.click.testing.CliRunner().invoke(layertap.cli.main, ["show", sys.argv[2] + "-"])
-hostile.use(sys.argv[3], without=["verify"])
-sys.addaudithook(seen)
-watching.append(True)
-try:
-    action(sys.argv[2])
-    ended = "done"
-except LayertapError:
-    ended = "refused"
-watching.clear()
-print(hostile.json.dumps([sorted(set(map(os.path.realpath, touched))), ended]))
+hostile.click.testing.CliRunner().invoke(layertap.cli.main, ["show", sys.argv[1] + "-"])
+use(sys.argv[1])
 """
+
+
+@pytest.fixture(scope="module")
+def doer(tmp_path_factory):
+    """Does actions on stores, each in a process of its own."""
+    path = tmp_path_factory.mktemp("other") / "v"
+    make(path)
+    doer = Forks(DO, str(path))
+    yield doer
+    doer.close()
 
 
 def resume(path):
@@ -94,7 +106,6 @@ class Watch:
 @pytest.fixture
 def store(tmp_path):
     make(tmp_path / "v", complete=False)
-    make(tmp_path / "other")
     return Store(tmp_path / "v")
 
 
@@ -124,22 +135,14 @@ def test_the_watch_detects_access(outside, watch):
     assert watch.seen()
 
 
-def do(action, store):
+def do(doer, action, store):
     """Does an action on a store.
 
     Returns:
         The paths outside of it that Python used, and whether it was done or refused.
     """
     parent = store.path.parent
-    done = subprocess.run(
-        [sys.executable, "-c", DO, action, str(store.path), str(parent / "other")],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    touched, ended = json.loads(done.stdout.splitlines()[-1])
+    touched, ended = doer.call("do", action, str(store.path))
     # Python's own files; and a half deleted store has a name like the store's.
     source = str(ROOT / "src")
     own = (sys.prefix, sys.base_prefix, source, "/usr/lib", "/dev", "/proc")
@@ -152,15 +155,15 @@ ACTIONS = ["use", "resume", "exists", "remove"]
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_a_valid_store(store, outside, watch, action):
-    paths, ended = do(action, store)
+def test_a_valid_store(doer, store, outside, watch, action):
+    paths, ended = do(doer, action, store)
     assert not paths
     assert ended == "done"
     assert not watch.seen()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_of_arrays_that_lead_out(store, outside, watch, name):
+def test_names_of_arrays_that_lead_out(doer, store, outside, watch, name):
     before = everything(outside)
     assert watch.seen()
     for action in ACTIONS:
@@ -170,7 +173,7 @@ def test_names_of_arrays_that_lead_out(store, outside, watch, name):
         ours["plan"]["outputs"][0]["address"] = name
         ours["identity"]["labels"] = name
         store.put_root(ours)
-        paths, _ = do(action, store)
+        paths, _ = do(doer, action, store)
         assert not paths
         assert not watch.seen()
     assert everything(outside) == before
@@ -193,7 +196,7 @@ LINKED = {
 
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("linked", LINKED.values(), ids=LINKED)
-def test_links_that_lead_out(store, outside, linked, action):
+def test_links_that_lead_out(doer, store, outside, linked, action):
     """They lead to the right file, or else to a secret."""
     file, target = store.path / linked, outside / "target"
     if file.exists():
@@ -203,7 +206,7 @@ def test_links_that_lead_out(store, outside, linked, action):
     file.symlink_to(target)
     before = everything(outside)
     watch = Watch(target if target.is_dir() else outside)
-    do(action, store)
+    do(doer, action, store)
     seen = watch.seen()
     watch.close()
     assert not seen
@@ -214,13 +217,13 @@ PIPES = ["zarr.json", "ids/zarr.json", "fusion/zarr.json", "ids/c.0.0", "ids/c.9
 
 
 @pytest.mark.parametrize("name", PIPES)
-def test_pipes_do_not_block(store, name):
+def test_pipes_do_not_block(doer, store, name):
     """Opening a pipe would wait for another process to open its other end."""
     for action in ACTIONS:
         store.reset()
         (store.path / name).unlink(missing_ok=True)
         os.mkfifo(store.path / name)
-        do(action, store)
+        do(doer, action, store)
 
 
 def everything(folder):

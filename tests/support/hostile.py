@@ -2,11 +2,8 @@
 
 import json
 import operator
-import os
 import resource
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from layertap.store.format.layout import group_metadata
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
 from layertap.store.storage.files import LocalStorage
+from tests.support import forks
 
 ROWS, BLOCK_ROWS = 11, 4
 PLAN = Plan(
@@ -229,26 +227,21 @@ def use_alone(path, *, verify=True, gib=3, seconds=40):
     Returns:
         The names of the actions that failed.
     """
-    code = (
-        "import sys, hostile\n"
-        f"hostile.bounded({gib}, {seconds}, {verify})\n"
-        f"without = {[] if verify else ['verify', 'diff']}\n"
-        "print(hostile.json.dumps(sorted(hostile.use(sys.argv[1], without=without))))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    return set(forks.shared(_ALONE).call("alone", str(path), verify, gib, seconds))
 
 
-def bounded(gib, seconds, verify):
+_ALONE = """
+from tests.support import hostile
+import layertap.analysis.verify
+
+def alone(path, verify, gib, seconds):
+    hostile.limit(gib, seconds)
+    return sorted(hostile.use(path, without=[] if verify else ["verify", "diff"]))
+"""
+
+
+def limit(gib, seconds):
     """Limits the memory and the time of this process from now on."""
-    if verify:
-        import layertap.analysis.verify  # noqa: F401
     with open("/proc/self/statm") as opened:  # noqa: PTH123
         taken = int(opened.read().split()[0]) * resource.getpagesize()
     most = taken + gib * 2**30

@@ -129,7 +129,7 @@ WITHOUT_ROWS = {
 def test_huge_rows_are_refused_when_they_are_read(tmp_path, claimed):
     claim(tmp_path / "v", **claimed)
     results = outcomes(tmp_path / "v")
-    del results["resume"]
+    assert "resume" in results
     assert set(results.values()) <= {"refused", "fine"}, results
     if results["open"] == "fine":
         assert {results[name] for name in ("first row", "all rows", "check")} == {
@@ -141,17 +141,8 @@ def test_huge_rows_are_refused_when_they_are_read(tmp_path, claimed):
 def test_huge_rows_without_any_row(tmp_path, claimed):
     claim(tmp_path / "v", **claimed)
     results = outcomes(tmp_path / "v")
-    del results["resume"]
+    assert "resume" in results
     assert set(results.values()) <= {"refused", "fine"}, results
-
-
-EITHER = HUGE | WITHOUT_ROWS
-
-
-@pytest.mark.parametrize("claimed", EITHER.values(), ids=EITHER)
-def test_huge_rows_are_refused_or_resumed_by_a_writer(tmp_path, claimed):
-    claim(tmp_path / "v", **claimed)
-    assert outcomes(tmp_path / "v")["resume"] in ("refused", "fine")
 
 
 LARGE = {
