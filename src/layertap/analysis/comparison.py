@@ -44,7 +44,7 @@ class Check(Comparison):
     """A check of one saved value, or of one join at the address of its output.
 
     Attributes:
-        what: What was compared: saved and recomputed, for example.
+        what: The compared values: saved and recomputed, for example.
         first: The first row that is different, or None.
         files: How many of its files are damaged.
         damage: A description of the damage, file by file, with the rows in it.

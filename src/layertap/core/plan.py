@@ -15,7 +15,7 @@ from layertap.errors import AddressError
 
 Shape = tuple[int | None, ...]
 
-# Limits of what is read from a store.
+# Limits of a plan that is read from a store.
 _MOST_AXES, _MOST_SIZE = 64, 2**62
 _LONGEST_TEXT = 10_000
 

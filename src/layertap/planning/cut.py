@@ -13,7 +13,7 @@ from layertap.tracing.graphs.cut import Cut, cut
 def cut_before(
     model: keras.Model, specs: Any, joins: Sequence[Join], refused: Iterable[Refused]
 ) -> Cut:
-    """Cuts a model before joins, of which no branch may be refused."""
+    """Cuts a model before joins. None of their branches may be refused."""
     for join in joins:
         if not join.whole:
             reasons = "; ".join(f"{r.address}: {r.reason}" for r in refused)

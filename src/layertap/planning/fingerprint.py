@@ -1,4 +1,4 @@
-"""Fingerprints: what has to be equal for two runs to be the same."""
+"""Fingerprints: two runs are the same if these are equal."""
 
 import functools
 import hashlib

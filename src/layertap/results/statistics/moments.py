@@ -1,4 +1,4 @@
-"""Statistics of the numbers of a value: how large, how many zeros, what is broken.
+"""Statistics of a value: how large, how many zeros, how many not finite.
 
 Chan, Golub and LeVeque give the formulas that merge statistics of different rows:
 "Updating formulae and a pairwise algorithm for computing sample variances", 1979.

@@ -25,7 +25,7 @@ from layertap.store.format.root import Root
 from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import damaged
 
-# Far above what is written, for later versions, but no store can claim any size. One
+# Far above the written sizes, for later versions, but no store can claim any size. One
 # row may be larger than a block or a chunk may be.
 _MOST_BLOCK_BYTES = 2**31
 _MOST_CHUNK_BYTES = 2**28

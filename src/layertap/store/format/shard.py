@@ -140,7 +140,7 @@ class Shard:
 
     def _decompress(self, content: Bytes, chunk: int) -> Bytes:
         try:
-            # The decompressor trusts the size that a frame claims; -1 is no claim.
+            # The decompressor trusts the size that a frame claims; -1 claims nothing.
             size = zstandard.frame_content_size(content.data)
             if size not in (-1, self._chunk):
                 raise ShardError(f"chunk {chunk} claims to have {size:,} bytes")

@@ -53,7 +53,7 @@ def unreadable(file: object, error: OSError) -> StoreError:
 
 
 def damaged(file: object, problem: str) -> StoreCorruptError:
-    """Returns the error of a file that does not hold what was written."""
+    """Returns the error of a file that does not hold the written bytes."""
     return StoreCorruptError(
         f"{file} {problem}. Restore it from a copy, or delete the store and save again."
     )
