@@ -451,7 +451,7 @@ def test_a_store_is_not_data_but_its_arrays_are(here, tmp_path):
     line = fails(2, "save", "two.keras", store, "-o", again)
     assert "v.zarr is a store of layertap's" in line
     line = fails(2, "save", "two.keras", store / "fusion" / "in" / "1", "-o", again)
-    assert "'x' takes shape (rows, 8); found (3, 3)" in line
+    assert "Expected (rows, 8). Received (3, 3)" in line
 
 
 def test_a_folder_of_images_brings_labels_and_ids(here, tmp_path):
@@ -476,10 +476,10 @@ def test_a_callable_returns_data_for_save(here, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("gone.keras", ["There is nothing at gone.keras", ".h5"]),
-        ("images", ["a folder at images"]),
+        ("gone.keras", ["gone.keras does not exist", ".h5"]),
+        ("images", ["images is a folder"]),
         ("cut.keras", ["cut.keras is cut off"]),
-        ("text.keras", ["text.keras is cut off, or was never a model"]),
+        ("text.keras", ["text.keras is cut off, or is not a model"]),
         ("two.bin", ["ends in .keras, .h5"]),
         ("no_model.weights.h5", ["No model config found"]),
         ("line.keras", ["'line' concatenates nothing", "--outputs"]),
@@ -500,14 +500,18 @@ def test_models_that_cannot_be_planned(here, words, message):
 @pytest.mark.parametrize(
     ("model", "data", "message"),
     [
-        ("two", "gone.npy", ["gone.npy is no data", "package.module:callable"]),
-        ("two", "text.txt", ["text.txt is no data"]),
+        (
+            "two",
+            "gone.npy",
+            ["gone.npy is not supported", "package.module:callable"],
+        ),
+        ("two", "text.txt", ["text.txt is not supported as data"]),
         ("two", "narrow.npy", ["'x'", "(rows, 8)", ", 7)"]),
         ("two", "words.npy", ["'x'", "<U", "float32"]),
         ("two", "none.npy", ["empty"]),
         ("two", "pickled.npy", ["pickled.npy", "Python objects"]),
-        ("two", "cut.x.npy", ["cut.x.npy is no array that NumPy can read"]),
-        ("two", "cut.x.npz", ["cut.x.npz is no .npz that NumPy can read"]),
+        ("two", "cut.x.npy", ["cut.x.npy is not a readable .npy file"]),
+        ("two", "cut.x.npz", ["cut.x.npz is not a readable .npz file"]),
         ("two", "cut.x.parquet", ["cut.x.parquet is no Parquet file that can be read"]),
         ("two", "no_x.parquet", ["'x'", "notes"]),
         ("two", "empty.zarr", ["empty.zarr holds no input for 'two'"]),
@@ -522,12 +526,12 @@ def test_models_that_cannot_be_planned(here, words, message):
         ("of_images", "no_images", ["no_images has no images", ".png"]),
         ("of_images", "bad_image", ["bad_image/a.png is no image"]),
         ("two", "no_such_module:f", ["no_such_module can't be imported"]),
-        ("two", "sources:", ["sources: is no data"]),
+        ("two", "sources:", ["sources: is not supported as data"]),
         ("two", "sources:absent", ["sources has no callable 'absent'"]),
         ("two", "sources:constant", ["sources has no callable 'constant'"]),
         ("two", "sources:raises", ["RuntimeError: the data base is away"]),
         ("two", "sources:raises_later", ["RuntimeError: the line went dead"]),
-        ("two", "sources:number", ["found int"]),
+        ("two", "sources:number", ["Received int"]),
         ("two", "sources:empty", ["empty"]),
     ],
 )

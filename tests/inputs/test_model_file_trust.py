@@ -4,7 +4,7 @@ import keras
 import pytest
 
 from layertap.errors import ModelFileError
-from layertap.inputs.data_file import load_model
+from layertap.inputs.model_file import load_model
 
 pytestmark = [
     pytest.mark.one_backend,

@@ -194,7 +194,7 @@ def importance(store: str, model: str, rows: slice | None, **options: Any) -> No
     loaded = _load(model, options)
     from layertap.analysis.importance import head_of
     from layertap.analysis.importance import importance as measure
-    from layertap.inputs.data_file import compile_as_saved
+    from layertap.inputs.model_file import compile_as_saved
 
     head = head_of(saved, loaded)
     if options["loss"] is None:
@@ -309,7 +309,7 @@ def _need_keras() -> None:
 
 def _load(model: str, options: dict[str, Any]) -> Any:
     _need_keras()
-    from layertap.inputs.data_file import load_model
+    from layertap.inputs.model_file import load_model
 
     _warn_of_trust(model, options)
     return load_model(model, trust=options["trust_model"], modules=options["modules"])

@@ -1,9 +1,11 @@
-"""Packages that only some uses of layertap need; each belongs to an extra."""
+"""Imports of modules that may be missing: those of an extra, or the user's own."""
 
 import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
-from layertap.errors import BackendMissingError
+from layertap.errors import BackendMissingError, OptionError
 
 
 def require(package: str, extra: str, use: str) -> Any:
@@ -31,4 +33,17 @@ def require_keras() -> Any:
             f"Keras can't be imported: {error}. Install its backend, for instance with "
             'pip install "layertap[tensorflow]" (or [jax], [torch]), or set '
             "KERAS_BACKEND to one that is installed."
+        ) from error
+
+
+def import_users(module: str, argument: str) -> Any:
+    """Imports a module that the user names; the working directory is on its path."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # The module runs any code.
+        raise OptionError(
+            f"{argument}: the module {module} can't be imported from {Path.cwd()}: "
+            f"{type(error).__name__}: {error}"
         ) from error

@@ -47,7 +47,7 @@ class SharedModel:
         Raises:
             ModelFileError: If that is not possible in this process.
         """
-        from layertap.inputs.data_file import load_model
+        from layertap.inputs.model_file import load_model
 
         options: dict[str, Any] = {"trust": self.trust, "modules": self.modules}
         if self.path:

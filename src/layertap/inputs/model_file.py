@@ -1,0 +1,112 @@
+"""Loads and compiles models from `.keras` and `.h5` files."""
+
+import json
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from layertap.core.optional import import_users
+from layertap.errors import ModelFileError
+
+_SUFFIXES = (".keras", ".h5", ".hdf5")
+# The first release of Keras that has its safe mode for .h5 files, too.
+_SAFE_H5 = (3, 11, 3)
+# How Keras reports an unknown class, in .keras and in .h5 files.
+_CUSTOM = re.compile(
+    r"(?:Could not (?:locate|deserialize) (?:class|function)|Unknown \w+:)"
+    r" '(?P<name>[^']+)'"
+)
+
+
+def load_model(
+    path: str,
+    *,
+    trust: bool = False,
+    modules: Sequence[str] = (),
+    objects: Mapping[str, Any] | None = None,
+) -> Any:
+    """Loads a model from a `.keras` or a legacy `.h5` file.
+
+    Without `trust`, Keras' safe mode is on, or the file is refused: no code in it runs.
+    `modules` are imported first, to register custom objects; `objects` are further ones
+    by name.
+    """
+    for module in modules:
+        import_users(module, "--import")
+    file = Path(path)
+    _check_file(file, trust)
+    try:
+        return keras.models.load_model(
+            path, dict(objects or {}), compile=False, safe_mode=not trust
+        )
+    except Exception as error:  # A model file builds any classes with any errors.
+        raise ModelFileError(_explain(path, error)) from error
+
+
+def compile_as_saved(model: Any, path: str) -> None:
+    """Compiles a model, or a part of one, like the model in a `.keras` file.
+
+    Its optimizer is a new one. Of any other file, or of a model that was not compiled,
+    nothing is taken over.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("config.json")).get("compile_config")
+    if not config:
+        return
+    try:
+        model.compile_from_config(config)
+    except Exception as error:  # Custom losses raise any errors.
+        raise ModelFileError(_explain(path, error)) from error
+
+
+def _check_file(file: Path, trust: bool) -> None:
+    if not file.is_file():
+        kind = "is a folder" if file.is_dir() else "does not exist"
+        raise ModelFileError(f"{file} {kind}. Expected a .keras or .h5 file.")
+    if file.suffix not in _SUFFIXES:
+        raise ModelFileError(
+            f"{file} is not a model file by its name. Expected one that ends in "
+            f"{', '.join(_SUFFIXES)}."
+        )
+    if file.suffix == ".keras" and not zipfile.is_zipfile(file):
+        raise ModelFileError(
+            f"{file} is cut off, or is not a model. Expected a zip archive, as every "
+            ".keras file is. Save it again with model.save(…)."
+        )
+    if file.suffix != ".keras" and not trust and _keras_version() < _SAFE_H5:
+        raise ModelFileError(
+            f"{file} may hold code, and Keras {keras.__version__} runs code in "
+            f"{file.suffix} files even in its safe mode. If you trust the file's "
+            "author, pass --trust-model. Else save it as .keras, or install a newer "
+            "Keras."
+        )
+
+
+def _keras_version() -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", keras.__version__)[:3]))
+
+
+def _explain(path: str, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "safe_mode" in text or "safe mode" in text:
+        return (
+            f"{path} holds a Lambda layer or other code, which Keras' safe mode does "
+            "not run. If you trust the file's author, pass --trust-model."
+        )
+    custom = _CUSTOM.search(text)
+    if custom:
+        return (
+            f"{path} needs {custom['name']}, which is not part of Keras. Name the "
+            "module that registers it (with keras.saving.register_keras_serializable): "
+            "--import my_package.module"
+        )
+    return (
+        f"{path} can't be loaded. It is cut off, damaged, or not a Keras model "
+        f"({type(error).__name__}: {text[:300]}). Save it again with model.save(…)."
+    )
