@@ -306,7 +306,7 @@ def test_a_callable_may_return_a_dataset(source):
     [
         ("sources:generator", r"generator gives its batches one after.*layertap\.save"),
         ("sources:of_ray", r"sources:of_ray gave a ray\.data\.Dataset.*Pass the data"),
-        ("gone.npy", r"gone\.npy is no data"),
+        ("gone.npy", r"gone\.npy is not supported as data"),
     ],
 )
 def test_sources_that_are_refused_when_they_are_opened(source, source_name, words):

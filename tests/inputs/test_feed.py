@@ -173,7 +173,7 @@ def test_a_stream_is_read_no_more_often_than_needed(name):
     assert feed.first() is feed.first()
     assert len(taken) <= 2
     assert sum(batch.rows for batch in feed.batches()) == ROWS
-    with pytest.raises(DataError, match=r"generator gives its batches only once"):
+    with pytest.raises(DataError, match=r"generator was read before.*only once"):
         next(feed.batches())
 
 
@@ -379,12 +379,12 @@ def test_a_stream_ends_where_it_is_told():
 
 @pytest.mark.one_backend
 def test_a_data_set_that_is_empty_or_changes_its_sizes_can_not_be_read_anywhere():
-    with pytest.raises(DataError, match="empty: not one row"):
+    with pytest.raises(DataError, match=r"empty.*at least one row"):
         next(Feed(Batches([]), ONE, anywhere=True).batches())
     for batches, words in (
         ([X[:0]], "Batch 0 of Batches has 0 rows"),
-        ([X[:0], X[:5]], "Batch 1 of Batches has 5 rows, its first batch 0"),
-        ([X[:5], X[:5], X[:6]], "Batch 2 of Batches has 6 rows, its first batch 5"),
+        ([X[:0], X[:5]], "Batch 1 of Batches has 5 rows. Expected 0"),
+        ([X[:5], X[:5], X[:6]], "Batch 2 of Batches has 6 rows. Expected 5"),
         ([X[:5], X[:5], X[:0]], "Batch 2 of Batches has 0 rows"),
         ([X[:5], X[:4], X[:5]], "Batch 1 of Batches has 4 rows"),
     ):
@@ -412,14 +412,19 @@ GOOD = X[:8]
 @pytest.mark.parametrize(
     ("data", "specs", "error", "words"),
     [
-        (None, ONE, DataTypeError, "found NoneType"),
-        ("x.npy", ONE, DataTypeError, r"found str.*Load the file"),
-        (b"x", ONE, DataTypeError, "found bytes"),
-        (3, ONE, DataTypeError, "found int"),
-        ([], ONE, DataTypeError, "found list"),
-        ({}, ONE, DataTypeError, "found dict"),
-        (object(), ONE, DataTypeError, "found object"),
-        ([[1.0, 2.0, 3.0]], ONE, DataTypeError, "found float.*Make it an array"),
+        (None, ONE, DataTypeError, "Received NoneType"),
+        ("x.npy", ONE, DataTypeError, r"Received str.*Load the file"),
+        (b"x", ONE, DataTypeError, "Received bytes"),
+        (3, ONE, DataTypeError, "Received int"),
+        ([], ONE, DataTypeError, "Received list"),
+        ({}, ONE, DataTypeError, "Received dict"),
+        (object(), ONE, DataTypeError, "Received object"),
+        (
+            [[1.0, 2.0, 3.0]],
+            ONE,
+            DataTypeError,
+            "Received float.*Convert it",
+        ),
         (np.float32(3), ONE, DataError, "scalar"),
         ([X, np.float32(3)], TWO, DataError, "scalar"),
         (X[:0], ONE, DataError, "empty"),
@@ -428,16 +433,26 @@ GOOD = X[:8]
         (Batches([]), ONE, DataError, "empty"),
         ({"idx": IDS, "x": X}, TWO, DataError, "'ids' is not in.*Did you mean 'idx'"),
         ({"a": X}, ONE, DataError, r"'x' is not in the data.*Known \(1\): 'a'"),
-        ({1: X}, ONE, DataError, "'x' is not in the data, which has 1"),
-        (X, TWO, DataError, r"takes 2 inputs \(x, ids\).* 1"),
-        ([X, IDS, Y], TWO, DataError, "takes 2 inputs.* 3"),
-        (X[:, :2], ONE, DataError, r"'x' takes shape \(rows, 3\).*\(23, 2\).*row 0"),
-        (X[0], ONE, DataError, r"'x' takes shape \(rows, 3\).*\(3,\)"),
-        (X[:, None], ONE, DataError, r"'x' takes shape \(rows, 3\).*\(23, 1, 3\)"),
-        (iter([GOOD, X[8:, :2]]), ONE, DataError, r"\(15, 2\) from row 8"),
-        (iter([GOOD, X[8:], X[0, 0]]), ONE, DataError, r"found \(\) from row 23"),
+        ({1: X}, ONE, DataError, "'x' is not in the data. Received 1"),
+        (X, TWO, DataError, r"Expected 2 inputs \(x, ids\).* 1"),
+        ([X, IDS, Y], TWO, DataError, "Expected 2 inputs.* 3"),
+        (
+            X[:, :2],
+            ONE,
+            DataError,
+            r"'x'.*row 0.*\(rows, 3\).*\(23, 2\)",
+        ),
+        (X[0], ONE, DataError, r"'x' has .*Expected \(rows, 3\).*\(3,\)"),
+        (X[:, None], ONE, DataError, r"'x' has .*Expected \(rows, 3\).*\(23, 1, 3\)"),
+        (iter([GOOD, X[8:, :2]]), ONE, DataError, r"row 8 on.*\(15, 2\)"),
+        (iter([GOOD, X[8:], X[0, 0]]), ONE, DataError, r"row 23 on.*Received \(\)"),
         (np.array([["a"] * 3]), ONE, DataTypeError, "'x' holds <U1 from row 0"),
-        (np.array([["a"] * 3]), None, DataTypeError, "holds <U1.*takes real numbers"),
+        (
+            np.array([["a"] * 3]),
+            None,
+            DataTypeError,
+            "holds <U1.*real numbers",
+        ),
         (X.astype(object), ONE, DataTypeError, "'x' holds object"),
         (X.astype("complex64"), ONE, DataTypeError, "'x' holds complex64"),
         (X.astype("complex64"), None, DataTypeError, "holds complex64"),
@@ -450,57 +465,72 @@ GOOD = X[:8]
             r"'ids' holds 1099511627776.*int32",
         ),
         ([X, IDS * np.nan], TWO, DataError, "'ids' holds nan.*int32"),
-        (iter(["abc"]), ONE, DataTypeError, "a str, which is no array"),
-        (iter([None]), ONE, DataTypeError, "a NoneType, which is no array"),
-        (iter([()]), ONE, DataError, "found one of 0 members"),
-        ((X, X, X, X), ONE, DataError, "one of 4 members.*list or a dictionary"),
+        (iter(["abc"]), ONE, DataTypeError, "a str. Expected arrays"),
+        (iter([None]), ONE, DataTypeError, "a NoneType. Expected arrays"),
+        (iter([()]), ONE, DataError, "has 0 members"),
+        ((X, X, X, X), ONE, DataError, "has 4 members.*list or a dictionary"),
         ((X, Y[:9]), ONE, DataError, r"same number.*inputs \(23, 3\), labels \(9,\)"),
         ([X, IDS[:9]], TWO, DataError, r"same number.*\(23, 3\), inputs\[1\] \(9, 2\)"),
         ((X, Y, WEIGHTS[:9]), ONE, DataError, r"same number of rows.*\(9,\)"),
-        (iter([(X, Y[:9])]), ONE, DataError, "row 0 on there are 23 .* 9 of labels"),
+        (
+            iter([(X, Y[:9])]),
+            ONE,
+            DataError,
+            r"row 0.*inputs \(23, 3\), labels \(9,\)",
+        ),
         (
             iter([(X, Y, WEIGHTS[:9])]),
             ONE,
             DataError,
-            "23 rows of inputs, but 9 of sample weights",
+            r"row 0 on.*sample_weight \(9,\)",
         ),
-        (iter([[X, IDS[:9]]]), TWO, DataError, r"disagree .*\(23, 3\), \(9, 2\)"),
+        (
+            iter([[X, IDS[:9]]]),
+            TWO,
+            DataError,
+            r"row 0.*\(23, 3\), inputs\[1\] \(9, 2\)",
+        ),
         (
             iter([GOOD, (GOOD, Y[:8])]),
             ONE,
             DataError,
-            "row 8 has labels.*first .* none",
+            "row 8 on differs .* labels. Expected nothing",
         ),
-        (iter([(GOOD, Y[:8]), GOOD]), ONE, DataError, "row 8 has labels: none"),
+        (
+            iter([(GOOD, Y[:8]), GOOD]),
+            ONE,
+            DataError,
+            "row 8.* labels.*Received nothing",
+        ),
         (
             iter([(GOOD, Y[:8], Y[:8]), (GOOD, Y[:8])]),
             ONE,
             DataError,
-            "row 8 has sample_weight: none",
+            "row 8 on .* sample_weight.*Received nothing",
         ),
         (
             iter([(GOOD, Y[:8]), (GOOD, {"a": Y[:8]})]),
             ONE,
             DataError,
-            "row 8 has labels: none",
+            "row 8.* labels.*Received nothing",
         ),
         (
             iter([{"a": GOOD}, {"b": GOOD}]),
             None,
             DataError,
-            r"row 8 has inputs\['a'\]: none",
+            r"row 8 on .* inputs\['a'\].*Received nothing",
         ),
         (
             iter([(GOOD, Y[:8]), (GOOD, GOOD)]),
             ONE,
             DataError,
-            r"row 8 has labels: float32 of shape \(rows, 3\).*int64 of shape \(rows\)",
+            r"row 8 .*int64 of shape \(rows\).*float32 of shape \(rows, 3\)",
         ),
         (
             iter([(GOOD, Y[:8]), (GOOD, Y[:8] * 0.5)]),
             ONE,
             DataError,
-            "row 8 has labels: float64 .*int64",
+            "row 8 on .* labels.*int64.*float64",
         ),
     ],
 )
@@ -545,7 +575,7 @@ def test_data_with_batches_of_their_own_take_no_batch_size(name):
 @pytest.mark.one_backend
 @pytest.mark.parametrize("size", [0, -1, 2.5, "8"])
 def test_a_batch_size_is_a_number_of_rows(size):
-    with pytest.raises(OptionError, match=rf"whole number.*found {size!r}"):
+    with pytest.raises(OptionError, match=rf"whole number.*Received {size!r}"):
         Feed(X, ONE, size)
     assert Feed(X, ONE, np.int64(5)).first().rows == 5
 

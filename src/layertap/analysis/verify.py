@@ -13,7 +13,8 @@ from layertap.core import address, text, tolerance
 from layertap.core.plan import Join
 from layertap.core.values import Values, auxiliary_arrays, length_columns
 from layertap.errors import DataError, OptionError, OtherRunError, StoreError
-from layertap.inputs.feed import Batch, Feed
+from layertap.inputs.convert import Batch
+from layertap.inputs.feed import Feed
 from layertap.pipeline.tap import Tap
 from layertap.planning import fingerprint
 from layertap.planning.padding import cut_to

@@ -8,6 +8,7 @@ import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -77,14 +78,14 @@ def share(data: Any, ids: Any = None) -> Shared:
         DataTypeError: If they can't be read from any row on.
         DataError: If a data set of Ray has columns of which rows differ in form.
     """
-    from layertap.inputs.sources import is_numbered, is_of_ray
+    from layertap.inputs.sources import is_indexed, is_ray_dataset
 
     shared_ids = None if ids is None else _put_ids(ids)
     if isinstance(data, str | os.PathLike):
         form: _Form = _Source(_from_anywhere(os.fspath(data)))
-    elif is_of_ray(data):
+    elif is_ray_dataset(data):
         form = _Columns(columns_of(data))
-    elif is_numbered(data):
+    elif is_indexed(data):
         form = _dataset(data)
     else:
         form = _arrays(data)
@@ -99,10 +100,10 @@ class _Source:
 
     def open(self, model: Any) -> "Data":
         from layertap.inputs.data_file import load_data
-        from layertap.inputs.sources import check_no_stream, is_of_ray
+        from layertap.inputs.sources import check_no_stream, is_ray_dataset
 
         found = load_data(self.source, model)
-        if is_of_ray(found.data):
+        if is_ray_dataset(found.data):
             raise DataTypeError(
                 f"{self.source} gave a ray.data.Dataset, to each worker one of its "
                 "own. Pass the data set itself."
@@ -145,9 +146,11 @@ class _Columns:
     columns: Mapping[str, ray_arrays.Pieces]
 
     def open(self, model: Any) -> "Data":
-        from layertap.inputs.data_file import named
+        from layertap.inputs.data_file import data_from_columns
 
-        return named(self.columns, model, "The ray.data.Dataset", any_name=True)
+        return data_from_columns(
+            self.columns, model, "The ray.data.Dataset", any_name=True
+        )
 
 
 def _from_anywhere(source: str) -> str:
@@ -169,19 +172,21 @@ def _put_ids(ids: Any) -> ray_arrays.Pieces:
 def _arrays(data: Any) -> _Arrays:
     import keras
 
-    from layertap.inputs.elements import column, sliceable
+    from layertap.inputs.convert import sliceable
     from layertap.inputs.sources import check_arrays, check_no_stream
 
     check_no_stream(data)
     check_arrays(data)
 
-    def put(leaf: Any) -> Any:
-        return None if leaf is None else ray_arrays.put(sliceable(leaf))
+    def put(leaf: Any, *, is_input: bool = False) -> Any:
+        if leaf is None:
+            return None
+        return ray_arrays.put(sliceable(leaf, is_input=is_input))
 
-    # Labels are no inputs; of a model of several, a last axis of 1 comes and goes.
+    # Further members may be labels. Inputs get a last axis of size 1 when converted.
     x, *others = data if isinstance(data, tuple) else (data,)
-    x = keras.tree.map_structure(column, x)
-    x, *others = (keras.tree.map_structure(put, part) for part in (x, *others))
+    x = keras.tree.map_structure(partial(put, is_input=True), x)
+    others = [keras.tree.map_structure(put, part) for part in others]
     return _Arrays((x, *others) if isinstance(data, tuple) else x)
 
 

@@ -1,7 +1,9 @@
-"""One batch of inputs, made into what the model takes: names, structure, types."""
+"""Converts an element of any data into a batch of what a model's inputs accept."""
 
+import operator
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -13,53 +15,141 @@ from layertap.core.address import suggest
 from layertap.errors import DataError, DataTypeError
 
 
-def arrange(x: Any, specs: Any, row: int) -> Any:
-    """Returns inputs in the structure, the dtypes and the ranks that the model takes.
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive rows of a data set, as NumPy arrays or structures of them.
+
+    Attributes:
+        row: The number of its first row in the data set.
+    """
+
+    row: int
+    rows: int
+    inputs: Any
+    labels: Any = None
+    sample_weight: Any = None
+
+    def parts(self, size: int | None) -> "Iterator[Batch]":
+        """Yields the same rows in batches of a size; None leaves them together."""
+        if size is None or self.rows <= size:
+            yield self
+            return
+        structures = (self.inputs, self.labels, self.sample_weight)
+        for start in range(0, self.rows, size):
+            part = operator.itemgetter(slice(start, start + size))
+            yield Batch(
+                self.row + start,
+                min(size, self.rows - start),
+                *(
+                    s if s is None else keras.tree.map_structure(part, s)
+                    for s in structures
+                ),
+            )
+
+    def forms(self) -> dict[str, str]:
+        """Describes what must be the same in all batches, by the arrays' names."""
+        forms = {}
+        leaves = named_leaves(self.inputs, self.labels, self.sample_weight)
+        for name, leaf in leaves.items():
+            # Inputs may change their sizes, where the model lets them.
+            is_input = name.startswith("inputs")
+            sizes = "?" * (leaf.ndim - 1) if is_input else leaf.shape[1:]
+            dtype = "text" if leaf.dtype.kind in "SU" else leaf.dtype.name
+            forms[name] = f"{dtype} of shape ({', '.join(['rows', *map(str, sizes)])})"
+        return forms
+
+
+class Converter:
+    """Converts elements: inputs, or `(x, y, sample_weight)` as `model.fit` accepts it.
 
     Args:
-        x: One array, or a list or dictionary of them, as `model.predict` takes it.
-        specs: The model's structure of `InputSpec`; None for a model without a graph,
-            which gets `x` as it is, floats in Keras' default dtype.
-        row: The number of the first row, for errors.
-
-    Raises:
-        DataError: If a name, the number of inputs, a rank or a size does not fit.
-        DataTypeError: If these are no numbers.
+        specs: The model's structure of `InputSpec`. None for a model without a graph:
+            its inputs stay as they are, with floats in Keras' default dtype.
     """
-    if specs is None:
-        return keras.tree.map_structure(
-            lambda leaf: _numbers(leaf, "the input", row), x
-        )
-    wanted = keras.tree.flatten(specs)
-    flat = keras.tree.flatten(matched(x, specs))
-    if len(flat) != len(wanted):
-        names = ", ".join(spec.name for spec in wanted)
-        raise DataError(
-            f"The model takes {len(wanted)} inputs ({names}); the data {len(flat)}."
-        )
-    arrays = [_fit(leaf, spec, row) for leaf, spec in zip(flat, wanted, strict=True)]
-    return keras.tree.pack_sequence_as(specs, arrays)
+
+    def __init__(self, specs: Any) -> None:
+        self._specs = specs
+        self._flat_specs = [] if specs is None else keras.tree.flatten(specs)
+
+    def unpack(self, element: Any) -> tuple[Any, Any, Any]:
+        """Splits an element into inputs that the model accepts, labels and weights."""
+        if not isinstance(element, tuple):
+            return self._select(element), None, None
+        inputs = len(self._flat_specs)
+        if len(element) == inputs >= 2 and all(map(is_array, element)):
+            return list(element), None, None
+        if not 1 <= len(element) <= 3:
+            raise DataError(
+                f"A tuple of the data has {len(element)} members. Expected (x,), (x, y)"
+                " or (x, y, sample_weight). Pass several inputs as a list or a "
+                "dictionary."
+            )
+        x, y, weight = (*element, None, None)[:3]
+        return self._select(x), y, weight
+
+    def count_rows(self, element: Any) -> int:
+        """Counts the rows of an element by its inputs, without converting them."""
+        x, _, _ = self.unpack(element)
+        for leaf in keras.tree.flatten(x):
+            shape: Any = getattr(leaf, "shape", ())
+            if len(shape) and shape[0] is not None:
+                return int(shape[0])
+        # Not an array with rows: `convert` reports what is wrong with it.
+        return 1
+
+    def convert(self, element: Any, row: int, *, copy: bool) -> Batch:
+        """Converts an element; with `copy`, the batch shares no memory with it."""
+        x, y, weight = self.unpack(element)
+        structures = [self._fit(x, row), *map(_arrays, (y, weight))]
+        rows = common_rows(named_leaves(*structures), f" from row {row} on")
+        if copy:
+            structures = _copied(structures, element)
+        return Batch(row, rows, *structures)
+
+    def _select(self, x: Any) -> Any:
+        """Leaves out of a dictionary the names that the model does not have."""
+        if not isinstance(x, Mapping) or self._specs is None:
+            return x
+        if isinstance(self._specs, Mapping):
+            return {name: _named(x, name) for name in self._specs}
+        return {spec.name: _named(x, spec.name) for spec in self._flat_specs}
+
+    def _fit(self, x: Any, row: int) -> Any:
+        """Returns inputs in the structure, the dtypes and the ranks of the model."""
+        if self._specs is None:
+            return keras.tree.map_structure(
+                lambda leaf: _numbers(leaf, "The input", row), x
+            )
+        leaves = keras.tree.flatten(_match(x, self._specs))
+        if len(leaves) != len(self._flat_specs):
+            names = ", ".join(spec.name for spec in self._flat_specs)
+            raise DataError(
+                "The data do not fit the model. Expected "
+                f"{len(self._flat_specs)} inputs ({names}). Received {len(leaves)}."
+            )
+        arrays = [
+            _fit_leaf(leaf, spec, row)
+            for leaf, spec in zip(leaves, self._flat_specs, strict=True)
+        ]
+        return keras.tree.pack_sequence_as(self._specs, arrays)
 
 
-def matched(x: Any, specs: Any) -> Any:
-    """Returns inputs such that, flattened, they are in the order of the specs.
-
-    Raises:
-        DataError: If one that the model takes has a name that is not there.
-    """
+def _match(x: Any, specs: Any) -> Any:
+    """Returns inputs such that, flattened, they are in the order of the specs."""
     if isinstance(x, Mapping):
         if isinstance(specs, Mapping):
-            return {key: matched(_named(x, key), specs[key]) for key in specs}
+            return {key: _match(_named(x, key), specs[key]) for key in specs}
         return keras.tree.map_structure(lambda spec: _named(x, spec.name), specs)
     if isinstance(specs, Mapping) and list(specs) != sorted(specs):
-        # Keras, too, refuses: is it the order of the model, or that of flattening?
+        # Keras refuses this, too: the model's order or that of flattening?
         raise DataError(
-            f"The model takes a dictionary of {', '.join(map(repr, specs))}; which is "
-            f"which can't be told from {type(x).__name__}. Pass a dictionary."
+            "The inputs have no names, but the model's names are not sorted. Expected "
+            f"a dictionary of {', '.join(map(repr, specs))}. Received "
+            f"{type(x).__name__}."
         )
     lists = isinstance(x, list | tuple) and isinstance(specs, list | tuple)
     if lists and len(x) == len(specs):
-        return [matched(*pair) for pair in zip(x, specs, strict=True)]
+        return [_match(*pair) for pair in zip(x, specs, strict=True)]
     return x
 
 
@@ -67,43 +157,68 @@ def _named(x: Mapping[Any, Any], name: str) -> Any:
     if name in x:
         return x[name]
     raise DataError(
-        f"The model's input {name!r} is not in the data, which has "
+        f"The model's input {name!r} is not in the data. Received "
         f"{', '.join(map(repr, x))}. "
         + suggest(name, map(str, x), what="name in the data")
     )
 
 
-def rows_of(structure: Any, what: str, row: int) -> int:
-    """Returns the number of rows that all arrays of a structure have.
-
-    Raises:
-        DataError: If they have different numbers of rows.
-    """
-    counts = {
-        leaf.shape[0] if leaf.shape else None for leaf in keras.tree.flatten(structure)
+def named_leaves(x: Any, y: Any, weight: Any) -> dict[str, Any]:
+    """Returns the arrays of a batch by names such as `inputs['image']`."""
+    structures = {"inputs": x, "labels": y, "sample_weight": weight}
+    return {
+        what + "".join(f"[{key!r}]" for key in path): leaf
+        for what, structure in structures.items()
+        for path, leaf in keras.tree.flatten_with_path(structure)
+        if leaf is not None
     }
-    if len(counts) != 1 or None in counts:
-        shapes = ", ".join(str(leaf.shape) for leaf in keras.tree.flatten(structure))
-        raise DataError(
-            f"From row {row} on, the {what} disagree in their number of rows: {shapes}."
-        )
-    (count,) = counts
-    return int(count or 0)
+
+
+def common_rows(leaves: Mapping[str, Any], where: str = "") -> int:
+    """Returns the number of rows of all arrays, or raises if they differ."""
+    counts = {leaf.shape[0] if leaf.shape else -1 for leaf in leaves.values()}
+    if len(counts) == 1 and -1 not in counts:
+        return int(counts.pop())
+    shapes = ", ".join(f"{name} {tuple(leaf.shape)}" for name, leaf in leaves.items())
+    raise DataError(
+        f"The arrays have different numbers of rows{where}. Expected the same number "
+        f"of rows. Received {shapes}."
+    )
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether something is an array, or can be made one without reading a file."""
+    """Whether this is an array, or converts to one without reading a file."""
     return hasattr(leaf, "__array__") or (
         hasattr(leaf, "shape") and hasattr(leaf, "dtype")
     )
 
 
-def check_dense(leaf: Any) -> None:
-    """Raises if a tensor is ragged or sparse.
+def sliceable(leaf: Any, *, is_input: bool = False) -> Any:
+    """Returns an array that is sliced by rows; a Series as input becomes a column."""
+    if leaf is None:
+        return None
+    check_dense(leaf)
+    pandas = hasattr(leaf, "iloc")
+    if is_input and pandas and leaf.ndim == 1:
+        return array_of(leaf)[:, None]
+    jax = sys.modules.get("jax")
+    if (
+        pandas  # A table slices by names.
+        or not hasattr(leaf, "shape")
+        # As in Keras: NumPy slices faster than JAX, and shares memory on a CPU.
+        or (jax is not None and isinstance(leaf, jax.Array))
+    ):
+        leaf = array_of(leaf)
+    if not leaf.shape:
+        raise DataError(
+            "The data hold a scalar. Expected arrays with at least one axis, that of "
+            "the rows."
+        )
+    return leaf
 
-    Raises:
-        DataTypeError: If it is.
-    """
+
+def check_dense(leaf: Any) -> None:
+    """Raises if a tensor is ragged or sparse."""
     kind, module = type(leaf).__name__, type(leaf).__module__
     torch: Any = sys.modules.get("torch")
     on_torch = torch is not None and isinstance(leaf, torch.Tensor)
@@ -115,16 +230,12 @@ def check_dense(leaf: Any) -> None:
     ):
         kind = f"{leaf.layout} tensor" if on_torch else kind
         raise DataTypeError(
-            f"The data hold a {kind}; make it dense, padded to one size."
+            f"The data hold a {kind}. Expected dense arrays. Pad its rows to one size."
         )
 
 
 def array_of(leaf: Any) -> NDArray[Any]:
-    """Returns a batch's leaf as a NumPy array.
-
-    Raises:
-        DataTypeError: If it is ragged, sparse, or no array.
-    """
+    """Converts a leaf of the data to a NumPy array."""
     if isinstance(leaf, np.ndarray):
         return leaf
     check_dense(leaf)
@@ -136,9 +247,13 @@ def array_of(leaf: Any) -> NDArray[Any]:
         return np.asarray(leaf.numpy())
     if not is_array(leaf) and not isinstance(leaf, int | float | bool | list):
         raise DataTypeError(
-            f"The data hold a {type(leaf).__name__}, which is no array."
+            f"The data hold a {type(leaf).__name__}. Expected arrays of numbers."
         )
     return np.asarray(leaf)
+
+
+def _arrays(structure: Any) -> Any:
+    return None if structure is None else keras.tree.map_structure(array_of, structure)
 
 
 def _numbers(leaf: Any, name: str, row: int, dtype: str | None = None) -> NDArray[Any]:
@@ -147,36 +262,36 @@ def _numbers(leaf: Any, name: str, row: int, dtype: str | None = None) -> NDArra
     imaginary = array.dtype.kind == "c" and not (dtype or "").startswith("complex")
     if array.dtype.kind in "OSUMm" or imaginary:
         raise DataTypeError(
-            f"{name} holds {array.dtype} from row {row} on; the model takes "
+            f"{name} holds {array.dtype} from row {row} on. Expected "
             f"{dtype or 'real numbers'}. Encode it first."
         )
     if dtype is None:
         floating = keras.backend.is_float_dtype(array.dtype.name)
         dtype = keras.config.floatx() if floating else array.dtype.name
-    return _whole(array, np.dtype(dtype), name, row)
+    return _cast(array, np.dtype(dtype), name, row)
 
 
-def _whole(
+def _cast(
     array: NDArray[Any], dtype: np.dtype[Any], name: str, row: int
 ) -> NDArray[Any]:
-    """Returns an array in another dtype; into integers, only what is one of those."""
+    """Casts an array; to integers, only values that stay the same."""
     if dtype.kind not in "iu" or np.can_cast(array.dtype, dtype):
         return array.astype(dtype, copy=False)
     with np.errstate(invalid="ignore"):
-        found = array.astype(dtype)
-    changed = found != array
+        integers = array.astype(dtype)
+    changed = integers != array
     if changed.any():
         raise DataError(
-            f"{name} holds {array[changed][0]} from row {row} on, which the model's "
-            f"{dtype} can't hold. Make the data {dtype}."
+            f"{name} holds {array[changed][0]} from row {row} on. Expected values of "
+            f"{dtype}, the dtype of the model's input. Convert the data to {dtype}."
         )
-    return found
+    return integers
 
 
-def _fit(leaf: Any, spec: Any, row: int) -> NDArray[Any]:
+def _fit_leaf(leaf: Any, spec: Any, row: int) -> NDArray[Any]:
     array = _numbers(leaf, f"Input {spec.name!r}", row, spec.dtype)
     rank = len(spec.shape)
-    # Keras lets a last axis of size 1 come and go.
+    # As Keras does: a last axis of size 1 is added or removed.
     if array.ndim == rank - 1 and spec.shape[-1] == 1:
         array = array[..., None]
     elif array.ndim == rank + 1 and array.shape[-1] == 1:
@@ -187,7 +302,28 @@ def _fit(leaf: Any, spec: Any, row: int) -> NDArray[Any]:
     ):
         sizes = ["rows", *("?" if n is None else str(n) for n in spec.shape[1:])]
         raise DataError(
-            f"Input {spec.name!r} takes shape ({', '.join(sizes)}); found "
-            f"{array.shape} from row {row} on."
+            f"Input {spec.name!r} has another shape than the model's from row {row} "
+            f"on. Expected ({', '.join(sizes)}). Received {array.shape}."
         )
     return array
+
+
+def _copied(structures: list[Any], element: Any) -> list[Any]:
+    """Copies the arrays that may share memory with an element."""
+    leaves = keras.tree.flatten(element)
+    theirs = {id(leaf) for leaf in leaves}
+    # Other types may return an array that they will write to.
+    known = all(
+        leaf is None
+        or isinstance(leaf, np.ndarray | int | float)
+        or type(leaf).__module__.startswith(("tensorflow", "jax", "torch"))
+        for leaf in leaves
+    )
+
+    def copied(leaf: Any) -> Any:
+        shared = leaf is not None and (
+            not known or leaf.base is not None or id(leaf) in theirs
+        )
+        return leaf.copy() if shared else leaf
+
+    return [keras.tree.map_structure(copied, structure) for structure in structures]

@@ -1,7 +1,8 @@
-"""Where batches come from: arrays that are sliced, or streams of batches."""
+"""Where batches come from: arrays, streams of batches, or batches by their numbers."""
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,183 +14,226 @@ import keras
 import numpy as np
 
 from layertap.errors import DataError, DataTypeError, OptionError
-from layertap.inputs.convert import arrange, is_array, matched
-from layertap.inputs.elements import column, count, leaf_name, sliceable, taken, unpack
+from layertap.inputs.convert import (
+    Converter,
+    common_rows,
+    is_array,
+    named_leaves,
+    sliceable,
+)
 
 BATCH_SIZE = 32
 
 
-class Arrays:
-    """A structure of arrays, which are sliced."""
+class Source(ABC):
+    """Elements of data that are not converted yet, in the order of their rows.
 
-    stable = True
+    Attributes:
+        rows: The number of rows, or None if only the end shows it.
+        batch_size: Rows per batch, or None if the data bring their own batches.
+        size: Rows of every batch but the last, or None if batches have any size.
+        stable: Whether an element stays as it is when the next one is read.
+    """
 
-    def __init__(self, data: Any, specs: Any, batch_size: int | None) -> None:
-        self.batch_size = BATCH_SIZE if batch_size is None else batch_size
-        if not isinstance(self.batch_size, Integral) or self.batch_size < 1:
-            raise OptionError(
-                "`batch_size` is a whole number of rows, at least 1; found "
-                f"{batch_size!r}."
-            )
-        self.batch_size = int(self.batch_size)
-        self.size: int | None = self.batch_size
-        x, y, weight = unpack(data, specs)
-        if isinstance(x, Mapping) and specs is not None:
-            # A name that is not there is told before arrays that nobody wants are read.
-            matched(x, specs)
-        x = keras.tree.map_structure(column, taken(x, specs))
-        self._arrays: Any = keras.tree.map_structure(sliceable, (x, y, weight))
-        shapes = {
-            leaf_name(
-                ("inputs", "labels", "sample_weight")[path[0]], path[1:]
-            ): leaf.shape
-            for path, leaf in keras.tree.flatten_with_path(self._arrays)
-            if leaf is not None
-        }
-        lengths = {int(shape[0]) for shape in shapes.values()}
-        if len(lengths) > 1:
-            found = ", ".join(f"{name} {tuple(shapes[name])}" for name in shapes)
-            raise DataError(
-                "Inputs and labels have to have the same number of rows; found shapes "
-                f"{found}."
-            )
-        self.rows: int | None = lengths.pop() if lengths else 0
-        self._specs: Any = specs
-
-    def peek(self) -> Iterator[Any]:
-        """Yields the first element."""
-        return (element for _, element in self.elements(0, None))
-
-    def elements(self, start: int, stop: int | None) -> Iterator[tuple[int, Any]]:
-        """Yields what has the rows from one on, each with the number of its first."""
-        rows = self.rows or 0
-        # What needs no memory is arranged all at once.
-        size = self.batch_size if self._converted() else max(rows, 1)
-        first = start // self.batch_size * self.batch_size if start < rows else rows
-        for row in range(first, rows if stop is None else min(rows, stop), size):
-            yield row, self._rows(slice(row, row + size))
-
-    def _rows(self, part: slice) -> Any:
-        return keras.tree.map_structure(
-            lambda leaf: None if leaf is None else leaf[part], self._arrays
-        )
-
-    def _converted(self) -> bool:
-        """Whether the model takes something else than views of these arrays."""
-        given = keras.tree.flatten(self._arrays)
-        if not all(leaf is None or isinstance(leaf, np.ndarray) for leaf in given):
-            return True
-        x, _, _ = self._rows(slice(0, self.batch_size))
-        return any(
-            not any(np.may_share_memory(taken, leaf) for leaf in given)
-            for taken in keras.tree.flatten(arrange(x, self._specs, 0))
-        )
-
-
-class Stream:
-    """Batches one after the other."""
-
-    batch_size = None
-    rows = None
-    size = None
-    # A generator may fill one buffer anew for each of its batches.
+    rows: int | None = None
+    batch_size: int | None = None
+    size: int | None = None
+    # A generator may fill one buffer again for each of its batches.
     stable = False
 
-    def __init__(self, batches: Callable[[], Iterator[Any]], specs: Any) -> None:
-        self._batches = batches
-        self._specs = specs
+    @abstractmethod
+    def elements(self, start: int, stop: int | None) -> Iterator[tuple[int, Any]]:
+        """Yields the elements with rows from `start` on, and their first rows."""
+
+    def peek(self) -> Iterator[Any]:
+        """Yields the first element with rows."""
+        return (element for _, element in self.elements(0, 1))
+
+
+class ArrayBatches(Source):
+    """A structure of arrays, sliced into batches."""
+
+    stable = True
+    rows: int
+    batch_size: int
+
+    def __init__(
+        self, data: Any, converter: Converter, batch_size: int | None = None
+    ) -> None:
+        size: Any = BATCH_SIZE if batch_size is None else batch_size
+        if not isinstance(size, Integral) or size < 1:
+            raise OptionError(
+                "`batch_size` is wrong. Expected a whole number of rows, at least 1. "
+                f"Received {size!r}."
+            )
+        self.batch_size = self.size = int(size)
+        x, y, weight = converter.unpack(data)
+        x = keras.tree.map_structure(lambda leaf: sliceable(leaf, is_input=True), x)
+        y, weight = keras.tree.map_structure(sliceable, (y, weight))
+        self._leaves = named_leaves(x, y, weight)
+        self.rows = common_rows(self._leaves)
+        self._arrays = (x, y, weight)
+        self._converter = converter
+
+    def elements(self, start: int, stop: int | None) -> Iterator[tuple[int, Any]]:
+        """Yields batches, or all rows at once where that needs no memory."""
+        if start >= self.rows:
+            return
+        size = self.batch_size if self._conversion_copies() else self.rows
+        first = start // self.batch_size * self.batch_size
+        stop = self.rows if stop is None else min(self.rows, stop)
+        for row in range(first, stop, size):
+            yield row, self._part(slice(row, row + size))
+
+    def _part(self, rows: slice) -> Any:
+        return keras.tree.map_structure(
+            lambda leaf: None if leaf is None else leaf[rows], self._arrays
+        )
+
+    def _conversion_copies(self) -> bool:
+        """Whether converted inputs are anything else than views of these arrays."""
+        leaves = self._leaves.values()
+        if not all(isinstance(leaf, np.ndarray) for leaf in leaves):
+            return True
+        part = self._part(slice(0, self.batch_size))
+        return not all(
+            any(np.may_share_memory(converted, leaf) for leaf in leaves)
+            for converted in keras.tree.flatten(
+                self._converter.convert(part, 0, copy=False).inputs
+            )
+        )
+
+
+class StreamBatches(Source):
+    """Batches that come one after the other."""
+
+    def __init__(
+        self, iterate: Callable[[], Iterator[Any]], converter: Converter
+    ) -> None:
+        self._iterate = iterate
+        self._converter = converter
         self._last: Iterator[Any] | None = None
-        self._begun: Iterator[Any] | None = None
+        self._peeked: Iterator[Any] | None = None
 
     def peek(self) -> Iterator[Any]:
         """Yields the first element with rows; the next reading begins with it."""
-        reading = self._read()
+        reading = self._start()
         for element in reading:
-            if count(element, self._specs):
-                self._begun = chain([element], reading)
+            if self._converter.count_rows(element):
+                self._peeked = chain([element], reading)
                 yield element
                 return
 
     def elements(self, start: int, stop: int | None) -> Iterator[tuple[int, Any]]:
-        """Yields what has the rows from one on, each with the number of its first."""
-        reading, self._begun = self._begun or self._read(), None
+        """Reads from the beginning, and yields the elements with these rows."""
+        reading, self._peeked = self._peeked or self._start(), None
         row = 0
         for element in reading:
-            rows = count(element, self._specs)
+            rows = self._converter.count_rows(element)
             if rows and row + rows > start:
                 yield row, element
             row += rows
             if stop is not None and row >= stop:
                 return
 
-    def _read(self) -> Iterator[Any]:
-        reading = self._batches()
+    def _start(self) -> Iterator[Any]:
+        reading = self._iterate()
         if reading is self._last:
             raise DataError(
-                f"{type(reading).__name__} gives its batches only once, and was read "
-                "before. Make a new one, or pass arrays or a data set."
+                f"{type(reading).__name__} was read before, and gives its batches only "
+                "once. Create a new one, or pass arrays or a data set."
             )
         self._last = reading
         return reading
 
 
-def source(data: Any, specs: Any, batch_size: int | None) -> Arrays | Stream:
-    """Returns where the batches of some data come from.
+class IndexedBatches(Source):
+    """Batches of a `PyDataset`, of one size but for the last, from any row on.
 
     Args:
-        data: As of `feed.Feed`.
-        specs: As of `feed.Feed`.
-        batch_size: As of `feed.Feed`.
-
-    Raises:
-        DataTypeError: If these are no data.
-        OptionError: If `batch_size` is given with data that bring their own batches.
+        dataset: The `keras.utils.PyDataset`. Its first and its last batch are read.
     """
-    batches = _batches(data)
-    if batches is None:
+
+    rows: int
+    size: int
+
+    def __init__(self, dataset: Any, converter: Converter) -> None:
+        check_end(dataset)
+        self._dataset = dataset
+        self._converter = converter
+        self._batches = int(dataset.num_batches)
+        self.size = self.rows = 0
+        if self._batches:
+            self.size = last = self._read_size(0)
+            if self._batches > 1:
+                last = self._read_size(self._batches - 1)
+            self._check_size(self._batches - 1, last)
+            self.rows = self.size * (self._batches - 1) + last
+
+    def elements(self, start: int, stop: int | None) -> Iterator[tuple[int, Any]]:
+        """Reads only the batches with these rows."""
+        stop = self.rows if stop is None else min(stop, self.rows)
+        if start >= stop:
+            return
+        numbers = range(start // self.size, -(-stop // self.size))
+        elements = _read_dataset(self._dataset, numbers)
+        for number, element in zip(numbers, elements, strict=True):
+            self._check_size(number, self._converter.count_rows(element))
+            yield number * self.size, element
+
+    def _read_size(self, number: int) -> int:
+        (element,) = _read_dataset(self._dataset, [number])
+        return self._converter.count_rows(element)
+
+    def _check_size(self, number: int, rows: int) -> None:
+        last = number == self._batches - 1
+        if 0 < rows == self.size or (last and 0 < rows < self.size):
+            return
+        raise DataError(
+            f"Batch {number} of {type(self._dataset).__name__} has {rows} rows. "
+            f"Expected {self.size}, as in its first batch, or fewer in its last one. "
+            "Save data with batches of several sizes with layertap.save."
+        )
+
+
+def open_source(
+    data: Any, converter: Converter, batch_size: int | None, *, anywhere: bool
+) -> Source:
+    """Returns the source of any data; `anywhere` needs batches from any row on."""
+    if anywhere:
+        check_no_stream(data)
+    iterate = _stream_of(data)
+    if iterate is None:
         check_arrays(data)
-        return Arrays(data, specs, batch_size)
-    check_no_size(data, batch_size)
-    return Stream(batches, specs)
+        return ArrayBatches(data, converter, batch_size)
+    if batch_size is not None:
+        raise OptionError(
+            f"`batch_size` is for arrays, but {type(data).__name__} brings its own "
+            "batches. Leave it out."
+        )
+    if anywhere:
+        return IndexedBatches(data, converter)
+    return StreamBatches(iterate, converter)
 
 
 def check_arrays(data: Any) -> None:
-    """Raises unless these are arrays, in lists or dictionaries perhaps.
-
-    Raises:
-        DataTypeError: If they are not.
-    """
+    """Raises unless the data are arrays, or lists or dictionaries of arrays."""
     leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
     other = next((leaf for leaf in leaves if not is_array(leaf)), None)
     if other is None and leaves:
         return
-    strange = data if other is None else other
-    a_path = isinstance(strange, str | bytes | os.PathLike)
+    other = data if other is None else other
+    is_path = isinstance(other, str | bytes | os.PathLike)
     raise DataTypeError(
-        "Data are arrays, lists or dictionaries of them, data sets or "
-        f"iterables of batches; found {type(strange).__name__}. "
-        + ("Load the file first." if a_path else "Make it an array first.")
+        "The data have an unknown type. Expected arrays, lists or dictionaries of "
+        "arrays, data sets or iterables of batches. Received "
+        f"{type(other).__name__}. "
+        + ("Load the file first." if is_path else "Convert it to an array first.")
     )
 
 
-def check_no_size(data: Any, batch_size: int | None) -> None:
-    """Raises if a batch size is given for data with batches of their own.
-
-    Raises:
-        OptionError: If it is.
-    """
-    if batch_size is not None:
-        raise OptionError(
-            f"`batch_size` is for arrays; {type(data).__name__} brings its own batches."
-        )
-
-
 def check_end(dataset: Any) -> None:
-    """Raises if a `keras.utils.PyDataset` goes on for ever.
-
-    Raises:
-        DataError: If it does.
-    """
+    """Raises if a `keras.utils.PyDataset` has no end."""
     if dataset.num_batches is None:
         raise DataError(
             f"{type(dataset).__name__} has no end: its num_batches is None. Give it a "
@@ -197,54 +241,50 @@ def check_end(dataset: Any) -> None:
         )
 
 
-def is_numbered(data: Any) -> bool:
-    """Whether any batch of these data can be had by its number."""
-    return isinstance(data, keras.utils.PyDataset)
-
-
 def check_no_stream(data: Any) -> None:
-    """Raises if rows of these data can only be had one after the other.
-
-    Raises:
-        DataTypeError: If that is so.
-    """
-    if is_numbered(data) or _batches(data) is None:
+    """Raises if rows of the data are only available one after the other."""
+    if is_indexed(data) or _stream_of(data) is None:
         return
     raise DataTypeError(
         f"{type(data).__name__} gives its batches one after the other, but each worker "
-        "needs rows from any place, without those before them. Save it with "
-        "`layertap.save`, which takes any stream; or pass arrays, a path, a "
-        "keras.utils.PyDataset, a ray.data.Dataset, or package.module:callable."
+        "reads rows from any place. Expected arrays, a path, a keras.utils.PyDataset, "
+        "a ray.data.Dataset, or package.module:callable. Save a stream with "
+        "`layertap.save`."
     )
 
 
-def _batches(data: Any) -> Callable[[], Iterator[Any]] | None:
-    """Returns what starts a stream of batches, or None if these are arrays."""
-    if is_numbered(data):
+def is_indexed(data: Any) -> bool:
+    """Whether any batch of the data is available by its number."""
+    return isinstance(data, keras.utils.PyDataset)
+
+
+def is_ray_dataset(data: Any) -> bool:
+    """Whether the data are a `ray.data.Dataset`."""
+    ray_data = sys.modules.get("ray.data")
+    return ray_data is not None and isinstance(data, ray_data.Dataset)
+
+
+def _stream_of(data: Any) -> Callable[[], Iterator[Any]] | None:
+    """Returns a function that starts a stream of batches, or None for arrays."""
+    if is_indexed(data):
         check_end(data)
-        return lambda: of_dataset(data, range(data.num_batches))
-    if is_of_ray(data):
+        return lambda: _read_dataset(data, range(data.num_batches))
+    if is_ray_dataset(data):
         raise DataTypeError(
-            "A ray.data.Dataset is for `layertap.distributed.save`. To save it here, "
-            "pass its batches: data.iter_batches()."
+            "A ray.data.Dataset is for `layertap.distributed.save`. Pass its batches "
+            "here: data.iter_batches()."
         )
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and isinstance(data, tensorflow.data.Dataset):
         if int(data.cardinality()) == tensorflow.data.INFINITE_CARDINALITY:
-            raise DataError("The tf.data.Dataset has no end: bound it with .take(n).")
+            raise DataError("The tf.data.Dataset has no end. Bound it with .take(n).")
         return lambda: iter(data)
-    loading = sys.modules.get("torch.utils.data")
-    if loading is not None and isinstance(data, loading.DataLoader):
+    torch_data = sys.modules.get("torch.utils.data")
+    if torch_data is not None and isinstance(data, torch_data.DataLoader):
         return lambda: map(_as_tuple, data)
     if isinstance(data, Mapping | list | tuple | str | bytes) or is_array(data):
         return None
     return (lambda: iter(data)) if isinstance(data, Iterable) else None
-
-
-def is_of_ray(data: Any) -> bool:
-    """Whether this is a `ray.data.Dataset`."""
-    ray_data = sys.modules.get("ray.data")
-    return ray_data is not None and isinstance(data, ray_data.Dataset)
 
 
 def _as_tuple(element: Any) -> Any:
@@ -252,7 +292,7 @@ def _as_tuple(element: Any) -> Any:
     return tuple(element) if isinstance(element, list) else element
 
 
-def of_dataset(data: Any, numbers: Iterable[int]) -> Iterator[Any]:
+def _read_dataset(data: Any, numbers: Iterable[int]) -> Iterator[Any]:
     """Yields batches of a PyDataset in order, read ahead by its workers."""
     return map(_as_tuple, _read_ahead(data, numbers))
 
@@ -271,5 +311,5 @@ def _read_ahead(data: Any, numbers: Iterable[int]) -> Iterator[Any]:
         while ahead:
             yield ahead.popleft().result()
     finally:
-        # After an error, or where nobody wants the rest, what waits is not read.
+        # After an error, or where nobody reads the rest, waiting batches are dropped.
         pool.shutdown(cancel_futures=True)

@@ -11,7 +11,7 @@ from layertap.core.address import DIGESTS, IDS
 from layertap.core.tolerance import describe_difference
 from layertap.core.values import auxiliary_arrays
 from layertap.errors import OtherRunError, StoreError
-from layertap.inputs.feed import Batch
+from layertap.inputs.convert import Batch
 from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.tap import Arrays

@@ -11,7 +11,8 @@ from layertap.core import text, tree
 from layertap.core.address import DIGESTS, IDS, LABELS, SAMPLE_WEIGHT
 from layertap.core.plan import Plan
 from layertap.errors import DataError, DataTypeError
-from layertap.inputs.feed import Batch, Feed
+from layertap.inputs.convert import Batch
+from layertap.inputs.feed import Feed
 from layertap.inputs.lazy_array import LazyRows
 from layertap.pipeline.tap import Arrays, Tap
 from layertap.planning import fingerprint

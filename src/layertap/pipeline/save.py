@@ -9,7 +9,8 @@ import keras
 
 from layertap.core.progress import Show, show_progress
 from layertap.errors import LayertapError, StoreError
-from layertap.inputs.feed import Batch, Feed
+from layertap.inputs.convert import Batch
+from layertap.inputs.feed import Feed
 from layertap.pipeline.prefetch import prefetch
 from layertap.pipeline.resume import batch_differences, find_existing_store, other_run
 from layertap.pipeline.run import Run

@@ -11,7 +11,7 @@ from layertap.core import address
 from layertap.core.address import LENGTHS
 from layertap.core.plan import Plan
 from layertap.errors import DataError
-from layertap.inputs.feed import Batch
+from layertap.inputs.convert import Batch
 from layertap.planning.padding import pad_to
 from layertap.planning.reduction import AS_COMPUTED, Reduction
 from layertap.tracing.collect import tapped
