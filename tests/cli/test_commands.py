@@ -449,7 +449,7 @@ def test_a_store_is_not_data_but_its_arrays_are(here, tmp_path):
     store, again = tmp_path / "v.zarr", tmp_path / "again.zarr"
     succeeds("save", "of_images.keras", "images", "-o", store)
     line = fails(2, "save", "two.keras", store, "-o", again)
-    assert "v.zarr is a store of layertap's" in line
+    assert "v.zarr is a store of layertap" in line
     line = fails(2, "save", "two.keras", store / "fusion" / "in" / "1", "-o", again)
     assert "Expected (rows, 8). Received (3, 3)" in line
 
@@ -512,7 +512,7 @@ def test_models_that_cannot_be_planned(here, words, message):
         ("two", "pickled.npy", ["pickled.npy", "Python objects"]),
         ("two", "cut.x.npy", ["cut.x.npy is not a readable .npy file"]),
         ("two", "cut.x.npz", ["cut.x.npz is not a readable .npz file"]),
-        ("two", "cut.x.parquet", ["cut.x.parquet is no Parquet file that can be read"]),
+        ("two", "cut.x.parquet", ["cut.x.parquet is not a readable Parquet file"]),
         ("two", "no_x.parquet", ["'x'", "notes"]),
         ("two", "empty.zarr", ["empty.zarr holds no input for 'two'"]),
         ("pair", "x.zarr", ["'a'", "'x'"]),
@@ -522,9 +522,9 @@ def test_models_that_cannot_be_planned(here, words, message):
         ("pair", "misspelt.npz", ["'b'", "Did you mean 'bb'"]),
         ("pair", "missing.npz", ["'b'", "'a'"]),
         ("pair", "x.npy", ["2 inputs (a, b)"]),
-        ("two", "images", ["folder, of images", "(None, 8)"]),
+        ("two", "images", ["folder of images", "(None, 8)"]),
         ("of_images", "no_images", ["no_images has no images", ".png"]),
-        ("of_images", "bad_image", ["bad_image/a.png is no image"]),
+        ("of_images", "bad_image", ["bad_image/a.png is not a readable image"]),
         ("two", "no_such_module:f", ["no_such_module can't be imported"]),
         ("two", "sources:", ["sources: is not supported as data"]),
         ("two", "sources:absent", ["sources has no callable 'absent'"]),

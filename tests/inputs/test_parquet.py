@@ -122,8 +122,11 @@ def short(values, kind=None):
         (short([[1, 2], None]), "1 values are missing"),
         (short([[1, 2], [3, None]]), "1 values are missing"),
         (short([[1, 2], None], pa.list_(pa.int64(), 2)), "1 values are missing"),
-        (short([[1, 2], [3]]), "lists have from 1 to 2 members; make them of one"),
-        (short([{"a": 1}]), "holds struct.*which is no array"),
+        (
+            short([[1, 2], [3]]),
+            r"lists have from 1 to 2 members\. Expected lists of one",
+        ),
+        (short([{"a": 1}]), "are struct.*Expected arrays"),
     ],
 )
 def test_columns_that_are_no_arrays(tmp_path, table, words):
@@ -141,21 +144,23 @@ def test_rows_that_differ_from_file_to_file(tmp_path):
     for name, form in (("b", r"int64 of shape \('rows', 3\)"), ("c", "float64")):
         column = read_parquet([first, tmp_path / f"{name}.parquet"])["x"]
         assert column[:1].tolist() == [[1, 2]]
-        with pytest.raises(DataError, match=rf"has {form}.*{name}\.parquet.*int64"):
+        with pytest.raises(
+            DataError, match=rf"int64 .*Received {form}.*{name}\.parquet"
+        ):
             column[:]
 
 
 def test_files_that_are_no_tables_or_other_tables(tmp_path):
     text, one, other = (tmp_path / f"{name}.parquet" for name in ("text", "a", "b"))
     text.write_text("hello, no table")
-    with pytest.raises(DataError, match=r"text\.parquet is no Parquet file"):
+    with pytest.raises(DataError, match=r"text\.parquet is not a readable Parquet"):
         read_parquet([text])
     pq.write_table(short([1]), one)
     pq.write_table(pa.table({"y": [1]}), other)
-    with pytest.raises(DataError, match=r"b\.parquet has the columns y; .*a\.parq.* x"):
+    with pytest.raises(DataError, match=r"b\.parquet has .*a\.parq.* x\. .* y"):
         read_parquet([one, other])
     other.write_bytes(one.read_bytes()[:-20])
-    with pytest.raises(DataError, match=r"b\.parquet is no Parquet file"):
+    with pytest.raises(DataError, match=r"b\.parquet is not a readable Parquet"):
         read_parquet([other])
 
 

@@ -1,1 +1,1 @@
-"""Opens models and data, and turns any data into batches."""
+"""Opens models and data, and converts any data to batches."""

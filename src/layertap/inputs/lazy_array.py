@@ -1,14 +1,22 @@
 """Arrays of rows that are read when they are sliced."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap.core.lru import LRU
+
+# Rows may begin in one piece and end in the next.
+_CACHED_PIECES = 2
+
 
 class LazyRows(ABC):
-    """What can be sliced along its first axis, and reads only what a slice needs."""
+    """An array that is sliced along its first axis, and reads only those rows."""
 
     @property
     @abstractmethod
@@ -22,7 +30,7 @@ class LazyRows(ABC):
 
     @property
     def ndim(self) -> int:
-        """How many axes it has."""
+        """The number of its axes."""
         return len(self.shape)
 
     def __len__(self) -> int:
@@ -32,13 +40,48 @@ class LazyRows(ABC):
         wanted = range(*rows.indices(len(self)))
         if not wanted:
             return np.empty((0, *self.shape[1:]), self.dtype)
-        found = self.read(min(wanted), max(wanted) + 1)
-        return found if wanted.step == 1 else found[:: wanted.step]
+        array = self.read(min(wanted), max(wanted) + 1)
+        return array if wanted.step == 1 else array[:: wanted.step]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        found = self[:]
-        return found if dtype is None else found.astype(dtype, copy=False)
+        array = self[:]
+        return array if dtype is None else array.astype(dtype, copy=False)
 
     @abstractmethod
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Returns rows, at least one of them, from `start` to before `stop`."""
+        """Reads rows, at least one of them, from `start` to before `stop`."""
+
+
+class PiecewiseRows(LazyRows):
+    """Rows in pieces, one after the other; the pieces used last are cached.
+
+    Args:
+        rows: The number of rows of each piece, at least one.
+    """
+
+    def __init__(self, rows: Iterable[int]) -> None:
+        self._starts = list(accumulate(rows, initial=0))
+        self._cached: LRU[int, NDArray[Any]] = LRU(_CACHED_PIECES)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Fetches only the pieces with these rows, or finds them in the cache."""
+        first = bisect_right(self._starts, start) - 1
+        numbers = range(first, bisect_left(self._starts, stop))
+        pieces = {number: self._cached.get(number) for number in numbers}
+        missing = [number for number, piece in pieces.items() if piece is None]
+        for number, piece in zip(missing, self.fetch(missing), strict=True):
+            pieces[number] = piece
+            self._cached.put(number, piece)
+        parts = [
+            piece[max(start - self._starts[number], 0) : stop - self._starts[number]]
+            for number, piece in pieces.items()
+            if piece is not None
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @abstractmethod
+    def fetch(self, numbers: Sequence[int]) -> Iterable[NDArray[Any]]:
+        """Fetches the pieces of some numbers, maybe of none, in their order."""

@@ -1,7 +1,7 @@
 """Columns of Parquet files as arrays of rows, read when they are sliced."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,68 +9,66 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core.lru import LRU
 from layertap.core.optional import require
 from layertap.errors import DataError
-from layertap.inputs.lazy_array import LazyRows
+from layertap.inputs.lazy_array import PiecewiseRows
 
 SUFFIX = ".parquet"
-# Row groups of a column: rows may begin in one and end in the next.
-_CACHED = 2
 
 
 class _Group(NamedTuple):
-    """One row group of one file."""
+    """A row group of a file."""
 
     file: Path
     metadata: Any
     number: int
-    row: int
-    rows: int
+
+    @property
+    def rows(self) -> int:
+        return int(self.metadata.row_group(self.number).num_rows)
 
     def __str__(self) -> str:
         return f"row group {self.number} of {self.file}"
 
 
-class ParquetColumn(LazyRows):
+class ParquetColumn(PiecewiseRows):
     """A column of one or more files, one row after the other.
 
-    Numbers are an array of one axis, lists that are all of one length (lists of lists,
-    tensors) one of more. Texts and other things are Python's objects. The row groups
-    that were used last are kept.
+    Numbers are an array of one axis. Lists of one length, lists of those and tensors
+    have more axes. Texts and other values are Python's objects.
 
     Args:
         name: The column.
-        groups: The row groups of all files, those without rows left out.
-
-    Raises:
-        DataError: When it is read, if a value is missing, or lengths or types differ.
+        groups: The row groups of all files, without empty ones.
     """
 
     def __init__(self, name: str, groups: Sequence[_Group]) -> None:
+        super().__init__(group.rows for group in groups)
         self.name = name
         self._groups = groups
-        self._cached: LRU[int, NDArray[Any]] = LRU(_CACHED)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Its shape, rows first."""
-        rows = self._groups[-1].row + self._groups[-1].rows if self._groups else 0
-        return (rows, *self._first[0])
+        return (len(self), *self._first[0])
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Its dtype."""
         return self._first[1]
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Returns rows; only the row groups that have some of them are read."""
-        parts = [
-            self._group(i)[max(start - group.row, 0) : stop - group.row]
-            for i, group in enumerate(self._groups)
-            if group.row < stop and start < group.row + group.rows
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def fetch(self, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:
+        """Reads row groups, and checks that they fit the first one."""
+        for group in map(self._groups.__getitem__, numbers):
+            array = self._read(group)
+            if (array.shape[1:], array.dtype) != self._first:
+                row_shape, dtype = self._first
+                raise DataError(
+                    f"Column {self.name!r} changes its form. Expected {dtype} of shape "
+                    f"{('rows', *row_shape)}, as in {self._groups[0]}. Received "
+                    f"{array.dtype} of shape {('rows', *array.shape[1:])} in {group}."
+                )
+            yield array
 
     @cached_property
     def _first(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -79,26 +77,12 @@ class ParquetColumn(LazyRows):
         first = self._read(self._groups[0])
         return first.shape[1:], first.dtype
 
-    def _group(self, i: int) -> NDArray[Any]:
-        found = self._cached.get(i)
-        if found is None:
-            found = self._read(self._groups[i])
-            if (found.shape[1:], found.dtype) != self._first:
-                row_shape, dtype = self._first
-                raise DataError(
-                    f"Column {self.name!r} has {found.dtype} of shape "
-                    f"{('rows', *found.shape[1:])} in {self._groups[i]}, and {dtype} "
-                    f"of shape {('rows', *row_shape)} in {self._groups[0]}."
-                )
-            self._cached.put(i, found)
-        return found
-
     def _read(self, group: _Group) -> NDArray[Any]:
         arrow, parquet = _pyarrow()
         try:
             with parquet.ParquetFile(group.file, metadata=group.metadata) as file:
                 table = file.read_row_group(group.number, columns=[self.name])
-            found = np.concatenate(
+            array = np.concatenate(
                 [_array(chunk) for chunk in table.column(self.name).chunks]
             )
         except DataError as error:
@@ -108,62 +92,48 @@ class ParquetColumn(LazyRows):
                 f"Column {self.name!r}, {group}, can't be read: {error}"
             ) from error
         shape = _tensor_shape(table.schema.field(self.name))
-        return found if shape is None else found.reshape(len(found), *shape)
+        return array if shape is None else array.reshape(len(array), *shape)
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """Returns the Parquet files below a folder, in the order of their paths.
-
-    Hidden files and folders are left out, and those that begin with `_`, which other
-    programs write beside their data.
-    """
-    found = [file.relative_to(folder) for file in folder.rglob(f"*{SUFFIX}")]
+    """Lists the Parquet files below a folder, in the order of their paths."""
+    files = [file.relative_to(folder) for file in folder.rglob(f"*{SUFFIX}")]
     return [
         folder / file
-        for file in sorted(found, key=Path.as_posix)
+        for file in sorted(files, key=Path.as_posix)
+        # Other programs write files that begin with `_` next to their data.
         if not any(part.startswith((".", "_")) for part in file.parts)
         and (folder / file).is_file()
     ]
 
 
 def read_parquet(files: Sequence[Path]) -> dict[str, ParquetColumn]:
-    """Opens files with the same columns, and returns those by name.
-
-    Args:
-        files: The files, in the order of their rows.
-
-    Raises:
-        DataError: If one can't be read, or has other columns than the first.
-        BackendMissingError: If PyArrow is not installed.
-    """
+    """Opens files with the same columns, and returns the columns by name."""
     arrow, parquet = _pyarrow()
     groups: list[_Group] = []
     names: list[str] = []
-    row = 0
     for file in files:
         try:
             metadata = parquet.read_metadata(file)
-            found = metadata.schema.to_arrow_schema().names
+            columns = metadata.schema.to_arrow_schema().names
         except (arrow.ArrowException, OSError, ValueError) as error:
             raise DataError(
-                f"{file} is no Parquet file that can be read: {error}"
+                f"{file} is not a readable Parquet file: {error}"
             ) from error
-        names = names or found
-        if found != names:
+        names = names or columns
+        if columns != names:
             raise DataError(
-                f"{file} has the columns {', '.join(found)}; {files[0]} has "
-                f"{', '.join(names)}. All files of a folder need the same ones."
+                f"{file} has other columns than {files[0]}. Expected "
+                f"{', '.join(names)}. Received {', '.join(columns)}."
             )
-        for number in range(metadata.num_row_groups):
-            rows = metadata.row_group(number).num_rows
-            if rows:
-                groups.append(_Group(file, metadata, number, row, rows))
-            row += rows
+        numbers = range(metadata.num_row_groups)
+        parts = [_Group(file, metadata, number) for number in numbers]
+        groups += [part for part in parts if part.rows]
     return {name: ParquetColumn(name, groups) for name in names}
 
 
 def _array(values: Any) -> NDArray[Any]:
-    """Returns an array of Arrow's as one of NumPy's."""
+    """Converts an array of Arrow to one of NumPy."""
     arrow, _ = _pyarrow()
     types = arrow.types
     if isinstance(values.type, arrow.FixedShapeTensorType):
@@ -175,19 +145,19 @@ def _array(values: Any) -> NDArray[Any]:
     if types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if values.null_count:
-        raise DataError(f"{values.null_count} values are missing; fill them in.")
+        raise DataError(f"{values.null_count} values are missing. Fill them in.")
     if types.is_fixed_size_list(values.type):
         return _lists(values, values.type.list_size)
     if types.is_list(values.type) or types.is_large_list(values.type):
         lengths = np.unique(values.value_lengths().to_numpy(zero_copy_only=False))
         if len(lengths) > 1:
             raise DataError(
-                f"its lists have from {lengths[0]} to {lengths[-1]} members; make them "
-                "of one length."
+                f"The lists have from {lengths[0]} to {lengths[-1]} members. Expected "
+                "lists of one length."
             )
         return _lists(values, int(lengths[0]))
     if types.is_nested(values.type):
-        raise DataError(f"it holds {values.type}, which is no array.")
+        raise DataError(f"The values are {values.type}. Expected arrays.")
     return np.asarray(values.to_numpy(zero_copy_only=False))
 
 
@@ -197,7 +167,7 @@ def _lists(values: Any, length: int) -> NDArray[Any]:
 
 
 def _tensor_shape(field: Any) -> list[int] | None:
-    """Returns the shape of a row, where Ray wrote tensors as lists, or None."""
+    """Returns the shape of a row if Ray wrote tensors as lists, else None."""
     if hasattr(field.type, "shape"):
         return list(field.type.shape)
     metadata = field.metadata or {}

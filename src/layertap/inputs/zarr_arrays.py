@@ -1,4 +1,4 @@
-"""Zarr arrays, of version 2 or 3, as data: read by TensorStore when they are sliced."""
+"""Zarr arrays of version 2 or 3, read by TensorStore when they are sliced."""
 
 import json
 import re
@@ -16,21 +16,12 @@ from layertap.store.storage.tensorstore import SCHEMES, bucket_spec, tensorstore
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
 URL = re.compile(r"[a-z][a-z0-9+]*://")
-# Rows are read a batch at a time, so chunks are decoded once and kept for a while.
+# Rows are read batch by batch, so decoded chunks are cached.
 CACHE = 512 * 2**20
 
 
 class ZarrArray(LazyRows):
-    """One array on a disk or in a cloud, opened when something of it is asked for.
-
-    Args:
-        location: The path of its folder, or a URL that TensorStore knows
-            (`s3://bucket/x.zarr`).
-
-    Raises:
-        DataError: If there is no array that can be read.
-        BackendMissingError: If TensorStore is not installed.
-    """
+    """An array in a folder or at a URL that TensorStore knows, opened on first use."""
 
     def __init__(self, location: str) -> None:
         self.location = location
@@ -43,14 +34,14 @@ class ZarrArray(LazyRows):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Its dtype."""
-        found: np.dtype[Any] = np.dtype(self._opened.dtype.numpy_dtype)
-        return found
+        dtype: np.dtype[Any] = np.dtype(self._opened.dtype.numpy_dtype)
+        return dtype
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Returns rows; only their chunks are read."""
+        """Reads only the chunks with these rows."""
         try:
             return np.asarray(self._opened[start:stop].read().result())
-        except Exception as error:  # TensorStore has its own for every kind of store.
+        except Exception as error:  # TensorStore's errors depend on the kind of store.
             raise DataError(
                 f"Rows {start} to {stop - 1} of {self.location} can't be read: "
                 f"{_short(error)}"
@@ -67,7 +58,7 @@ class ZarrArray(LazyRows):
                     open=True,
                     read=True,
                     context=_context(),
-                    # Data do not change while they are read.
+                    # The data do not change while they are read.
                     recheck_cached_metadata="open",
                     recheck_cached_data="open",
                 )
@@ -77,60 +68,54 @@ class ZarrArray(LazyRows):
             raise
         except Exception as error:
             raise DataError(
-                f"{self.location} is no Zarr array that TensorStore can read: "
+                f"{self.location} is not a Zarr array that TensorStore can read: "
                 f"{_short(error)}"
             ) from error
 
 
 def is_zarr(source: str) -> bool:
-    """Whether something is a folder in Zarr's format by its files, or a URL."""
+    """Whether this is a folder in Zarr's format, by its files, or a URL."""
     return bool(URL.match(source)) or any(
         (Path(source) / mark).is_file() for mark in MARKS
     )
 
 
 def open_zarr(
-    source: str, inputs: Collection[str], along: Collection[str] = ()
+    source: str, inputs: Collection[str], optional: Collection[str] = ()
 ) -> ZarrArray | dict[str, ZarrArray]:
     """Opens an array, or the arrays of a group by name.
 
-    Args:
-        source: The path of a folder, or a URL.
-        inputs: Arrays that are looked for. Of a group all arrays are listed only if
-            one of these is not there, for listing a cloud takes time.
-        along: Arrays that are taken if they are there.
-
-    Raises:
-        DataError: If there is neither, or it is a store of layertap's.
-        BackendMissingError: If TensorStore is not installed.
+    All arrays of a group are listed only if one of `inputs` is missing, because listing
+    a bucket takes time. Else the group's `optional` arrays are added.
     """
     store = _kvstore_at(source)
     node = _node(store, source, "")
     if node is None:
         raise DataError(
-            f"{source} is no Zarr array or group: none of {', '.join(MARKS)} is there."
+            f"{source} is not a Zarr array or group. Expected {', '.join(MARKS[:-1])} "
+            f"or {MARKS[-1]} in it."
         )
     if node["node_type"] == "array":
         return ZarrArray(source)
     if "layertap" in node.get("attributes", {}):
         raise DataError(
-            f"{source} is a store of layertap's, which has many arrays. Name the "
-            "folder of one of them, or pass package.module:callable that returns what "
-            "you want of layertap.open."
+            f"{source} is a store of layertap, which has many arrays. Pass the folder "
+            "of one array, or package.module:callable that returns arrays of "
+            "layertap.open."
         )
-    found = [name for name in inputs if _is_array(store, source, name)]
-    if found and len(found) == len(inputs):
-        found += [name for name in along if _is_array(store, source, name)]
+    names = [name for name in inputs if _is_array(store, source, name)]
+    if names and len(names) == len(inputs):
+        names += [name for name in optional if _is_array(store, source, name)]
     else:
-        found = [name for name in _members(store) if _is_array(store, source, name)]
-    return {name: ZarrArray(f"{source.rstrip('/')}/{name}") for name in found}
+        names = [name for name in _members(store) if _is_array(store, source, name)]
+    return {name: ZarrArray(f"{source.rstrip('/')}/{name}") for name in names}
 
 
 def _node(store: Any, source: str, folder: str) -> dict[str, Any] | None:
-    """Returns what the metadata in a folder say of it, as in version 3, or None."""
-    found = _json(store, source, f"{folder}zarr.json")
-    if found is not None:
-        return found if found.get("node_type") in ("array", "group") else None
+    """Returns the metadata of a folder in the form of version 3, or None."""
+    node = _json(store, source, f"{folder}zarr.json")
+    if node is not None:
+        return node if node.get("node_type") in ("array", "group") else None
     for mark, kind in ((".zarray", "array"), (".zgroup", "group")):
         if _json(store, source, folder + mark) is not None:
             attributes = _json(store, source, f"{folder}.zattrs") or {}
@@ -144,7 +129,7 @@ def _is_array(store: Any, source: str, name: str) -> bool:
 
 
 def _members(store: Any) -> list[str]:
-    """Returns the names of the folders of a group that have metadata, sorted."""
+    """Lists the folders of a group that have metadata, sorted."""
     keys = [key.decode() for key in store.list().result()]
     inside = [key.split("/") for key in keys if key.count("/") == 1]
     return sorted({folder for folder, file in inside if file in MARKS})
@@ -152,12 +137,12 @@ def _members(store: Any) -> list[str]:
 
 def _json(store: Any, source: str, key: str) -> dict[str, Any] | None:
     try:
-        found = store.read(key).result()
-        value = json.loads(found.value) if found.state == "value" else None
-    except Exception as error:  # Of the network, of the disk, or of what was read.
+        result = store.read(key).result()
+        value = json.loads(result.value) if result.state == "value" else None
+    except Exception as error:  # Of the network, the disk or the content.
         raise DataError(f"{key} of {source} can't be read: {_short(error)}") from error
     if value is not None and not isinstance(value, dict):
-        raise DataError(f"{key} of {source} is not what Zarr writes there.")
+        raise DataError(f"{key} of {source} is not metadata of Zarr.")
     return value
 
 
@@ -169,7 +154,7 @@ def _kvstore_at(source: str) -> Any:
 
 
 def _kvstore(location: str) -> Any:
-    """Returns where TensorStore finds a folder."""
+    """Returns TensorStore's description of a folder's location."""
     scheme, separator, rest = location.rstrip("/").partition("://")
     if scheme in SCHEMES:
         bucket, _, path = rest.partition("/")
@@ -180,7 +165,7 @@ def _kvstore(location: str) -> Any:
 
 
 def _short(error: Exception) -> str:
-    """Returns what TensorStore says without the places in its own source."""
+    """Returns TensorStore's message without the places in its own source."""
     return re.split(r" \[(?:tensorstore_spec|source locations)", str(error))[0]
 
 
