@@ -284,7 +284,7 @@ def _save_on_ray(
     shared = SharedModel(
         str(Path(model).absolute()), trust=options["trust_model"], modules=modules
     )
-    with ray_session.connected(options["ray"]):
+    with ray_session.connection(options["ray"]):
         return distributed.save(
             shared,
             data,

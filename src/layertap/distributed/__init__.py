@@ -1,4 +1,4 @@
-"""The same save by many workers, on Ray: `layertap.distributed.save`."""
+"""Saves by many workers on Ray: `layertap.distributed.save`."""
 
 from typing import TYPE_CHECKING, Any
 

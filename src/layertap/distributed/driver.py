@@ -1,7 +1,7 @@
-"""The same save, by many workers, on Ray: `layertap.distributed.save`.
+"""Saves the values of a model by many workers on Ray: `layertap.distributed.save`.
 
-Ray Data hands out the numbers of blocks; which worker has which one, what is tried
-again, and how a cluster grows, is its business.
+Ray Data hands out the numbers of blocks. It chooses a worker for each one, retries
+blocks, and adds workers as a cluster grows.
 """
 
 import math
@@ -38,7 +38,7 @@ from layertap.results.statistics.gather import Gatherer
 from layertap.store import DEFAULT_MEMORY, SharedWriter
 from layertap.tracing.model_structure import check_model, input_specs
 
-# So many blocks each worker has at least, where there are rows for them: all end at
+# Blocks of each worker, at least, if there are rows for them: all workers then end at
 # about the same time, and little is lost with one.
 _BLOCKS_EACH = 8
 
@@ -68,56 +68,54 @@ def save(
 ) -> Saved:
     """Saves the values of a model for a data set, by many workers on Ray.
 
-    The store is as one of `layertap.save`, and either goes on with what the other has
-    begun. Each worker takes blocks of rows, opens the data itself, and writes to the
-    store; a block that was being written when its worker died is written by another
-    one. The rows count when all blocks are there.
+    The store is the same as that of `layertap.save`, and each resumes a save that the
+    other began. Each worker opens the data by itself, computes blocks of rows, and
+    writes them to the store. If a worker dies, another one writes its block. The rows
+    count when all blocks are written.
 
-    Ray is started on this machine, if it isn't running and no `RAY_ADDRESS` is set.
+    Ray is started on this machine if it is not running and `RAY_ADDRESS` is not set.
 
     Args:
-        model: A Keras model, which is sent to the workers as a `.keras` file; its own
-            classes have to be registered with Keras, or in a module that workers can
-            import. Or the path of such a file that all can read.
-        data: What can be read from any row on: arrays, or a structure of them, as of
+        model: A Keras model, which is sent to the workers as a `.keras` file. Its own
+            classes must be registered with Keras, or be in a module that workers can
+            import. Or the path of such a file that all workers can read.
+        data: Data that can be read from any row on: arrays, or a structure of them, see
             `layertap.save`; the path of a `.npy`, `.npz`, Zarr or Parquet file or of a
-            folder of images, that all can read; `"package.module:callable"` that
+            folder of images that all workers can read; `"package.module:callable"` that
             returns such data; a `keras.utils.PyDataset` with batches of one size; or a
-            `ray.data.Dataset`, of which the columns are the inputs by name, in the
-            order that Ray gives them.
-        path: The store: a folder that all can write, `s3://bucket/values.zarr` or
-            `gs://bucket/values.zarr`.
-        workers: How many there are; by default as many as the cluster has CPUs or, with
-            `num_gpus`, GPUs for.
-        num_cpus: CPUs of each worker, as of Ray; not with `num_gpus`.
-        num_gpus: GPUs of each worker, as of Ray.
-        before: As of `layertap.plan`.
-        outputs: As of `layertap.plan`.
-        joins: As of `layertap.plan`.
-        batch_size: As of `layertap.save`.
-        dtype: As of `layertap.save`.
-        reduce: As of `layertap.save`.
-        pad: As of `layertap.save`. To look for the longest, the data are read once by
-            this process.
-        compression: As of `layertap.save`.
-        ids: As of `layertap.save`.
-        for_head: As of `layertap.save`.
-        resume: As of `layertap.save`.
-        overwrite: As of `layertap.save`.
-        progress: As of `layertap.save`.
-        memory: Bytes of values that a worker may have in memory, as of three blocks; it
-            has one.
+            `ray.data.Dataset`, whose columns are the inputs by name, in Ray's order.
+        path: The store: a folder that all workers can write, `s3://bucket/values.zarr`
+            or `gs://bucket/values.zarr`.
+        workers: The number of workers; by default one for each `num_cpus` CPUs of the
+            cluster or, with `num_gpus`, for each `num_gpus` GPUs.
+        num_cpus: CPUs of each worker, see Ray; ignored with `num_gpus`.
+        num_gpus: GPUs of each worker, see Ray.
+        before: See `layertap.plan`.
+        outputs: See `layertap.plan`.
+        joins: See `layertap.plan`.
+        batch_size: See `layertap.save`.
+        dtype: See `layertap.save`.
+        reduce: See `layertap.save`.
+        pad: See `layertap.save`. To find the largest size, this process reads the data
+            once.
+        compression: See `layertap.save`.
+        ids: See `layertap.save`.
+        for_head: See `layertap.save`.
+        resume: See `layertap.save`.
+        overwrite: See `layertap.save`.
+        progress: See `layertap.save`.
+        memory: Bytes for the values of three blocks; a worker holds one.
 
     Returns:
         The saved values.
 
     Raises:
-        DataTypeError: If the data are a stream, which only `layertap.save` takes.
-        OptionError: If there can't be such workers.
-        OtherRunError: As of `layertap.save`; of data, some batches are compared. Or if
-            a worker has other versions, another model or other data.
+        DataTypeError: If the data are a stream, which only `layertap.save` accepts.
+        OptionError: If such workers can't run.
+        OtherRunError: See `layertap.save`; only some batches of the data are compared.
+            Or if a worker has other versions, another model or other data.
         BackendMissingError: If Ray is not installed.
-        LayertapError: As of `layertap.save`.
+        LayertapError: See `layertap.save`.
 
     Example:
     ```python
@@ -127,14 +125,13 @@ def save(
                                       "s3://bucket/values.zarr", workers=8)
     ```
     """
-    ray = ray_session.started(num_gpus)
-    workers = ray_session.count(ray, workers, num_cpus, num_gpus)
-    loaded, sent = _sendable(model)
+    ray = ray_session.start_ray(num_gpus)
+    resources = ray_session.plan_resources(ray, workers, num_cpus, num_gpus)
+    loaded, shared_model = _load(model)
     check_model(loaded)
-    shared = share(data, ids)
-    opened = shared.open(loaded)
-    specs = input_specs(loaded)
-    feed = Feed(opened.data, specs, batch_size, anywhere=True)
+    shared_data = share(data, ids)
+    opened = shared_data.open(loaded)
+    feed = Feed(opened.data, input_specs(loaded), batch_size, anywhere=True)
     reduction = Reduction(dtype, reduce)
     selection = Selection(before, outputs, joins, for_head, reduction, pad)
     plan = plan_from_data(loaded, feed, selection)
@@ -144,72 +141,67 @@ def save(
     saved = find_existing_store(run, path, options, sampled=True)
     if saved is not None and saved.complete:
         return saved
+    workers = resources.workers
     with raise_on_sigterm(), _writer(run, path, saved, workers, options) as writer:
         missing = writer.missing()
         if saved is not None:
-            _compare(run, saved, writer, missing)
+            _compare_blocks(run, saved, writer, missing)
         assignment = Assignment(
             keras.config.floatx(),
             keras.config.image_data_format(),
-            sent or _contents(loaded),
-            shared,
+            shared_model or _share_model(loaded),
+            shared_data,
             batch_size,
-            (dtype, reduce),
+            reduction,
             writer.claim,
             workers,
         )
-        each = {"num_cpus": num_cpus, "num_gpus": num_gpus}
-        found = ray_session.written(ray, missing, assignment, workers, **each)
-        _follow(found, writer, missing, progress, len(plan.stored))
+        blocks = ray_session.write_blocks(ray, missing, assignment, resources)
+        _follow(blocks, writer, missing, progress, len(plan.stored))
         writer.finish(lambda: {STATISTICS: _statistics(plan, writer)})
     return Saved(path)
 
 
-def _sendable(model: Any) -> tuple[keras.Model, SharedModel | None]:
-    """Returns the model, and how it goes to workers, if that is known by itself."""
+def _load(model: Any) -> tuple[keras.Model, SharedModel | None]:
+    """Returns a model, and its file if workers open that by themselves."""
     if isinstance(model, str | os.PathLike):
-        path = os.fspath(Path(model).absolute())
-        model = SharedModel(path, trust=False)
+        model = SharedModel(os.fspath(Path(model).absolute()), trust=False)
     if isinstance(model, SharedModel):
         return model.open(), model
     return model, None
 
 
-def _contents(model: keras.Model) -> SharedModel:
-    """Returns a model as a file's contents.
-
-    Raises:
-        ModelError: If Keras can't save it.
-    """
+def _share_model(model: keras.Model) -> SharedModel:
+    """Returns a model as the contents of a file."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
         try:
             model.save(file)
         except Exception as error:  # Layers have configurations of their own.
             raise ModelError(
-                f"{model.name!r} can't be sent to workers, for Keras can't save it: "
-                f"{error}. Give its layers a `get_config`; or pass the path of a "
-                ".keras file that all can read."
+                f"{model.name!r} can't be sent to workers, because Keras can't save "
+                f"it: {error}. Give its layers a `get_config`, or pass the path of a "
+                ".keras file that all workers can read."
             ) from error
-        return SharedModel(contents=file.read_bytes(), objects=_objects())
+        return SharedModel(contents=file.read_bytes(), objects=_custom_objects())
 
 
-def _objects() -> dict[str, bytes]:
-    """Returns what is registered with Keras, as far as it can be sent, pickled."""
+def _custom_objects() -> dict[str, bytes]:
+    """Pickles the objects that are registered with Keras, if they can be pickled."""
     from ray import cloudpickle
 
-    found = {}
-    for name, one in keras.saving.get_custom_objects().items():
-        # What holds a lock or a connection can't, and may be of another model.
+    pickled = {}
+    for name, custom in keras.saving.get_custom_objects().items():
+        # Objects with a lock or a connection can't, and may be of another model.
         with suppress(Exception):
-            found[name] = cloudpickle.dumps(one)
-    return found
+            pickled[name] = cloudpickle.dumps(custom)
+    return pickled
 
 
 def _writer(
     run: Run, path: Any, saved: Saved | None, workers: int, options: StoreOptions
 ) -> SharedWriter:
-    """Returns the writer of a new store, or of one to go on with."""
+    """Returns the writer of a new store, or of one to resume."""
     rows = run.feed.rows or 0
     if saved is not None:
         writer = SharedWriter.resume(path, rows=rows)
@@ -217,75 +209,64 @@ def _writer(
             return writer
         writer.close()
         raise StoreError(
-            f"{saved.path} was replaced by another process in the meantime. Nothing "
-            "was written to it; do the same again."
+            f"{saved.path} was replaced by another process. Nothing was written to it. "
+            "Repeat the same call."
         )
-    # Whole batches, or two workers would compute the same one.
+    # Complete batches, or two workers would compute the same one.
     size = run.feed.size or 1
-    each = math.ceil(rows / (workers * _BLOCKS_EACH * size)) * size
-    arrays, manifest = store_schema(run)
+    most_rows = math.ceil(rows / (workers * _BLOCKS_EACH * size)) * size
     return SharedWriter.create(
-        path, arrays, manifest, rows=rows, most_rows=each, **options.layout
+        path, *store_schema(run), rows=rows, most_rows=most_rows, **options.layout
     )
 
 
-def _compare(
+def _compare_blocks(
     run: Run, saved: Saved, writer: SharedWriter, missing: Sequence[int]
 ) -> None:
-    """Compares some batches of the blocks that are there with the data.
-
-    Raises:
-        OtherRunError: If one is another.
-    """
-    there = sorted(set(range(writer.blocks)) - set(missing))
-    starts = [block * writer.block_rows for block in there]
-    blocks = [range(s, min(s + writer.block_rows, writer.rows)) for s in starts]
-    problems = sampled_differences(run, writer, blocks)
+    """Raises if a batch of a written block differs from the data; it samples some."""
+    written = sorted(set(range(writer.blocks)) - set(missing))
+    problems = sampled_differences(run, writer, list(map(writer.rows_of, written)))
     if problems:
         raise other_run(saved, problems, again=True)
 
 
 def _follow(
-    found: Generator[tuple[int, int]],
+    blocks: Generator[tuple[int, int]],
     writer: SharedWriter,
     missing: Sequence[int],
     progress: Show | None,
     values: int,
 ) -> None:
-    """Waits until all blocks are written, and shows how far that is.
-
-    Raises:
-        Exception: What went wrong in a worker, as it was there.
-    """
+    """Waits until all blocks are written, and shows the progress."""
     done = writer.rows - sum(len(writer.rows_of(block)) for block in missing)
     written = 0
     title = f"saving {values} values"
     try:
         with (
             show_progress(title, writer.rows, done, progress) as report,
-            closing(found),
+            closing(blocks),
         ):
             report(done, 0)
-            for rows, size in found:
+            for rows, size in blocks:
                 done, written = done + rows, written + size
                 report(done, written)
     except BaseException as error:
         error.add_note(
-            f"layertap: blocks that were written stay in {writer.path}; the same call "
-            "goes on with the others, once this is mended."
+            f"layertap: written blocks stay in {writer.path}. After fixing this, the "
+            "same call writes the others."
         )
         raise
 
 
 def _statistics(plan: Plan, writer: SharedWriter) -> dict[str, Any]:
-    """Returns the statistics of all rows: as the workers noted them, block by block."""
+    """Returns the statistics of all rows, from the workers' notes of each block."""
     gatherer = Gatherer(plan)
     for first, noted in writer.notes():
         rows = min(writer.block_rows, writer.rows - first)
         if noted is not None:
             gatherer.add_summary(rows, noted)
             continue
-        # Written before by a save that was not distributed.
+        # A save that was not distributed wrote this block.
         for name in gatherer.names:
             part = writer.array(name)[first : first + rows]
             gatherer.add(first, {name: part})

@@ -1,35 +1,29 @@
-"""Arrays in Ray's object store, cut along their rows; what is sliced is fetched.
+"""Arrays in Ray's object store, in pieces along their rows; a slice fetches its own.
 
-Ray is imported when something is put or fetched.
+Ray is imported when something is put or fetched, Keras only when arrays are put.
 """
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from itertools import accumulate
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core.lru import LRU
-from layertap.inputs.lazy_array import LazyRows
+from layertap.errors import DataError
+from layertap.inputs.lazy_array import PiecewiseRows
 
-PIECE = 64 * 2**20
-# Rows may begin in one piece and end in the next.
-_CACHED = 2
+PIECE_BYTES = 64 * 2**20
 
 
-class Pieces(LazyRows):
-    """An array whose rows lie, one piece after the other, in Ray's object store.
+class RayArray(PiecewiseRows):
+    """An array whose rows lie, piece after piece, in Ray's object store.
 
-    A slice within one piece is a view of the store's memory, which can't be written
-    to. It can be pickled; what is sent by Ray keeps the pieces alive.
+    A slice within one piece is a read-only view of the store's memory. The array can be
+    pickled; Ray keeps the pieces of an array that it sends.
 
     Args:
         refs: Ray's reference of each piece.
-        rows: How many rows each piece has, at least one.
-        row_shape: The shape of one row.
-        dtype: The dtype of all pieces.
+        rows: The number of rows of each piece, at least one.
     """
 
     def __init__(
@@ -39,68 +33,119 @@ class Pieces(LazyRows):
         row_shape: Sequence[int],
         dtype: Any,
     ) -> None:
+        super().__init__(rows)
         self._refs = list(refs)
-        self._starts = list(accumulate(rows, initial=0))
-        self._cached: LRU[int, NDArray[Any]] = LRU(_CACHED)
         self._row_shape = tuple(row_shape)
         self._dtype: np.dtype[Any] = np.dtype(dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the whole, rows first."""
-        return (self._starts[-1], *self._row_shape)
+        """Its shape, rows first."""
+        return (len(self), *self._row_shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of all pieces."""
         return self._dtype
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Returns rows; only the pieces that have some of them are fetched."""
-        first = bisect_right(self._starts, start) - 1
-        end = bisect_left(self._starts, stop)
-        parts = [
-            piece[max(start - row, 0) : stop - row]
-            for row, piece in zip(
-                self._starts[first:end], self._pieces(first, end), strict=True
-            )
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def fetch(self, numbers: Sequence[int]) -> Sequence[NDArray[Any]]:
+        """Fetches pieces together from Ray's object store."""
+        if not numbers:
+            return []
+        import ray
 
-    def _pieces(self, first: int, end: int) -> list[NDArray[Any]]:
-        cached = {i: self._cached.get(i) for i in range(first, end)}
-        found = {i: piece for i, piece in cached.items() if piece is not None}
-        missing = [i for i in cached if i not in found]
-        if missing:
-            import ray
-
-            fetched = ray.get([self._refs[i] for i in missing])
-            for i, piece in zip(missing, fetched, strict=True):
-                found[i] = piece
-                self._cached.put(i, piece)
-        return [found[i] for i in cached]
+        pieces: list[NDArray[Any]] = ray.get([self._refs[i] for i in numbers])
+        return pieces
 
 
-def put(array: Any, piece: int = PIECE) -> Pieces:
-    """Puts an array into Ray's object store, some rows at a time.
-
-    Args:
-        array: Anything that can be sliced along its rows, and has a shape and a dtype.
-        piece: About how many bytes each piece has.
-    """
+def put_array(array: Any, piece_bytes: int = PIECE_BYTES) -> RayArray:
+    """Puts anything that is sliced by rows into Ray's object store, piece by piece."""
     import ray
 
-    # It needs Keras, and who only fetches pieces does not.
     from layertap.inputs.convert import array_of
 
     total, *row_shape = map(int, array.shape)
-    # At least one of no rows, which has the dtype.
+    # An array without rows has a dtype, too.
     sample = array_of(array[:1])
-    row_bytes = max(sample.nbytes, 1)
-    size = max(piece // row_bytes, 1)
+    size = max(piece_bytes // max(sample.nbytes, 1), 1)
     refs, rows = [], []
     for start in range(0, total, size):
         part = array_of(array[start : min(start + size, total)])
         refs.append(ray.put(np.ascontiguousarray(part)))
         rows.append(len(part))
-    return Pieces(refs, rows, row_shape, sample.dtype)
+    return RayArray(refs, rows, row_shape, sample.dtype)
+
+
+def dataset_columns(dataset: Any) -> dict[str, RayArray]:
+    """Computes a `ray.data.Dataset`, and returns its columns in the pieces Ray made.
+
+    Rows keep the data set's order, if it has one, as after reading files or sorting.
+    """
+    import ray
+
+    options = dataset.context.execution_options
+    before, options.preserve_order = options.preserve_order, True
+    try:
+        computed = dataset.materialize()
+        names = list(computed.columns() or [])
+        blocks = computed.to_numpy_refs() if names else []
+    finally:
+        options.preserve_order = before
+    split: Any = ray.remote(_split_block).options(num_returns=1 + len(names))
+    # One reference for each column: a reader of labels needs no images.
+    split_blocks = [split.remote(block, names) for block in blocks]
+    all_forms = ray.get([forms for forms, *_ in split_blocks])
+    pieces = [
+        list(zip(forms, refs, strict=True))
+        for forms, (_, *refs) in zip(all_forms, split_blocks, strict=True)
+        if forms is not None
+    ]
+    if not pieces:
+        raise DataError("The ray.data.Dataset is empty. Expected at least one row.")
+    return {
+        name: _column(name, *zip(*column, strict=True))
+        for name, column in zip(names, zip(*pieces, strict=True), strict=True)
+    }
+
+
+class _Form(NamedTuple):
+    """The form of a column in one block."""
+
+    rows: int
+    row_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} of shape {(self.rows, *self.row_shape)}"
+
+    def fits(self, other: "_Form") -> bool:
+        """Whether both can be rows of one array. Texts have any length."""
+        texts = self.dtype.kind in "OSU" and other.dtype.kind in "OSU"
+        return self.row_shape == other.row_shape and (
+            texts or self.dtype == other.dtype
+        )
+
+
+def _split_block(
+    block: Mapping[str, NDArray[Any]], names: Sequence[str]
+) -> tuple[Any, ...]:
+    """Returns the forms of a block's columns, then each column; runs on Ray."""
+    arrays = [np.asarray(block[name]) for name in names if name in block]
+    if len(arrays) < len(names) or not all(map(len, arrays)):
+        # A block without rows may lack columns, too.
+        return (None,) * (1 + len(names))
+    return ([_Form(len(a), a.shape[1:], a.dtype) for a in arrays], *arrays)
+
+
+def _column(name: str, forms: Sequence[_Form], refs: Sequence[Any]) -> RayArray:
+    first = forms[0]
+    for form in forms[1:]:
+        if not form.fits(first):
+            raise DataError(
+                f"Column {name!r} of the ray.data.Dataset changes its form. Expected "
+                f"{first}, as in its first block. Received {form}. Give its rows one "
+                f"form, or drop it: dataset.drop_columns([{name!r}])."
+            )
+    same = all(form.dtype == first.dtype for form in forms)
+    dtype = first.dtype if same else np.dtype(object)
+    return RayArray(refs, [form.rows for form in forms], first.row_shape, dtype)

@@ -1,4 +1,4 @@
-"""All that is asked of Ray: to be there, and to have blocks written by workers."""
+"""All uses of Ray by the driver: starts it, and runs workers that write blocks."""
 
 import logging
 import os
@@ -6,49 +6,46 @@ import pickle
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from layertap.core.optional import require
-from layertap.distributed.retries import counted
+from layertap.distributed.retries import start_counting
 from layertap.distributed.worker import Assignment, Worker
 from layertap.errors import OptionError
 
 
-def started(num_gpus: float) -> Any:
-    """Returns Ray, and starts it if need be.
+class Resources(NamedTuple):
+    """The number of workers, and the CPUs or GPUs of each."""
 
-    Raises:
-        BackendMissingError: If it is not installed.
-        OptionError: If it is one machine, which has no such GPUs.
-    """
-    ray = _ray()
+    workers: int
+    num_cpus: float
+    num_gpus: float
+
+
+def start_ray(num_gpus: float) -> Any:
+    """Returns Ray, and starts it if it is not running."""
+    ray = _import_ray()
     if not ray.is_initialized():
         _start(ray, None)
     gpus = ray.cluster_resources().get("GPU", 0)
     # A cluster may grow. One machine doesn't.
     if gpus < num_gpus and len(ray.nodes()) == 1:
         raise OptionError(
-            f"num_gpus={num_gpus:g}: this machine has {gpus:g}. Pass num_gpus=0, or "
-            "have a node with GPUs in the cluster first."
+            f"num_gpus={num_gpus:g} is more than this machine has. Expected at most "
+            f"{gpus:g}. Pass num_gpus=0, or add a node with GPUs to the cluster first."
         )
     return ray
 
 
 @contextmanager
-def connected(address: str) -> Iterator[None]:
-    """Has Ray for a while, as the command line does.
+def connection(address: str) -> Iterator[None]:
+    """Connects to the cluster at an address, as the command line does.
 
-    Args:
-        address: Of a cluster. If empty, the one that `RAY_ADDRESS` names, or else this
-            machine, on which Ray is started.
-
-    Raises:
-        BackendMissingError: If Ray is not installed.
-        OptionError: If there is no cluster at the address.
+    Without an address, it is that of `RAY_ADDRESS`, or Ray is started on this machine.
     """
-    ray = _ray()
+    ray = _import_ray()
     try:
         _start(ray, address or None)
     except ConnectionError as error:
@@ -59,9 +56,9 @@ def connected(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     with warnings.catch_warnings():
-        # On its own settings.
+        # Of Ray about its own settings.
         warnings.simplefilter("ignore", DeprecationWarning)
         require("ray.data", "ray", "A distributed save").DataContext.get_current()
         return require("ray", "ray", "A distributed save")
@@ -69,87 +66,71 @@ def _ray() -> Any:
 
 def _start(ray: Any, address: str | None) -> None:
     with warnings.catch_warnings():
-        # JAX warns of each process that is started beside its threads.
+        # JAX warns of each process that is started from one with threads.
         warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
         if address is None and "RAY_ADDRESS" not in os.environ:
-            # Not one that somebody else has running here.
+            # Not a cluster that another user runs on this machine.
             address = "local"
-        # Nobody needs its page, and what goes wrong in workers comes back.
+        # No page is needed, and workers return their errors.
         local = {"include_dashboard": False} if address == "local" else {}
         ray.init(address, logging_level="ERROR", log_to_driver=False, **local)
 
 
-def count(ray: Any, workers: int | None, num_cpus: float, num_gpus: float) -> int:
-    """Returns how many workers there are to be.
-
-    Raises:
-        OptionError: If that is no number of them.
-    """
+def plan_resources(
+    ray: Any, workers: int | None, num_cpus: float, num_gpus: float
+) -> Resources:
+    """Returns the resources of a save, by default all of the cluster."""
     if workers is None:
-        there = ray.cluster_resources()
         kind, each = ("GPU", num_gpus) if num_gpus else ("CPU", num_cpus)
-        return max(int(there.get(kind, 0) / each), 1)
+        workers = max(int(ray.cluster_resources().get(kind, 0) / each), 1)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise OptionError(
-            f"`workers` is a number of them, at least 1; found {workers}."
+            f"`workers` is invalid. Expected an integer, at least 1. Received "
+            f"{workers}."
         )
-    return workers
+    return Resources(workers, num_cpus, num_gpus)
 
 
-def written(
-    ray: Any,
-    blocks: Sequence[int],
-    assignment: Assignment,
-    workers: int,
-    *,
-    num_cpus: float,
-    num_gpus: float,
+def write_blocks(
+    ray: Any, blocks: Sequence[int], assignment: Assignment, resources: Resources
 ) -> Generator[tuple[int, int]]:
-    """Has blocks written.
+    """Has workers write blocks, and yields the rows and the bytes of each one.
 
-    Args:
-        ray: Ray.
-        blocks: Their numbers.
-        assignment: What the workers need.
-        workers: How many there are.
-        num_cpus: CPUs of each.
-        num_gpus: GPUs of each, in their place.
-
-    Yields:
-        The rows and the bytes of each block that was written, as they come.
-
-    Raises:
-        Exception: What went wrong in a worker, as it was there.
+    An error of a worker is raised as it was there.
     """
     if not blocks:
         return
-    most = min(workers, len(blocks))
-    # In memory at once: what reads them would wait for a CPU that workers have.
+    workers = min(resources.workers, len(blocks))
+    # In memory from the start: reading tasks would wait for CPUs that workers hold.
     numbers = ray.data.from_items(
         [{"block": block} for block in blocks], override_num_blocks=len(blocks)
     )
     numbers.context.enable_progress_bars = False
     numbers.context.print_on_execution_start = False
-    found = numbers.map_batches(
+    results = numbers.map_batches(
         Worker,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
-            # All at once, but it goes on with those that there is room for.
+            # All at once; but it runs with those that find resources.
             min_size=1,
-            max_size=most,
-            initial_size=most,
-            # The next one is there when one is written, and no more wait behind it.
+            max_size=workers,
+            initial_size=workers,
+            # The next block is there when one is written, and no more wait behind it.
             max_tasks_in_flight_per_actor=2,
         ),
-        # Ray takes one of them.
-        **({"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}),
-        # In a list, Ray leaves it a reference: the backend is to be known first.
+        # Ray accepts one of them.
+        **(
+            {"num_gpus": resources.num_gpus}
+            if resources.num_gpus
+            else {"num_cpus": resources.num_cpus}
+        ),
+        # In a list, it stays a reference: a worker first needs to know the backend.
         fn_constructor_args=[
             keras.config.backend(),
-            [ray.put(assignment), counted(ray)],
+            [ray.put(assignment), start_counting(ray)],
         ],
     )
-    with _quiet(), closing(iter(found.iter_rows())) as rows:
+    with _quiet(), closing(iter(results.iter_rows())) as rows:
         for row in rows:
             if row["error"]:
                 raise pickle.loads(row["error"])
@@ -158,10 +139,10 @@ def written(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Ray's log of each run to what is wrong: there is a progress bar."""
+    """Limits Ray's log of a run to problems, since there is a progress bar."""
     levels = {
         "ray.data": logging.WARNING,
-        # That its own are off; and that there won't be more workers than all.
+        # It warns that its own bars are off, and that the pool can't grow further.
         "ray.data._internal.progress": logging.ERROR,
         "ray.data._internal.actor_autoscaler": logging.ERROR,
     }

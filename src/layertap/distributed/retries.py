@@ -1,87 +1,67 @@
-"""What workers begin and do not end: counted, or Ray would try it again for ever.
+"""Counts attempts that workers begin and do not end; Ray alone would retry forever.
 
-A worker that dies is started anew, and so is its block, which is right where a machine
-was lost. Where the block itself is what it dies of, there has to be an end.
+After a worker's death, its block is tried again, in case a machine was lost. If the
+block itself ends its workers, the attempts need a limit.
 """
 
 from typing import Any
 
 from layertap.errors import LayertapError
 
-# So often the same may be begun.
-MOST = 5
-# What is begun before any block: the worker itself.
+MAX_ATTEMPTS = 5
+# The task before any block: the start of a worker.
 START = -1
 
 
 class Attempts:
-    """Counts what was begun, as an actor of Ray's that all workers call."""
+    """Counts the attempts of each task, as an actor of Ray that all workers call.
+
+    A task is the number of a block, or `START`.
+    """
 
     def __init__(self) -> None:
         self._begun: dict[int, int] = {}
 
-    def begin(self, what: int) -> int:
-        """Returns how often it was begun by now and not ended.
+    def begin(self, task: int) -> int:
+        """Returns how often a task was begun and not ended, with this attempt."""
+        self._begun[task] = self._begun.get(task, 0) + 1
+        return self._begun[task]
 
-        Args:
-            what: The number of a block, or `START`.
-        """
-        self._begun[what] = self._begun.get(what, 0) + 1
-        return self._begun[what]
-
-    def end(self, what: int) -> None:
-        """Notes that what was begun is done.
-
-        Args:
-            what: As of `begin`.
-        """
-        if what == START:
-            # Others may be starting.
+    def end(self, task: int) -> None:
+        """Notes that a task is done."""
+        if task == START:
+            # Other workers may be starting.
             self._begun[START] = max(self._begun.get(START, 0) - 1, 0)
             return
-        # Who ends a block could start.
-        self._begun.pop(what, None)
+        # A worker that ends a block has started.
+        self._begun.pop(task, None)
         self._begun.pop(START, None)
 
 
-def counted(ray: Any) -> Any:
-    """Starts to count.
-
-    Args:
-        ray: Ray.
-
-    Returns:
-        What workers take, which counts as long as somebody has it.
-    """
+def start_counting(ray: Any) -> Any:
+    """Starts an actor that counts attempts as long as a reference to it exists."""
     # It computes nothing. If its node is lost, it begins at 0 on another one.
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
     return ray.remote(**options)(Attempts).remote()
 
 
-def check(times: int, what: int, rows: range, workers: int) -> None:
-    """Raises if something was begun too often.
+def check_attempts(times: int, task: int, rows: range, workers: int) -> None:
+    """Raises if a task with these rows was begun too often.
 
-    Args:
-        times: How often.
-        what: As of `Attempts.begin`.
-        rows: The rows of the block.
-        workers: How many workers may be starting at a time.
-
-    Raises:
-        LayertapError: If so.
+    `workers` is the number of workers that may be starting at a time.
     """
-    if what == START:
-        if times <= MOST + workers:
+    if task == START:
+        dead, subject = times - workers, "Workers were started"
+        if dead <= MAX_ATTEMPTS:
             return
-        found = "Workers were started"
-        times -= workers
-    elif times <= MOST:
-        return
     else:
-        times -= 1
-        found = f"Block {what} (rows {rows.start} to {rows.stop - 1}) was begun"
+        dead = times - 1
+        subject = f"Block {task} (rows {rows.start} to {rows.stop - 1}) was begun"
+        if dead < MAX_ATTEMPTS:
+            return
     raise LayertapError(
-        f"{found} {times} times, and died each time without an error: the system or "
-        "native code has ended them. Mostly that is for want of memory; if so, take a "
-        "smaller batch_size, or fewer workers on each node by a larger num_cpus."
+        f"{subject} {dead} times, and died each time without an error: the "
+        "system or native code ended the process. The usual cause is a lack of memory. "
+        "Pass a smaller batch_size, or a larger num_cpus for fewer workers on each "
+        "node."
     )

@@ -1,6 +1,6 @@
 """A worker of a distributed save: opens model and data once, then saves blocks.
 
-Nothing of Keras is imported before the worker knows which backend the driver has.
+Nothing of Keras is imported before the worker knows the driver's backend.
 """
 
 import os
@@ -11,28 +11,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layertap.distributed.retries import START, check
-from layertap.distributed.shared_data import Shared
+from layertap.distributed.retries import START, check_attempts
+from layertap.distributed.shared_data import SharedData
 from layertap.errors import LayertapError, ModelFileError, OtherRunError, StoreError
 from layertap.store import BlockWorker, Claim
 
 if TYPE_CHECKING:
     from layertap.pipeline.tap import Arrays
+    from layertap.planning.reduction import Reduction
 
-# Data and models may end a program. A worker that ended would be started again.
+# Data and models may end a program. Ray would start a worker that ended again.
 _ERRORS = (Exception, SystemExit)
 
 
 @dataclass(frozen=True)
 class SharedModel:
-    """A model as it goes to a worker: a path that all can read, or a file's contents.
+    """A model for workers: the path of a file that all can read, or its contents.
 
     Args:
-        path: The path of a `.keras` file; empty if the contents go along.
-        contents: What is in the file.
-        objects: Classes and functions that it may be made of, by their names, pickled.
-        trust: As of `loading.load_model`.
-        modules: As of `loading.load_model`.
+        path: The path of a `.keras` file; empty if `contents` are passed.
+        objects: Classes and functions that the model may need, by name, pickled.
+        trust: See `model_file.load_model`.
+        modules: See `model_file.load_model`.
     """
 
     path: str = ""
@@ -42,11 +42,7 @@ class SharedModel:
     modules: tuple[str, ...] = ()
 
     def open(self) -> Any:
-        """Loads the model.
-
-        Raises:
-            ModelFileError: If that is not possible in this process.
-        """
+        """Loads the model."""
         from layertap.inputs.model_file import load_model
 
         options: dict[str, Any] = {"trust": self.trust, "modules": self.modules}
@@ -59,64 +55,52 @@ class SharedModel:
             try:
                 return load_model(str(file), objects=objects, **options)
             except ModelFileError as error:
-                for name, why in missing.items():
+                for name, reason in missing.items():
                     error.add_note(
-                        f"layertap: {name} is not known in this process: {why}. Put "
+                        f"layertap: {name} is not known in this process: {reason}. Put "
                         "its module where workers can import it."
                     )
                 raise
 
     def _unpickled(self) -> tuple[dict[str, Any], dict[str, Exception]]:
-        """Returns the objects that can be had here, and why others can't."""
-        found, missing = {}, {}
+        """Returns the objects, and why others can't be unpickled here."""
+        objects, missing = {}, {}
         for name, pickled in self.objects.items():
             try:
-                found[name] = pickle.loads(pickled)
-            # They bring modules of their own. Most are of other models.
+                objects[name] = pickle.loads(pickled)
+            # They import modules of their own. Most belong to other models.
             except Exception as error:
                 missing[name] = error
-        return found, missing
+        return objects, missing
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """All that a worker needs, to be sent to it by Ray.
-
-    Args:
-        floatx: Keras' default dtype.
-        data_format: Which axis of images Keras takes for the channels.
-        model: The model.
-        data: The data.
-        batch_size: As of `layertap.save`.
-        reduction: `dtype=` and `reduce=`.
-        claim: The store.
-        workers: How many workers there are.
-    """
+    """Everything that a worker needs, sent by Ray."""
 
     floatx: str
-    data_format: str
+    image_data_format: str
     model: SharedModel
-    data: Shared
+    data: SharedData
     batch_size: int | None
-    reduction: tuple[Any, Any]
+    reduction: "Reduction"
     claim: Claim
     workers: int
 
 
 class Worker:
-    """Saves blocks: an actor of Ray's, which is called with their numbers.
+    """Saves blocks: an actor of Ray, called with their numbers.
 
-    What goes wrong is returned, not raised: Ray would log it, wrap it, and try some of
-    it again without end.
+    It returns errors instead of raising them: Ray would log and wrap an error, and
+    retry some without end.
 
     Args:
         backend: Keras' backend.
-        references: The assignment, as Ray's reference to it in a list; and what counts
-            attempts.
+        references: The assignment, as a reference of Ray, and the counter of attempts.
     """
 
     def __init__(self, backend: str, references: list[Any]) -> None:
-        # Before anything imports Keras: what is unpickled does, too.
+        # Before Keras is imported; unpickling an assignment imports it.
         os.environ["KERAS_BACKEND"] = backend
         self._error: bytes = b""
         reference, self._attempts = references
@@ -127,70 +111,61 @@ class Worker:
         except _ERRORS as error:
             self._error = _pickled(error)
 
-    def _begin(self, what: int) -> int:
+    def _begin(self, task: int) -> int:
         import ray
 
-        times: int = ray.get(self._attempts.begin.remote(what))
+        times: int = ray.get(self._attempts.begin.remote(task))
         return times
 
     def _open(self, reference: Any, times: int) -> None:
-        import ray
-
-        assignment = _received(ray, reference)
-        check(times, START, range(0), assignment.workers)
+        assignment = _receive(reference)
+        check_attempts(times, START, range(0), assignment.workers)
         import keras
 
         from layertap.core.tolerance import differences
         from layertap.inputs.feed import Feed
         from layertap.pipeline.run import Run
-        from layertap.planning.reduction import Reduction
         from layertap.results.saved import Saved
         from layertap.results.statistics.gather import Gatherer
         from layertap.tracing.model_structure import input_specs
 
         keras.config.set_floatx(assignment.floatx)
-        keras.config.set_image_data_format(assignment.data_format)
+        keras.config.set_image_data_format(assignment.image_data_format)
         self._store = BlockWorker(assignment.claim)
         saved = Saved(assignment.claim.path)
         model = assignment.model.open()
         data, ids = assignment.data.open(model)
         specs = input_specs(model)
         self._feed = Feed(data, specs, assignment.batch_size, anywhere=True)
-        reduction = Reduction(*assignment.reduction)
-        self._run = Run(model, self._feed, saved.plan, reduction, ids)
+        self._run = Run(model, self._feed, saved.plan, assignment.reduction, ids)
         self._gatherer = Gatherer(saved.plan)
-        found = differences(saved.identity, self._run.identity)
-        if self._feed.rows != assignment.claim.rows:
-            rows = assignment.claim.rows
-            found.append(f"rows: the driver has {rows}, the worker {self._feed.rows}")
-        if found:
+        problems = differences(saved.identity, self._run.identity)
+        rows = assignment.claim.rows
+        if self._feed.rows != rows:
+            problems.append(
+                f"rows: the driver has {rows}, the worker {self._feed.rows}"
+            )
+        if problems:
             raise OtherRunError(
-                f"A worker on {os.uname().nodename} does not have what the driver has: "
-                f"{'; '.join(found)}. Give all nodes the same packages, files and data."
+                f"A worker on {os.uname().nodename} differs from the driver. "
+                f"{'; '.join(problems)}. Give all nodes the same packages, files and "
+                "data."
             )
 
     def __call__(self, numbers: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """Saves a block, if it is not saved yet.
-
-        Args:
-            numbers: One number of a block, under `block`.
-
-        Returns:
-            The rows and bytes that were written, or the error, pickled.
-        """
+        """Saves the block of a number; returns its rows and bytes, or an error."""
         if self._error:
-            return {"rows": [0], "bytes": [0], "error": [self._error]}
+            return _result(error=self._error)
         number = int(numbers["block"][0])
         try:
-            rows, written = self._save(number)
+            return _result(*self._save(number))
         except _ERRORS as error:
-            part = self._store.rows_of(number)
+            rows = self._store.rows_of(number)
             error.add_note(
-                f"layertap: this came of rows {part.start} to {part.stop - 1}, in a "
-                f"worker on {os.uname().nodename}."
+                f"layertap: this happened in rows {rows.start} to {rows.stop - 1}, in "
+                f"a worker on {os.uname().nodename}."
             )
-            return {"rows": [0], "bytes": [0], "error": [_pickled(error)]}
-        return {"rows": [rows], "bytes": [written], "error": [b""]}
+            return _result(error=_pickled(error))
 
     def _save(self, number: int) -> tuple[int, int]:
         from layertap.pipeline.prefetch import prefetch
@@ -198,56 +173,57 @@ class Worker:
         rows = self._store.rows_of(number)
         if self._store.written(number):
             return len(rows), 0
-        check(self._begin(number), number, rows, 1)
+        check_attempts(self._begin(number), number, rows, 1)
         block = self._store.empty(number)
-        for arrays in prefetch(self._begun(rows)):
+        for arrays in prefetch(self._begin_batches(rows)):
             block.append(arrays)
         if block.filled != len(rows):
             raise StoreError(
-                f"Block {number} should have {len(rows)} rows; the data gave "
-                f"{block.filled}."
+                f"Block {number} has the wrong size. Expected {len(rows)} rows. "
+                f"Received {block.filled} rows of data."
             )
-        noted = {name: part[: len(rows)] for name, part in block.values.items()}
-        written = self._store.write(block, self._gatherer.summarize(noted))
+        values = {name: part[: len(rows)] for name, part in block.values.items()}
+        written = self._store.write(block, self._gatherer.summarize(values))
         self._attempts.end.remote(number)
         return len(rows), written
 
-    def _begun(self, rows: range) -> "Iterator[Callable[[], Arrays]]":
-        """Begins the batches that some rows are in: cut as in a save of all."""
+    def _begin_batches(self, rows: range) -> "Iterator[Callable[[], Arrays]]":
+        """Begins the batches with some rows, cut as in a save of all rows."""
         for batch in self._feed.batches(rows.start, rows.stop):
             first = max(rows.start - batch.row, 0)
             last = min(rows.stop - batch.row, batch.rows)
             yield self._run.begin(batch, slice(first, last))
 
 
-def _received(ray: Any, reference: Any) -> Assignment:
-    """Returns what the driver has sent.
+def _result(rows: int = 0, written: int = 0, error: bytes = b"") -> dict[str, Any]:
+    return {"rows": [rows], "bytes": [written], "error": [error]}
 
-    Raises:
-        LayertapError: If it can't be unpickled here.
-    """
+
+def _receive(reference: Any) -> Assignment:
+    import ray
+
     try:
         assignment: Assignment = ray.get(reference)
     except ray.exceptions.RaySystemError as error:
-        said = str(error).strip().splitlines()[-1]
+        message = str(error).strip().splitlines()[-1]
         raise LayertapError(
-            f"A worker on {os.uname().nodename} can't take what the driver sent: "
-            f"{said}. Put the module where workers can import it: in a package on all "
-            "nodes, or in a folder of PYTHONPATH."
+            f"A worker on {os.uname().nodename} can't unpickle the driver's "
+            f"assignment: {message}. Put the module where workers can import it: in a "
+            "package on all nodes, or in a folder of PYTHONPATH."
         ) from error
     return assignment
 
 
 def _pickled(error: BaseException) -> bytes:
-    """Returns an error with its notes; of one that can't be sent, what it says."""
+    """Pickles an error with its notes, or its message where that is impossible."""
     from ray import cloudpickle
 
     try:
         pickled: bytes = cloudpickle.dumps(error)
         cloudpickle.loads(pickled)
     except Exception:
-        said = LayertapError(f"{type(error).__name__}: {error}")
+        plain = LayertapError(f"{type(error).__name__}: {error}")
         for note in getattr(error, "__notes__", ()):
-            said.add_note(note)
-        pickled = cloudpickle.dumps(said)
+            plain.add_note(note)
+        pickled = cloudpickle.dumps(plain)
     return pickled
