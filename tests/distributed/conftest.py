@@ -1,4 +1,4 @@
-"""Ray on this machine, once for all tests here; Keras on JAX, if nothing is named."""
+"""Ray on this machine, once for all tests here; by default with Keras on JAX."""
 
 import os
 import sys
@@ -18,14 +18,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def s3(object_store):
-    """What workers find in place of the object store; it does harm when told to."""
+    """A proxy of the object store for workers; it fails requests on demand."""
     with object_proxy.standing_before(object_store) as standing:
         yield standing
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cluster(s3):
-    """Room for four workers, which import what the tests can import."""
+    """A cluster for four workers, which can import the tests' modules."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
         patch.setenv(
@@ -39,7 +39,7 @@ def cluster(s3):
 
 @pytest.fixture
 def data(tmp_path):
-    """Data that are told what to do."""
+    """Data that follow instructions."""
     folder = tmp_path / "data"
     folder.mkdir()
     return faulty_data.Faulty(folder)
@@ -52,7 +52,7 @@ def model():
 
 @pytest.fixture(scope="session")
 def local(model, tmp_path_factory):
-    """The store of the same, by one process that nothing happened to."""
+    """The store of the same run, by one process without faults."""
     folder = tmp_path_factory.mktemp("local")
     (folder / "data").mkdir()
     data = faulty_data.Faulty(folder / "data")

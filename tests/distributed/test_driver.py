@@ -1,4 +1,4 @@
-"""A store that many have written is the one that one process writes, array by array."""
+"""A distributed save writes the same arrays as one process."""
 
 import keras
 import numpy as np
@@ -49,7 +49,7 @@ def of_any_length():
 
 
 class Lengths(keras.utils.PyDataset):
-    """Batches of 20 rows, each batch of a length of its own, ids beside."""
+    """Batches of 20 rows, each batch of its own length."""
 
     def __len__(self):
         return 12
@@ -60,7 +60,7 @@ class Lengths(keras.utils.PyDataset):
         return np.random.default_rng(number).normal(size=shape).astype("float32")
 
 
-# Model, data, options of both, workers, and bytes for each in memory.
+# Model, data, options of both saves, options of the distributed save.
 CASES = {
     "labels, weights, texts, float16, zstd, batches that divide no block": (
         of_two,
@@ -91,12 +91,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_the_same(case, tmp_path):
-    build, data, options, more = CASES[case]
+def test_the_store_is_the_same(case, tmp_path):
+    build, data, options, resources = CASES[case]
     model = build()
     options = options | {"progress": False}
     path, local = tmp_path / "v.zarr", tmp_path / "local.zarr"
-    saved = layertap.distributed.save(model, data(), path, **options, **more)
+    saved = layertap.distributed.save(model, data(), path, **options, **resources)
     layertap.save(model, data(), local, **options)
     assert_same(path, local)
     alone = layertap.open(local)
@@ -112,23 +112,25 @@ def test_it_is_the_same(case, tmp_path):
     if "float16" in case:
         assert sum(saved.overflowed.values()) > 0
         assert saved.reader.block_rows % 7
-        # The same call finds it complete; other data are another run's.
-        again = layertap.distributed.save(model, data(), path, **options, **more)
+        # The same call returns the complete store; other data are another run.
+        again = layertap.distributed.save(model, data(), path, **options, **resources)
         assert again.reader.store == saved.reader.store
         other = ({"x": X + 1, "b": B}, LABELS, WEIGHTS)
         with pytest.raises(OtherRunError, match="inputs of rows"):
-            layertap.distributed.save(model, other, path, **options, **more)
+            layertap.distributed.save(model, other, path, **options, **resources)
 
 
-def test_it_is_the_same_to_the_bit_in_the_same_blocks(model, data, local, tmp_path):
-    """Statistics, too: as workers note them, or as one process gathers them."""
+def test_the_store_is_the_same_to_the_bit_in_the_same_blocks(
+    model, data, local, tmp_path
+):
+    """Statistics, too: of workers, or gathered by one process."""
     path = tmp_path / "v.zarr"
     layertap.distributed.save(model, data, path, workers=2, **faulty.OPTIONS)
     here, there = layertap.open(path), layertap.open(local)
     assert here.reader.block_rows == there.reader.block_rows == faulty.BLOCK
     assert_same(path, local)
     truth = here["fusion/in/0"][:].astype("float64")
-    found = here.statistics["fusion/in/0"]
-    np.testing.assert_allclose(found.mean, truth.mean(0), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found.variance, truth.var(0), rtol=1e-4)
-    np.testing.assert_array_equal(found.maximum, truth.max(0))
+    statistics = here.statistics["fusion/in/0"]
+    np.testing.assert_allclose(statistics.mean, truth.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(statistics.variance, truth.var(0), rtol=1e-4)
+    np.testing.assert_array_equal(statistics.maximum, truth.max(0))

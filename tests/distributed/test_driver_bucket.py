@@ -1,4 +1,4 @@
-"""Many workers write to an object store that answers errors, late, or is cut off."""
+"""Many workers write to an object store that fails, answers late, or is cut off."""
 
 import json
 import os
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture
 def place(object_store, s3, monkeypatch):
-    """Where a store is to be, in a bucket of its own."""
+    """The place of a new store, in a bucket of its own."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
     yield Bucket.new(object_store)
     with s3.lock:
@@ -36,7 +36,7 @@ def records(place):
 
 
 class Weather:
-    """Of the requests, in turn: refused, dropped, not answered, and late ones."""
+    """Refuses, drops, delays or does not answer some requests, in turn."""
 
     def __init__(self):
         self.harmed = dict.fromkeys(("refused", "dropped", "unanswered", "late"), 0)
@@ -67,7 +67,7 @@ def test_errors_late_and_lost_answers(model, data, local, place, s3):
 def test_workers_killed_in_mid_block_and_between_shards_and_record(
     model, data, local, place, s3
 ):
-    faulty.tell(data.folder, 9, "kill")
+    faulty.instruct(data.folder, 9, "kill")
     killed = []
 
     def fate(request):
@@ -94,11 +94,11 @@ def test_a_driver_that_is_killed_and_started_again(
     model, data, local, place, cluster, tmp_path
 ):
     for batch in (13, 25):
-        faulty.tell(data.folder, batch, "wait")
+        faulty.instruct(data.folder, batch, "wait")
     job = {"path": place.path, "folder": str(data.folder), "workers": 2}
     command = [sys.executable, driver.__file__, json.dumps(job | {"address": cluster})]
-    with (tmp_path / "said").open("w") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said)
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         waiting = data.folder.glob
         faulty.until(lambda: len(list(waiting("waiting-*"))) == 2)

@@ -1,4 +1,4 @@
-"""A save whose driver is killed or stopped goes on, and computes what is missing."""
+"""A save whose driver was killed or stopped resumes, and computes missing blocks."""
 
 import json
 import os
@@ -23,15 +23,15 @@ INNER = set(range(1, faulty.BATCHES - 1))
 
 @pytest.fixture
 def start(cluster, data, tmp_path):
-    """Starts a driver; in the cluster that is there, or with a Ray of its own."""
+    """Starts a driver, in the tests' cluster or with its own Ray."""
     running = []
 
     def start(path, workers=2, own=False):
         job = {"path": str(path), "folder": str(data.folder), "workers": workers}
         job["address"] = None if own else cluster
         command = [sys.executable, driver.__file__, json.dumps(job)]
-        with (tmp_path / "said").open("w") as said:
-            running.append(subprocess.Popen(command, stdout=said, stderr=said))
+        with (tmp_path / "output").open("w") as output:
+            running.append(subprocess.Popen(command, stdout=output, stderr=output))
         return running[-1]
 
     yield start
@@ -41,13 +41,13 @@ def start(cluster, data, tmp_path):
 
 
 def recorded(path):
-    """The blocks that have a record."""
+    """Returns the blocks that have a record."""
     names = [file.name for file in (path / "~blocks").glob("*.*")]
     return {int(name.split(".")[0]) for name in names if name[-1].isdigit()}
 
 
 def batches_of(blocks):
-    """Which batches they are of: blocks are whole batches."""
+    """Returns the batches of some blocks; blocks are complete batches."""
     return {batch for n in blocks for batch in (2 * n, 2 * n + 1)}
 
 
@@ -57,28 +57,28 @@ def save(model, data, path, **options):
 
 
 def others(data, *processes):
-    """Processes that have read data, but for some."""
+    """Returns the processes that have read data, except some."""
     return {process for process, _ in faulty.read_by(data.folder)} - {*processes}
 
 
 def stand_still(data, path, blocks):
-    """Waits until so many blocks are recorded, and all workers wait."""
+    """Waits until a number of blocks is recorded, and both workers wait."""
     faulty.until(lambda: len(recorded(path)) >= blocks)
     faulty.until(lambda: len(list(data.folder.glob("waiting-*"))) == 2)
 
 
 @pytest.mark.parametrize(("wait_at", "blocks"), [((1, 3, 5, 7), 0), ((13, 25), 3)])
-def test_a_killed_driver_and_others_that_go_on(
+def test_others_resume_after_a_killed_driver(
     model, data, local, tmp_path, start, wait_at, blocks
 ):
     path = tmp_path / "v.zarr"
     for batch in wait_at:
-        faulty.tell(data.folder, batch, "wait")
+        faulty.instruct(data.folder, batch, "wait")
     process = start(path)
     stand_still(data, path, blocks)
     process.kill()
     process.wait()
-    for left in data.folder.glob("tell-*"):
+    for left in data.folder.glob("instruction-*"):
         left.unlink()
     # Its workers end with it.
     left = others(data, process.pid)
@@ -94,11 +94,11 @@ def test_a_killed_driver_and_others_that_go_on(
     computed = {n for p, n in faulty.read_by(data.folder) if p != os.getpid()} & INNER
     assert computed == INNER - batches_of(there)
 
-    # Also one process goes on, after the blocks that follow each other.
+    # One process can resume, too, after the first blocks without a gap.
     follow = next(n for n in range(16) if n not in there) * BLOCK
     done = []
-    more = {"progress": lambda rows, _: done.append(rows)}
-    layertap.save(model, data, alone, **faulty.OPTIONS | more)
+    progress = {"progress": lambda rows, _: done.append(rows)}
+    layertap.save(model, data, alone, **faulty.OPTIONS | progress)
     assert done[0] in (follow, follow + faulty.BATCH)
     assert_same(alone, local)
 
@@ -106,21 +106,21 @@ def test_a_killed_driver_and_others_that_go_on(
 @pytest.mark.parametrize(
     ("number", "statuses", "own"),
     [
-        # Of an error that nobody caught; and of `SystemExit`.
+        # The exit status of an error that is not caught, and of `SystemExit`.
         (signal.SIGINT, {1, 130, -signal.SIGINT}, True),
         (signal.SIGTERM, {143}, False),
     ],
 )
-def test_a_signal_ends_it_in_order_and_rows_count(
+def test_a_signal_ends_a_save_in_order_and_its_rows_count(
     model, data, local, tmp_path, start, number, statuses, own
 ):
     path = tmp_path / "v.zarr"
     for batch in (13, 25):
-        faulty.tell(data.folder, batch, "wait")
+        faulty.instruct(data.folder, batch, "wait")
     process = start(path, own=own)
     stand_still(data, path, 4)
     process.send_signal(number)
-    assert process.wait(60) in statuses, (tmp_path / "said").read_text()
+    assert process.wait(60) in statuses, (tmp_path / "output").read_text()
     left = others(data, process.pid)
     faulty.until(lambda: not any(map(faulty.alive, left)))
     saved = layertap.open(path)
@@ -138,11 +138,11 @@ layertap.save(faulty_data.model(), data, sys.argv[1], **faulty_data.OPTIONS)
 """
 
 
-def test_many_go_on_with_what_one_process_has_begun_that_was_killed(
+def test_many_workers_resume_the_save_of_one_killed_process(
     model, data, local, tmp_path
 ):
     path = tmp_path / "v.zarr"
-    faulty.tell(data.folder, 22, "kill")
+    faulty.instruct(data.folder, 22, "kill")
     command = [sys.executable, "-c", SAVE, path, data.folder]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Data that many can open: each worker has the same rows, from any row on."""
+"""Data that many workers open: each has the same rows, from any row on."""
 
 import os
 import pickle
@@ -28,7 +28,7 @@ from layertap.tracing.model_structure import InputSpec, input_specs
 
 pytestmark = pytest.mark.ray
 
-# Its functions and classes go to the workers, which can not import it.
+# Its functions and classes go to the workers, which can't import it.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 ROWS, SIZE = 230, 50
@@ -50,7 +50,7 @@ def of_two() -> keras.Model:
 
 
 class Dataset(keras.utils.PyDataset):
-    """Batches of 50 rows, the last one of 30; alone, it fills one buffer anew."""
+    """Batches of 50 rows, the last of 30; with one worker, in one buffer."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -73,14 +73,14 @@ def read(
 ) -> dict[str, Any]:
     """Opens shared data and reads some of their batches."""
     model = build()
-    found = shared.open(model)
-    feed = Feed(found.data, input_specs(model), anywhere=True)
+    received = shared.open(model)
+    feed = Feed(received.data, input_specs(model), anywhere=True)
     batches = list(feed.batches(start, stop))
     return {
         "process": os.getpid(),
         "rows": feed.rows,
         "size": feed.size,
-        "ids": None if found.ids is None else np.asarray(found.ids),
+        "ids": None if received.ids is None else np.asarray(received.ids),
         "row": batches[0].row,
         "inputs": joined([batch.inputs for batch in batches]),
         "labels": joined([batch.labels for batch in batches]),
@@ -95,10 +95,10 @@ def joined(parts: list[Any]) -> Any:
 
 
 def elsewhere(shared: SharedData, build: Any, start: int, stop: int | None) -> Any:
-    """The same in a worker of Ray's."""
-    found = ray.get(ray.remote(read).remote(shared, build, start, stop))
-    assert found["process"] != os.getpid()
-    return found
+    """Does the same in a worker of Ray."""
+    received = ray.get(ray.remote(read).remote(shared, build, start, stop))
+    assert received["process"] != os.getpid()
+    return received
 
 
 def of_ray(pipe: Path | None = None) -> Any:
@@ -154,27 +154,27 @@ FORMS: dict[str, tuple[Any, Any, Any, Any, Any, Any, Any]] = {
 }  # fmt: skip
 
 
-def assert_rows(found: Any, start: int, size: int, name: str) -> None:
-    _, _, inputs, labels, weights, brought, given = FORMS[name]
+def assert_rows(received: Any, start: int, size: int, name: str) -> None:
+    _, _, inputs, labels, weights, ids_of_data, ids = FORMS[name]
     first = start // size * size
-    assert (found["rows"], found["size"], found["row"]) == (ROWS, size, first)
-    end = first + len(keras.tree.flatten(found["inputs"])[0])
+    assert (received["rows"], received["size"], received["row"]) == (ROWS, size, first)
+    end = first + len(keras.tree.flatten(received["inputs"])[0])
     for what, expected in (
         ("inputs", inputs), ("labels", labels), ("weights", weights),
     ):  # fmt: skip
         if expected is None:
-            assert found[what] is None
+            assert received[what] is None
             continue
         keras.tree.map_structure(
             lambda one, other: np.testing.assert_array_equal(one, other[first:end]),
-            found[what],
+            received[what],
             expected,
         )
-    ids = brought if given is None else given
+    ids = ids_of_data if ids is None else ids
     if ids is None:
-        assert found["ids"] is None
+        assert received["ids"] is None
     else:
-        np.testing.assert_array_equal(found["ids"], ids)
+        np.testing.assert_array_equal(received["ids"], ids)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -188,11 +188,11 @@ def test_each_worker_reads_the_same_rows_from_anywhere(name):
         (elsewhere, 70, 110),
         (elsewhere, 229, 230),
     ):
-        found = place(shared, model, start, stop)
-        assert_rows(found, start, size, name)
-        rows = len(keras.tree.flatten(found["inputs"])[0])
+        received = place(shared, model, start, stop)
+        assert_rows(received, start, size, name)
+        rows = len(keras.tree.flatten(received["inputs"])[0])
         last = ROWS if stop is None else min(-(-stop // size) * size, ROWS)
-        assert found["row"] + rows == last
+        assert received["row"] + rows == last
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)
@@ -203,23 +203,27 @@ def test_each_worker_reads_the_same_rows_from_anywhere(name):
     stop=st.none() | st.integers(-70, 70),
     step=st.sampled_from([None, 1, 2, 7, -1, -3]),
 )
-def test_slices_of_pieces_are_those_of_the_array(rows, piece_rows, start, stop, step):
+def test_slices_of_pieces_equal_those_of_the_array(rows, piece_rows, start, stop, step):
     array = np.arange(rows * 3, dtype="int16").reshape(rows, 3)
-    found = put_array(array, piece_rows * array[0].nbytes)
+    received = put_array(array, piece_rows * array[0].nbytes)
     part = slice(start, stop, step)
-    np.testing.assert_array_equal(found[part], array[part])
-    assert found[part].dtype == array.dtype
-    assert (len(found), found.shape, found.dtype) == (rows, array.shape, array.dtype)
+    np.testing.assert_array_equal(received[part], array[part])
+    assert received[part].dtype == array.dtype
+    assert (len(received), received.shape, received.dtype) == (
+        rows,
+        array.shape,
+        array.dtype,
+    )
 
 
-def test_a_slice_within_a_piece_is_a_view_and_fetches_no_other():
-    found = put_array(X, 50 * X[0].nbytes)
-    found._refs[0] = found._refs[3] = found._refs[4] = None
-    one, two = found[60:70], found[80:120]
+def test_a_slice_within_a_piece_is_a_view_and_fetches_no_other_piece():
+    received = put_array(X, 50 * X[0].nbytes)
+    received._refs[0] = received._refs[3] = received._refs[4] = None
+    one, two = received[60:70], received[80:120]
     np.testing.assert_array_equal(one, X[60:70])
     np.testing.assert_array_equal(two, X[80:120])
-    assert np.shares_memory(one, found[50:100])
-    assert not np.shares_memory(two, found[50:100])
+    assert np.shares_memory(one, received[50:100])
+    assert not np.shares_memory(two, received[50:100])
     assert not one.flags.writeable
 
 
@@ -227,21 +231,21 @@ def test_a_slice_within_a_piece_is_a_view_and_fetches_no_other():
 def test_dtypes_stay(dtype):
     array = np.arange(50).reshape(10, 5)
     array = array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    found = put_array(array, 40)
-    np.testing.assert_array_equal(np.asarray(found), array)
-    assert found.dtype == np.asarray(found).dtype == array.dtype
+    received = put_array(array, 40)
+    np.testing.assert_array_equal(np.asarray(received), array)
+    assert received.dtype == np.asarray(received).dtype == array.dtype
 
 
 def test_arrays_without_rows():
-    found = put_array(X[:0])
-    assert (len(found), found[:].shape, found[:].dtype) == (0, (0, 3), X.dtype)
+    received = put_array(X[:0])
+    assert (len(received), received[:].shape, received[:].dtype) == (0, (0, 3), X.dtype)
     with pytest.raises(DataError, match=r"empty.*at least one row"):
         read(share(X[:0]), of_one, 0, None)
 
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
-    """A module in the folder in which the driver works."""
+    """A module in the driver's working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
     np.save("x.npy", X)
@@ -272,11 +276,11 @@ def source(tmp_path, monkeypatch):
 
 def test_each_worker_opens_a_path_wherever_it_works(source):
     for path in ("x.npy", source / "x.npy", "x.npz"):
-        found = elsewhere(share(path), of_one, 100, 110)
-        np.testing.assert_array_equal(found["inputs"], X[96:128])
-    np.testing.assert_array_equal(found["ids"], Y + 1000)
-    given = elsewhere(share("x.npz", Y), of_one, 100, 110)
-    np.testing.assert_array_equal(given["ids"], Y)
+        received = elsewhere(share(path), of_one, 100, 110)
+        np.testing.assert_array_equal(received["inputs"], X[96:128])
+    np.testing.assert_array_equal(received["ids"], Y + 1000)
+    with_ids = elsewhere(share("x.npz", Y), of_one, 100, 110)
+    np.testing.assert_array_equal(with_ids["ids"], Y)
 
 
 def test_zarr_and_parquet_that_ray_wrote(source):
@@ -286,10 +290,10 @@ def test_zarr_and_parquet_that_ray_wrote(source):
     )
     table.write_parquet(str(source / "table"))
     for path in ("x.zarr", "table"):
-        found = elsewhere(share(path), of_one, 100, 110)
-        assert (found["rows"], found["row"]) == (ROWS, 96)
-        np.testing.assert_array_equal(found["inputs"], X[96:128])
-    np.testing.assert_array_equal(found["ids"], X[:, 0] > 0)
+        received = elsewhere(share(path), of_one, 100, 110)
+        assert (received["rows"], received["row"]) == (ROWS, 96)
+        np.testing.assert_array_equal(received["inputs"], X[96:128])
+    np.testing.assert_array_equal(received["ids"], X[:, 0] > 0)
 
 
 def test_a_local_save_of_a_data_set_of_ray_is_refused():
@@ -298,9 +302,9 @@ def test_a_local_save_of_a_data_set_of_ray_is_refused():
 
 
 def test_a_callable_may_return_a_dataset(source):
-    found = read(share("sources:Dataset"), of_one, 5, None)
-    assert (found["rows"], found["size"], found["row"]) == (7, 4, 4)
-    np.testing.assert_array_equal(found["inputs"], np.ones((3, 3)))
+    received = read(share("sources:Dataset"), of_one, 5, None)
+    assert (received["rows"], received["size"], received["row"]) == (7, 4, 4)
+    np.testing.assert_array_equal(received["inputs"], np.ones((3, 3)))
 
 
 @pytest.mark.parametrize(
@@ -351,8 +355,8 @@ def no_rows() -> Any:
         ),
         (Endless, DataError, "Endless has no end: its num_batches is None"),
         (Locked, DataTypeError, "Locked can't be sent to workers: a socket.*callable"),
-        (lambda: 3, DataTypeError, "found int"),
-        (lambda: [X, "b"], DataTypeError, "found str"),
+        (lambda: 3, DataTypeError, "Received int"),
+        (lambda: [X, "b"], DataTypeError, "Received str"),
         (lambda: np.float32(3), DataError, "scalar"),
         (no_rows, DataError, r"ray\.data\.Dataset is empty"),
         (ragged, DataError, r"Column 'x' of .*\(1, 3\).*\(1, 4\).*drop_columns"),
@@ -368,29 +372,29 @@ def test_ids_are_one_for_each_row():
         share(X, B)
 
 
-def test_to_unpickle_shared_data_needs_no_keras():
+def test_unpickling_shared_data_does_not_import_keras():
     shared = share((X, {"a": Y}), TEXTS)
     pickled = ray.cloudpickle.dumps(shared)
 
     @ray.remote(runtime_env={"env_vars": {"A_WORKER_OF_ITS_OWN": "1"}})
     def loaded(pickled: Any) -> tuple[Any, set[str]]:
-        found = pickle.loads(pickled)
-        return type(found).__name__, set(sys.modules) & {"keras", "jax"}
+        received = pickle.loads(pickled)
+        return type(received).__name__, set(sys.modules) & {"keras", "jax"}
 
     assert ray.get(loaded.remote(pickled)) == ("SharedData", set())
     assert shared.ids is not None
 
 
-def test_the_order_of_a_data_set_of_ray_and_its_settings_are_kept(tmp_path):
+def test_the_order_of_a_data_set_of_ray_and_its_settings_stay(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     dataset = of_ray(tmp_path / "pipe")
     dataset.context.execution_options.preserve_order = False
-    found = share(dataset).open(of_two())
-    np.testing.assert_array_equal(np.asarray(found.ids), TEXTS)
+    received = share(dataset).open(of_two())
+    np.testing.assert_array_equal(np.asarray(received.ids), TEXTS)
     assert not dataset.context.execution_options.preserve_order
 
 
-def test_a_folder_of_images_that_was_opened(tmp_path):
+def test_an_open_folder_of_images(tmp_path):
     from PIL import Image
 
     for number in range(5):
@@ -398,5 +402,5 @@ def test_a_folder_of_images_that_was_opened(tmp_path):
     images = ImageFolder(tmp_path, (4, 4), 1)
     data = share(images, images.ids).open(None)
     feed = Feed(data.data, InputSpec("x", (None, 4, 4, 1), "float32"), 2)
-    found = [batch.inputs.max() for batch in feed.batches()]
-    assert found == [1, 3, 4]
+    received = [batch.inputs.max() for batch in feed.batches()]
+    assert received == [1, 3, 4]

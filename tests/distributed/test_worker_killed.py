@@ -1,4 +1,4 @@
-"""Workers that are killed, wherever they are, leave a store that ends complete."""
+"""A save is completed although its workers are killed, at any point."""
 
 import os
 import signal
@@ -20,14 +20,14 @@ def save(model, data, path, **options):
     return layertap.distributed.save(model, data, path, **faulty.OPTIONS | options)
 
 
-def test_the_truth(model, local):
-    """What all stores here are compared with is right itself."""
+def test_the_compared_store_is_right(model, local):
+    """The store that all tests here compare with has the true values."""
     saved = layertap.open(local)
     x = faulty.inputs()
     for number, name in enumerate(("d1", "d2")):
         kernel, bias = model.get_layer(name).get_weights()
-        found = saved[f"fusion/in/{number}"][:]
-        np.testing.assert_allclose(found, x @ kernel + bias, rtol=1e-4, atol=1e-5)
+        values = saved[f"fusion/in/{number}"][:]
+        np.testing.assert_allclose(values, x @ kernel + bias, rtol=1e-4, atol=1e-5)
     assert saved.labels[:].tolist() == list(range(faulty.ROWS))
     assert saved.ids.tolist() == faulty.OPTIONS["ids"]
     assert saved.reader.block_rows == faulty.BLOCK
@@ -37,14 +37,14 @@ def test_workers_killed_in_mid_block_and_at_each_step_of_writing(
     model, data, local, tmp_path
 ):
     path = tmp_path / "v.zarr"
-    # In mid-block; with some shards in place; with all, and no record; and with one.
+    # In mid-block; with some shards in place; with all, without a record; with one.
     moments = {5: "kill", 11: "os.rename", 17: "os.link", 23: "os.remove"}
     for batch, moment in moments.items():
-        faulty.tell(data.folder, batch, moment)
+        faulty.instruct(data.folder, batch, moment)
     save(model, data, path, workers=2)
     assert_same(path, local)
-    killed = {file.name.rpartition("-")[2] for file in data.folder.glob("told-*")}
-    assert len(list(data.folder.glob("told-*"))) == len(moments)
+    killed = {file.name.rpartition("-")[2] for file in data.folder.glob("followed-*")}
+    assert len(list(data.folder.glob("followed-*"))) == len(moments)
     assert not any(faulty.alive(int(process)) for process in killed)
     assert len(killed) >= 3
 
@@ -71,17 +71,17 @@ def test_a_block_that_always_kills_its_worker_ends_the_save(
     model, data, local, tmp_path
 ):
     path = tmp_path / "v.zarr"
-    faulty.tell(data.folder, 13, "always")
+    faulty.instruct(data.folder, 13, "always")
     with pytest.raises(
         layertap.LayertapError, match=r"Block \d+ \(rows .*begun 5 times"
     ):
         save(model, data, path, workers=1)
-    (data.folder / "tell-13").unlink()
+    (data.folder / "instruction-13").unlink()
     save(model, data, path, workers=1)
     assert_same(path, local)
 
 
-def test_a_node_of_two_that_is_lost(data, local, tmp_path):
+def test_one_of_two_nodes_is_lost(data, local, tmp_path):
     path = tmp_path / "v.zarr"
     done = subprocess.run(
         [sys.executable, nodes.__file__, path, data.folder],
@@ -91,6 +91,6 @@ def test_a_node_of_two_that_is_lost(data, local, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     (lost,) = (line for line in done.stdout.splitlines() if line.startswith("lost"))
-    # Two of three workers were there.
+    # Two of three workers ran on it.
     assert len(lost.split()) == 3
     assert_same(path, local)

@@ -12,7 +12,7 @@ from layertap.errors import DataError, DataTypeError
 from layertap.inputs.feed import Feed
 from layertap.tracing.model_structure import input_specs
 
-# Keras says so where a dictionary's keys are not its inputs' names.
+# Keras warns if a dictionary's keys are not the names of its inputs.
 pytestmark = [
     pytest.mark.every_backend,
     pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict"),
@@ -42,11 +42,11 @@ def test_nested_structures():
         [[A, B], C],
         [A, B, C],
     ):
-        found = fed(structure, data)
-        np.testing.assert_array_equal(found["left"][0], A)
-        np.testing.assert_array_equal(found["left"][1], B)
-        np.testing.assert_array_equal(found["right"], C)
-        expected = model(structure).predict(found, verbose=0)
+        arrays = fed(structure, data)
+        np.testing.assert_array_equal(arrays["left"][0], A)
+        np.testing.assert_array_equal(arrays["left"][1], B)
+        np.testing.assert_array_equal(arrays["right"], C)
+        expected = model(structure).predict(arrays, verbose=0)
         np.testing.assert_array_equal(expected, np.concatenate([A, B, C], axis=1))
     first, second = fed([a, {"more": b}], [A, {"more": B}])
     np.testing.assert_array_equal(first, A)
@@ -55,9 +55,9 @@ def test_nested_structures():
 
 def test_a_list_has_no_order_in_an_unsorted_dictionary():
     a, b = inputs("z", "b")
-    found = fed({"z": a, "b": b}, {"b": B, "z": A})
-    np.testing.assert_array_equal(found["z"], A)
-    np.testing.assert_array_equal(found["b"], B)
+    arrays = fed({"z": a, "b": b}, {"b": B, "z": A})
+    np.testing.assert_array_equal(arrays["z"], A)
+    np.testing.assert_array_equal(arrays["b"], B)
     with pytest.raises(DataError, match=r"no names.*a dictionary of 'z', 'b'"):
         fed({"z": a, "b": b}, [A, B])
     with pytest.raises(ValueError, match="doesn't match the expected structure"):
@@ -82,7 +82,7 @@ def test_a_missing_name_in_a_nested_structure():
     ],
 )
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
-def test_what_is_not_dense_is_refused(make):
+def test_tensors_that_are_not_dense_are_refused(make):
     for data in (make(), iter([make()])):
         with pytest.raises(DataTypeError, match="Expected dense arrays"):
             fed(inputs("a")[0], data)

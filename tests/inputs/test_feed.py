@@ -1,4 +1,4 @@
-"""Any data that `model.predict` takes: the same rows in order, or a clear error."""
+"""Any data that `model.predict` accepts: the same rows in order, or a clear error."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -45,32 +45,32 @@ def joined(batches: list[Any]) -> Any:
 
 
 def assert_rows(feed: Feed, inputs: Any, labels: Any = None, weights: Any = None):
-    """A feed gives all these rows in order, in batches that count them."""
+    """Asserts that a feed yields these rows in order, in batches that count them."""
     batches = list(feed.batches())
     row = 0
     for batch in batches:
         assert batch.row == row
         row += batch.rows
-    for found, expected in (
+    for parts, expected in (
         ([batch.inputs for batch in batches], inputs),
         ([batch.labels for batch in batches], labels),
         ([batch.sample_weight for batch in batches], weights),
     ):
         if expected is None:
-            assert all(one is None for one in found)
+            assert all(part is None for part in parts)
             continue
-        keras.tree.assert_same_structure(found[0], expected)
-        for leaf in keras.tree.flatten(found):
+        keras.tree.assert_same_structure(parts[0], expected)
+        for leaf in keras.tree.flatten(parts):
             assert type(leaf) in (np.ndarray, np.memmap)
         for one, other in zip(
-            keras.tree.flatten(joined(found)), keras.tree.flatten(expected), strict=True
+            keras.tree.flatten(joined(parts)), keras.tree.flatten(expected), strict=True
         ):
             np.testing.assert_array_equal(one, other)
             assert one.dtype == other.dtype
 
 
 class Batches(keras.utils.PyDataset):
-    """A data set of batches; the later ones are made faster than the first."""
+    """A data set of batches; later batches are made faster than the first."""
 
     def __init__(self, batches: list[Any], **options: Any) -> None:
         super().__init__(**options)
@@ -93,8 +93,8 @@ class Rows(torch.utils.data.Dataset):
         return X[index], Y[index], WEIGHTS[index]
 
 
-class Anew:
-    """Gives its batches as often as it is asked, but is no iterator."""
+class Repeatable:
+    """An iterable that starts again each time."""
 
     def __init__(self, batches: list[Any]) -> None:
         self.batches = batches
@@ -103,8 +103,8 @@ class Anew:
         return iter(self.batches)
 
 
-class Once(Anew):
-    """Is no iterator, but gives the same one each time."""
+class Once(Repeatable):
+    """An iterable that returns the same iterator each time."""
 
     def __init__(self, batches: list[Any]) -> None:
         self.batches = iter(batches)
@@ -131,7 +131,7 @@ STREAMS: dict[str, Callable[[], Any]] = {
     "PyDataset of a queue of 1": lambda: Batches(TRIPLES, workers=3, max_queue_size=1),
     "generator": lambda: (triple for triple in TRIPLES),
     "iterator": lambda: iter(TRIPLES),
-    "iterable": lambda: Anew(TRIPLES),
+    "iterable": lambda: Repeatable(TRIPLES),
     "iterable to be read once": lambda: Once(TRIPLES),
     "batches of several sizes": lambda: iter(
         [(X[a:b], Y[a:b], WEIGHTS[a:b]) for a, b in ((0, 1), (1, 18), (18, 23))]
@@ -146,7 +146,7 @@ STREAMS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_streams_give_all_rows_with_labels_and_weights(name):
+def test_streams_yield_all_rows_with_labels_and_weights(name):
     labels = Y.astype("int32" if keras_narrows(name) else "int64")
     feed = Feed(STREAMS[name](), ONE)
     assert feed.rows is None
@@ -162,23 +162,23 @@ def keras_narrows(name: str) -> bool:
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_stream_is_read_no_more_often_than_needed(name):
-    taken = []
+    read = []
 
     def watched():
         for element in STREAMS[name]():
-            taken.append(element)
+            read.append(element)
             yield tuple(element)
 
     feed = Feed(watched(), ONE)
     assert feed.first() is feed.first()
-    assert len(taken) <= 2
+    assert len(read) <= 2
     assert sum(batch.rows for batch in feed.batches()) == ROWS
     with pytest.raises(DataError, match=r"generator was read before.*only once"):
         next(feed.batches())
 
 
-def test_what_can_be_read_anew_is():
-    for data in (Anew(TRIPLES), Batches(TRIPLES), Batches(TRIPLES, workers=2), X):
+def test_data_that_can_be_read_again_are():
+    for data in (Repeatable(TRIPLES), Batches(TRIPLES), Batches(TRIPLES, workers=2), X):
         feed = Feed(data, ONE)
         for _ in range(2):
             assert sum(batch.rows for batch in feed.batches()) == ROWS
@@ -196,7 +196,7 @@ ARRAYS: dict[str, tuple[Any, Any, Any]] = {
     "list": ([X, IDS], TWO, [X, IDS]),
     "tuple": ((X, IDS), TWO, [X, IDS]),
     "dictionary for a list": ({"ids": IDS, "x": X, "more": Y}, TWO, [X, IDS]),
-    "whole floats for integers": ([X, IDS.astype("float64")], TWO, [X, IDS]),
+    "integral floats for integers": ([X, IDS.astype("float64")], TWO, [X, IDS]),
     "dictionary": (
         {"second": X[:, 1:], "first": X},
         NAMED,
@@ -204,15 +204,15 @@ ARRAYS: dict[str, tuple[Any, Any, Any]] = {
     ),
     "list of one": ([X], ONE, X),
     "named, of one": ({"x": X}, ONE, X),
-    "a last axis that goes": (X[..., None], ONE, X),
-    "a last axis that comes": (Y, InputSpec("x", (None, 1), "int64"), Y[:, None]),
+    "a last axis that is removed": (X[..., None], ONE, X),
+    "a last axis that is added": (Y, InputSpec("x", (None, 1), "int64"), Y[:, None]),
     "no specs": (X.astype("float64"), None, X),
     "no specs, structure": ({"a": [X, IDS]}, None, {"a": [X, IDS]}),
 }
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_arrays_give_all_rows(name):
+def test_arrays_yield_all_rows(name):
     data, specs, expected = ARRAYS[name]
     feed = Feed(data, specs, SIZE)
     assert (feed.rows, feed.batch_size) == (ROWS, SIZE)
@@ -239,7 +239,7 @@ def test_arrays_give_all_rows(name):
         (({"a": X}, Y), None, {"a": X}, Y, None),
     ],
 )
-def test_what_a_tuple_means(data, specs, inputs, labels, weights):
+def test_the_meaning_of_a_tuple(data, specs, inputs, labels, weights):
     assert_rows(Feed(data, specs, SIZE), inputs, labels, weights)
     batches = [
         keras.tree.map_structure(
@@ -262,7 +262,7 @@ def test_lists_of_a_loader_are_tuples_and_lists_of_a_generator_are_inputs():
 
 
 @pytest.mark.one_backend
-def test_a_memory_map_is_not_read_whole(tmp_path):
+def test_a_memory_map_is_not_read_into_memory(tmp_path):
     rows = 200_000
     np.save(tmp_path / "x.npy", np.zeros((rows, 3), "float32"))
     data = np.load(tmp_path / "x.npy", mmap_mode="r")
@@ -287,25 +287,25 @@ def test_a_memory_map_is_not_read_whole(tmp_path):
 )
 @example(rows=20, size=32, start=20, stream=False)
 @example(rows=20, size=5, start=15, stream=True)
-def test_batches_from_a_row_are_the_tail_of_all(rows, size, start, stream):
+def test_batches_from_a_row_are_the_last_of_all(rows, size, start, stream):
     x = np.arange(rows * 3, dtype="float32").reshape(rows, 3)
 
     def feed():
         pairs = cut(x, x[:, 0], size=size)
         return Feed(iter(pairs), ONE) if stream else Feed((x, x[:, 0]), ONE, size)
 
-    whole = list(feed().batches())
-    expected = [batch for batch in whole if batch.row + batch.rows > start]
-    found = list(feed().batches(start))
-    assert [batch.row for batch in found] == [batch.row for batch in expected]
-    for one, other in zip(found, expected, strict=True):
+    complete = list(feed().batches())
+    expected = [batch for batch in complete if batch.row + batch.rows > start]
+    batches = list(feed().batches(start))
+    assert [batch.row for batch in batches] == [batch.row for batch in expected]
+    for one, other in zip(batches, expected, strict=True):
         np.testing.assert_array_equal(one.inputs, other.inputs)
         np.testing.assert_array_equal(one.labels, other.labels)
-    assert len(found) == max(0, -(-rows // size) - start // size) * (start < rows)
+    assert len(batches) == max(0, -(-rows // size) - start // size) * (start < rows)
 
 
 class Counted(Batches):
-    """Notes which of its batches are read; fills one buffer anew for each."""
+    """Records which batches are read; fills one buffer again for each."""
 
     def __init__(self, batches: list[Any], **options: Any) -> None:
         super().__init__(batches, **options)
@@ -329,14 +329,14 @@ class Counted(Batches):
     start=st.integers(0, 45),
     count=st.none() | st.integers(0, 20),
     workers=st.sampled_from([1, 3]),
-    kind=st.sampled_from(["numbered", "views", "converted"]),
+    kind=st.sampled_from(["indexed", "views", "converted"]),
 )
-@example(rows=20, size=5, start=5, count=5, workers=3, kind="numbered")
+@example(rows=20, size=5, start=5, count=5, workers=3, kind="indexed")
 @example(rows=20, size=5, start=5, count=5, workers=1, kind="views")
 def test_batches_from_anywhere_are_some_of_all(rows, size, start, count, workers, kind):
     x = np.arange(rows * 3, dtype="float32").reshape(rows, 3)
     pairs = cut(x, x[:, 0], size=size)
-    if kind == "numbered":
+    if kind == "indexed":
         data = Counted(pairs, workers=workers, max_queue_size=4)
         feed = Feed(data, ONE, anywhere=True)
         assert feed.batch_size is None
@@ -344,41 +344,41 @@ def test_batches_from_anywhere_are_some_of_all(rows, size, start, count, workers
     else:
         arrays = (x if kind == "views" else x.astype("float64"), x[:, 0])
         feed = Feed(arrays, ONE, size, anywhere=True)
-    of_first = min(size, rows) if kind == "numbered" else size
-    assert (feed.rows, feed.size) == (rows, of_first)
+    size_of_first = min(size, rows) if kind == "indexed" else size
+    assert (feed.rows, feed.size) == (rows, size_of_first)
     stop = None if count is None else start + count
-    found = list(feed.batches(start, stop))
+    batches = list(feed.batches(start, stop))
     end = rows if stop is None else min(stop, rows)
     firsts = [
         row
         for row in range(0, rows, size)
         if row + size > start and row < end and start < end
     ]
-    assert [batch.row for batch in found] == firsts
-    for batch in found:
+    assert [batch.row for batch in batches] == firsts
+    for batch in batches:
         part = slice(batch.row, min(batch.row + size, rows))
         np.testing.assert_array_equal(batch.inputs, x[part])
         np.testing.assert_array_equal(batch.labels, x[part, 0])
-    if kind == "numbered":
-        # The first one also for its form.
+    if kind == "indexed":
+        # The first batch is also read for its form.
         assert sorted(data.read) == sorted([0, *(row // size for row in firsts)])
 
 
 @pytest.mark.one_backend
-def test_a_stream_ends_where_it_is_told():
-    taken = []
+def test_a_stream_ends_at_the_stop():
+    read = []
 
     def watched():
         for element in TRIPLES:
-            taken.append(element)
+            read.append(element)
             yield element
 
     assert [batch.row for batch in Feed(watched(), ONE).batches(3, 12)] == [0, 5, 10]
-    assert len(taken) == 3
+    assert len(read) == 3
 
 
 @pytest.mark.one_backend
-def test_a_data_set_that_is_empty_or_changes_its_sizes_can_not_be_read_anywhere():
+def test_a_data_set_that_is_empty_or_changes_its_sizes_cannot_be_read_anywhere():
     with pytest.raises(DataError, match=r"empty.*at least one row"):
         next(Feed(Batches([]), ONE, anywhere=True).batches())
     for batches, words in (
@@ -398,12 +398,12 @@ def test_a_data_set_that_is_empty_or_changes_its_sizes_can_not_be_read_anywhere(
 
 @pytest.mark.one_backend
 @pytest.mark.parametrize("name", [name for name in STREAMS if "PyDat" not in name])
-def test_a_stream_can_not_be_read_from_anywhere(name):
+def test_a_stream_cannot_be_read_from_anywhere(name):
     with pytest.raises(DataTypeError, match=r"one after the other.*`layertap\.save`"):
         Feed(STREAMS[name](), ONE, anywhere=True)
 
 
-# What can't be taken.
+# Data that are refused.
 
 GOOD = X[:8]
 
@@ -534,7 +534,7 @@ GOOD = X[:8]
         ),
     ],
 )
-def test_bad_data_are_told_what_is_wrong_and_where(data, specs, error, words):
+def test_bad_data_are_refused_with_the_problem_and_the_row(data, specs, error, words):
     with pytest.raises(error, match=words):
         list(Feed(data, specs).batches())
 
@@ -567,7 +567,7 @@ def test_data_without_an_end_are_refused(data, words):
 
 @pytest.mark.one_backend
 @pytest.mark.parametrize("name", STREAMS)
-def test_data_with_batches_of_their_own_take_no_batch_size(name):
+def test_data_with_batches_of_their_own_refuse_a_batch_size(name):
     with pytest.raises(OptionError, match=r"batch_size.*its own batches"):
         Feed(STREAMS[name](), ONE, 8)
 
@@ -624,7 +624,7 @@ def test_an_error_of_the_users_data_passes_unchanged(build):
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_a_capture_of_a_stream_is_that_of_its_arrays(name):
+def test_a_stream_and_its_arrays_have_the_same_capture(name):
     x = keras.Input((3,), name="x")
     half = keras.layers.Rescaling(0.5)(x)
     model = keras.Model(x, keras.layers.Concatenate(name="fusion")([x, half]))

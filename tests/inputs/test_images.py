@@ -58,9 +58,9 @@ def test_only_the_files_of_a_slice_are_read(tmp_path):
 
 
 def test_a_file_that_was_cut_off_is_named(tmp_path):
-    write(tmp_path / "whole.jpg", colours(64, 64))
-    whole = (tmp_path / "whole.jpg").read_bytes()
-    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    write(tmp_path / "complete.jpg", colours(64, 64))
+    complete = (tmp_path / "complete.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(complete[: len(complete) // 2])
     with pytest.raises(DataError, match=r"half\.jpg is not a .*truncated"):
         ImageFolder(tmp_path, (8, 8), 3)[:]
 
@@ -73,10 +73,10 @@ def test_without_sub_folders_there_are_no_labels(tmp_path):
     assert images.classes == []
 
 
-def test_hidden_files_are_no_images(tmp_path):
+def test_hidden_files_are_left_out(tmp_path):
     write(tmp_path / "a.png", colours())
     write(tmp_path / ".cache" / "b.png", colours())
-    (tmp_path / "._a.png").write_bytes(b"what macOS keeps beside a file")
+    (tmp_path / "._a.png").write_bytes(b"macOS writes it next to a file")
     (tmp_path / "folder.png").mkdir()
     assert ImageFolder(tmp_path, (4, 6), 3).ids == ["a.png"]
 
@@ -110,14 +110,14 @@ def test_images_are_resized_to_height_and_width(tmp_path):
     write(tmp_path / "a.png", np.tile(steps, (6, 1)))
     images = ImageFolder(tmp_path, (3, 4), 1)
     assert images.shape == (1, 3, 4, 1)
-    # A triangle four pixels wide around 1, 3, 5 and 7, at whole pixels of eight.
+    # A triangle four pixels wide around 1, 3, 5 and 7, of eight pixels.
     centres = np.arange(8) + 0.5
     weights = np.maximum(0, 1 - abs(centres - np.array([[1], [3], [5], [7]])) / 2)
     row = weights @ steps / weights.sum(axis=1)
     np.testing.assert_allclose(images[:][0, ..., 0], np.tile(row, (3, 1)), atol=0.51)
 
 
-def test_a_model_says_how_images_are_read(tmp_path):
+def test_the_model_determines_how_images_are_read(tmp_path):
     write(tmp_path / "a.png", colours())
     last, first = Spec((None, 8, 5, 3)), Spec((None, 3, 8, 5))
     assert read_images(tmp_path, last).shape == (1, 8, 5, 3)
@@ -136,7 +136,7 @@ def test_a_model_says_how_images_are_read(tmp_path):
         [Spec((None, 8, 8, 3)), Spec((None, 8, 8, 3))],
     ],
 )
-def test_a_model_that_takes_no_images_is_refused(tmp_path, specs):
+def test_a_model_without_an_input_of_images_is_refused(tmp_path, specs):
     write(tmp_path / "a.png", colours())
     with pytest.raises(DataError, match="Expected one input of shape"):
         read_images(tmp_path, specs)
@@ -150,20 +150,20 @@ def test_a_folder_without_images(tmp_path):
         ImageFolder(tmp_path, (4, 6), 3)
 
 
-def test_without_pillow_the_command_that_installs_it_is_told(tmp_path):
+def test_without_pillow_the_error_says_how_to_install_it(tmp_path):
     write(tmp_path / "a.png", colours())
     program = (
-        "import sys; sys.modules['PIL'] = None\n"  # as if it were not installed
+        "import sys; sys.modules['PIL'] = None\n"  # as if not installed
         "from pathlib import Path\n"
         "from layertap.errors import LayertapError\n"
         "from layertap.inputs.images import ImageFolder\n"
         "try:\n    ImageFolder(Path(sys.argv[1]), (4, 6), 3)\n"
         "except LayertapError as error:\n    print(error)\n"
     )
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", program, tmp_path],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert 'pip install "layertap[images]"' in told.stdout
+    assert 'pip install "layertap[images]"' in done.stdout

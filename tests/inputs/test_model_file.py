@@ -1,4 +1,4 @@
-"""Models that were saved and loaded give the same values as before."""
+"""Models that were saved and loaded have the same values as before."""
 
 import keras
 import numpy as np
@@ -38,12 +38,12 @@ FILES = [
 @pytest.mark.parametrize(
     ("case", "suffix"), FILES, ids=[f"{case.name}{suffix}" for case, suffix in FILES]
 )
-def test_a_loaded_model_gives_the_same_values(case, suffix, tmp_path):
+def test_a_loaded_model_has_the_same_values(case, suffix, tmp_path):
     model, inputs = case.build(), case.inputs(3)
     expected = layertap.capture(model, inputs)
     model.save(tmp_path / f"model{suffix}")
     loaded = keras.models.load_model(tmp_path / f"model{suffix}", compile=False)
-    found = layertap.capture(loaded, inputs)
-    # In order, not by name: a class need not keep the name it was given.
-    for one, other in zip(found.values(), expected.values(), strict=True):
+    values = layertap.capture(loaded, inputs)
+    # In order, not by name: a class need not keep its name.
+    for one, other in zip(values.values(), expected.values(), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -1,4 +1,4 @@
-"""A model file of a stranger runs no code, unless it is trusted."""
+"""A model file runs no code, unless it is trusted."""
 
 import keras
 import pytest
@@ -14,7 +14,7 @@ pytestmark = [
 
 def with_code(path):
     x = keras.Input((8,), name="x")
-    # Whoever builds this model runs what stands here, and leaves a file.
+    # Building this model runs this code, which leaves a file.
     code = eval(f"lambda t: open({str(path) + '.ran'!r}, 'w').close() or t * 2")
     twice = keras.layers.Lambda(code, name="twice")(x)
     joined = keras.layers.Concatenate(name="fusion")([twice, x])

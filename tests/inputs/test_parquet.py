@@ -45,7 +45,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """23 rows in three files, whose names tell their order."""
+    """23 rows in three files, in the order of their names."""
     folder = tmp_path_factory.mktemp("parquet")
     table = pa.table(COLUMNS)
     names = ("a/1.parquet", "a/2.parquet", "b.parquet", "c.parquet")
@@ -60,7 +60,7 @@ def files(tmp_path_factory):
     return parquet_files(folder)
 
 
-def test_files_of_a_folder_come_in_the_order_of_their_paths(files):
+def test_files_of_a_folder_are_in_the_order_of_their_paths(files):
     assert [file.name for file in files] == [
         "1.parquet",
         "2.parquet",
@@ -75,18 +75,18 @@ def test_files_of_a_folder_come_in_the_order_of_their_paths(files):
     stop=st.none() | st.integers(-30, 30),
     step=st.sampled_from([None, 1, 3, -1, -4]),
 )
-def test_any_slice_is_that_of_the_array(files, start, stop, step):
+def test_slices_equal_those_of_the_array(files, start, stop, step):
     part = slice(start, stop, step)
-    found = read_parquet(files)
-    assert list(found) == list(EXPECTED)
+    columns = read_parquet(files)
+    assert list(columns) == list(EXPECTED)
     for name, expected in EXPECTED.items():
-        column = found[name]
+        column = columns[name]
         assert (len(column), column.shape) == (ROWS, expected.shape)
         assert column[part].dtype == column.dtype == expected.dtype
         np.testing.assert_array_equal(column[part], expected[part])
 
 
-def test_a_whole_column(files):
+def test_a_complete_column(files):
     for name, column in read_parquet(files).items():
         np.testing.assert_array_equal(np.asarray(column), EXPECTED[name])
 
@@ -129,14 +129,14 @@ def short(values, kind=None):
         (short([{"a": 1}]), "are struct.*Expected arrays"),
     ],
 )
-def test_columns_that_are_no_arrays(tmp_path, table, words):
+def test_columns_that_are_not_arrays(tmp_path, table, words):
     pq.write_table(table, tmp_path / "x.parquet")
     column = read_parquet([tmp_path / "x.parquet"])["x"]
     with pytest.raises(DataError, match=rf"Column 'x', row group 0 of .*: .*{words}"):
         len(column)
 
 
-def test_rows_that_differ_from_file_to_file(tmp_path):
+def test_rows_that_change_their_form_between_files(tmp_path):
     tables = {"a": short([[1, 2]]), "b": short([[1, 2, 3]]), "c": short([[1.0, 2.0]])}
     for name, table in tables.items():
         pq.write_table(table, tmp_path / f"{name}.parquet")
@@ -150,7 +150,7 @@ def test_rows_that_differ_from_file_to_file(tmp_path):
             column[:]
 
 
-def test_files_that_are_no_tables_or_other_tables(tmp_path):
+def test_damaged_files_and_files_with_other_columns(tmp_path):
     text, one, other = (tmp_path / f"{name}.parquet" for name in ("text", "a", "b"))
     text.write_text("hello, no table")
     with pytest.raises(DataError, match=r"text\.parquet is not a readable Parquet"):
@@ -164,7 +164,7 @@ def test_files_that_are_no_tables_or_other_tables(tmp_path):
         read_parquet([other])
 
 
-def test_without_pyarrow_the_command_that_installs_it_is_told(files):
+def test_without_pyarrow_the_error_says_how_to_install_it(files):
     program = (
         "import sys; sys.modules['pyarrow'] = None\n"  # as if not installed
         "from layertap.errors import BackendMissingError\n"
@@ -172,10 +172,10 @@ def test_without_pyarrow_the_command_that_installs_it_is_told(files):
         "try:\n    read_parquet([sys.argv[1]])\n"
         "except BackendMissingError as error:\n    print(error)\n"
     )
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", program, files[0]],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert 'pip install "layertap[parquet]"' in told.stdout
+    assert 'pip install "layertap[parquet]"' in done.stdout

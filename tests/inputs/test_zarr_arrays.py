@@ -41,7 +41,7 @@ def group(path, version, **arrays):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The same array in several ways of writing it."""
+    """Arrays with the same values, written in several ways."""
     folder = tmp_path_factory.mktemp("zarr")
     return [
         write(folder / "2.zarr", X, 2),
@@ -59,17 +59,17 @@ def written(tmp_path_factory):
     stop=st.none() | st.integers(-30, 30),
     step=st.sampled_from([None, 1, 3, -1, -4]),
 )
-def test_any_slice_is_that_of_the_array(written, start, stop, step):
+def test_slices_equal_those_of_the_array(written, start, stop, step):
     part = slice(start, stop, step)
     for path in written:
-        found = open_zarr(path, ())
-        assert isinstance(found, LazyRows)
-        assert (len(found), found.shape, found.dtype) == (ROWS, X.shape, X.dtype)
-        np.testing.assert_array_equal(found[part], X[part])
-        assert type(found[part]) is np.ndarray
+        arrays = open_zarr(path, ())
+        assert isinstance(arrays, LazyRows)
+        assert (len(arrays), arrays.shape, arrays.dtype) == (ROWS, X.shape, X.dtype)
+        np.testing.assert_array_equal(arrays[part], X[part])
+        assert type(arrays[part]) is np.ndarray
 
 
-def test_a_whole_array_and_a_url(written):
+def test_a_complete_array_and_a_url(written):
     for path in (*written, f"file://{written[3]}", f"file://{written[0]}/"):
         assert is_zarr(path)
         np.testing.assert_array_equal(np.asarray(open_zarr(path, ())), X)
@@ -80,9 +80,9 @@ def test_a_whole_array_and_a_url(written):
 @pytest.mark.parametrize("version", [2, 3])
 def test_dtypes(tmp_path, dtype, version):
     array = np.arange(10).astype(dtype)
-    found = open_zarr(write(tmp_path / "x.zarr", array, version), ())
-    assert found.dtype == array.dtype
-    np.testing.assert_array_equal(found[:], array)
+    arrays = open_zarr(write(tmp_path / "x.zarr", array, version), ())
+    assert arrays.dtype == array.dtype
+    np.testing.assert_array_equal(arrays[:], array)
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -91,10 +91,10 @@ def test_a_group_has_arrays_by_name(tmp_path, version):
     path = group(tmp_path / "g.zarr", version, x=X, ids=ids, b=X[:, 0], more=ids)
     zarr.open_group(path, mode="a").create_group("inside").create_array("c", data=ids)
     assert is_zarr(path)
-    found = open_zarr(path, ["x", "b"], ["labels", "ids"])
-    assert sorted(found) == ["b", "ids", "x"]
-    np.testing.assert_array_equal(found["x"][3:9], X[3:9])
-    np.testing.assert_array_equal(found["b"][20:], X[20:, 0])
+    arrays = open_zarr(path, ["x", "b"], ["labels", "ids"])
+    assert sorted(arrays) == ["b", "ids", "x"]
+    np.testing.assert_array_equal(arrays["x"][3:9], X[3:9])
+    np.testing.assert_array_equal(arrays["b"][20:], X[20:, 0])
     for inputs in ((), ["x", "misspelt"]):
         assert sorted(open_zarr(path, inputs, ["ids"])) == ["b", "ids", "more", "x"]
 
@@ -103,10 +103,10 @@ def test_only_the_chunks_of_a_slice_are_read(tmp_path):
     path = write(tmp_path / "x.zarr", X)
     chunk = tmp_path / "x.zarr" / "c" / "5" / "0" / "0"
     chunk.write_bytes(chunk.read_bytes()[:-9])
-    found = open_zarr(path, ())
-    np.testing.assert_array_equal(found[:20], X[:20])
+    arrays = open_zarr(path, ())
+    np.testing.assert_array_equal(arrays[:20], X[:20])
     with pytest.raises(DataError, match=r"Rows 19 to 20 of .*x\.zarr can't be read"):
-        found[19:21]
+        arrays[19:21]
 
 
 @pytest.fixture
@@ -134,24 +134,26 @@ def test_a_group_in_a_cloud(bucket, tmp_path):
         if file.is_file():
             bucket.upload_file(file, "bucket", str(file.relative_to(tmp_path)))
     for inputs in (["x"], []):
-        found = open_zarr("s3://bucket/g.zarr", inputs, ["ids"])
-        assert sorted(found) == ["ids", "x"]
-        np.testing.assert_array_equal(found["x"][3:9], X[3:9])
+        arrays = open_zarr("s3://bucket/g.zarr", inputs, ["ids"])
+        assert sorted(arrays) == ["ids", "x"]
+        np.testing.assert_array_equal(arrays["x"][3:9], X[3:9])
     for source in ("s3://bucket/gone.zarr", "s3://other/g.zarr"):
         with pytest.raises(DataError, match=rf"{source} is not a Zarr array or group"):
             open_zarr(source, ["x"])
 
 
-def test_texts_are_told_when_they_are_asked_for(tmp_path):
+def test_texts_raise_an_error_when_they_are_used(tmp_path):
     path = group(tmp_path / "g.zarr", 2, x=X, ids=np.array(["a"] * ROWS))
-    found = open_zarr(path, ["x"], ["ids"])
-    np.testing.assert_array_equal(found["x"][:], X)
-    with pytest.raises(DataError, match=r"ids is not a Zarr array that T.*<U1") as told:
-        len(found["ids"])
-    assert "tensorstore_spec" not in str(told.value)
+    arrays = open_zarr(path, ["x"], ["ids"])
+    np.testing.assert_array_equal(arrays["x"][:], X)
+    with pytest.raises(
+        DataError, match=r"ids is not a Zarr array that T.*<U1"
+    ) as error:
+        len(arrays["ids"])
+    assert "tensorstore_spec" not in str(error.value)
 
 
-def test_what_is_no_zarr(tmp_path):
+def test_sources_that_are_not_zarr(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     assert not is_zarr(str(tmp_path))
     assert not is_zarr(str(tmp_path / "notes.txt"))
@@ -180,7 +182,7 @@ def test_metadata_that_are_damaged(tmp_path, text, words):
         len(open_zarr(path, ()))
 
 
-def test_a_store_of_layertaps_is_refused_and_its_arrays_are_not(tmp_path):
+def test_a_store_of_layertap_is_refused_and_its_arrays_are_not(tmp_path):
     with begin(tmp_path / "v.zarr") as writer:
         go_on(writer)
     root = json.loads((tmp_path / "v.zarr" / "zarr.json").read_text())
@@ -189,11 +191,11 @@ def test_a_store_of_layertaps_is_refused_and_its_arrays_are_not(tmp_path):
         open_zarr(str(tmp_path / "v.zarr"), ["x"])
     stored = Reader(tmp_path / "v.zarr")
     for path in stored.paths:
-        found = open_zarr(str(tmp_path / "v.zarr" / path), ())
-        np.testing.assert_array_equal(found[:], stored.array(path)[:])
+        arrays = open_zarr(str(tmp_path / "v.zarr" / path), ())
+        np.testing.assert_array_equal(arrays[:], stored.array(path)[:])
 
 
-def test_without_tensorstore_the_command_that_installs_it_is_told(tmp_path):
+def test_without_tensorstore_the_error_says_how_to_install_it(tmp_path):
     path = write(tmp_path / "x.zarr", X)
     program = (
         "import sys; sys.modules['tensorstore'] = None\n"  # as if not installed
@@ -202,10 +204,10 @@ def test_without_tensorstore_the_command_that_installs_it_is_told(tmp_path):
         "try:\n    open_zarr(sys.argv[1], ())\n"
         "except BackendMissingError as error:\n    print(error)\n"
     )
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", program, path],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert 'pip install "layertap[cloud]"' in told.stdout
+    assert 'pip install "layertap[cloud]"' in done.stdout

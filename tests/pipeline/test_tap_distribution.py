@@ -86,7 +86,7 @@ def test_a_save_resumes_with_more_devices(tmp_path):
     with pytest.raises(RuntimeError, match="the data stopped"):
         layertap.save(devices.two_inputs(), half, path)
     assert layertap.open(path).rows == 2 * devices.BATCH
-    on_four_devices("go_on", path)
+    on_four_devices("resume", path)
     assert_saved(path)
 
 

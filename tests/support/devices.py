@@ -1,4 +1,4 @@
-"""What a process does that has four devices, as `test_distribution.py` has it run."""
+"""Programs for a process with four devices, run by `test_tap_distribution.py`."""
 
 import json
 from contextlib import suppress
@@ -11,13 +11,12 @@ import layertap
 
 ROWS, BATCH = 70, 32
 
-# By batch, in the order in which they were compiled: its shape, and that of the part
-# which one device has.
+# For each batch, in the order of compilation: its shape, and that of one device's part.
 seen: list[list[tuple[int, ...]]] = []
 
 
 class Looking(layers.Layer):
-    """Passes on what it is given, and looks at how it lies on the devices."""
+    """Returns its input, and records how it lies on the devices."""
 
     def call(self, x):
         import jax
@@ -30,7 +29,7 @@ class Looking(layers.Layer):
 
 
 class Centred(layers.Layer):
-    """Mixes the rows, so that one more of them would change the values of all."""
+    """Mixes the rows, so that one more row would change all values."""
 
     def call(self, x):
         import jax.numpy as jnp
@@ -66,7 +65,7 @@ def batches(end=ROWS):
 
 
 def data_parallel():
-    """Returns a model of which each device has the weights, and a part of the rows."""
+    """Returns a model: each device has its weights, and a part of the rows."""
     keras.distribution.set_distribution(keras.distribution.DataParallel())
     return two_inputs()
 
@@ -92,35 +91,35 @@ def made_before():
 
 
 def out_of_scope():
-    """Returns a model whose distribution is set no more."""
+    """Returns a model whose distribution is not set any more."""
     keras.distribution.set_distribution(None)
     with keras.distribution.DataParallel().scope():
         return two_inputs()
 
 
-def noted(call, *arguments):
-    """Returns what a call gives, and how its batches lay on the devices."""
+def observed(call, *arguments):
+    """Returns the result of a call, and how its batches lay on the devices."""
     seen.clear()
     return call(*arguments), list(seen)
 
 
 def save(folder):
-    """Saves, verifies and captures under each distribution; prints what was seen."""
-    found = {}
+    """Saves, verifies and captures under each distribution; prints the layouts."""
+    seen_in = {}
     for make in (data_parallel, model_parallel, made_before, out_of_scope):
         model = make()
         distribution = keras.distribution.distribution()
         layouts = [variable.value.sharding for variable in model.variables]
         path = folder / make.__name__
-        saved, of_save = noted(layertap.save, model, rows(), path)
-        report, of_verify = noted(layertap.verify, saved, model, rows())
-        _, of_capture = noted(layertap.capture, model, rows())
+        saved, of_save = observed(layertap.save, model, rows(), path)
+        report, of_verify = observed(layertap.verify, saved, model, rows())
+        _, of_capture = observed(layertap.capture, model, rows())
         assert report, report
         assert of_save == of_verify == of_capture
         assert keras.distribution.distribution() is distribution
         assert layouts == [variable.value.sharding for variable in model.variables]
-        found[make.__name__] = of_save
-    print(json.dumps(found))
+        seen_in[make.__name__] = of_save
+    print(json.dumps(seen_in))
 
 
 def stop(path):
@@ -130,6 +129,6 @@ def stop(path):
         layertap.save(model, batches(2 * BATCH), path)
 
 
-def go_on(path):
-    """Saves what is missing."""
+def resume(path):
+    """Saves the missing rows."""
     layertap.save(data_parallel(), batches(), path)

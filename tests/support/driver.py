@@ -1,4 +1,4 @@
-"""A program that saves by many workers, and is there to be stopped."""
+"""A program that saves by many workers; tests stop it."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from tests.support import faulty_data
 
 
 def main():
-    """Does what a line of JSON says."""
+    """Saves as a line of JSON describes."""
     job = json.loads(sys.argv[1])
     if job["address"] is None:
         options = {"num_cpus": 3, "include_dashboard": False}

@@ -1,7 +1,7 @@
-"""Data of which reading is logged, and that do what files tell them: wait, be killed.
+"""Data that log their readers, and follow instructions: to wait, or to be killed.
 
-Whoever reads them may be a worker in another process: what it is to do stands in files
-of a folder, and is done once.
+Readers may be workers in other processes. So instructions stand in files of a folder;
+each is followed once.
 """
 
 import os
@@ -17,7 +17,7 @@ ROWS, BATCH = 300, 10
 # Of blocks of two batches: numbers of two branches, labels, digests, and texts.
 BLOCK = 20
 MEMORY = 3 * BLOCK * (4 * (6 + 9) + 8 + 8 + 7)
-# What is the same of all saves.
+# Options of all saves.
 OPTIONS = {
     "ids": [f"row {n}" for n in range(ROWS)],
     "memory": MEMORY,
@@ -44,7 +44,7 @@ def model():
 
 
 def fewer_in_workers():
-    """The inputs; in a process that has not what is set in the driver, not all."""
+    """The inputs, without the last row in a process other than the driver."""
     return inputs()[: ROWS if "OF_THE_DRIVER" in os.environ else ROWS - 1]
 
 
@@ -52,7 +52,7 @@ class Faulty(keras.utils.PyDataset):
     """Batches with their rows' numbers as labels.
 
     Args:
-        folder: Where it is told what to do, and says what it does.
+        folder: Holds the instructions and the log.
     """
 
     def __init__(self, folder):
@@ -79,47 +79,47 @@ def log(folder, number):
 
 
 def read_by(folder):
-    """Returns process and batch of all that was read."""
+    """Returns the process and the batch of each reading."""
     lines = (Path(folder) / "log").read_text().splitlines()
     return [tuple(map(int, line.split())) for line in lines]
 
 
-def tell(folder, number, what):
-    """Has whoever reads a batch next do something.
+def instruct(folder, number, instruction):
+    """Instructs the next process that reads a batch.
 
     Args:
         folder: The folder of the data.
         number: The batch.
-        what: `"kill"`, and `"always"` for each who reads it; `"raise"`; `"exit"`;
+        instruction: `"kill"`, or `"always"` for every reader; `"raise"`; `"exit"`;
             `"wait"`, until `"waiting-…"` is deleted; or an event such as `"os.link"`,
-            at which it is killed when it next comes.
+            which kills the process when it next happens.
     """
-    (Path(folder) / f"tell-{number}").write_text(what)
+    (Path(folder) / f"instruction-{number}").write_text(instruction)
 
 
 def obey(folder, number):
-    told = folder / f"tell-{number}"
-    taken = folder / f"told-{number}-{os.getpid()}"
+    waiting_for_reader = folder / f"instruction-{number}"
+    followed = folder / f"followed-{number}-{os.getpid()}"
     try:
-        told.rename(taken)
+        waiting_for_reader.rename(followed)
     except FileNotFoundError:
         return
-    what = taken.read_text()
-    if what == "always":
-        taken.rename(told)
-    if what in ("kill", "always"):
+    instruction = followed.read_text()
+    if instruction == "always":
+        followed.rename(waiting_for_reader)
+    if instruction in ("kill", "always"):
         os.kill(os.getpid(), signal.SIGKILL)
-    if what == "raise":
+    if instruction == "raise":
         raise BrokenDataError(f"batch {number} is broken")
-    if what == "exit":
+    if instruction == "exit":
         sys.exit(3)
-    if what == "wait":
+    if instruction == "wait":
         waiting = folder / f"waiting-{number}"
         waiting.touch()
         while waiting.exists():
             time.sleep(0.02)
         return
-    sys.addaudithook(lambda event, arguments: _kill_at(what, event, arguments))
+    sys.addaudithook(lambda event, arguments: _kill_at(instruction, event, arguments))
 
 
 def _kill_at(wanted, event, arguments):
@@ -131,21 +131,17 @@ class BrokenDataError(Exception):
     """Raised by the data."""
 
 
-def until(true, seconds=60):
-    """Waits for something that has to become true.
-
-    Returns:
-        What it is then.
-    """
+def until(condition, seconds=60):
+    """Waits until a condition returns a true value, and returns that."""
     end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, f"{true} did not become true"
+    while not (value := condition()):
+        assert time.monotonic() < end, f"{condition} did not become true"
         time.sleep(0.02)
-    return found
+    return value
 
 
 def alive(process):
-    """Whether a process has not ended, nor is a zombie."""
+    """Whether a process runs, and is not a zombie."""
     try:
         status = Path(f"/proc/{process}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

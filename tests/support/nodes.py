@@ -1,4 +1,4 @@
-"""A program that saves on two nodes, of which one is lost."""
+"""A program that saves on two nodes, and loses one."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 import layertap.distributed
 from tests.support import faulty_data as faulty
 
-# So that the loss of a node is noticed in a second, and not in ten.
+# Ray notices the loss of a node in a second, not in ten.
 SOON = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 300,
@@ -34,7 +34,7 @@ def lose(cluster, node, folder, lost):
 
 
 def parent(process):
-    """Returns who started a process; None if it has ended."""
+    """Returns the parent of a process; None if the process has ended."""
     try:
         status = Path(f"/proc/{process}/stat").read_text()
     except FileNotFoundError:
@@ -43,7 +43,7 @@ def parent(process):
 
 
 def main(path, folder):
-    """Saves what is in a folder of data, and says which workers were lost."""
+    """Saves the data of a folder, and prints the lost workers."""
     folder = Path(folder)
     cluster = Cluster(
         initialize_head=True,
@@ -57,7 +57,7 @@ def main(path, folder):
     ray.init(cluster.address, log_to_driver=False)
     lost = set()
     for batch in (5, 13, 21):
-        faulty.tell(folder, batch, "wait")
+        faulty.instruct(folder, batch, "wait")
     killer = threading.Thread(target=lose, args=(cluster, node, folder, lost))
     killer.start()
     layertap.distributed.save(

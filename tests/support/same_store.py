@@ -1,4 +1,4 @@
-"""What two saves of one run have to agree in, however they were done."""
+"""Compares two saves of one run, by one process or by many."""
 
 import dataclasses
 
@@ -9,11 +9,11 @@ from tests.support.store_folder import Folder
 
 
 def assert_same(place, local):
-    """Asserts that a store that many have written is as one that one has written.
+    """Asserts that a store of many workers equals that of one process.
 
     Args:
-        place: Where the store is, as the suites of stores see it; or its folder.
-        local: The path of what `layertap.save` has made of the same run.
+        place: The store, as the suites of stores see it, or its folder.
+        local: The path of the store that `layertap.save` wrote.
     """
     place = place if hasattr(place, "names") else Folder(place)
     saved, local = layertap.open(place.path), layertap.open(local)
@@ -22,7 +22,7 @@ def assert_same(place, local):
     for path in local.reader.paths:
         here, there = saved.reader.array(path), local.reader.array(path)
         assert here.dtype == there.dtype
-        # In an object store, who may change the array stands there, too.
+        # In an object store, the attributes also name the current writer.
         attributes = {k: v for k, v in here.attributes.items() if k != "writer"}
         assert attributes == there.attributes
         assert here[:].tobytes() == there[:].tobytes(), path
@@ -36,23 +36,25 @@ def assert_same(place, local):
 def assert_same_statistics(saved, local):
     """Asserts that statistics are equal; to the bit if blocks are the same.
 
-    Numbers of 32 bits are added up as such, piece by piece of a block.
+    Numbers of 32 bits are summed in 32 bits, in the pieces of a block.
     """
     here, there = saved.statistics, local.statistics
     assert here.keys() == there.keys()
     for address in there:
         for field in dataclasses.fields(there[address]):
-            found, expected = (getattr(s[address], field.name) for s in (here, there))
+            received, expected = (
+                getattr(s[address], field.name) for s in (here, there)
+            )
             if saved.reader.block_rows == local.reader.block_rows:
-                np.testing.assert_array_equal(found, expected)
+                np.testing.assert_array_equal(received, expected)
             elif field.name == "axis":
-                assert found == expected
+                assert received == expected
             else:
-                np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+                np.testing.assert_allclose(received, expected, rtol=1e-5, atol=1e-7)
 
 
 def assert_nothing_left(place, reader):
-    """Asserts that there are all shards, markers of arrays and groups, and no more."""
+    """Asserts that a store has its shards and metadata, and no other file."""
     shards, others = [], []
     for name in place.names():
         last = name.rpartition("/")[2]
