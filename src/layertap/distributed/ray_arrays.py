@@ -18,12 +18,8 @@ PIECE_BYTES = 64 * 2**20
 class RayArray(PiecewiseRows):
     """An array whose rows lie, piece after piece, in Ray's object store.
 
-    A slice within one piece is a read-only view of the store's memory. The array can be
-    pickled; Ray keeps the pieces of an array that it sends.
-
-    Args:
-        refs: Ray's reference of each piece.
-        rows: The number of rows of each piece, at least one.
+    A slice within one piece is a read-only view. The array can be pickled, and Ray
+    keeps the pieces of an array that it sends.
     """
 
     def __init__(
@@ -77,12 +73,10 @@ def put_array(array: Any, piece_bytes: int = PIECE_BYTES) -> RayArray:
 
 
 def dataset_columns(dataset: Any) -> dict[str, RayArray]:
-    """Computes a `ray.data.Dataset`, and returns its columns in the pieces Ray made.
-
-    Rows keep the data set's order, if it has one, as after reading files or sorting.
-    """
+    """Computes a `ray.data.Dataset`, and returns its columns in the pieces Ray made."""
     import ray
 
+    # Rows keep the data set's order, if it has one: from files, or after sorting.
     options = dataset.context.execution_options
     before, options.preserve_order = options.preserve_order, True
     try:

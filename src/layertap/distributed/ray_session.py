@@ -41,10 +41,7 @@ def start_ray(num_gpus: float) -> Any:
 
 @contextmanager
 def connection(address: str) -> Iterator[None]:
-    """Connects to the cluster at an address, as the command line does.
-
-    Without an address, it is that of `RAY_ADDRESS`, or Ray is started on this machine.
-    """
+    """Connects to an address, by default `RAY_ADDRESS`, or starts Ray here."""
     ray = _import_ray()
     try:
         _start(ray, address or None)

@@ -14,10 +14,7 @@ START = -1
 
 
 class Attempts:
-    """Counts the attempts of each task, as an actor of Ray that all workers call.
-
-    A task is the number of a block, or `START`.
-    """
+    """An actor of Ray that counts the attempts of a task: a block, or `START`."""
 
     def __init__(self) -> None:
         self._begun: dict[int, int] = {}
@@ -46,10 +43,7 @@ def start_counting(ray: Any) -> Any:
 
 
 def check_attempts(times: int, task: int, rows: range, workers: int) -> None:
-    """Raises if a task with these rows was begun too often.
-
-    `workers` is the number of workers that may be starting at a time.
-    """
+    """Raises if a task was begun too often; all workers may start at the same time."""
     if task == START:
         dead, subject = times - workers, "Workers were started"
         if dead <= MAX_ATTEMPTS:

@@ -25,14 +25,10 @@ if TYPE_CHECKING:
 class SharedData:
     """Data for many workers, to be sent by Ray.
 
-    The process that made them must keep them: Ray drops the objects that a process put
-    into its store when that process ends.
-
-    Args:
-        opener: Opens the data in a worker, for a model. It can be pickled.
-        ids: The ids of the rows, if they do not come with the data.
+    Whoever shares them must keep them: Ray's store drops objects with their owner.
     """
 
+    # Opens the data in a worker, for a model.
     opener: "Callable[[Any], Data]"
     ids: Any = None
 

@@ -26,17 +26,11 @@ _ERRORS = (Exception, SystemExit)
 
 @dataclass(frozen=True)
 class SharedModel:
-    """A model for workers: the path of a file that all can read, or its contents.
-
-    Args:
-        path: The path of a `.keras` file; empty if `contents` are passed.
-        objects: Classes and functions that the model may need, by name, pickled.
-        trust: See `model_file.load_model`.
-        modules: See `model_file.load_model`.
-    """
+    """A model for workers: the path of a file that all can read, or its contents."""
 
     path: str = ""
     contents: bytes = b""
+    # Classes and functions that the model may need, by name, pickled.
     objects: Mapping[str, bytes] = field(default_factory=dict)
     trust: bool = True
     modules: tuple[str, ...] = ()
@@ -93,20 +87,16 @@ class Worker:
 
     It returns errors instead of raising them: Ray would log and wrap an error, and
     retry some without end.
-
-    Args:
-        backend: Keras' backend.
-        references: The assignment, as a reference of Ray, and the counter of attempts.
     """
 
     def __init__(self, backend: str, references: list[Any]) -> None:
         # Before Keras is imported; unpickling an assignment imports it.
         os.environ["KERAS_BACKEND"] = backend
         self._error: bytes = b""
-        reference, self._attempts = references
+        assignment, self._attempts = references
         try:
             times = self._begin(START)
-            self._open(reference, times)
+            self._open(assignment, times)
             self._attempts.end.remote(START)
         except _ERRORS as error:
             self._error = _pickled(error)

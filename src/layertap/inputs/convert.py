@@ -100,11 +100,16 @@ class Converter:
     def convert(self, element: Any, row: int, *, copy: bool) -> Batch:
         """Converts an element; with `copy`, the batch shares no memory with it."""
         x, y, weight = self.unpack(element)
-        structures = [self._fit(x, row), *map(_arrays, (y, weight))]
-        rows = common_rows(named_leaves(*structures), f" from row {row} on")
-        if copy:
-            structures = _copied(structures, element)
-        return Batch(row, rows, *structures)
+        inputs = self._fit(x, row, copy)
+        y, weight = (
+            structure
+            if structure is None
+            else keras.tree.map_structure(lambda leaf: _array(leaf, copy), structure)
+            for structure in (y, weight)
+        )
+        leaves = named_leaves(inputs, y, weight)
+        rows = common_rows(leaves, f" from row {row} on")
+        return Batch(row, rows, inputs, y, weight)
 
     def _select(self, x: Any) -> Any:
         """Leaves out of a dictionary the names that the model does not have."""
@@ -114,11 +119,11 @@ class Converter:
             return {name: _named(x, name) for name in self._specs}
         return {spec.name: _named(x, spec.name) for spec in self._flat_specs}
 
-    def _fit(self, x: Any, row: int) -> Any:
+    def _fit(self, x: Any, row: int, copy: bool) -> Any:
         """Returns inputs in the structure, the dtypes and the ranks of the model."""
         if self._specs is None:
             return keras.tree.map_structure(
-                lambda leaf: _numbers(leaf, "The input", row), x
+                lambda leaf: _numbers(leaf, None, "The input", row, copy), x
             )
         leaves = keras.tree.flatten(_match(x, self._specs))
         if len(leaves) != len(self._flat_specs):
@@ -128,7 +133,7 @@ class Converter:
                 f"{len(self._flat_specs)} inputs ({names}). Received {len(leaves)}."
             )
         arrays = [
-            _fit_leaf(leaf, spec, row)
+            _fit_leaf(leaf, spec, row, copy)
             for leaf, spec in zip(leaves, self._flat_specs, strict=True)
         ]
         return keras.tree.pack_sequence_as(self._specs, arrays)
@@ -252,11 +257,14 @@ def array_of(leaf: Any) -> NDArray[Any]:
     return np.asarray(leaf)
 
 
-def _arrays(structure: Any) -> Any:
-    return None if structure is None else keras.tree.map_structure(array_of, structure)
+def _array(leaf: Any, copy: bool) -> NDArray[Any]:
+    array = array_of(leaf)
+    return array.copy() if copy else array
 
 
-def _numbers(leaf: Any, name: str, row: int, dtype: str | None = None) -> NDArray[Any]:
+def _numbers(
+    leaf: Any, dtype: str | None, name: str, row: int, copy: bool
+) -> NDArray[Any]:
     array = array_of(leaf)
     # NumPy would drop an imaginary part.
     imaginary = array.dtype.kind == "c" and not (dtype or "").startswith("complex")
@@ -268,28 +276,21 @@ def _numbers(leaf: Any, name: str, row: int, dtype: str | None = None) -> NDArra
     if dtype is None:
         floating = keras.backend.is_float_dtype(array.dtype.name)
         dtype = keras.config.floatx() if floating else array.dtype.name
-    return _cast(array, np.dtype(dtype), name, row)
-
-
-def _cast(
-    array: NDArray[Any], dtype: np.dtype[Any], name: str, row: int
-) -> NDArray[Any]:
-    """Casts an array; to integers, only values that stay the same."""
-    if dtype.kind not in "iu" or np.can_cast(array.dtype, dtype):
-        return array.astype(dtype, copy=False)
     with np.errstate(invalid="ignore"):
-        integers = array.astype(dtype)
-    changed = integers != array
-    if changed.any():
-        raise DataError(
-            f"{name} holds {array[changed][0]} from row {row} on. Expected values of "
-            f"{dtype}, the dtype of the model's input. Convert the data to {dtype}."
-        )
-    return integers
+        cast = array.astype(dtype, copy=copy)
+    # Integers have to stay the same.
+    if cast.dtype.kind in "iu" and not np.can_cast(array.dtype, cast.dtype):
+        changed = cast != array
+        if changed.any():
+            raise DataError(
+                f"{name} holds {array[changed][0]} from row {row} on. Expected values "
+                f"of {dtype}, the model's dtype. Convert the data to {dtype}."
+            )
+    return cast
 
 
-def _fit_leaf(leaf: Any, spec: Any, row: int) -> NDArray[Any]:
-    array = _numbers(leaf, f"Input {spec.name!r}", row, spec.dtype)
+def _fit_leaf(leaf: Any, spec: Any, row: int, copy: bool) -> NDArray[Any]:
+    array = _numbers(leaf, spec.dtype, f"Input {spec.name!r}", row, copy)
     rank = len(spec.shape)
     # As Keras does: a last axis of size 1 is added or removed.
     if array.ndim == rank - 1 and spec.shape[-1] == 1:
@@ -306,24 +307,3 @@ def _fit_leaf(leaf: Any, spec: Any, row: int) -> NDArray[Any]:
             f"on. Expected ({', '.join(sizes)}). Received {array.shape}."
         )
     return array
-
-
-def _copied(structures: list[Any], element: Any) -> list[Any]:
-    """Copies the arrays that may share memory with an element."""
-    leaves = keras.tree.flatten(element)
-    theirs = {id(leaf) for leaf in leaves}
-    # Other types may return an array that they will write to.
-    known = all(
-        leaf is None
-        or isinstance(leaf, np.ndarray | int | float)
-        or type(leaf).__module__.startswith(("tensorflow", "jax", "torch"))
-        for leaf in leaves
-    )
-
-    def copied(leaf: Any) -> Any:
-        shared = leaf is not None and (
-            not known or leaf.base is not None or id(leaf) in theirs
-        )
-        return leaf.copy() if shared else leaf
-
-    return [keras.tree.map_structure(copied, structure) for structure in structures]

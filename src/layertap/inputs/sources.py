@@ -158,7 +158,6 @@ class IndexedBatches(Source):
     size: int
 
     def __init__(self, dataset: Any, converter: Converter) -> None:
-        check_end(dataset)
         self._dataset = dataset
         self._converter = converter
         self._batches = int(dataset.num_batches)
