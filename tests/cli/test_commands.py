@@ -576,7 +576,7 @@ def test_verbose_adds_the_traceback_to_the_line(here):
     result = typed("plan", "gone.keras", "--verbose")
     assert result.exit_code == 2
     assert "Traceback" in result.stderr
-    assert result.stderr.splitlines()[-1].startswith("Error: There is nothing")
+    assert result.stderr.splitlines()[-1].startswith("Error: gone.keras does not exist")
 
 
 @pytest.mark.every_backend

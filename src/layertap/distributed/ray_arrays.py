@@ -37,7 +37,7 @@ class RayArray(PiecewiseRows):
     @property
     def shape(self) -> tuple[int, ...]:
         """Its shape, rows first."""
-        return (len(self), *self._row_shape)
+        return (self.rows, *self._row_shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -63,7 +63,9 @@ class PiecewiseRows(LazyRows):
         self._starts = list(accumulate(rows, initial=0))
         self._cached: LRU[int, NDArray[Any]] = LRU(_CACHED_PIECES)
 
-    def __len__(self) -> int:
+    @property
+    def rows(self) -> int:
+        """The number of all rows."""
         return self._starts[-1]
 
     def read(self, start: int, stop: int) -> NDArray[Any]:

@@ -50,7 +50,7 @@ class ParquetColumn(PiecewiseRows):
     @property
     def shape(self) -> tuple[int, ...]:
         """Its shape, rows first."""
-        return (len(self), *self._first[0])
+        return (self.rows, *self._first[0])
 
     @property
     def dtype(self) -> np.dtype[Any]:
