@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from layertap.core import address
 from layertap.tracing.keras_internals import private
-from layertap.tracing.order import call_number
+from layertap.tracing.model_structure import call_number
 
 Tensor = Any
 Keep = Callable[[Tensor], Tensor]
@@ -23,6 +23,8 @@ Step = Callable[[Any], Callable[[], Arrays]]
 # Another way to the wanted values, by a graph that has nothing else.
 Shortcut = Callable[[Any], dict[str, Tensor]]
 Call = Callable[..., Any]
+# The addresses of wanted values, by the path of a join or operation and the index.
+Wanted = Mapping[str, Mapping[int, str]]
 # What is wrapped: where it stands, its name, and its wrap.
 Point = tuple[Any, str, Callable[[Call], Call]]
 

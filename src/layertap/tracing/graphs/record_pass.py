@@ -11,8 +11,7 @@ from layertap.tracing.forward_pass import Call, Frame, Pass, tensors_of
 from layertap.tracing.graphs.build import Step, like
 from layertap.tracing.join_kinds import OPERATIONS
 from layertap.tracing.keras_internals import Functional, backend, private
-from layertap.tracing.model_structure import functional
-from layertap.tracing.order import nodes_in_order
+from layertap.tracing.model_structure import functional, nodes_in_order
 
 # Keras' own `call` of a graph: to run it is to run the nodes of the graph.
 GRAPH_CALLS = (Functional.call, keras.Sequential.call)

@@ -6,13 +6,11 @@ from typing import Any
 import keras
 
 from layertap.core import address
-from layertap.tracing.collection import Wanted
-from layertap.tracing.forward_pass import tensors_of
+from layertap.tracing.forward_pass import Wanted, tensors_of
 from layertap.tracing.graphs.record_pass import GRAPH_CALLS
 from layertap.tracing.join_kinds import IN_ORDER
 from layertap.tracing.keras_internals import Functional, private
-from layertap.tracing.model_structure import functional
-from layertap.tracing.order import nodes_of
+from layertap.tracing.model_structure import functional, nodes_of
 
 _PART = re.compile(r"(?P<name>.*?)(?:@(?P<call>\d+))?")
 
