@@ -278,7 +278,7 @@ def test_what_is_told_of_training_is_told_in_the_parts_too():
 def test_a_head_that_could_not_be_told_so_is_refused(told):
     model = Tells(told)
     model(six(4))
-    with pytest.raises(ModelError, match=f"always told training={told}"):
+    with pytest.raises(ModelError, match=f"always receives training={told}"):
         layertap.split(model, "base/fusion", like=six(4))
 
 
@@ -331,7 +331,7 @@ def test_a_weight_that_is_a_constant_of_a_graph_is_refused():
     dense = layers.Dense(6, name="dense")
     joined = layers.Concatenate(name="fusion")([dense(x)[:, :3], x[:, :3]])
     model = keras.Model(x, layers.Dense(2)(ops.add(joined, dense.bias)))
-    with pytest.raises(ModelError, match="gives weights"):
+    with pytest.raises(ModelError, match="passes weights"):
         layertap.split(model, "fusion")
 
 
@@ -418,7 +418,7 @@ class Minds(keras.layers.Layer):
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        ("weights", "`call` of minds gives weights"),
+        ("weights", "`call` of minds passes weights"),
         ("training", "something else when it is trained"),
     ],
 )

@@ -26,6 +26,7 @@ from layertap.errors import ListeningError
 from layertap.inputs.feed import Feed
 from layertap.pipeline.tap import Tap
 from layertap.tracing import hooks
+from layertap.tracing.forward_pass import Wanted
 from layertap.tracing.graphs.cut import cut
 from layertap.tracing.graphs.subgraph import subgraph
 from layertap.tracing.model_structure import config_of, input_specs, learned
@@ -73,7 +74,7 @@ def plan_sequential(model: keras.Model) -> None:
 
 
 def shortcut(model: keras.Model) -> None:
-    subgraph(model, {}, {"fusion": {0: "fusion/out"}})
+    subgraph(model, Wanted({}, {"fusion": {0: "fusion/out"}}, ()))
 
 
 def cut_fusion(model: keras.Model) -> None:

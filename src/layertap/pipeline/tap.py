@@ -15,6 +15,7 @@ from layertap.inputs.convert import Batch
 from layertap.planning.padding import pad_to
 from layertap.planning.reduction import AS_COMPUTED, Reduction
 from layertap.tracing.collect import tapped
+from layertap.tracing.forward_pass import Wanted
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -50,9 +51,7 @@ class Tap:
                     outputs.setdefault(join.path, {}).setdefault(0, name)
         self._step = tapped(
             model,
-            branches,
-            outputs,
-            {join.kind for join in plan.joins},
+            Wanted(branches, outputs, {join.kind for join in plan.joins}),
             lambda tensors: reduction.apply(tensors, plan),
         )
 

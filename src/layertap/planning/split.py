@@ -11,6 +11,7 @@ from layertap.errors import ModelError, OptionError
 from layertap.planning.cut import cut_before
 from layertap.planning.planner import plan, specs_for
 from layertap.tracing.collect import collect
+from layertap.tracing.forward_pass import Wanted
 from layertap.tracing.graphs.build import clone
 
 
@@ -142,8 +143,8 @@ class BranchModel(keras.Model):
 
     def call(self, inputs: Any) -> Any:
         """Returns the value of the branch."""
-        wanted = {self.join: {self.index: self.branch}}
-        return collect(self.original, inputs, wanted, {}, {self.kind})[self.branch]
+        wanted = Wanted({self.join: {self.index: self.branch}}, {}, {self.kind})
+        return collect(self.original, inputs, wanted)[self.branch]
 
     def get_config(self) -> dict[str, Any]:
         """Raises a ModelError: this model has no graph."""

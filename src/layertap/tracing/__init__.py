@@ -1,8 +1,4 @@
-"""Hears a forward pass of a Keras model. All of Keras' private parts are in here.
-
-`survey` runs the model with symbolic tensors and says what it joins; `tapped` makes
-the compiled step that returns chosen values and does nothing after the last of them.
-"""
+"""Traces the forward pass of a Keras model. It imports Keras, or names the problem."""
 
 from layertap.core.optional import require_keras
 

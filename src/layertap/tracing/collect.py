@@ -13,7 +13,6 @@ from layertap.tracing.backends import backend_module
 from layertap.tracing.forward_pass import (
     Done,
     Frame,
-    Joining,
     Keep,
     Pass,
     Shortcut,
@@ -27,160 +26,109 @@ from layertap.tracing.graphs.subgraph import subgraph
 from layertap.tracing.hooks import recording
 from layertap.tracing.join_kinds import is_native
 from layertap.tracing.model_structure import forward, named_inputs
+from layertap.tracing.records import TracedJoin
 
 Finish = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def tapped(
-    model: keras.Model,
-    branches: Wanted,
-    outputs: Wanted,
-    kinds: Iterable[str],
-    finish: Finish = dict,
-) -> Step:
-    """Makes the compiled pass that returns the wanted values.
+def tapped(model: keras.Model, wanted: Wanted, finish: Finish = dict) -> Step:
+    """Makes the compiled pass that returns the wanted values of a batch.
 
-    Args:
-        model: The model. It is not changed, and its variables are only read.
-        branches: Wanted branches: address by join path and index.
-        outputs: Wanted outputs: address by operation path and index.
-        kinds: The kinds of the joins among them.
-        finish: What to make of the tensors, by address, within the compiled pass, when
-            nothing is heard any more.
-
-    Returns:
-        A function that begins the pass of a batch (the structure of arrays that the
-        model takes), and returns what gives its values: NumPy arrays by address.
+    `finish` changes the tensors, by address, at the end of the compiled pass.
     """
 
     def run(inputs: Any, keep: Keep) -> dict[str, Any]:
-        return finish(collect(model, inputs, branches, outputs, kinds, keep))
+        return finish(collect(model, inputs, wanted, keep))
 
     def shortcut() -> Shortcut | None:
-        graph = subgraph(model, branches, outputs)
+        graph = subgraph(model, wanted)
         if graph is None:
             return None
         return lambda inputs: finish(graph(inputs, training=False))
 
-    step: Step = backend_module().compile(run, model, shortcut)
-    return step
+    return backend_module().compile(run, model, shortcut)
 
 
 def collect(
-    model: keras.Model,
-    inputs: Any,
-    branches: Wanted,
-    outputs: Wanted,
-    kinds: Iterable[str],
-    keep: Keep = as_is,
+    model: keras.Model, inputs: Any, wanted: Wanted, keep: Keep = as_is
 ) -> dict[str, Any]:
-    """Runs the model until the last wanted tensor was heard, and returns them.
+    """Runs the model until the last wanted tensor is known, and returns them all.
 
-    Args:
-        model: The model.
-        inputs: The structure of tensors that it takes.
-        branches: As of `tapped`.
-        outputs: As of `tapped`.
-        kinds: As of `tapped`.
-        keep: What to do with a tensor at the moment it is heard.
-
-    Raises:
-        ListeningError: If a wanted value was not heard in this pass.
+    `keep` copies a tensor, where necessary, at the moment it is known.
     """
-    collection = Collection(branches, outputs, kinds, keep)
-    with suppress(Done), recording(collection):
-        if any(map(is_native, (*branches, *outputs))):
-            backend_module().run_with_native_joins(
-                collection, functools.partial(forward, model), inputs
-            )
+    pass_ = CollectPass(wanted, keep)
+    run = functools.partial(forward, model)
+    with suppress(Done), recording(pass_):
+        if any(map(is_native, (*wanted.branches, *wanted.outputs))):
+            backend_module().run_with_native_joins(pass_, run, inputs)
         else:
-            forward(model, inputs)
-    wanted = {
-        name
-        for names in (*branches.values(), *outputs.values())
-        for name in names.values()
-    }
-    missing = sorted(wanted - collection.values.keys())
+            run(inputs)
+    missing = sorted(set(wanted.addresses) - pass_.values.keys())
     if missing:
         raise ListeningError(
-            f"{model.name!r} did not compute {', '.join(missing)} in this pass, though "
-            "it was planned: its `call` takes another way for these inputs. Leave them "
-            "out, or make the way through the model the same for all batches."
+            f"{model.name!r} did not compute {', '.join(missing)} in this pass. "
+            "They were planned, but its `call` takes another way for these inputs. "
+            "Leave them out, or let the model take the same way for all batches."
         )
-    return collection.values
+    return pass_.values
 
 
-class Collection(Pass):
-    """A pass that keeps the wanted values, and ends as soon as it has them all.
-
-    Args:
-        branches: Wanted branches: address by join path and index.
-        outputs: Wanted outputs: address by operation path and index. A join's path
-            names its output too.
-        kinds: The kinds of the joins among them.
-        keep: What to do with a tensor at the moment it is heard.
-    """
+class CollectPass(Pass):
+    """A pass that collects the wanted values, and ends with the last of them."""
 
     computes = True
 
-    def __init__(
-        self,
-        branches: Wanted,
-        outputs: Wanted,
-        kinds: Iterable[str],
-        keep: Keep = as_is,
-    ) -> None:
-        super().__init__(kinds)
-        self.branches = branches
-        self.outputs = outputs
-        self.keep = keep
+    def __init__(self, wanted: Wanted, keep: Keep) -> None:
+        super().__init__(wanted.kinds)
         self.values: dict[str, Tensor] = {}
-        self._missing = sum(map(len, branches.values())) + sum(
-            map(len, outputs.values())
-        )
+        self._branches = wanted.branches
+        self._outputs = wanted.outputs
+        self._keep = keep
+        self._missing = len(wanted.addresses)
 
     def begin(self, frame: Frame, args: Any, kwargs: Any) -> None:
-        """Keeps the model's inputs, if they are wanted."""
+        """Collects the model's inputs, if they are wanted."""
         super().begin(frame, args, kwargs)
-        if not frame.path and self.outputs:
+        if not frame.path and self._outputs:
             for name, tensor in named_inputs(frame.operation, args[0]).items():
-                if name in self.outputs:
-                    self._collect(self.outputs[name], [tensor])
+                if name in self._outputs:
+                    self._collect(self._outputs[name], [tensor])
 
     def leave(self, frame: Frame, outputs: Any) -> None:
-        """Keeps the operation's outputs, if they are wanted."""
-        wanted = self.outputs.get(frame.path)
+        """Collects the operation's outputs, if they are wanted."""
+        wanted = self._outputs.get(frame.path)
         if wanted and not self.loops:
             self._collect(wanted, tensors_of(outputs))
 
-    def joins(self, joining: Joining, inputs: list[Tensor]) -> None:
-        """Keeps the join's branches, if they are wanted."""
-        wanted = self.branches.get(joining.path)
+    def begin_join(self, join: TracedJoin, inputs: list[Tensor]) -> TracedJoin:
+        """Collects the join's branches, if they are wanted."""
+        wanted = self._branches.get(join.path)
         if wanted and not self.loops:
             self._collect(wanted, inputs)
+        return join
 
-    def joined(self, joining: Joining, output: Tensor) -> None:
-        """Keeps the join's output, if it is wanted."""
-        wanted = self.outputs.get(joining.path)
+    def end_join(self, join: TracedJoin, output: Tensor) -> None:
+        """Collects the join's output, if it is wanted."""
+        wanted = self._outputs.get(join.path)
         if wanted and not self.loops:
             self._collect(wanted, [output])
 
-    def settle(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Puts what tensors are outside of the trace in their place."""
+    def held_tensors(self) -> list[Tensor]:
+        """Returns the collected values."""
+        return list(self.values.values())
+
+    def replace_tensors(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Replaces the values by their counterparts outside the trace."""
         outside = {id(before): after for before, after in pairs}
         self.values = {
             name: outside.get(id(tensor), tensor)
             for name, tensor in self.values.items()
         }
 
-    def kept(self) -> list[Tensor]:
-        """Returns the values that were collected."""
-        return list(self.values.values())
-
     def _collect(self, wanted: Mapping[int, str], tensors: Sequence[Tensor]) -> None:
         for index, name in wanted.items():
             if name not in self.values and index < len(tensors):
-                self.values[name] = self.keep(tensors[index])
+                self.values[name] = self._keep(tensors[index])
                 self._missing -= 1
         if not self._missing:
             raise Done
@@ -196,7 +144,7 @@ def _versions() -> dict[str, str]:
     return {"keras": keras.__version__, "backend": backend, backend: "unknown"}
 
 
-# At once: later there may be no file that can be opened.
+# Read on import: later, there may be too many open files.
 _VERSIONS = _versions()
 
 

@@ -1,32 +1,36 @@
-"""One forward pass, as it is heard: where it stands, and who hears what."""
+"""The state of one forward pass while it is traced, and the events that it receives."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 from numpy.typing import NDArray
 
-from layertap.core import address
+from layertap.core.address import component
+from layertap.tracing.join_kinds import native_name, origin
 from layertap.tracing.keras_internals import private
 from layertap.tracing.model_structure import call_number
+from layertap.tracing.records import TracedJoin
 
 Tensor = Any
 Keep = Callable[[Tensor], Tensor]
-Run = Callable[[Any, Keep], dict[str, Tensor]]
+# Runs a model on its inputs, and returns the wanted tensors by address.
+Collector = Callable[[Any, Keep], dict[str, Tensor]]
 Arrays = dict[str, NDArray[Any]]
-# Begins the pass of a batch. What it returns is called for the arrays: before the next
-# batch's, which may have been begun by then.
+# Begins the pass of a batch. It returns a function that is called for the arrays,
+# before those of the next batch, which may have begun by then.
 Step = Callable[[Any], Callable[[], Arrays]]
-# Another way to the wanted values, by a graph that has nothing else.
+# Computes the wanted values with a graph that has nothing else.
 Shortcut = Callable[[Any], dict[str, Tensor]]
 Call = Callable[..., Any]
-# The addresses of wanted values, by the path of a join or operation and the index.
-Wanted = Mapping[str, Mapping[int, str]]
-# What is wrapped: where it stands, its name, and its wrap.
-Point = tuple[Any, str, Callable[[Call], Call]]
+# A call to be wrapped: its owner, its name, and its handler during a pass. The handler
+# receives the pass, the original call, and the arguments.
+Point = tuple[Any, str, Call]
+# Addresses by the path of a join or operation, and by the index of a branch or output.
+Addresses = Mapping[str, Mapping[int, str]]
 
 
 def as_is(tensor: Tensor) -> Tensor:
@@ -34,160 +38,161 @@ def as_is(tensor: Tensor) -> Tensor:
     return tensor
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """The values that a pass collects, and the kinds of the joins among them."""
+
+    branches: Addresses
+    # The output of a join is under the join's path.
+    outputs: Addresses
+    kinds: Iterable[str]
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses of all values."""
+        by_path = (*self.branches.values(), *self.outputs.values())
+        return [address for names in by_path for address in names.values()]
+
+
 @dataclass(slots=True)
 class Frame:
-    """One operation that is being called.
-
-    Attributes:
-        operation: The Keras operation.
-        path: Its path; empty for the root.
-        inside: Whether the operation's own `call` runs now. Around it, Keras builds
-            the layer and computes masks, which is no part of the model.
-        joined: Whether the join that the operation is named for was heard.
-        covered: Whether the operation is a join as a whole, so that what it adds or
-            multiplies on its way is no join.
-        calls: How often each name was called in here.
-        arguments: The arguments as the caller gave them, before any cast.
-    """
+    """One operation that is being called. The path of the root model is empty."""
 
     operation: Any
     path: str
+    # Whether the operation's own `call` is running. Around it, Keras builds the layer
+    # and computes masks, which are not part of the model.
     inside: bool = False
+    # Whether the join that the operation is named for was traced.
     joined: bool = False
+    # Whether the operation is a join itself, so that its sums and products are not.
     covered: bool = False
+    # How often each name was called in here.
     calls: dict[str, int] = field(default_factory=dict)
+    # The arguments as the caller passed them, before any cast.
     arguments: tuple[Any, Any] = ((), {})
 
-    def child(self, name: str) -> str:
-        """Returns the path of the next join of that name in here, and counts it."""
-        part = address.component(name)
-        return self._path(part, self._counted(part))
+    def next_join(self, name: str) -> str:
+        """Counts a join of this name in here, and returns its path."""
+        part = component(name)
+        return self._path(part, self._count(part))
 
-    def calls_operation(self, operation: Any) -> str:
-        """Returns the path of the next call of an operation in here, and counts it."""
-        part = address.component(_name(operation))
-        count = self._counted(part)
-        return self._path(part, call_number(self.operation, operation, count))
+    def next_call(self, operation: Any) -> str:
+        """Counts a call of an operation in here, and returns its path."""
+        part = component(_name(operation))
+        return self._path(
+            part, call_number(self.operation, operation, self._count(part))
+        )
 
-    def _counted(self, part: str) -> int:
+    def native_join(
+        self, kind: str, axis: int | None, stack: Iterable[tuple[str, str]]
+    ) -> TracedJoin:
+        """Counts a join that a function of the backend does in here."""
+        whose = origin(stack, self.operation, kind)
+        path = self.next_join(native_name(kind, whose))
+        return TracedJoin(path, kind, axis, origin=whose)
+
+    def _count(self, part: str) -> int:
         count = self.calls[part] = self.calls.get(part, 0) + 1
         return count
 
     def _path(self, part: str, number: int) -> str:
-        if number > 1:
-            part = f"{part}@{number}"
+        part = numbered(part, number)
         return f"{self.path}/{part}" if self.path else part
 
 
-@dataclass(frozen=True, slots=True)
-class Joining:
-    """A join that happens now.
-
-    Attributes:
-        path: Its path.
-        kind: Its kind.
-        axis: The axis along which it joins; None for kinds that have none.
-        whole: Whether an operation of the model is that join, and lent it its path.
-        origin: Whose own business it is, as of `kinds.origin`; empty for the user's.
-    """
-
-    path: str
-    kind: str
-    axis: int | None
-    whole: bool = False
-    origin: str = ""
+def numbered(part: str, number: int) -> str:
+    """Returns the part of a path that names one of several calls, 1 for the first."""
+    return f"{part}@{number}" if number > 1 else part
 
 
 class BackendListener:
-    """Hears what a backend does itself, where no call of Keras tells of it.
+    """Detects joins that a backend does without Keras. This one detects none."""
 
-    This one hears nothing. Each backend has its own, which reports to a pass.
-    """
-
-    def moves(self) -> None:
-        """The pass goes into an operation, or out of one, after this."""
+    def flush(self) -> None:
+        """Reports the joins so far: the pass enters or leaves an operation."""
 
     def scope(self, frame: Frame) -> AbstractContextManager[Any]:
-        """Returns what marks the calls of one operation."""
+        """Returns a context that marks the calls of one operation."""
         return nullcontext()
 
     def covered(self) -> AbstractContextManager[Any]:
-        """Returns what covers the ear while Keras does a join that it told of."""
+        """Returns a context in which nothing is reported: Keras does a known join."""
         return nullcontext()
 
 
 class Done(BaseException):
-    """The last wanted value was heard: the rest of the pass is not needed.
+    """Ends a pass after its last wanted value.
 
-    Not an `Exception`, so that a model's own `except Exception` lets it through.
+    It is not an `Exception`, so that a model's own `except Exception` lets it through.
     """
 
 
 class Pass:
-    """A forward pass that is being heard. Abstract: see `Survey` and `Collection`.
+    """A forward pass that is being traced. Abstract.
 
-    The calls that `calls.py` wraps report here, and so does the backend's ear. The
-    pass keeps the stack of operations, so that whatever is heard has a path.
-
-    Args:
-        kinds: The kinds of join to listen to.
+    The wrapped calls of `hooks` report to it, and so does the backend's listener.
     """
 
-    # Whether it collects values. One that does not asks whose business a join is.
+    # Whether it computes values. Only passes that do not look for the origin of joins.
     computes = False
-    # Whether it hears operations of `keras.ops` that are called with symbolic tensors.
+    # Whether it records operations of `keras.ops` with symbolic tensors.
     symbolic = False
 
     def __init__(self, kinds: Iterable[str]) -> None:
         self.kinds = frozenset(kinds)
-        self.ear = BackendListener()
+        self.listener = BackendListener()
         self.frames: list[Frame] = []
         self.loops: list[str] = []
-        # The last error, and the path of the innermost operation it went through.
+        # The last error, and the path of the innermost operation that raised it.
         self.failed: tuple[BaseException | None, str] = (None, "")
-        # Whether a tensor belongs to the trace of this pass. One of another trace,
-        # the body of a loop say, cannot be returned from this one.
+        # Whether a tensor belongs to the trace of this pass. One of another trace, such
+        # as the body of a loop, can't be returned from this one.
         self.belongs: Callable[[Tensor], bool] = lambda tensor: True
         # How often a tensor was changed in place.
         self.version: Callable[[Tensor], int] = lambda tensor: 0
 
+    def counts(self, kind: str) -> bool:
+        """Whether joins of a kind are numbered: some share their names with layers."""
+        return kind in self.kinds or kind == "concatenate"
+
     @property
     def listens(self) -> bool:
-        """Whether what happens now is a part of the model's forward pass."""
+        """Whether the current call is part of the model's forward pass."""
         return not self.frames or self.frames[-1].inside
 
     def enter(self, operation: Any, args: Any, kwargs: Any) -> Frame:
-        """An operation was called; its `call` does not run yet."""
-        self.ear.moves()
-        path = self.frames[-1].calls_operation(operation) if self.frames else ""
+        """Receives the call of an operation, before its own `call` runs."""
+        self.listener.flush()
+        path = self.frames[-1].next_call(operation) if self.frames else ""
         frame = Frame(operation, path, arguments=(args, kwargs))
         self.frames.append(frame)
         return frame
 
     def begin(self, frame: Frame, args: Any, kwargs: Any) -> None:
-        """The operation's own `call` begins, with arguments as it receives them."""
-        self.ear.moves()
+        """Receives the arguments of an operation's own `call`, which begins."""
+        self.listener.flush()
         frame.inside = True
 
     def run(self, frame: Frame, call: Call, args: Any, kwargs: Any) -> Any:
         """Runs an operation's own `call`, and returns its outputs."""
         return call(frame.operation, *args, **kwargs)
 
-    def symbolically(
+    def record_symbolic(
         self, operation: Any, args: Any, kwargs: Any, outputs: Any
     ) -> None:
-        """An operation of `keras.ops` was called with symbolic tensors."""
+        """Receives a call of `keras.ops` with symbolic tensors."""
 
-    def converted(self, before: Any, after: Any) -> None:
-        """A functional model converted one of its inputs."""
+    def convert(self, before: Any, after: Any) -> None:
+        """Receives an input of a functional model before and after its conversion."""
 
     def leave(self, frame: Frame, outputs: Any) -> None:
-        """The operation returned."""
+        """Receives the outputs of an operation."""
 
-    def fails(self, error: Exception, frame: Frame) -> None:
-        """An error goes through an operation; the innermost one is noted.
+    def fail(self, error: Exception, frame: Frame) -> None:
+        """Notes the innermost operation that an error comes from.
 
-        Keras makes new errors of those that pass through it.
+        Keras raises new errors for those that pass through it.
         """
         known: BaseException | None = error
         while known is not None:
@@ -197,25 +202,31 @@ class Pass:
             known = known.__cause__ or known.__context__
         self.failed = error, frame.path
 
-    def joins(self, joining: Joining, inputs: list[Tensor]) -> None:
-        """A join is about to happen."""
+    def begin_join(self, join: TracedJoin, inputs: list[Tensor]) -> TracedJoin:
+        """Receives a join and its inputs, before it is computed."""
+        return join
 
-    def joined(self, joining: Joining, output: Tensor) -> None:
-        """The join happened."""
+    def end_join(self, join: TracedJoin, output: Tensor) -> None:
+        """Receives the output of a join that `begin_join` returned."""
 
-    def settle(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """The trace has ended: tensors that were kept, and what they are outside."""
-
-    def kept(self) -> list[Tensor]:
-        """Returns the tensors that are to be settled."""
+    def held_tensors(self) -> list[Tensor]:
+        """Returns the tensors that `replace_tensors` needs."""
         return []
+
+    def replace_tensors(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Receives the held tensors, each with its counterpart outside the trace."""
+
+    def trace(self, run: Callable[[Any], Any], inputs: Any) -> list[Tensor]:
+        """Runs a model inside a trace, and returns the tensors that are held."""
+        with suppress(Done):
+            run(inputs)
+        return self.held_tensors()
 
 
 def _name(operation: Any) -> str:
     """Returns the name of an operation, the same in every pass.
 
-    An operation that is no layer and in no graph was made by the call that calls it,
-    and numbered by how many there were before.
+    Operations made during a `call` have names that count all earlier ones.
     """
     name: str = operation.name
     in_a_graph = bool(private(operation, "_inbound_nodes"))
@@ -225,36 +236,32 @@ def _name(operation: Any) -> str:
 
 
 def is_tensor(leaf: Any) -> bool:
-    """Whether a leaf has a shape and a dtype, as masks and flags may not."""
+    """Whether a leaf has a shape and a dtype, unlike masks and flags."""
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
-def flatten(structure: Any) -> list[Any]:
-    """Returns a structure's leaves; a dictionary's in the order of its sorted keys.
+def leaves(structure: Any) -> Iterator[Any]:
+    """Yields a structure's leaves, those of a dictionary in the order of its keys.
 
-    Keras' own flattening follows the backend's idea of order for dictionaries.
+    The order of Keras' own `flatten` depends on the backend.
     """
-    return list(_leaves(structure))
-
-
-def _leaves(structure: Any) -> Iterator[Any]:
     if isinstance(structure, Mapping):
         for key in sorted(structure, key=str):
-            yield from _leaves(structure[key])
+            yield from leaves(structure[key])
     elif isinstance(structure, list | tuple):
         for member in structure:
-            yield from _leaves(member)
+            yield from leaves(member)
     else:
         yield structure
 
 
 def tensors_of(structure: Any) -> list[Tensor]:
     """Returns the tensors among a structure's leaves."""
-    return [leaf for leaf in _leaves(structure) if is_tensor(leaf)]
+    return [leaf for leaf in leaves(structure) if is_tensor(leaf)]
 
 
 def rank(tensor: Tensor) -> int | None:
-    """Returns a tensor's number of axes, or None if that is not known."""
+    """Returns a tensor's number of axes, or None if that is unknown."""
     if hasattr(tensor.shape, "rank"):
         known: int | None = tensor.shape.rank
         return known

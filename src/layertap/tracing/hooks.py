@@ -1,18 +1,16 @@
-"""The wraps around Keras' own calls, and when they are in place.
+"""The hooks around Keras' own calls, and when they are in place.
 
-Every layer goes through `Layer.__call__`, every operation (a layer too) through
-`Operation.__call__`, and every join that is written with Keras ends in a function of
-the backend's `numpy`. These are replaced while a pass is heard, and no longer. They
-are process-wide while they last, so each asks a context variable whether it is meant:
-another thread, or a model that runs inside the data, goes through unheard.
+They are process-wide during a pass. Each looks up the pass in a context variable, so
+that other threads, and models that run inside the data, are not traced.
 """
 
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import keras
@@ -21,17 +19,24 @@ from layertap.tracing.backends import backend_module
 from layertap.tracing.forward_pass import (
     Call,
     Frame,
-    Joining,
     Pass,
     Point,
     is_tensor,
     rank,
     tensors_of,
 )
-from layertap.tracing.join_kinds import OPERATIONS, RNN_LOOP, WHOLE, origin, stack
+from layertap.tracing.join_kinds import (
+    OPERATIONS,
+    RNN_LOOP,
+    WHOLE_LAYERS,
+    operation_name,
+    origin,
+    stack,
+)
 from layertap.tracing.keras_internals import Functional, backend, moved, private
+from layertap.tracing.records import TracedJoin
 
-# Functions of the backend's `numpy` by name, and the kind of join that they do.
+# The kind of join of functions in the backend's `numpy`, by name.
 FUNCTIONS = {
     "concatenate": "concatenate",
     "hstack": "concatenate",
@@ -46,7 +51,7 @@ FUNCTIONS = {
     "matmul": "dot",
 }
 
-# Bodies of these run in a trace of their own, or as often as the data say, or not.
+# Operations whose bodies run in a separate trace, or as often as the data require.
 LOOPS = (
     "associative_scan",
     "cond",
@@ -58,314 +63,291 @@ LOOPS = (
     "while_loop",
 )
 
-_heard: ContextVar[Pass | None] = ContextVar("layertap_pass", default=None)
+_current: ContextVar[Pass | None] = ContextVar("layertap_pass", default=None)
+_signature = functools.cache(inspect.signature)
 
 
-def _layer_call(original: Call) -> Call:
-    @functools.wraps(original)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        heard = _heard.get()
-        if heard is None or not heard.listens:
-            return original(self, *args, **kwargs)
-        return _through(heard, original, self, args, kwargs)
-
-    return call
-
-
-def _operation_call(original: Call) -> Call:
-    @functools.wraps(original)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        heard = _heard.get()
-        if heard is None:
-            return original(self, *args, **kwargs)
-        frame = heard.frames[-1] if heard.frames else None
-        if frame is not None and frame.operation is self and not frame.inside:
-            # A layer: `Layer.__call__` has opened the frame.
-            return _inside(heard, frame, original, args, kwargs)
-        if not heard.listens:
-            return original(self, *args, **kwargs)
-        return _through(heard, call, self, args, kwargs)
-
-    return call
-
-
-def _symbolic_call(original: Call) -> Call:
-    @functools.wraps(original)
-    def symbolic_call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        outputs = original(self, *args, **kwargs)
-        heard = _heard.get()
-        if heard is not None and heard.symbolic and heard.frames and heard.listens:
-            heard.symbolically(self, args, kwargs, outputs)
-        return outputs
-
-    return symbolic_call
-
-
-def _through(
-    heard: Pass, original: Call, operation: Any, args: Any, kwargs: Any
+def _layer_call(
+    pass_: Pass, original: Call, layer: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    frame = heard.enter(operation, args, kwargs)
+    if not pass_.listens:
+        return original(layer, *args, **kwargs)
+    return _call_around(pass_, original, layer, args, kwargs)
+
+
+def _operation_call(
+    pass_: Pass, original: Call, operation: Any, *args: Any, **kwargs: Any
+) -> Any:
+    frame = pass_.frames[-1] if pass_.frames else None
+    if frame is not None and frame.operation is operation and not frame.inside:
+        # The frame of a layer was opened by `Layer.__call__`.
+        return _call_inside(pass_, frame, original, args, kwargs)
+    if not pass_.listens:
+        return original(operation, *args, **kwargs)
+    inside = partial(_operation_call, pass_, original)
+    return _call_around(pass_, inside, operation, args, kwargs)
+
+
+def _symbolic_call(
+    pass_: Pass, original: Call, operation: Any, *args: Any, **kwargs: Any
+) -> Any:
+    outputs = original(operation, *args, **kwargs)
+    if pass_.symbolic and pass_.frames and pass_.listens:
+        pass_.record_symbolic(operation, args, kwargs, outputs)
+    return outputs
+
+
+def _call_around(
+    pass_: Pass, original: Call, operation: Any, args: Any, kwargs: Any
+) -> Any:
+    """Calls an operation in a frame of its own."""
+    frame = pass_.enter(operation, args, kwargs)
     try:
-        with heard.ear.covered():
+        with pass_.listener.covered():
             outputs = original(operation, *args, **kwargs)
-        heard.leave(frame, outputs)
+        pass_.leave(frame, outputs)
         return outputs
     except Exception as error:
-        heard.fails(error, frame)
+        pass_.fail(error, frame)
         raise
     finally:
-        heard.frames.pop()
+        pass_.frames.pop()
 
 
-def _inside(heard: Pass, frame: Frame, original: Call, args: Any, kwargs: Any) -> Any:
-    heard.begin(frame, args, kwargs)
-    joining = _whole_join(heard, frame)
+def _call_inside(
+    pass_: Pass, frame: Frame, original: Call, args: Any, kwargs: Any
+) -> Any:
+    """Runs an operation's own `call`."""
+    pass_.begin(frame, args, kwargs)
+    join = _whole_join(pass_, frame)
     try:
-        if joining is not None:
-            heard.joins(
-                joining, _inputs_of(frame.operation, joining.kind, args, kwargs)
-            )
-        with heard.ear.scope(frame):
-            outputs = heard.run(frame, original, args, kwargs)
-        heard.ear.moves()
-        if joining is not None:
-            heard.joined(joining, tensors_of(outputs)[0])
+        if join is not None:
+            inputs = _inputs_of(frame.operation, join.kind, args, kwargs)
+            join = pass_.begin_join(join, inputs)
+        with pass_.listener.scope(frame):
+            outputs = pass_.run(frame, original, args, kwargs)
+        pass_.listener.flush()
+        if join is not None:
+            pass_.end_join(join, tensors_of(outputs)[0])
         return outputs
     finally:
         frame.inside = False
 
 
-def _whole_join(heard: Pass, frame: Frame) -> Joining | None:
-    """Returns the join that an operation is as a whole, if it is one."""
-    for kind in heard.kinds & WHOLE.keys():
-        if isinstance(frame.operation, WHOLE[kind]) and frame.path:
+def _whole_join(pass_: Pass, frame: Frame) -> TracedJoin | None:
+    """Returns the join that an operation as a whole is, or None."""
+    for kind in pass_.kinds & WHOLE_LAYERS.keys():
+        if isinstance(frame.operation, WHOLE_LAYERS[kind]) and frame.path:
             frame.covered = True
-            return Joining(frame.path, kind, None, whole=True)
+            return TracedJoin(frame.path, kind, None, whole=True)
     return None
 
 
 def _inputs_of(operation: Any, kind: str, args: Any, kwargs: Any) -> list[Any]:
-    """Returns what a layer joins: its arguments; of attention query, key and value."""
+    """Returns the tensors that a layer joins: for attention, query, key and value."""
     if kind != "attention":
         return tensors_of(args[0] if args else kwargs)
-    given = inspect.signature(operation.call).bind(*args, **kwargs).arguments
-    if "inputs" in given:
-        query, value, *rest = given["inputs"]
+    arguments = inspect.signature(operation.call).bind(*args, **kwargs).arguments
+    if "inputs" in arguments:
+        query, value, *rest = arguments["inputs"]
         key = rest[0] if rest else None
     else:
-        query, value, key = given["query"], given["value"], given.get("key")
+        query, value = arguments["query"], arguments["value"]
+        key = arguments.get("key")
     return [query, value if key is None else key, value]
 
 
-def _standardize_inputs(original: Call) -> Call:
-    @functools.wraps(original)
-    def standardize(self: Any, inputs: Any) -> Any:
-        outputs = original(self, inputs)
-        heard = _heard.get()
-        if heard is not None and heard.listens:
-            before, after = keras.tree.flatten(inputs), keras.tree.flatten(outputs)
-            if len(before) == len(after):
-                for pair in zip(before, after, strict=True):
-                    heard.converted(*pair)
-        return outputs
-
-    return standardize
+def _standardize_inputs(pass_: Pass, original: Call, model: Any, inputs: Any) -> Any:
+    outputs = original(model, inputs)
+    if pass_.listens:
+        before, after = keras.tree.flatten(inputs), keras.tree.flatten(outputs)
+        if len(before) == len(after):
+            for pair in zip(before, after, strict=True):
+                pass_.convert(*pair)
+    return outputs
 
 
-def _function(name: str) -> Callable[[Call], Call]:
+def _function(name: str, pass_: Pass, original: Call, *args: Any, **kwargs: Any) -> Any:
+    """Calls a function of the backend's `numpy`, which may join."""
     kind = FUNCTIONS[name]
-
-    def wrap(original: Call) -> Call:
-        signature = inspect.signature(original)
-
-        @functools.wraps(original)
-        def function(*args: Any, **kwargs: Any) -> Any:
-            heard = _heard.get()
-            if heard is None or not heard.frames or not heard.listens:
-                return original(*args, **kwargs)
-            # Concatenations have to be counted: they share their names with layers.
-            wanted = kind in heard.kinds or kind == "concatenate"
-            if not wanted or heard.frames[-1].covered:
-                return original(*args, **kwargs)
-            given = signature.bind(*args, **kwargs)
-            given.apply_defaults()
-            inputs = _joined_by(name, given.arguments)
-            if inputs is None:
-                return original(*args, **kwargs)
-            heard.ear.moves()
-            joining = _joining(heard, name, kind, given.arguments, inputs)
-            heard.joins(joining, inputs)
-            with _covered(heard):
-                output = original(*given.args, **given.kwargs)
-            heard.joined(joining, output)
-            return output
-
-        return function
-
-    return wrap
+    inputs = None
+    if (
+        pass_.frames
+        and pass_.listens
+        and pass_.counts(kind)
+        and not pass_.frames[-1].covered
+    ):
+        bound = _signature(original).bind(*args, **kwargs)
+        bound.apply_defaults()
+        inputs = _convert_inputs(name, bound.arguments)
+    if inputs is None:
+        return original(*args, **kwargs)
+    pass_.listener.flush()
+    join = _join(pass_, name, kind, bound.arguments.get("axis"), inputs)
+    join = pass_.begin_join(join, inputs)
+    with _covered(pass_):
+        output = original(*bound.args, **bound.kwargs)
+    pass_.end_join(join, output)
+    return output
 
 
 @contextmanager
-def _covered(heard: Pass) -> Iterator[None]:
-    """Lets nothing be heard of what a join does to become one."""
-    frame = heard.frames[-1]
+def _covered(pass_: Pass) -> Iterator[None]:
+    """Keeps the steps inside a join from being traced as joins."""
+    frame = pass_.frames[-1]
     frame.covered = True
     try:
-        with heard.ear.covered():
+        with pass_.listener.covered():
             yield
-        heard.ear.moves()
+        pass_.listener.flush()
     finally:
         frame.covered = False
 
 
-def _joined_by(name: str, given: dict[str, Any]) -> list[Any] | None:
-    """Returns the tensors that a function joins, or None if it joins none here.
+def _convert_inputs(name: str, arguments: dict[str, Any]) -> list[Any] | None:
+    """Returns the tensors that a function joins, or None if it does not join tensors.
 
-    The arguments are changed so that what is joined is what was heard.
+    The arguments are replaced by these tensors, so that both are the same objects.
     """
-    first = next(iter(given))
     if name in ("concatenate", "hstack", "stack"):
-        if hasattr(given[first], "shape"):
+        first = next(iter(arguments))
+        if hasattr(arguments[first], "shape"):
             return None
-        given[first] = [
+        inputs = [
             x if hasattr(x, "shape") else backend.convert_to_tensor(x)
-            for x in given[first]
+            for x in arguments[first]
         ]
-        return list(given[first])
-    inputs = [given["x1"], given["x2"]]
+        arguments[first] = list(inputs)
+        return inputs
+    inputs = [arguments["x1"], arguments["x2"]]
     data = all(is_tensor(x) and rank(x) != 0 for x in inputs)
-    if not data or (name == "append" and given["axis"] is None):
+    if not data or (name == "append" and arguments["axis"] is None):
         return None
     return inputs
 
 
-def _joining(
-    heard: Pass, name: str, kind: str, given: dict[str, Any], inputs: list[Any]
-) -> Joining:
-    frame = heard.frames[-1]
-    whole = isinstance(frame.operation, OPERATIONS[kind])
-    whole = whole and not frame.joined and bool(frame.path)
-    if whole:
-        frame.joined, path = True, frame.path
-    else:
-        path = frame.child(kind if kind == "concatenate" else f"ops.{kind}")
-    axis = given.get("axis")
+def _join(
+    pass_: Pass, name: str, kind: str, axis: int | None, inputs: list[Any]
+) -> TracedJoin:
+    """Describes the join that a function of the backend's `numpy` is about to do."""
+    frame = pass_.frames[-1]
     if name == "hstack":
         axis = 0 if rank(inputs[0]) == 1 else 1
+    whole = isinstance(frame.operation, OPERATIONS[kind]) and not frame.joined
+    if whole and frame.path:
+        frame.joined = True
+        return TracedJoin(frame.path, kind, axis, whole=True)
+    path = frame.next_join(operation_name(kind))
     whose = ""
-    if not whole and not heard.computes:
+    if not pass_.computes:
         whose = origin(stack(inspect.currentframe()), frame.operation, kind)
-    return Joining(path, kind, axis, whole, whose)
+    return TracedJoin(path, kind, axis, origin=whose)
 
 
-def _loop(name: str) -> Callable[[Call], Call]:
-    def wrap(original: Call) -> Call:
-        signature = inspect.signature(original)
-
-        @functools.wraps(original)
-        def loop(*args: Any, **kwargs: Any) -> Any:
-            heard = _heard.get()
-            if heard is None:
-                return original(*args, **kwargs)
-            if signature.bind(*args, **kwargs).arguments.get("unroll"):
-                return original(*args, **kwargs)
-            heard.ear.moves()
-            heard.loops.append(name)
-            try:
-                return original(*args, **kwargs)
-            finally:
-                heard.loops.pop()
-
-        return loop
-
-    return wrap
+def _loop(name: str, pass_: Pass, original: Call, *args: Any, **kwargs: Any) -> Any:
+    if _signature(original).bind(*args, **kwargs).arguments.get("unroll"):
+        return original(*args, **kwargs)
+    pass_.listener.flush()
+    pass_.loops.append(name)
+    try:
+        return original(*args, **kwargs)
+    finally:
+        pass_.loops.pop()
 
 
-def _remat(original: Call) -> Call:
-    @functools.wraps(original)
-    def remat(function: Call) -> Call:
-        # Nothing is differentiated: without it, values are the same and can be had.
-        return original(function) if _heard.get() is None else function
-
-    return remat
+def _remat(pass_: Pass, original: Call, function: Call) -> Call:
+    # A pass does not differentiate: without `remat`, the values are the same.
+    return function
 
 
 def points() -> list[Point]:
-    """Returns what is wrapped of Keras and of its backend.
+    """Returns the calls of Keras and of its backend that are wrapped.
 
-    Raises:
-        ListeningError: If this release has moved one of them.
+    It raises a `ListeningError` if this release has moved one of them.
     """
-    found: list[Point] = [
+    calls: list[Point] = [
         (keras.layers.Layer, "__call__", _layer_call),
         (keras.Operation, "__call__", _operation_call),
         (keras.Operation, "symbolic_call", _symbolic_call),
         (Functional, "_standardize_inputs", _standardize_inputs),
-        (backend, "rnn", _loop(RNN_LOOP)),
+        (backend, "rnn", partial(_loop, RNN_LOOP)),
     ]
     numpy, core = private(backend, "numpy"), private(backend, "core")
-    # Keras 3.9 has brought it.
+    # New in Keras 3.9.
     if hasattr(keras, "RematScope"):
-        found.append((core, "remat", _remat))
-    found += [(numpy, name, _function(name)) for name in FUNCTIONS]
-    found += [(core, name, _loop(f"`keras.ops.{name}`")) for name in LOOPS]
-    found += backend_module().points(_heard.get)
-    for owner, name, _ in found:
+        calls.append((core, "remat", _remat))
+    calls += [(numpy, name, partial(_function, name)) for name in FUNCTIONS]
+    calls += [(core, name, partial(_loop, f"`keras.ops.{name}`")) for name in LOOPS]
+    calls += backend_module().points()
+    for owner, name, _ in calls:
         if not callable(vars(owner).get(name)):
             raise moved(f"there is no `{owner.__name__}.{name}`")
-    return found
+    return calls
 
+
+def _wrap(original: Call, handler: Call) -> Call:
+    """Wraps a call: during a pass, a handler receives the pass and the original."""
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        pass_ = _current.get()
+        if pass_ is None:
+            return original(*args, **kwargs)
+        return handler(pass_, original, *args, **kwargs)
+
+    return call
+
+
+# The owner, the name, the original and the wrapped call of each hook.
+Hook = tuple[Any, str, Call, Call]
 
 _lock = threading.Lock()
 _holders = 0
-_replaced: list[tuple[Any, str, Call, Call]] = []
-# Made once: on PyTorch, every batch is heard on its own.
-_wraps: list[tuple[Any, str, Call, Call]] = []
+_in_place: list[Hook] = []
+# Cached: on PyTorch, every batch is a pass.
+_hooks: list[Hook] = []
 
 
 @contextmanager
-def recording(heard: Pass) -> Iterator[None]:
-    """Reports the calls of this context to `heard`, for as long as it lasts."""
-    _hold()
-    token = _heard.set(heard)
+def recording(pass_: Pass) -> Iterator[None]:
+    """Reports the calls within this context to a pass."""
+    _install()
+    token = _current.set(pass_)
     try:
         with backend_module().retrace():
             yield
     finally:
-        _heard.reset(token)
-        _release()
+        _current.reset(token)
+        _remove()
 
 
-def _hold() -> None:
+def _install() -> None:
     global _holders
     with _lock:
         if not _holders:
-            if (
-                any(
-                    vars(owner).get(name) is not original
-                    for owner, name, original, _ in _wraps
-                )
-                or not _wraps
+            if not _hooks or any(
+                vars(owner).get(name) is not original
+                for owner, name, original, _ in _hooks
             ):
-                _wraps[:] = [
-                    (owner, name, vars(owner)[name], wrap(vars(owner)[name]))
-                    for owner, name, wrap in points()
+                _hooks[:] = [
+                    (owner, name, vars(owner)[name], _wrap(vars(owner)[name], handler))
+                    for owner, name, handler in points()
                 ]
-            for each in _wraps:
-                owner, name, _, wrapped = each
+            for hook in _hooks:
+                owner, name, _, wrapped = hook
+                _in_place.append(hook)
                 setattr(owner, name, wrapped)
-                _replaced.append(each)
         _holders += 1
 
 
-def _release() -> None:
+def _remove() -> None:
     global _holders
     with _lock:
         _holders -= 1
         if _holders:
             return
-        while _replaced:
-            owner, name, original, wrapped = _replaced.pop()
-            # Where somebody else has wrapped the call since, theirs stays.
+        while _in_place:
+            owner, name, original, wrapped = _in_place.pop()
+            # A wrap that someone else has added since stays.
             if vars(owner).get(name) is wrapped:
                 setattr(owner, name, original)

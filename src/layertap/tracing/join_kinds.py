@@ -1,4 +1,4 @@
-"""The kinds of join, and whose code asked for one."""
+"""The kinds of join, and the origin of a join: user code or a library."""
 
 import functools
 import re
@@ -13,8 +13,8 @@ from keras import layers
 
 from layertap.tracing.keras_internals import operations, private
 
-# By kind: the layers, and the operations by name, that are themselves such a join and
-# lend it their path.
+# The layers, and the operations by name, that are such a join themselves, by kind. The
+# join has their path.
 _LAYERS: dict[str, tuple[type, ...]] = {
     "concatenate": (layers.Concatenate,),
     "add": (layers.Add,),
@@ -51,24 +51,26 @@ OPERATIONS = {
     for kind in KINDS
 }
 
-# Those whose branches are the arguments of their call, in their order.
+# Operations whose branches are the arguments of their call, in the same order.
 IN_ORDER = tuple(
-    each
+    operation
     for kind, classes in OPERATIONS.items()
     if kind != "attention"
-    for each in classes
+    for operation in classes
 )
 
-# Layers whose arguments are the join's inputs, whatever they do with them.
-WHOLE = {kind: _LAYERS[kind] for kind in KINDS if kind not in ("concatenate", "stack")}
+# Layers whose arguments are the join's inputs, however they compute its output.
+WHOLE_LAYERS = {
+    kind: _LAYERS[kind] for kind in KINDS if kind not in ("concatenate", "stack")
+}
 
-# Keras' own layers that join without being a join themselves.
+# Layers of Keras that join on behalf of the user, but are not a join themselves.
 MERGING = (layers.Bidirectional,)
 
-# Why nothing inside a recurrent layer can be had.
-RNN_LOOP = "the loop of a recurrent layer; `unroll=True` on that layer would let it out"
+# The name of the loop in the reason why a value inside it can't be captured.
+RNN_LOOP = "the loop of a recurrent layer; `unroll=True` on that layer removes the loop"
 
-# How a join is called that stands in a `call` and was not written with Keras.
+# The names of joins that are written with the backend, not with Keras.
 _OPERATORS = {"add": "add", "subtract": "sub", "multiply": "mul", "dot": "matmul"}
 _NATIVE = {
     "tensorflow": ("tf.", {"concatenate": "concat"}),
@@ -78,12 +80,10 @@ _NATIVE = {
 
 
 def native_name(kind: str, whose: str) -> str:
-    """Returns the name of a join that was not written with Keras.
+    """Returns the name of a join that is not written with Keras.
 
-    Args:
-        kind: Its kind.
-        whose: Whose own business it is, as of `origin`. Such joins are counted on
-            their own, so that the names of the user's do not depend on them.
+    Joins of libraries are counted separately: the names of the user's joins do not
+    depend on them.
 
     Example:
     >>> native_name("add", "")
@@ -99,23 +99,28 @@ def native_name(kind: str, whose: str) -> str:
     return prefix + names.get(kind, kind)
 
 
+def operation_name(kind: str) -> str:
+    """Returns the name of a join that is written with `keras.ops`."""
+    return kind if kind == "concatenate" else f"ops.{kind}"
+
+
 def is_native(path: str) -> bool:
-    """Whether a path may be that of a join that was not written with Keras."""
+    """Whether a path may be that of a join that is not written with Keras."""
     return "." in path.rpartition("/")[2]
 
 
-# Functions that do nothing but the join they are named for, under all of the names
-# that they have in Keras and in the backends, public and private.
+# Functions that only do the join they are named for. They have public and private names
+# in Keras and in the backends.
 _JOINING = re.compile(
     r"_*(operator_)?([ir]?(add|sub|mul|matmul)|subtract|multiply|max|maximum|min|"
     r"minimum|concat|concatenate|cat|hstack|vstack|dstack|column_stack|row_stack|append|"
     r"stack|pack|dot|mat_mul|batch_mat_mul|deferring_binary_op)"
     r"(_v\d|_dispatch|_dispatch_factory|_wrapper|_batch_rule)*_*"
 )
-# What stands between them, and may stand between others.
+# Functions between those, which are also called by others.
 _BETWEEN = re.compile(r"binary_op_wrapper|op|<lambda>|<listcomp>")
 
-# Below these folders, or in these files, a library only passes calls on.
+# The folders and files in which a library only passes calls on.
 _PASSING_ON = (
     "keras/src/utils/",
     "keras/src/backend/common/",
@@ -138,18 +143,11 @@ _OURS = Path(__file__).parent.as_posix() + "/"
 
 
 def origin(frames: Iterable[tuple[str, str]], operation: Any, kind: str) -> str:
-    """Says inside which function of a library a join happened.
+    """Returns the library function, or Keras layer, that joins on its own account.
 
-    Args:
-        frames: The files and functions that called each other, the innermost first.
-        operation: The Keras operation whose `call` runs.
-        kind: The kind of join.
-
-    Returns:
-        Empty if the user's code asked for the join: the first function that is not
-        Keras' or the backend's called one that does nothing but join, or a layer did
-        that is there to join. Else the function that was called instead, or the
-        layer: the join is their own business.
+    `frames` are the files and functions of the stack, the innermost first; `operation`
+    is the one whose `call` runs. The result is empty if user code requested the join:
+    if it called a function that only joins, or a layer that is there to join.
     """
     whose = ""
     for file, function in frames:
@@ -169,13 +167,13 @@ def origin(frames: Iterable[tuple[str, str]], operation: Any, kind: str) -> str:
 
 
 def joins_by_name(function: str) -> bool:
-    """Whether a function of a library does nothing but a join, by its name."""
+    """Whether a function of a library only joins, by its name."""
     return _JOINING.fullmatch(function.rpartition(".")[2]) is not None
 
 
 @functools.cache
 def _library(file: str) -> tuple[str, str]:
-    """Returns the library that a file is of, and its path from there; or nothing."""
+    """Returns the library of a file and the file's path in it, or an empty name."""
     for name in _LIBRARIES:
         module = sys.modules.get(name)
         if module is not None and module.__file__ is not None:

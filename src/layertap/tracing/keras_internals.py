@@ -1,8 +1,4 @@
-"""Keras' private parts: whatever listening takes of them, it takes through here.
-
-A release of Keras without one of them is named, with the part: it ends neither in an
-error from far below nor in values that are not heard.
-"""
+"""All access to private parts of Keras. An error names a missing part."""
 
 import sys
 from collections.abc import Iterator
@@ -15,27 +11,18 @@ from layertap.errors import ListeningError
 
 
 def moved(what: str) -> ListeningError:
-    """Returns the error that names the release of Keras, and what it has moved.
-
-    Args:
-        what: What was looked for and not found, as a clause.
-    """
+    """Returns the error that names the release of Keras and the missing part."""
     return ListeningError(
-        f"Keras {keras.__version__} on {keras.backend.backend()} has moved what "
-        f"layertap listens to: {what}. Use a release that this layertap names in its "
-        "README, or a newer layertap."
+        f"Keras {keras.__version__} on {keras.backend.backend()} has moved a part that "
+        f"layertap uses: {what}. Use a release of Keras that the README of this "
+        "layertap names, or a newer layertap."
     )
 
 
 def private(owner: Any, name: str) -> Any:
-    """Returns an attribute that Keras, or its backend, promises nobody.
+    """Returns a private attribute of an object of Keras or of its backend.
 
-    Args:
-        owner: An object of Keras or of its backend.
-        name: The attribute.
-
-    Raises:
-        ListeningError: If this release of Keras has moved it.
+    It raises a `ListeningError` if this release of Keras has moved it.
     """
     try:
         return getattr(owner, name)
@@ -66,10 +53,10 @@ __all__ = [
 
 @contextmanager
 def without_tensorflow() -> Iterator[None]:
-    """Keeps Keras from importing TensorFlow to see whether it is installed.
+    """Keeps Keras from importing TensorFlow, which takes seconds.
 
-    It does so to know the types of TensorFlow in a configuration, and that takes
-    seconds. As long as nobody has imported it, there are none.
+    Keras looks for TensorFlow's types in a configuration. There are none unless it has
+    been imported.
     """
     if private(_tensorflow, "_available") is not None or "tensorflow" in sys.modules:
         yield

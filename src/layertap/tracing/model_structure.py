@@ -1,4 +1,4 @@
-"""A model's inputs, how it is called, and the order of the calls in its graph."""
+"""The inputs of a model, its configuration, and the nodes of its graph."""
 
 import inspect
 from collections.abc import Iterator
@@ -15,73 +15,55 @@ from layertap.tracing.keras_internals import Functional, private, without_tensor
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What one input of a model takes.
+    """The shape and dtype that a model accepts for one input."""
 
-    Attributes:
-        name: The input's name, as in a dictionary of data.
-        shape: Its shape with the row axis first; None where any size will do.
-        dtype: Its Keras dtype.
-    """
-
-    name: str
-    shape: tuple[int | None, ...]
+    name: str  # the key of the input in a dictionary of data
+    shape: tuple[int | None, ...]  # rows first; None for an open size
     dtype: str
 
 
 def check_model(model: Any) -> None:
-    """Raises unless this is a model of the Keras that is in use.
-
-    Raises:
-        ModelError: If it is anything else.
-    """
+    """Raises unless this is a model of the Keras that is in use."""
     if isinstance(model, keras.Model):
         return
-    found = f"{type(model).__module__}.{type(model).__name__}"
+    received = f"{type(model).__module__}.{type(model).__name__}"
     raise ModelError(
-        f"A keras.Model of Keras 3 is needed, found {found}. "
-        "Models of Keras 2 and of tf_keras have to be saved as .keras or .h5 and "
-        "loaded with keras.models.load_model; a bare layer can be wrapped in "
+        f"The model has the wrong type. Expected a keras.Model of Keras 3. Received "
+        f"{received}. Save a model of Keras 2 or tf_keras as .keras or .h5, and load "
+        "it with keras.models.load_model; wrap a bare layer in "
         "keras.Sequential([layer])."
     )
 
 
 def input_specs(model: keras.Model) -> Any:
-    """Returns the structure of `InputSpec` that a functional model takes.
+    """Returns the structure of `InputSpec` that a model declares.
 
-    Args:
-        model: Any model.
-
-    Returns:
-        One spec, or a list or dictionary of them as the model was made; None if the
-        model has no graph (a subclassed model, a `Sequential` not built yet).
+    The result is None for a model without a graph: a subclassed model, or a
+    `Sequential` that is not built yet.
     """
     graph = functional(model)
     if graph is None:
         return None
     structure = private(graph, "_inputs_struct")
-    named = isinstance(structure, dict)
 
-    def spec(path: tuple[Any, ...], tensor: Any) -> InputSpec:
-        name = path[0] if path else private(tensor, "_keras_history").operation.name
+    def spec(name: Any, tensor: Any) -> InputSpec:
         return InputSpec(str(name), (None, *tensor.shape[1:]), tensor.dtype)
 
-    specs = keras.tree.map_structure_up_to(
-        structure, lambda tensor: spec((), tensor), structure
+    specs = keras.tree.map_structure(
+        lambda tensor: spec(private(tensor, "_keras_history").operation.name, tensor),
+        structure,
     )
-    if named:
-        specs = {
-            key: spec((key,), structure[key])
-            if not keras.tree.is_nested(structure[key])
-            else value
-            for key, value in specs.items()
-        }
+    if isinstance(structure, dict):
+        for key, tensor in structure.items():
+            if not keras.tree.is_nested(tensor):
+                specs[key] = spec(key, tensor)
     return specs
 
 
 def built_specs(model: keras.Model) -> Any:
-    """Returns the specs a subclassed model was built with, or None if it was not.
+    """Returns the specs that a subclassed model was built with, or None.
 
-    Keras keeps the shapes but not the dtypes: Keras' default one is assumed.
+    Keras stores the shapes but not the dtypes: the default dtype is assumed.
     """
     config = model.get_build_config() if model.built else None
     if not config:
@@ -91,25 +73,16 @@ def built_specs(model: keras.Model) -> Any:
         return None
     if isinstance(shapes, dict) and len(shapes) == 1:
         shapes = next(iter(shapes.values()))
-    return _named(shapes, "input")
-
-
-def _named(shapes: Any, name: str) -> Any:
-    if isinstance(shapes, dict):
-        return {key: _named(shape, str(key)) for key, shape in shapes.items()}
-    if shapes and not isinstance(shapes[0], int | None):
-        return [_named(shape, f"{name}_{i}") for i, shape in enumerate(shapes)]
-    return InputSpec(name, (None, *shapes[1:]), keras.config.floatx())
+    dtype = keras.config.floatx()
+    return specs_of(
+        keras.tree.map_shape_structure(
+            lambda shape: keras.KerasTensor(shape, dtype), shapes
+        )
+    )
 
 
 def specs_of(inputs: Any, declared: Any = None) -> Any:
-    """Returns the specs of a batch: its shapes and dtypes, whatever its rows.
-
-    Args:
-        inputs: A structure of arrays.
-        declared: The specs that the model declares, for the names; None where it
-            declares nothing.
-    """
+    """Returns the specs of a batch of arrays, with the names of the declared specs."""
     if declared is not None:
         return keras.tree.map_structure(
             lambda spec, leaf: InputSpec(
@@ -126,7 +99,10 @@ def specs_of(inputs: Any, declared: Any = None) -> Any:
             members = [named(value, f"{name}_{i}") for i, value in enumerate(structure)]
             return type(structure)(members)
         if not structure.shape:
-            raise DataError(f"Input {name!r} is a scalar: it has no rows.")
+            raise DataError(
+                f"Input {name!r} is a scalar. Expected an array with one row for each "
+                "example."
+            )
         dtype = keras.backend.standardize_dtype(structure.dtype)
         return InputSpec(name, (None, *structure.shape[1:]), dtype)
 
@@ -136,11 +112,7 @@ def specs_of(inputs: Any, declared: Any = None) -> Any:
 def named_inputs(model: keras.Model, inputs: Any) -> dict[str, Any]:
     """Returns the inputs of a model by their names, as parts of paths.
 
-    One that has the name of a layer is left out: that path is the layer's.
-
-    Args:
-        model: The model.
-        inputs: The structure of tensors that it is given.
+    An input with the name of a layer is left out: that path is the layer's.
     """
     specs = specs_of(inputs, input_specs(model))
     taken = {
@@ -158,26 +130,22 @@ def named_inputs(model: keras.Model, inputs: Any) -> dict[str, Any]:
 
 
 def learned(model: keras.Model) -> list[Any]:
-    """Returns what layers have learned of data by `adapt`, and no variable holds.
+    """Returns the state that layers have from `adapt` and not in variables.
 
-    Args:
-        model: The model.
-
-    Returns:
-        By layer, in their order: vocabularies with weights of words, and boundaries
-        of bins.
+    That is, in the order of the layers: vocabularies with the weights of their words,
+    and the boundaries of bins.
     """
-    found: list[Any] = []
+    states: list[Any] = []
     for layer in private(model, "_flatten_layers")(include_self=False):
         if isinstance(layer, _VOCABULARIES):
-            # What a saved model keeps of it: weights of words, if it has such.
+            # A saved model has the weights of words, if any.
             own: dict[str, Any] = {}
             layer.save_own_variables(own)
             weights = {name: np.asarray(array).tolist() for name, array in own.items()}
-            found.append([[str(word) for word in layer.get_vocabulary()], weights])
+            states.append([[str(word) for word in layer.get_vocabulary()], weights])
         elif isinstance(layer, keras.layers.Discretization):
-            found.append([float(edge) for edge in layer.bin_boundaries])
-    return found
+            states.append([float(edge) for edge in layer.bin_boundaries])
+    return states
 
 
 _VOCABULARIES = (
@@ -188,11 +156,7 @@ _VOCABULARIES = (
 
 
 def config_of(model: keras.Model) -> Any:
-    """Returns `model.get_config()`.
-
-    Raises:
-        NotImplementedError: If the model has no configuration.
-    """
+    """Returns `model.get_config()`, which may raise a `NotImplementedError`."""
     with without_tensorflow():
         return model.get_config()
 
@@ -221,7 +185,7 @@ def nodes_in_order(graph: Functional) -> Iterator[Any]:
 
 
 def nodes_of(graph: Functional, operation: Any) -> list[Any]:
-    """Returns the nodes of an operation in a graph, in the order they were made."""
+    """Returns the nodes of an operation in a graph, in the order of their creation."""
     inside = {id(node) for node in nodes_in_order(graph)}
     made = private(operation, "_inbound_nodes")
     return [node for node in made if id(node) in inside]
@@ -230,13 +194,9 @@ def nodes_of(graph: Functional, operation: Any) -> list[Any]:
 def call_number(caller: Any, operation: Any, count: int) -> int:
     """Returns the number of a call of an operation, 1 for the first.
 
-    Keras runs the calls of a shared layer in an order of its own. In a functional
-    graph they are numbered as the user wrote them; elsewhere, as they happen.
-
-    Args:
-        caller: The operation whose `call` runs.
-        operation: The operation that it calls.
-        count: How often it was called in there, this call too.
+    `count` is how often `caller` has called it, with this call. Keras runs the calls of
+    a shared layer in its own order. In a functional graph, they are numbered in the
+    order in which they were written.
     """
     if len(private(operation, "_inbound_nodes")) < 2:
         return count

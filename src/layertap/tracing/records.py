@@ -1,116 +1,93 @@
-"""What a survey of a model heard: records, and how several runs become one."""
+"""Records of a traced forward pass, and how several traces of one model are merged."""
 
+import functools
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
 class TracedValue:
-    """One tensor as a survey heard it.
+    """One tensor of a trace."""
 
-    Attributes:
-        shape: Its shape, with None where the size is not known.
-        dtype: Its Keras dtype.
-        made_by: The path of the operation that returned it last.
-        token: Equal for two values if they are the same tensor.
-        by_row: Whether it has one row for each row of the model's inputs.
-        fault: Why it can't be had; empty if it can.
-    """
-
-    shape: tuple[int | None, ...]
+    shape: tuple[int | None, ...]  # None for an unknown size
     dtype: str
-    made_by: str
-    token: Hashable
-    by_row: bool
-    fault: str = ""
+    made_by: str  # the path of the operation that returned it last
+    token: Hashable  # equal for two values that are the same tensor
+    by_row: bool  # whether it has one row for each row of the model's inputs
+    fault: str = ""  # the reason why it can't be captured
+
+
+_NOT_TRACED = TracedValue((), "", "", None, by_row=False)
 
 
 @dataclass(frozen=True)
 class TracedJoin:
-    """One join as a survey heard it.
-
-    Attributes:
-        path: Its path.
-        kind: Its kind.
-        axis: The axis along which it joins, never negative; None for kinds that have
-            none.
-        inputs: What it joins.
-        output: What it returns.
-        whole: Whether an operation of the model is that join, and lent it its path.
-        origin: Whose own business it is: a function of a library, or a layer of
-            Keras; empty if the user's code asked for it.
-    """
+    """One join of a trace. A survey adds its values as it begins and ends."""
 
     path: str
     kind: str
-    axis: int | None
-    inputs: tuple[TracedValue, ...]
-    output: TracedValue
+    axis: int | None  # None for kinds without an axis
+    inputs: tuple[TracedValue, ...] = ()
+    output: TracedValue = _NOT_TRACED
+    # Whether an operation of the model is this join, which then has its path.
     whole: bool = False
+    # The library function or Keras layer that joins on its own account. Empty if user
+    # code requested the join.
     origin: str = ""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward pass of a model joins and returns, in the order of hearing.
+    """The joins and operations of one forward pass, in the order of execution."""
 
-    Attributes:
-        joins: The joins by path.
-        outputs: The outputs of every operation by path, flat.
-        inputs: The model's inputs by name, those that no layer shares it with.
-        stopped: Where the pass could not go on, and why: a path and a reason; None if
-            it came to its end.
-    """
-
-    joins: Mapping[str, TracedJoin] = field(default_factory=dict)
+    joins: Mapping[str, TracedJoin] = field(default_factory=dict)  # by path
     outputs: Mapping[str, tuple[TracedValue, ...]] = field(default_factory=dict)
+    # By name, without those that share their name with a layer.
     inputs: Mapping[str, TracedValue] = field(default_factory=dict)
+    # The path and the reason of an early end; None after a complete pass.
     stopped: tuple[str, str] | None = None
 
     @property
     def sizes(self) -> list[tuple[int | None, ...]]:
-        """The shapes of all values, one after the other."""
+        """The shapes of all values, in order."""
         of_joins = [value for join in self.joins.values() for value in join.inputs]
         of_outputs = [value for values in self.outputs.values() for value in values]
         return [value.shape for value in (*of_joins, *of_outputs)]
 
 
-def merge(runs: Sequence[Trace]) -> Trace:
-    """Merges runs of one model: a size on which they disagree is not known."""
-    first = runs[0]
-    for other in runs[1:]:
-        joins = {
-            path: replace(
-                join,
-                inputs=_agree(join.inputs, other.joins[path].inputs),
-                output=_agree((join.output,), (other.joins[path].output,))[0],
-            )
-            for path, join in first.joins.items()
-            if path in other.joins
-        }
-        outputs = {
-            path: _agree(values, other.outputs[path])
-            for path, values in first.outputs.items()
-            if path in other.outputs
-        }
-        inputs = {
-            name: _agree((value,), (other.inputs[name],))[0]
-            for name, value in first.inputs.items()
-        }
-        first = Trace(joins, outputs, inputs, first.stopped or other.stopped)
-    return first
+def merge(traces: Sequence[Trace]) -> Trace:
+    """Merges traces of one model: a size on which they disagree is unknown."""
+    return functools.reduce(_merge_two, traces)
 
 
-def _agree(
-    one: Sequence[TracedValue], other: Sequence[TracedValue]
-) -> tuple[TracedValue, ...]:
-    return tuple(
-        replace(
-            a,
-            shape=tuple(
-                m if m == n else None for m, n in zip(a.shape, b.shape, strict=True)
-            ),
-            by_row=a.by_row and b.by_row,
+def _merge_two(one: Trace, other: Trace) -> Trace:
+    joins = {
+        path: replace(
+            join,
+            inputs=_agree_all(join.inputs, other.joins[path].inputs),
+            output=_agree(join.output, other.joins[path].output),
         )
-        for a, b in zip(one, other, strict=True)
-    )
+        for path, join in one.joins.items()
+        if path in other.joins
+    }
+    outputs = {
+        path: _agree_all(values, other.outputs[path])
+        for path, values in one.outputs.items()
+        if path in other.outputs
+    }
+    inputs = {
+        name: _agree(value, other.inputs[name]) for name, value in one.inputs.items()
+    }
+    return Trace(joins, outputs, inputs, one.stopped or other.stopped)
+
+
+def _agree_all(
+    values: Sequence[TracedValue], others: Sequence[TracedValue]
+) -> tuple[TracedValue, ...]:
+    return tuple(_agree(*pair) for pair in zip(values, others, strict=True))
+
+
+def _agree(one: TracedValue, other: TracedValue) -> TracedValue:
+    sizes = zip(one.shape, other.shape, strict=True)
+    shape = tuple(size if size == same else None for size, same in sizes)
+    return replace(one, shape=shape, by_row=one.by_row and other.by_row)

@@ -1,4 +1,4 @@
-"""The pass that notes every join and every operation's outputs."""
+"""The pass that records every join and every operation's outputs."""
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -8,11 +8,10 @@ import keras
 
 from layertap.tracing.forward_pass import (
     Frame,
-    Joining,
     Pass,
     Tensor,
-    flatten,
     is_tensor,
+    leaves,
     rank,
     tensors_of,
 )
@@ -20,62 +19,51 @@ from layertap.tracing.model_structure import named_inputs
 from layertap.tracing.records import Trace, TracedJoin, TracedValue
 
 
-class Survey(Pass):
-    """A pass that notes every join and every operation's outputs.
-
-    Args:
-        kinds: The kinds of join to listen to.
-        input_names: The names of the model's inputs, flat.
-        model_name: Made by whom, if nobody but the root model itself.
-    """
+class SurveyPass(Pass):
+    """A pass that records every join and every operation's outputs."""
 
     def __init__(
         self, kinds: Iterable[str], input_names: Sequence[str], model_name: str
     ) -> None:
         super().__init__(kinds)
-        self.input_names = input_names
-        self.model_name = model_name
-        self.joins_heard: dict[str, TracedJoin] = {}
+        self.joins: dict[str, TracedJoin] = {}
         self.outputs: dict[str, tuple[TracedValue, ...]] = {}
-        self.inputs: dict[str, TracedValue] = {}
-        self._begun: dict[str, TracedJoin] = {}
+        self._inputs: dict[str, TracedValue] = {}
+        self._input_names = input_names
+        self._model_name = model_name
         self._rows: Any = None
+        # The operation that returned a tensor, by `_key`. For others, by token: the
+        # join that made it, or the operation whose `call` did.
         self._makers: dict[Hashable, str] = {}
-        # What no operation returned: the join that it is, or in whose `call` it was
-        # made.
-        self._joins: dict[Hashable, str] = {}
+        self._joined: dict[Hashable, str] = {}
         self._scopes: dict[Hashable, str] = {}
         self._tokens: dict[Hashable, Hashable] = {}
-        # A tensor that is dropped would hand its id to another.
-        self._kept: dict[int, Tensor] = {}
+        # By id. Once a tensor is freed, another may get its id.
+        self._held: dict[int, Tensor] = {}
 
-    def heard(self, stopped: tuple[str, str] | None) -> Trace:
-        """Returns what was heard, when all is.
-
-        Args:
-            stopped: As of `Trace`.
-        """
+    def result(self, stopped: tuple[str, str] | None) -> Trace:
+        """Returns the trace of a pass that has ended."""
         joins = {
             path: replace(
                 join,
-                inputs=tuple(map(self._attributed, join.inputs)),
-                output=self._attributed(join.output),
+                inputs=tuple(map(self._attribute, join.inputs)),
+                output=self._attribute(join.output),
             )
-            for path, join in self.joins_heard.items()
+            for path, join in self.joins.items()
         }
         outputs = {
-            path: tuple(map(self._attributed, values))
+            path: tuple(map(self._attribute, values))
             for path, values in self.outputs.items()
         }
-        return Trace(joins, outputs, self.inputs, stopped)
+        return Trace(joins, outputs, self._inputs, stopped)
 
     def enter(self, operation: Any, args: Any, kwargs: Any) -> Frame:
-        """Notes that what is given to an operation was made where it was called."""
+        """Notes that arguments nobody returned were made by the caller."""
         if self.frames:
             for tensor in tensors_of((args, kwargs)):
                 if self._key(tensor) not in self._makers:
-                    self._keep(tensor)
-                    self._seen(tensor, self.frames[-1].path)
+                    self._held[id(tensor)] = tensor
+                    self._set_scope(tensor)
         return super().enter(operation, args, kwargs)
 
     def begin(self, frame: Frame, args: Any, kwargs: Any) -> None:
@@ -84,116 +72,97 @@ class Survey(Pass):
         if frame.path == "":
             inputs = keras.tree.flatten(args[0])
             self._rows = inputs[0].shape[0]
-            for name, tensor in zip(self.input_names, inputs, strict=True):
-                self._made(tensor, name)
+            for name, tensor in zip(self._input_names, inputs, strict=True):
+                self._set_maker(tensor, name)
             named = named_inputs(frame.operation, args[0])
-            self.inputs = {name: self._value(tensor) for name, tensor in named.items()}
+            self._inputs = {name: self._value(tensor) for name, tensor in named.items()}
             return
         for before, after in _pairs(frame.arguments, (args, kwargs)):
-            self.converted(before, after)
+            self.convert(before, after)
 
-    def converted(self, before: Any, after: Any) -> None:
-        """Follows a tensor through a conversion: who made it, and whether it is new.
+    def convert(self, before: Any, after: Any) -> None:
+        """Follows a tensor through a conversion: its maker, and whether it is new.
 
-        Two casts of one tensor to one dtype are one value. Symbolic tensors of
-        PyTorch are copied by conversions that do nothing.
+        Two casts of one tensor to one dtype are one value. PyTorch copies symbolic
+        tensors in conversions that change nothing.
         """
         if before is after or not (is_tensor(before) and is_tensor(after)):
             return
         if self._key(before) in self._makers and self._key(after) not in self._makers:
-            self._made(after, self._makers[self._key(before)])
+            self._set_maker(after, self._makers[self._key(before)])
         if before.shape == after.shape:
             token, dtype = self._token(before), _dtype(after)
             same = _dtype(before) == dtype
             self._tokens[self._key(after)] = token if same else (token, dtype)
-            self._keep(before)
-            self._keep(after)
+            self._held[id(before)] = before
+            self._held[id(after)] = after
 
     def leave(self, frame: Frame, outputs: Any) -> None:
-        """Notes what the operation returned."""
+        """Records the operation's outputs."""
         if not frame.path or frame.path in self.outputs:
             return
         tensors = tensors_of(outputs)
         for tensor in tensors:
-            self._made(tensor, frame.path)
+            self._set_maker(tensor, frame.path)
         self.outputs[frame.path] = tuple(map(self._value, tensors))
 
-    def joins(self, joining: Joining, inputs: list[Tensor]) -> None:
-        """Notes the join, its output still to come."""
+    def begin_join(self, join: TracedJoin, inputs: list[Tensor]) -> TracedJoin:
+        """Adds the inputs to a join."""
         values = tuple(map(self._value, inputs))
-        axis = joining.axis
+        axis = join.axis
         if axis is not None:
-            extra = joining.kind == "stack"
+            extra = join.kind == "stack"
             axis %= max(len(value.shape) for value in values) + extra
-        self._begun[joining.path] = TracedJoin(
-            joining.path,
-            joining.kind,
-            axis,
-            values,
-            values[0],
-            joining.whole,
-            joining.origin,
-        )
+        return replace(join, axis=axis, inputs=values)
 
-    def joined(self, joining: Joining, output: Tensor) -> None:
-        """Completes the join with its output."""
+    def end_join(self, join: TracedJoin, output: Tensor) -> None:
+        """Records a join with its output."""
         value = self._value(output)
-        if not joining.origin:
-            self._joins.setdefault(value.token, joining.path)
-        begun = self._begun.pop(joining.path)
-        self.joins_heard[joining.path] = replace(begun, output=value)
+        if not join.origin:
+            self._joined.setdefault(value.token, join.path)
+        self.joins[join.path] = replace(join, output=value)
 
-    def settle(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Knows tensors again under what they are outside of the trace."""
+    def held_tensors(self) -> list[Tensor]:
+        """Returns every noted tensor that belongs to the trace."""
+        return [tensor for tensor in self._held.values() if self.belongs(tensor)]
+
+    def replace_tensors(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Identifies tensors with their counterparts outside the trace."""
         for before, after in pairs:
-            self._keep(after)
+            self._held[id(after)] = after
             self._tokens[self._key(after)] = self._token(before)
             if self._key(before) in self._makers:
                 self._makers[self._key(after)] = self._makers[self._key(before)]
 
-    def kept(self) -> list[Tensor]:
-        """Returns every tensor that was noted and belongs to the trace."""
-        return [tensor for tensor in self._kept.values() if self.belongs(tensor)]
-
-    def _seen(self, tensor: Tensor, path: str) -> None:
-        self._scopes.setdefault(self._token(tensor), path or self.model_name)
-
-    def _attributed(self, value: TracedValue) -> TracedValue:
-        """Returns a value with the maker that is known now that all is heard."""
-        if value.made_by:
-            return value
-        token = value.token
-        return replace(value, made_by=self._joins.get(token, self._scopes[token]))
+    def _key(self, tensor: Tensor) -> Hashable:
+        """Returns the identity of a tensor until it is changed in place."""
+        return id(tensor), self.version(tensor)
 
     def _token(self, tensor: Tensor) -> Hashable:
         key = self._key(tensor)
         return self._tokens.get(key, key)
 
-    def _key(self, tensor: Tensor) -> Hashable:
-        """Returns what is the same for one tensor, until it is changed in place."""
-        return id(tensor), self.version(tensor)
-
-    def _keep(self, tensor: Tensor) -> None:
-        self._kept[id(tensor)] = tensor
-
-    def _made(self, tensor: Tensor, path: str) -> None:
+    def _set_maker(self, tensor: Tensor, path: str) -> None:
         self._makers[self._key(tensor)] = path
-        self._keep(tensor)
+        self._held[id(tensor)] = tensor
+
+    def _set_scope(self, tensor: Tensor) -> None:
+        path = self.frames[-1].path or self._model_name
+        self._scopes.setdefault(self._token(tensor), path)
+
+    def _attribute(self, value: TracedValue) -> TracedValue:
+        """Returns a value with its maker, which is known at the end of the pass."""
+        if value.made_by:
+            return value
+        token = value.token
+        return replace(value, made_by=self._joined.get(token, self._scopes[token]))
 
     def _value(self, tensor: Tensor) -> TracedValue:
-        self._keep(tensor)
+        self._held[id(tensor)] = tensor
         maker = self._makers.get(self._key(tensor), "")
         if not maker:
-            self._seen(tensor, self.frames[-1].path)
+            self._set_scope(tensor)
         shape = _shape(tensor)
-        fault = _not_dense(tensor)
-        if self.loops:
-            fault = f"it is computed inside {self.loops[-1]}"
-        elif not self.belongs(tensor):
-            fault = (
-                "it is computed inside a trace of its own: a loop, a condition, or a "
-                "function that is compiled or rematerialised by itself"
-            )
         by_row = rank(tensor) != 0 and tensor.shape[0] == self._rows
         return TracedValue(
             (None, *shape[1:]) if by_row else shape,
@@ -201,8 +170,24 @@ class Survey(Pass):
             maker,
             self._token(tensor),
             by_row,
-            fault,
+            self._fault(tensor),
         )
+
+    def _fault(self, tensor: Tensor) -> str:
+        """Returns the reason why a tensor can't be captured, or nothing."""
+        if self.loops:
+            return f"it is computed inside {self.loops[-1]}"
+        if not self.belongs(tensor):
+            return (
+                "it is computed inside a separate trace: a loop, a condition, or a "
+                "function that is compiled or rematerialised separately"
+            )
+        kind = type(tensor).__name__
+        if "Sparse" in kind or "Ragged" in kind or kind == "BCOO":
+            return f"it is a {kind}; make it dense before the join"
+        if rank(tensor) is None:
+            return "its number of axes is unknown before it runs"
+        return ""
 
 
 def _dtype(tensor: Tensor) -> str:
@@ -212,27 +197,19 @@ def _dtype(tensor: Tensor) -> str:
 
 def _shape(tensor: Tensor) -> tuple[int | None, ...]:
     """Returns a tensor's shape, with None for a size that is not a number."""
-    if getattr(tensor.shape, "rank", 0) is None:
+    if rank(tensor) is None:
         return (None,)
     return tuple(size if isinstance(size, int) else None for size in tensor.shape)
 
 
-def _not_dense(tensor: Tensor) -> str:
-    """Says why a tensor has no rows of one size each, if so."""
-    kind = type(tensor).__name__
-    if "Sparse" in kind or "Ragged" in kind or kind == "BCOO":
-        return f"it is a {kind}; make it dense before the join"
-    if getattr(tensor.shape, "rank", 0) is None:
-        return "not even its number of axes is known before it runs"
-    return ""
-
-
-def _pairs(given: Any, received: Any) -> Iterator[tuple[Any, Any]]:
+def _pairs(passed: Any, received: Any) -> Iterator[tuple[Any, Any]]:
     """Pairs the leaves of a call's arguments before and after their conversion."""
-    before, after = flatten(given[0]), flatten(received[0])
-    if len(before) == len(after):
-        yield from zip(before, after, strict=True)
-    for name in given[1].keys() & received[1].keys():
-        before, after = flatten(given[1][name]), flatten(received[1][name])
+    common = passed[1].keys() & received[1].keys()
+    structures = [
+        (passed[0], received[0]),
+        *((passed[1][name], received[1][name]) for name in common),
+    ]
+    for structure, converted in structures:
+        before, after = list(leaves(structure)), list(leaves(converted))
         if len(before) == len(after):
             yield from zip(before, after, strict=True)

@@ -1,4 +1,4 @@
-"""Listening on JAX: the pass is heard while `jax.jit` traces it."""
+"""Tracing on JAX: the pass runs while `jax.jit` traces the model."""
 
 import itertools
 from collections.abc import Callable
@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from layertap.tracing.backends.jaxpr import belongs, run_with_native_joins
 from layertap.tracing.forward_pass import (
     Arrays,
-    Pass,
+    Collector,
     Point,
-    Run,
     Shortcut,
     Step,
     as_is,
@@ -37,7 +36,7 @@ _passes = itertools.count()
 
 
 def undecidable(error: BaseException) -> bool:
-    """Whether a model decides in Python by values, which a trace does not have."""
+    """Whether Python had to decide by values that a trace does not have."""
     return isinstance(
         error,
         jax.errors.ConcretizationTypeError
@@ -47,10 +46,10 @@ def undecidable(error: BaseException) -> bool:
 
 
 def retrace() -> AbstractContextManager[Any]:
-    """Returns a context in which JAX traces everything again.
+    """Returns a context in which JAX traces every function again.
 
-    A function under `jax.jit` that the model calls may be traced already: the layers
-    in it would not be called. What is written into the metadata has no other effect.
+    JAX may have traced a function of the model: its layers would not be called. The
+    metadata has no other effect.
     """
     metadata: AbstractContextManager[Any] = set_xla_metadata(
         layertap=str(next(_passes))
@@ -59,7 +58,7 @@ def retrace() -> AbstractContextManager[Any]:
 
 
 def symbolic(tensor: Any) -> bool:
-    """Whether a tensor has no values, as in a survey."""
+    """Whether a tensor of a survey has no values: always."""
     return True
 
 
@@ -68,26 +67,16 @@ def version(tensor: Any) -> int:
     return 0
 
 
-def points(heard: Callable[[], Pass | None]) -> list[Point]:
-    """Returns what is wrapped of JAX itself: nothing."""
+def points() -> list[Point]:
+    """Returns the calls of JAX that are wrapped: none."""
     return []
 
 
 def compile(
-    run: Run, model: keras.Model, shortcut: Callable[[], Shortcut | None]
+    run: Collector, model: keras.Model, shortcut: Callable[[], Shortcut | None]
 ) -> Step:
-    """Makes one compiled function of a run of the model.
-
-    Args:
-        run: Takes the model's inputs and what to do with a tensor that is heard;
-            returns the wanted tensors by address.
-        model: The model; its variables are read, never assigned, and handed over
-            at each call, so that they are no constants of the compiled code.
-        shortcut: Not needed: what is heard once is compiled.
-
-    Returns:
-        The step, compiled once for each shape.
-    """
+    """Compiles a run of the model, once for each shape."""
+    # Passed at each call, so that they are not constants of the compiled code.
     variables = model.variables
 
     @jax.jit
@@ -96,34 +85,30 @@ def compile(
             return run(inputs, as_is)
 
     def step(inputs: Any) -> Callable[[], Arrays]:
-        # JAX computes while Python goes on, until the values are looked at.
+        # JAX computes in the background until the values are read.
         values = [variable.value for variable in variables]
-        found = compiled(values, _distributed(inputs))
-        return lambda: {name: np.asarray(value) for name, value in found.items()}
+        tensors = compiled(values, _distributed(inputs))
+        return lambda: {name: np.asarray(value) for name, value in tensors.items()}
 
     return step
 
 
 def _distributed(inputs: Any) -> Any:
-    """Lays a batch out on the devices of the user's distribution, if there is one.
-
-    Args:
-        inputs: A structure of arrays.
-    """
+    """Distributes a batch over the devices of the user's distribution, if any."""
     distribution = keras.distribution.distribution()
     if distribution is None:
         return inputs
 
-    def laid_out(array: NDArray[Any]) -> Any:
+    def distributed(array: NDArray[Any]) -> Any:
         layout = distribution.get_data_layout(array.shape)
         mesh = layout.device_mesh
         sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))
-        # JAX deals out even parts only. Left as it is, an array goes to each device
-        # whole; to fill it up with rows would be wrong where a model mixes them.
+        # JAX splits an array into even parts only. Otherwise each device receives all
+        # of it. Additional rows would be wrong for a model that mixes rows.
         even = all(
             size % sizes.get(axis, 1) == 0
             for size, axis in zip(array.shape, layout.axes, strict=False)
         )
         return keras.distribution.distribute_tensor(array, layout) if even else array
 
-    return keras.tree.map_structure(laid_out, inputs)
+    return keras.tree.map_structure(distributed, inputs)

@@ -1,15 +1,15 @@
-"""Reads the jaxpr of a forward pass for the joins that were written with JAX itself.
+"""Reads the joins that are written with JAX itself from the jaxpr of a forward pass.
 
-A jaxpr is read when the trace has ended: each of its equations tells by its stack of
-names in which operation it was made, and by its traceback who asked for it. Functions
-that JAX compiles on their own are read as if they stood in place of their call.
+An equation's stack of names says in which operation it was traced, its traceback who
+requested it. Functions that JAX compiles separately are read in place of their call.
 """
 
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,12 @@ import jax
 import keras
 from jax.extend import core
 
-from layertap.tracing.forward_pass import (
-    BackendListener,
-    Done,
-    Frame,
-    Joining,
-    Pass,
-    rank,
-)
-from layertap.tracing.join_kinds import RNN_LOOP, joins_by_name, native_name, origin
+from layertap.tracing.forward_pass import BackendListener, Frame, Pass, rank
+from layertap.tracing.join_kinds import RNN_LOOP, joins_by_name
 from layertap.tracing.keras_internals import private
+from layertap.tracing.records import TracedJoin
 
-# By name of the primitive: the kind of join that it does.
+# The kind of join of a primitive, by its name.
 PRIMITIVES = {
     "concatenate": "concatenate",
     "stack": "stack",
@@ -39,11 +33,11 @@ PRIMITIVES = {
     "min": "minimum",
     "dot_general": "dot",
 }
-# By name of a function that JAX may compile on its own.
+# The kind of join of a function that JAX may compile separately, by its name.
 FUNCTIONS = {"matmul": "dot", "dot": "dot"}
-# Primitives by which a function brings what it is given into the form it needs.
+# Primitives that bring a function's arguments into the form that it needs.
 FORMING = ("broadcast_in_dim", "reshape", "squeeze", "transpose")
-# Primitives that hold a jaxpr which runs once, in their place.
+# Primitives with a jaxpr that runs once, in their place.
 CALLS = (
     "jit",
     "pjit",
@@ -60,75 +54,56 @@ _JAX = str(Path(jax.__file__).parent / "_src")
 _passes = itertools.count()
 
 
-class ScopeEar(BackendListener):
-    """Writes the operation that is called into the names of what JAX traces."""
+class ScopeListener(BackendListener):
+    """Writes the current operation into the names of traced equations."""
 
     def __init__(self) -> None:
-        self._number = next(_passes)
+        self._prefix = f"layertap.{next(_passes)}"
         self.frames: list[Frame] = []
 
     def scope(self, frame: Frame) -> AbstractContextManager[Any]:
         """Returns the scope of one operation."""
         self.frames.append(frame)
-        name = f"layertap.{self._number}.{len(self.frames) - 1}"
-        scope: AbstractContextManager[Any] = jax.named_scope(name)
-        return scope
+        return self._scope(str(len(self.frames) - 1))
 
     def covered(self) -> AbstractContextManager[Any]:
-        """Returns a scope in which no join is to be read."""
-        scope: AbstractContextManager[Any] = jax.named_scope(
-            f"layertap.{self._number}.covered"
-        )
-        return scope
+        """Returns a scope in which no join is read."""
+        return self._scope("covered")
 
     def frame(self, names: str) -> Frame | None:
-        """Returns the operation in which something was traced; None if covered."""
-        found = re.findall(rf"layertap\.{self._number}\.(\d+|covered)", names)
-        if not found or found[-1] == "covered":
+        """Returns the operation that a stack of names is in; None if covered."""
+        scopes = re.findall(rf"{re.escape(self._prefix)}\.(\d+|covered)", names)
+        if not scopes or scopes[-1] == "covered":
             return None
-        return self.frames[int(found[-1])]
+        return self.frames[int(scopes[-1])]
 
-
-@dataclass(eq=False)
-class Node:
-    """A value of a jaxpr that is read without being computed.
-
-    Attributes:
-        shape: Its shape.
-        dtype: Its dtype.
-    """
-
-    shape: tuple[Any, ...]
-    dtype: Any
+    def _scope(self, name: str) -> AbstractContextManager[Any]:
+        scope: AbstractContextManager[Any] = jax.named_scope(f"{self._prefix}.{name}")
+        return scope
 
 
 @dataclass(frozen=True)
-class _Where:
-    """Where a jaxpr stands.
-
-    Attributes:
-        names: The stack of names around it.
-        callers: The equations that called it, the outermost first.
-        loops: The loops in which it runs.
-    """
+class _Context:
+    """The place of a jaxpr: its stack of names, its callers, and its loops."""
 
     names: str = ""
+    # The equations that called it, the outermost first.
     callers: tuple[core.JaxprEqn, ...] = ()
     loops: tuple[str, ...] = ()
 
-    def inside(self, equation: core.JaxprEqn) -> "_Where":
-        """Returns where the body of an equation stands."""
+    def inside(self, equation: core.JaxprEqn) -> "_Context":
+        """Returns the context of an equation's body."""
         names = f"{self.names}/{equation.source_info.name_stack}"
-        return _Where(names, (*self.callers, equation), self.loops)
+        return _Context(names, (*self.callers, equation), self.loops)
 
-    def frames(self) -> Iterator[tuple[str, str]]:
-        """Yields who asked for the last of the callers, the innermost first.
+    def stack(self) -> Iterator[tuple[str, str]]:
+        """Yields the files and functions behind the last caller, the innermost first.
 
-        What JAX compiles on its own it traces once: whoever asked for it then is not
-        who asks for it now.
+        JAX traces a function that it compiles separately once. The stack of that trace
+        is replaced by that of the current call.
         """
-        for each in reversed(self.callers):
-            traceback = each.source_info.traceback
+        for equation in reversed(self.callers):
+            traceback = equation.source_info.traceback
             for frame in traceback.frames if traceback else ():
                 name = frame.function_name
                 if name.startswith(("trace_to_jaxpr", "_create_pjit_jaxpr")):
@@ -138,85 +113,52 @@ class _Where:
                 return
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A join that was read, to be reported when all is read."""
-
-    frame: Frame
-    kind: str
-    axis: int | None
-    inputs: list[Any]
-    output: Any
-    origin: str
-    loops: tuple[str, ...]
-
-
 def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
-    """Returns whether a tensor is of the same trace as `tensors`, or a constant."""
+    """Returns a test of whether a tensor is in the trace of `tensors`, or constant."""
     trace = private(tensors[0], "_trace")
     return lambda tensor: getattr(tensor, "_trace", trace) is trace
 
 
-def run_with_native_joins(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
-    """Runs the model so that joins written with JAX are heard, too.
+def run_with_native_joins(pass_: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
+    """Traces the model to a jaxpr, and reads the jaxpr.
 
-    Its forward pass is traced to a jaxpr, and the jaxpr is read when the trace has
-    ended: computing, if the pass collects values, which are then values of the trace
-    around it.
-
-    Args:
-        heard: The pass.
-        run: The model's forward pass.
-        inputs: What it takes.
+    If the pass computes values, so does the reading, in the trace around it.
     """
-    heard.ear = ear = ScopeEar()
-    kept: list[Any] = []
+    pass_.listener = listener = ScopeListener()
+    tensors: list[Any] = []
 
     def traced(inputs: Any) -> list[Any]:
-        heard.belongs = belongs(jax.tree.leaves(inputs))
-        with suppress(Done):
-            run(inputs)
-        kept.extend(each for each in heard.kept() if isinstance(each, jax.Array))
-        return kept
+        pass_.belongs = belongs(jax.tree.leaves(inputs))
+        held = pass_.trace(run, inputs)
+        tensors.extend(tensor for tensor in held if isinstance(tensor, jax.Array))
+        return tensors
 
     closed = jax.make_jaxpr(traced)(inputs)
-    reading = _Reading(heard, ear)
-    given = [*closed.consts, *jax.tree.leaves(inputs)]
-    outputs = reading.read(closed.jaxpr, given, _Where())
-    heard.settle(list(zip(kept, outputs, strict=True)))
+    reading = _JaxprReader(pass_, listener)
+    arguments = [*closed.consts, *jax.tree.leaves(inputs)]
+    outputs = reading.read(closed.jaxpr, arguments, _Context())
+    pass_.replace_tensors(list(zip(tensors, outputs, strict=True)))
     reading.report()
 
 
-class _Reading:
-    """One reading of a jaxpr, and of those inside it.
+class _JaxprReader:
+    """Reads a jaxpr and those inside it, and reports their joins to a pass."""
 
-    Args:
-        heard: The pass to report to. If it computes, so does the reading.
-        ear: Knows which operation a stack of names is of.
-    """
+    def __init__(self, pass_: Pass, listener: ScopeListener) -> None:
+        self._pass = pass_
+        self._listener = listener
+        self._reports: list[Callable[[], None]] = []
+        # By id: a value, and the value that a join reshaped to it.
+        self._unformed: dict[int, tuple[Any, Any]] = {}
 
-    def __init__(self, heard: Pass, ear: ScopeEar) -> None:
-        self._pass = heard
-        self._ear = ear
-        self._found: list[_Found] = []
-        # By id, what a value was before the join brought it into form.
-        self._before: dict[int, tuple[Any, Any]] = {}
-
-    def read(self, jaxpr: core.Jaxpr, given: Sequence[Any], where: _Where) -> list[Any]:
-        """Reads equation by equation.
-
-        Args:
-            jaxpr: What is read.
-            given: Its constants and its inputs.
-            where: Where it stands.
-
-        Returns:
-            Its outputs.
-        """
-        computing = self._pass.computes and not where.loops
-        form = _as_it_is if computing else _node
+    def read(
+        self, jaxpr: core.Jaxpr, arguments: Sequence[Any], context: _Context
+    ) -> list[Any]:
+        """Reads a jaxpr, and returns its outputs for its constants and inputs."""
+        computing = self._pass.computes and not context.loops
         variables = [*jaxpr.constvars, *jaxpr.invars]
-        values = dict(zip(variables, map(form, given), strict=True))
+        formed = arguments if computing else map(_node, arguments)
+        values = dict(zip(variables, formed, strict=True))
 
         def value(atom: Any) -> Any:
             if isinstance(atom, core.Literal):
@@ -225,80 +167,85 @@ class _Reading:
 
         for equation in jaxpr.eqns:
             inputs = list(map(value, equation.invars))
-            here = where.inside(equation)
+            here = context.inside(equation)
             body = _body(equation)
-            join = equation.params.get("name") in FUNCTIONS
-            if body is not None and not join:
+            if body is not None and equation.params.get("name") not in FUNCTIONS:
                 outputs = self.read(body.jaxpr, [*body.consts, *inputs], here)
             else:
                 outputs = _computed(equation, inputs) if computing else _nodes(equation)
-                self._join(equation, inputs, outputs, where)
+                self._read_join(equation, inputs, outputs, here)
                 if body is None:
-                    self._loop(equation, here)
+                    self._read_loop(equation, here)
             if equation.primitive.name in FORMING:
-                frames = itertools.takewhile(_in_jax, here.frames())
-                if any(joins_by_name(function) for _, function in frames):
-                    self._before[id(outputs[0])] = outputs[0], inputs[0]
+                stack = itertools.takewhile(_in_jax, here.stack())
+                if any(joins_by_name(function) for _, function in stack):
+                    self._unformed[id(outputs[0])] = outputs[0], inputs[0]
             values.update(zip(equation.outvars, outputs, strict=True))
         return list(map(value, jaxpr.outvars))
 
     def report(self) -> None:
-        """Reports the joins that were found, in their order."""
-        heard = self._pass
-        for found in self._found:
-            path = found.frame.child(native_name(found.kind, found.origin))
-            joining = Joining(path, found.kind, found.axis, origin=found.origin)
-            heard.frames, heard.loops = [found.frame], list(found.loops)
-            heard.joins(joining, found.inputs)
-            heard.joined(joining, found.output)
-        heard.frames, heard.loops = [], []
+        """Reports the joins, in their order."""
+        for report in self._reports:
+            report()
+        self._pass.frames, self._pass.loops = [], []
 
-    def _loop(self, equation: core.JaxprEqn, here: _Where) -> None:
-        """Reads what is joined in the bodies of a loop or a condition."""
-        frame = self._ear.frame(here.names)
+    def _report(
+        self,
+        frame: Frame,
+        loops: Sequence[str],
+        join: TracedJoin,
+        inputs: list[Any],
+        output: Any,
+    ) -> None:
+        self._pass.frames, self._pass.loops = [frame], list(loops)
+        self._pass.end_join(self._pass.begin_join(join, inputs), output)
+
+    def _read_loop(self, equation: core.JaxprEqn, context: _Context) -> None:
+        """Reads the joins in the bodies of a loop or a condition."""
+        frame = self._listener.frame(context.names)
         name = f"`jax.lax.{equation.primitive.name}`"
         if frame is not None and isinstance(frame.operation, keras.layers.RNN):
             name = RNN_LOOP
         parameters = list(equation.params.values())
         for body in filter(_is_jaxpr, jax.tree.leaves(parameters, is_leaf=_is_jaxpr)):
-            given = [*body.consts, *(v.aval for v in body.jaxpr.invars)]
-            self.read(body.jaxpr, given, replace(here, loops=(*here.loops, name)))
+            arguments = [*body.consts, *(v.aval for v in body.jaxpr.invars)]
+            inside = replace(context, loops=(*context.loops, name))
+            self.read(body.jaxpr, arguments, inside)
 
-    def _join(
+    def _read_join(
         self,
         equation: core.JaxprEqn,
         inputs: list[Any],
         outputs: list[Any],
-        where: _Where,
+        context: _Context,
     ) -> None:
         kind = PRIMITIVES.get(equation.primitive.name)
         kind = kind or FUNCTIONS.get(equation.params.get("name"))
-        here = where.inside(equation)
-        frame = self._ear.frame(here.names) if kind else None
+        frame = self._listener.frame(context.names) if kind else None
         if kind is None or frame is None or frame.covered:
             return
-        frames = list(here.frames())
+        stack = list(context.stack())
         if kind == "concatenate":
-            inside_jax = itertools.takewhile(_in_jax, frames)
-            if any(function == "stack" for _, function in inside_jax):
-                # Of releases that write a stack as what it comes down to.
-                kind, inputs = "stack", [self._given(x) for x in inputs]
+            in_jax = itertools.takewhile(_in_jax, stack)
+            if any(function == "stack" for _, function in in_jax):
+                # Some releases write a stack as reshapes and a concatenation.
+                kind, inputs = "stack", list(map(self._undo_forming, inputs))
         elif kind != "stack":
-            inputs = [self._given(x) for x in inputs]
+            inputs = list(map(self._undo_forming, inputs))
             if any(rank(x) == 0 for x in inputs if hasattr(x, "shape")):
                 return
         if kind not in self._pass.kinds:
             return
         axis = equation.params.get("dimension", equation.params.get("axis"))
-        whose = origin(frames, frame.operation, kind)
-        self._found.append(
-            _Found(frame, kind, axis, inputs, outputs[0], whose, where.loops)
+        join = frame.native_join(kind, axis, stack)
+        self._reports.append(
+            partial(self._report, frame, context.loops, join, inputs, outputs[0])
         )
 
-    def _given(self, value: Any) -> Any:
-        """Returns what a value was before the join brought it into form."""
-        while id(value) in self._before:
-            _, value = self._before[id(value)]
+    def _undo_forming(self, value: Any) -> Any:
+        """Returns the value that the user passed, before the join reshaped it."""
+        while id(value) in self._unformed:
+            _, value = self._unformed[id(value)]
         return value
 
 
@@ -306,12 +253,11 @@ def _in_jax(frame: tuple[str, str]) -> bool:
     return frame[0].startswith(_JAX)
 
 
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _node(value: Any) -> Node:
-    return value if isinstance(value, Node) else Node(value.shape, value.dtype)
+def _node(value: Any) -> jax.ShapeDtypeStruct:
+    """Returns a value that is read without being computed."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return value
+    return jax.ShapeDtypeStruct(value.shape, value.dtype)
 
 
 def _nodes(equation: core.JaxprEqn) -> list[Any]:
@@ -323,8 +269,8 @@ def _computed(equation: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
     body = _body(equation)
     if body is not None:
         return list(core.jaxpr_as_fun(body)(*inputs))
-    found = equation.primitive.bind(*inputs, **equation.params)
-    return list(found) if equation.primitive.multiple_results else [found]
+    outputs = equation.primitive.bind(*inputs, **equation.params)
+    return list(outputs) if equation.primitive.multiple_results else [outputs]
 
 
 def _is_jaxpr(leaf: Any) -> bool:
@@ -332,7 +278,7 @@ def _is_jaxpr(leaf: Any) -> bool:
 
 
 def _body(equation: core.JaxprEqn) -> core.ClosedJaxpr | None:
-    """Returns the jaxpr that an equation runs once in its place, if it does."""
+    """Returns the jaxpr that an equation runs once in its place, or None."""
     if equation.primitive.name not in CALLS:
         return None
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):

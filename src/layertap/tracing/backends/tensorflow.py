@@ -1,8 +1,8 @@
-"""Listening on TensorFlow: the pass is heard while `tf.function` traces it."""
+"""Tracing on TensorFlow: the pass runs while `tf.function` traces the model."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -14,19 +14,16 @@ from layertap.tracing.forward_pass import (
     Arrays,
     BackendListener,
     Call,
-    Done,
-    Joining,
+    Collector,
     Pass,
     Point,
-    Run,
     Shortcut,
     Step,
     as_is,
 )
-from layertap.tracing.join_kinds import native_name, origin
 from layertap.tracing.keras_internals import private
 
-# By type of node: the kind of join that it does.
+# The kind of join of a node, by its type.
 NODES = {
     "ConcatV2": "concatenate",
     "Pack": "stack",
@@ -43,7 +40,7 @@ NODES = {
 
 
 def undecidable(error: BaseException) -> bool:
-    """Whether a model decides in Python by values, which a trace does not have."""
+    """Whether Python had to decide by values that a trace does not have."""
     if isinstance(error, tf.errors.OperatorNotAllowedInGraphError):
         return True
     if isinstance(error, AttributeError):
@@ -52,28 +49,27 @@ def undecidable(error: BaseException) -> bool:
 
 
 def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
-    """Returns whether a tensor is in the same function graph as `tensors`."""
+    """Returns a test of whether a tensor is in the same graph as `tensors`."""
     graph = tensors[0].graph
     return lambda tensor: getattr(tensor, "graph", graph) is graph
 
 
-class GraphEar(BackendListener):
-    """Reads the nodes that were added to the graph since it looked last.
+class GraphListener(BackendListener):
+    """Reports the joins among the nodes that are new in the graph.
 
-    Whenever the pass moves from one operation to another, all nodes that are new
-    were made by the operation it was in. The body of a loop has a graph of its own.
-
-    Args:
-        heard: The pass to report to.
+    All nodes since the last flush were made by the operation that is being called. The
+    body of a loop has its own graph.
     """
 
-    def __init__(self, heard: Pass) -> None:
-        self._pass = heard
+    def __init__(self, pass_: Pass) -> None:
+        self._pass = pass_
+        # By the id of a graph, how many of its nodes were read.
         self._read: dict[int, int] = {}
+        # Once a graph is freed, another may get its id.
         self._graphs: list[Any] = []
 
-    def moves(self) -> None:
-        """Reports the new joins, if they are the model's."""
+    def flush(self) -> None:
+        """Reports the new joins of the model."""
         graph = tf.compat.v1.get_default_graph()
         if id(graph) not in self._read:
             self._graphs.append(graph)
@@ -85,62 +81,52 @@ class GraphEar(BackendListener):
                 self._report(node)
 
     def _report(self, node: Any) -> None:
-        kind = NODES.get(node.type)
+        kind = NODES.get(node.type, "")
         frame = self._pass.frames[-1]
         if kind not in self._pass.kinds or frame.covered:
             return
         inputs, axis = list(node.inputs), None
         if kind == "concatenate":
-            *inputs, along = inputs
-            known = tf.get_static_value(along)
-            axis = None if known is None else int(known)
+            *inputs, axis_tensor = inputs
+            value = tf.get_static_value(axis_tensor)
+            axis = None if value is None else int(value)
         elif kind == "stack":
             axis = node.get_attr("axis")
         elif any(x.shape.rank == 0 for x in inputs):
             return
-        frames = ((f.filename, f.name) for f in reversed(list(node.traceback)))
-        whose = origin(frames, frame.operation, kind)
-        path = frame.child(native_name(kind, whose))
-        joining = Joining(path, kind, axis, origin=whose)
-        self._pass.joins(joining, inputs)
-        self._pass.joined(joining, node.outputs[0])
+        stack = ((f.filename, f.name) for f in reversed(list(node.traceback)))
+        join = self._pass.begin_join(frame.native_join(kind, axis, stack), inputs)
+        self._pass.end_join(join, node.outputs[0])
 
 
-def run_with_native_joins(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
-    """Runs the model so that joins written with TensorFlow are heard, too.
-
-    Args:
-        heard: The pass.
-        run: The model's forward pass.
-        inputs: What it takes.
-    """
+def run_with_native_joins(pass_: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
+    """Runs the model in a graph, and reads the graph's nodes."""
     if tf.executing_eagerly():
-        _in_a_graph(heard, run, inputs)
+        _run_in_a_graph(pass_, run, inputs)
         return
-    heard.ear = GraphEar(heard)
-    # What is in the graph already is not of this pass.
-    heard.ear.moves()
+    pass_.listener = GraphListener(pass_)
+    # The earlier nodes of the graph are not of this pass.
+    pass_.listener.flush()
     run(inputs)
-    heard.ear.moves()
+    pass_.listener.flush()
 
 
-def _in_a_graph(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
-    """Makes a graph of an eager run, for what runs eagerly leaves no nodes."""
-    kept: list[Any] = []
+def _run_in_a_graph(pass_: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
+    """Makes a graph of an eager run, which has no nodes."""
+    tensors: list[Any] = []
 
     def traced(inputs: Any) -> list[Any]:
-        with suppress(Done):
-            run_with_native_joins(heard, run, inputs)
-        kept.extend(heard.kept())
-        return kept
+        with_joins = functools.partial(run_with_native_joins, pass_, run)
+        tensors.extend(pass_.trace(with_joins, inputs))
+        return tensors
 
     function = tf.function(traced, autograph=False)
-    found = function.get_concrete_function(inputs)(inputs)
-    heard.settle(zip(kept, found, strict=True))
+    values = function.get_concrete_function(inputs)(inputs)
+    pass_.replace_tensors(zip(tensors, values, strict=True))
 
 
 def symbolic(tensor: Any) -> bool:
-    """Whether a tensor has no values, as in a survey."""
+    """Whether a tensor of a survey has no values: always."""
     return True
 
 
@@ -149,62 +135,50 @@ def version(tensor: Any) -> int:
     return 0
 
 
-def retrace() -> AbstractContextManager[Any]:
-    """Returns a context in which everything is traced again: nothing is kept here."""
-    return nullcontext()
+# TensorFlow's functions inside a model are inlined: none is traced before.
+retrace = nullcontext
 
 
-def points(heard: Callable[[], Pass | None]) -> list[Point]:
-    """Returns what is wrapped of TensorFlow itself.
-
-    A `tf.function` inside the model runs as the function it was made of: its own
-    trace would keep its values, and be silent when it is run again. The graph of a
-    loop's body is read when it is left.
-
-    Args:
-        heard: Returns the pass that is being heard, if there is one.
-    """
-
-    def inlined(original: Call) -> Call:
-        @functools.wraps(original)
-        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if heard() is None:
-                return original(self, *args, **kwargs)
-            function = self.python_function
-            if self.input_signature is not None:
-                # It may depend on the shapes of the signature. Traced anew, it tells.
-                again = tf.function(function, input_signature=self.input_signature)
-                return original(again, *args, **kwargs)
-            if private(self, "_autograph"):
-                function = _converted(function)
-            return function(*args, **kwargs)
-
-        return call
-
-    def read(original: Call) -> Call:
-        @contextmanager
-        @functools.wraps(original)
-        def as_default(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-            with original(self, *args, **kwargs) as graph:
-                yield graph
-                told = heard()
-                if told is not None:
-                    told.ear.moves()
-
-        return as_default
-
+def points() -> list[Point]:
+    """Returns the calls of TensorFlow that are wrapped."""
     return [
-        (type(tf.function(as_is)), "__call__", inlined),
-        (tf.__internal__.FuncGraph, "as_default", read),
+        (type(tf.function(as_is)), "__call__", _call_inlined),
+        (tf.__internal__.FuncGraph, "as_default", _read_graph),
     ]
 
 
-def _converted(function: Call) -> Call:
-    """Returns a function with Python's conditions and loops over tensors as nodes."""
+def _call_inlined(
+    pass_: Pass, original: Call, function: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Inlines a `tf.function`: its own trace would hide its values, and be reused."""
+    python_function = function.python_function
+    if function.input_signature is not None:
+        # It may depend on the signature's shapes. A new trace has its calls.
+        retraced = tf.function(
+            python_function, input_signature=function.input_signature
+        )
+        return original(retraced, *args, **kwargs)
+    if private(function, "_autograph"):
+        python_function = _with_autograph(python_function)
+    return python_function(*args, **kwargs)
+
+
+@contextmanager
+def _read_graph(
+    pass_: Pass, original: Call, graph: Any, *args: Any, **kwargs: Any
+) -> Iterator[Any]:
+    """Reads the graph of a loop's body at its end."""
+    with original(graph, *args, **kwargs) as default:
+        yield default
+        pass_.listener.flush()
+
+
+def _with_autograph(function: Call) -> Call:
+    """Returns a function whose conditions and loops over tensors become nodes."""
     autograph = tf.__internal__.autograph
-    here = autograph.control_status_ctx()
-    # The step around it is traced without, and so would be all that it calls.
-    enabled = type(here)(status=type(here.status).ENABLED)
+    current = autograph.control_status_ctx()
+    # The compiled step is traced without autograph, and so are all its calls.
+    enabled = type(current)(status=type(current.status).ENABLED)
 
     def converted(*args: Any, **kwargs: Any) -> Any:
         with enabled:
@@ -214,31 +188,18 @@ def _converted(function: Call) -> Call:
 
 
 def compile(
-    run: Run, model: keras.Model, shortcut: Callable[[], Shortcut | None]
+    run: Collector, model: keras.Model, shortcut: Callable[[], Shortcut | None]
 ) -> Step:
-    """Makes one traced function of a run of the model.
-
-    Args:
-        run: Takes the model's inputs and what to do with a tensor that is heard;
-            returns the wanted tensors by address.
-        model: The model; its variables are read, never assigned.
-        shortcut: Not needed: what is heard once is compiled.
-
-    Returns:
-        The step, traced once for all numbers of rows.
-    """
+    """Compiles a run of the model, if possible once for all numbers of rows."""
     traced: dict[Any, Any] = {}
 
-    def scoped(*flat: Any, structure: Any) -> dict[str, Any]:
-        with keras.StatelessScope():
-            return run(keras.tree.pack_sequence_as(structure, flat), as_is)
-
     def trace(inputs: Any, flat: list[Any], rows: int | None) -> Any:
+        def scoped(*flat: Any) -> dict[str, Any]:
+            with keras.StatelessScope():
+                return run(keras.tree.pack_sequence_as(inputs, flat), as_is)
+
         specs = [tf.TensorSpec((rows, *x.shape[1:]), x.dtype) for x in flat]
-        function = tf.function(
-            lambda *flat: scoped(*flat, structure=inputs), autograph=False
-        )
-        return function.get_concrete_function(*specs)
+        return tf.function(scoped, autograph=False).get_concrete_function(*specs)
 
     def step(inputs: Any) -> Callable[[], Arrays]:
         flat = [tf.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
@@ -251,17 +212,17 @@ def compile(
             except (TypeError, ValueError):
                 # A model may compute with the number of rows in Python.
                 function = traced[rows, key] = trace(inputs, flat, rows)
-        found = function(*flat)
-        return lambda: {name: _array(tensor) for name, tensor in found.items()}
+        tensors = function(*flat)
+        return lambda: {name: _array(tensor) for name, tensor in tensors.items()}
 
     return step
 
 
 def _array(tensor: Any) -> NDArray[Any]:
-    """Returns the values of a tensor, without a copy where it is on the CPU."""
+    """Returns the values of a tensor, without a copy on the CPU."""
     try:
         return np.asarray(memoryview(tensor))
     except ValueError:
-        # Buffers of Python have no bfloat16.
-        found: NDArray[Any] = tensor.numpy()
-        return found
+        # Python's buffers do not support bfloat16.
+        array: NDArray[Any] = tensor.numpy()
+        return array

@@ -1,9 +1,9 @@
-"""Listening on PyTorch: there is no trace, each pass is heard as it runs."""
+"""Tracing on PyTorch: it runs eagerly, so that each batch is a pass."""
 
 import inspect
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -15,16 +15,15 @@ from torch.overrides import TorchFunctionMode
 
 from layertap.tracing.forward_pass import (
     Arrays,
-    Joining,
+    Collector,
     Pass,
     Point,
-    Run,
     Shortcut,
     Step,
     is_tensor,
     rank,
 )
-from layertap.tracing.join_kinds import native_name, origin, stack
+from layertap.tracing.join_kinds import origin, stack
 from layertap.tracing.keras_internals import private
 
 FUNCTIONS: dict[Any, str] = {
@@ -51,7 +50,7 @@ FUNCTIONS: dict[Any, str] = {
         if hasattr(owner, name)
     },
 }
-# Axes of those that have no argument for it: for rows of one number, and of more.
+# The axes of functions without such an argument: for vectors, and for other tensors.
 AXES = {
     torch.hstack: (0, 1),
     torch.vstack: (0, 0),
@@ -61,70 +60,60 @@ AXES = {
 }
 
 
-# Seconds of a pass of which hearing it may be a good part; and the number of batches
-# of which one pass more is none.
+# A shorter pass, in seconds, may spend much of its time on tracing. After this number
+# of batches, the cost of one more pass is negligible.
 _SMALL_PASS = 0.05
 _MANY = 64
 
 
-class FunctionEar(TorchFunctionMode):
-    """Hears every function of PyTorch that the model calls.
+class FunctionListener(TorchFunctionMode):
+    """Detects every function of PyTorch that the model calls."""
 
-    Args:
-        heard: The pass to report to.
-    """
-
-    def __init__(self, heard: Pass) -> None:
+    def __init__(self, pass_: Pass) -> None:
         super().__init__()
-        self._pass = heard
+        self._pass = pass_
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Runs a function, and reports it if it is a join."""
         kwargs = kwargs or {}
-        heard = self._pass
-        if function is torch.Tensor.__bool__ and not heard.computes:
-            self._decides()
-        kind = FUNCTIONS.get(function)
-        if kind not in heard.kinds or not heard.frames or not heard.listens:
+        pass_ = self._pass
+        if function is torch.Tensor.__bool__ and not pass_.computes:
+            self._check_decision()
+        kind = FUNCTIONS.get(function, "")
+        if kind not in pass_.kinds or not pass_.frames or not pass_.listens:
             return function(*args, **kwargs)
-        frame = heard.frames[-1]
+        frame = pass_.frames[-1]
         inputs = _inputs(kind, args, kwargs)
         if frame.covered or inputs is None:
             return function(*args, **kwargs)
-        whose = origin(stack(inspect.currentframe()), frame.operation, kind)
-        path = frame.child(native_name(kind, whose))
         axis = _axis(function, kind, inputs, args, kwargs)
-        joining = Joining(path, kind, axis, origin=whose)
-        heard.joins(joining, inputs)
+        join = frame.native_join(kind, axis, stack(inspect.currentframe()))
+        join = pass_.begin_join(join, inputs)
         output = function(*args, **kwargs)
-        heard.joined(joining, kwargs.get("out", output))
+        pass_.end_join(join, kwargs.get("out", output))
         return output
 
-    def _decides(self) -> None:
-        """Stops a survey where the user's code makes Python decide by a tensor.
-
-        Raises:
-            UndecidedError: If it does. A survey has no values to decide by.
-        """
+    def _check_decision(self) -> None:
+        """Raises if user code lets Python decide by a tensor of a survey."""
         frames = self._pass.frames
         if not frames or self._pass.loops:
             return
         caller = stack(inspect.currentframe())
         if not origin(caller, frames[-1].operation, "concatenate"):
-            raise UndecidedError("a tensor was asked whether it is true")
+            raise UndecidedError("Python asked for the truth value of a tensor")
 
 
 class UndecidedError(Exception):
-    """Python was to decide by values, which symbolic tensors do not have."""
+    """Python had to decide by values, which symbolic tensors do not have."""
 
 
 def _inputs(kind: str, args: Any, kwargs: Any) -> list[Any] | None:
-    """Returns what a function joins, or None if it joins none here."""
+    """Returns the tensors that a function joins, or None if it does not join any."""
     if kind in ("concatenate", "stack"):
         inputs = list(args[0] if args else kwargs["tensors"])
-        # Of one tensor, as the other backends have it, nothing is made.
+        # Same as on the other backends: a concatenation of one tensor is not a join.
         return inputs if kind == "stack" or len(inputs) > 1 else None
     inputs = [*args, *kwargs.values()][:2]
     data = all(is_tensor(x) and rank(x) != 0 for x in inputs)
@@ -143,70 +132,52 @@ def _axis(
 
 
 def undecidable(error: BaseException) -> bool:
-    """Whether a model decides in Python by values, which symbolic tensors lack."""
+    """Whether Python had to decide by values that symbolic tensors do not have."""
     return isinstance(error, UndecidedError)
 
 
 def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
-    """Returns that any tensor can be had: PyTorch runs eagerly."""
+    """Returns a test that every tensor passes: there is no trace."""
     return lambda tensor: True
 
 
 def symbolic(tensor: Any) -> bool:
-    """Whether a tensor has no values, as in a survey."""
+    """Whether a tensor of a survey has no values."""
     return not isinstance(tensor, torch.Tensor) or tensor.is_meta
 
 
 def version(tensor: Any) -> int:
     """Returns how often a tensor was changed in place."""
     if isinstance(tensor, torch.Tensor) and not tensor.is_inference():
-        found: int = private(tensor, "_version")
-        return found
+        changes: int = private(tensor, "_version")
+        return changes
     return 0
 
 
-def retrace() -> AbstractContextManager[Any]:
-    """Returns a context in which everything is traced again: nothing is kept here."""
-    return nullcontext()
+# Nothing is traced, so nothing is traced before.
+retrace = nullcontext
 
 
-def points(heard: Callable[[], Pass | None]) -> list[Point]:
-    """Returns what is wrapped of PyTorch itself: nothing."""
+def points() -> list[Point]:
+    """Returns the calls of PyTorch that are wrapped: none."""
     return []
 
 
-def run_with_native_joins(heard: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
-    """Runs the model so that joins written with PyTorch are heard, too.
-
-    Args:
-        heard: The pass.
-        run: The model's forward pass.
-        inputs: What it takes.
-    """
-    with FunctionEar(heard):
+def run_with_native_joins(pass_: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
+    """Runs the model, and detects the functions of PyTorch that it calls."""
+    with FunctionListener(pass_):
         run(inputs)
 
 
 def compile(
-    run: Run, model: keras.Model, shortcut: Callable[[], Shortcut | None]
+    run: Collector, model: keras.Model, shortcut: Callable[[], Shortcut | None]
 ) -> Step:
-    """Makes a step of a run of the model.
+    """Makes a step that traces each batch, until the shortcut is known to be right.
 
-    Nothing is compiled here, so each batch would be heard anew. Where the model's own
-    graph has all the wanted values, and gives for one batch what was heard, bit for
-    bit, it is run from then on. That takes one more pass: of a small model it is the
-    second batch that is run twice, of others a later one.
-
-    Args:
-        run: Takes the model's inputs and what to do with a tensor that is heard;
-            returns the wanted tensors by address.
-        model: The model; its variables are read, never assigned.
-        shortcut: Makes another way to the wanted values, or None.
-
-    Returns:
-        The step.
+    The shortcut, the model's own graph, has to give the same bits for one batch. For a
+    small model that is the second batch, otherwise a later one.
     """
-    hear = _Listening(run)
+    traced = _TracedStep(run)
     short: Shortcut | None = None
     batches = 0
     tried = False
@@ -214,87 +185,85 @@ def compile(
     def computed(inputs: Any) -> Arrays:
         nonlocal batches, short, tried
         if short is not None:
-            return _ran(short, inputs)
+            return _arrays(_run_batch(short, inputs))
         began = time.perf_counter()
-        found = hear(inputs)
+        arrays = traced(inputs)
         batches += 1
         small = batches > 1 and time.perf_counter() - began < _SMALL_PASS
         if tried or not (small or batches == _MANY):
-            return found
+            return arrays
         tried = True
-        # Where tensors are changed in place, it matters when each is taken.
-        if not hear.in_place:
+        # A graph returns tensors that are changed in place later at their last value.
+        if not traced.in_place:
             short = shortcut()
-            if short is not None and not _same(found, _ran(short, inputs)):
+            if short is not None and not _same(
+                arrays, _arrays(_run_batch(short, inputs))
+            ):
                 short = None
-        return found
+        return arrays
 
-    # Nothing is begun ahead: the model may use the memory of its values again.
+    # Nothing begins early: the model may use the memory of its values again.
     return lambda inputs: lambda: computed(inputs)
 
 
-class _Listening:
-    """A step that is heard, batch by batch.
+class _TracedStep:
+    """A step that traces each batch, and notes whether tensors change in place."""
 
-    Attributes:
-        in_place: Whether a tensor was seen that had been changed in place.
-    """
-
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Collector) -> None:
         self.in_place = False
-        self._run = run
+        self._collector = run
         self._cloning = False
 
     def __call__(self, inputs: Any) -> Arrays:
-        found, changed = self._hear(inputs)
+        tensors, changed = self._collect(inputs)
         if changed:
             # The model changes tensors in place after it has joined them.
             self._cloning = True
-            found, _ = self._hear(inputs)
-        return {name: _array(tensor) for name, tensor in found.items()}
+            tensors, _ = self._collect(inputs)
+        return _arrays(tensors)
 
-    def _hear(self, inputs: Any) -> tuple[dict[str, Any], bool]:
-        kept: list[tuple[torch.Tensor, int]] = []
+    def _collect(self, inputs: Any) -> tuple[dict[str, Any], bool]:
+        versions: list[tuple[torch.Tensor, int]] = []
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
-            kept.append((tensor, version(tensor)))
+            versions.append((tensor, version(tensor)))
             self.in_place |= version(tensor) > 0
-            # Of tensors of inference mode PyTorch does not count the changes.
+            # PyTorch does not count the changes of tensors in inference mode.
             cloning = self._cloning or tensor.is_inference()
             return tensor.clone() if cloning else tensor
 
-        with torch.no_grad(), keras.StatelessScope():
-            found = self._run(_tensors(inputs), keep)
+        tensors = _run_batch(self._collector, inputs, keep)
         changed = not self._cloning and any(
-            version(tensor) != before for tensor, before in kept
+            version(tensor) != before for tensor, before in versions
         )
         self.in_place |= changed
-        return found, changed
+        return tensors, changed
 
 
-def _ran(short: Shortcut, inputs: Any) -> Arrays:
+def _run_batch(function: Callable[..., dict[str, Any]], inputs: Any, *args: Any) -> Any:
+    """Runs a function on tensors of a batch; nothing is differentiated or assigned."""
     with torch.no_grad(), keras.StatelessScope():
-        found = short(_tensors(inputs))
-    return {name: _array(tensor) for name, tensor in found.items()}
+        # A copy: PyTorch would share the memory of the caller's array.
+        tensors = keras.tree.map_structure(
+            lambda x: keras.ops.convert_to_tensor(np.array(x)), inputs
+        )
+        return function(tensors, *args)
+
+
+def _arrays(tensors: dict[str, torch.Tensor]) -> Arrays:
+    return {name: _array(tensor) for name, tensor in tensors.items()}
 
 
 def _array(tensor: torch.Tensor) -> NDArray[Any]:
-    """Returns the values of a tensor, without a copy where it is on the CPU."""
+    """Returns the values of a tensor, without a copy on the CPU."""
+    # PyTorch rearranges axes faster than NumPy.
+    tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
-        # NumPy knows the bits, but not the dtype.
-        bits = tensor.detach().cpu().contiguous().view(torch.int16).numpy()
-        narrow: NDArray[Any] = bits.view(ml_dtypes.bfloat16)
+        # NumPy can read the bits, but not the dtype.
+        narrow: NDArray[Any] = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         return narrow
-    # PyTorch is faster than NumPy to bring axes into order.
-    found: NDArray[Any] = tensor.detach().cpu().contiguous().numpy()
-    return found
-
-
-def _tensors(inputs: Any) -> Any:
-    # A copy: PyTorch would share the memory of the caller's array.
-    return keras.tree.map_structure(
-        lambda x: keras.ops.convert_to_tensor(np.array(x)), inputs
-    )
+    array: NDArray[Any] = tensor.numpy()
+    return array
 
 
 def _same(one: Arrays, other: Arrays) -> bool:

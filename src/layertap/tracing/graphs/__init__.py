@@ -1,1 +1,1 @@
-"""Writes a model out as a graph of calls, cuts it, and builds models of the parts."""
+"""Flattens a model to a list of calls, cuts it, and builds models of the parts."""

@@ -1,13 +1,14 @@
-"""Models made of calls of a user's layers, which get no new nodes by it."""
+"""Functional models made of calls of a user's layers, which keep their own nodes."""
 
 import copy
 import itertools
 import re
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -15,38 +16,33 @@ import keras
 from layertap.errors import ModelError
 from layertap.tracing.keras_internals import Functional, Node, private
 
-Lists = list[tuple[list[Any], list[Any]]]
-
-# Two parts of a model may have the same layers. A part is made within another.
+# Two models may have the same layers. One may be made while another is.
 _lock = threading.RLock()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """One call of an operation, with symbolic tensors.
-
-    Attributes:
-        operation: The Keras layer or operation.
-        path: Its path; empty for what has none, as an operation inside a `call`.
-        args: Its positional arguments.
-        kwargs: Its arguments by name.
-        outputs: The tensors that it returns, flat.
-        untold: What it is told of training if the model is told nothing.
-        fixed: Whether it is told that in any case.
-    """
+class OperationCall:
+    """One call of a Keras layer or operation with symbolic tensors."""
 
     operation: Any
-    path: str
+    path: str  # empty for an operation inside a `call`
     args: Any
     kwargs: Any
-    outputs: list[Any]
-    untold: bool | None = None
-    fixed: bool = False
+    outputs: list[Any]  # flat
+    # The `training` argument that it receives if the model receives none.
+    default_training: bool | None = None
+    # Whether it receives the same `training` argument in any case.
+    fixed_training: bool = False
 
     @property
     def inputs(self) -> list[Any]:
         """The tensors among its arguments, flat."""
         return tensors_in((self.args, self.kwargs))
+
+    def map_inputs(self, function: Callable[[Any], Any]) -> tuple[Any, Any]:
+        """Returns its arguments with each tensor replaced by a function of it."""
+        args, kwargs = map_tensors(function, (self.args, self.kwargs))
+        return args, kwargs
 
 
 def tensors_in(structure: Any) -> list[Any]:
@@ -55,116 +51,116 @@ def tensors_in(structure: Any) -> list[Any]:
     return [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
 
 
-def part(inputs: Any, steps: Sequence[Step], outputs: Any, name: str) -> keras.Model:
-    """Makes a functional model of calls.
+def map_tensors(function: Callable[[Any], Any], structure: Any) -> Any:
+    """Returns a structure with each symbolic tensor replaced by a function of it."""
+    return keras.tree.map_structure(
+        lambda leaf: function(leaf) if isinstance(leaf, keras.KerasTensor) else leaf,
+        structure,
+    )
 
-    It shares the layers that are called. Nodes are put into them only while the model
-    is made, so that the model they are from stays as it is.
 
-    Args:
-        inputs: The structure of tensors that the model takes. Those that no layer made
-            become inputs by their names.
-        steps: The calls, in order.
-        outputs: The structure of tensors that it returns.
-        name: The name of the model.
+def by_id(values: Mapping[int, Any], tensor: Any) -> Any:
+    """Returns the value of a tensor by its id."""
+    return values[id(tensor)]
+
+
+def functional_model(
+    inputs: Any, calls: Sequence[OperationCall], outputs: Any, name: str
+) -> keras.Model:
+    """Makes a functional model of calls, which shares the layers.
+
+    The layers have its nodes only while it is made. Input tensors that no layer made
+    become inputs by their names.
     """
-    names = {step.operation.name for step in steps}
+    names = {call.operation.name for call in calls}
     tensors: dict[int, Any] = {}
     for tensor in keras.tree.flatten(inputs):
-        new = tensors[id(tensor)] = like_input(tensor, names)
+        new = tensors[id(tensor)] = new_input(tensor, names)
         names.add(new.name)
 
-    def here(leaf: Any) -> Any:
-        return tensors[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
-
-    steps = _told_apart(steps, {tensor.name for tensor in tensors.values()})
-    nodes = _Nodes([step.operation for step in steps])
-    with nodes.alone():
-        for step in steps:
-            args, kwargs = keras.tree.map_structure(here, (step.args, step.kwargs))
-            made = list(map(like, step.outputs))
-            Node(step.operation, call_args=args, call_kwargs=kwargs, outputs=made)
-            tensors.update(zip(map(id, step.outputs), made, strict=True))
-        with keys_may_be_addresses():
+    own = partial(by_id, tensors)
+    calls = _distinctly_named(calls, {tensor.name for tensor in tensors.values()})
+    nodes = _Nodes(call.operation for call in calls)
+    with nodes.exchanged():
+        for call in calls:
+            args, kwargs = call.map_inputs(own)
+            made = list(map(new_tensor, call.outputs))
+            Node(call.operation, call_args=args, call_kwargs=kwargs, outputs=made)
+            tensors.update(zip(map(id, call.outputs), made, strict=True))
+        with _without_key_warnings():
             model = keras.Model(
-                keras.tree.map_structure(here, inputs),
-                keras.tree.map_structure(here, outputs),
-                name=name,
+                map_tensors(own, inputs), map_tensors(own, outputs), name=name
             )
-
-        frame = _frame(model)
-    operations = {operation.name: operation for operation in model.operations}
-
-    def get_config() -> Any:
-        if frame is None:
-            with nodes.alone():
-                return Functional.get_config(model)
-        layers = []
-        for layer in frame["layers"]:
-            now = keras.saving.serialize_keras_object(operations[layer["name"]])
-            layers.append({**layer, "config": now["config"]})
-        return copy.deepcopy({**frame, "trainable": model.trainable, "layers": layers})
-
-    model.get_config = get_config
+        _add_config(model, nodes)
     return model
 
 
-def _frame(model: keras.Model) -> dict[str, Any] | None:
-    """Returns the configuration of a model; None if a layer of it has none."""
-    try:
-        found: dict[str, Any] = Functional.get_config(model)
-    except Exception:  # Whatever a layer raises; it is told who asks for it.
-        return None
-    return found
+def _add_config(model: keras.Model, nodes: "_Nodes") -> None:
+    """Lets a model's configuration have the nodes that its layers have now."""
+    config: dict[str, Any] | None = None
+    # A layer without a configuration may raise anything. `get_config` raises it again.
+    with suppress(Exception):
+        config = Functional.get_config(model)
+    operations = {operation.name: operation for operation in model.operations}
+
+    def get_config() -> Any:
+        if config is None:
+            with nodes.exchanged():
+                return Functional.get_config(model)
+        layers = []
+        for layer in config["layers"]:
+            now = keras.saving.serialize_keras_object(operations[layer["name"]])
+            layers.append({**layer, "config": now["config"]})
+        return copy.deepcopy({**config, "trainable": model.trainable, "layers": layers})
+
+    model.get_config = get_config
 
 
 def clone(model: keras.Model) -> keras.Model:
-    """Returns a functional model like another, with layers and weights of its own.
-
-    Raises:
-        ModelError: If Keras can't copy it.
-    """
+    """Returns a copy of a functional model with its own layers and weights."""
     try:
-        with keys_may_be_addresses():
-            found = keras.models.clone_model(model)
+        with _without_key_warnings():
+            copied = keras.models.clone_model(model)
     except ValueError as error:
         raise ModelError(f"{model.name!r} can't be copied: {error}") from error
     weights = model.get_weights()
-    if [weight.shape for weight in found.weights] != [each.shape for each in weights]:
+    if [weight.shape for weight in copied.weights] != [w.shape for w in weights]:
         raise ModelError(
             f"{model.name!r} can't be copied: it shares layers with a model inside it, "
-            "which Keras does not copy as shared."
+            "and Keras does not copy these as shared."
         )
-    found.set_weights(weights)
-    return found
+    copied.set_weights(weights)
+    return copied
 
 
 @contextmanager
-def keys_may_be_addresses() -> Iterator[None]:
-    """Lets Keras not warn of inputs that are not called as their keys are."""
+def _without_key_warnings() -> Iterator[None]:
+    """Silences Keras about inputs whose keys, as addresses, differ from their names."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="When providing `inputs` as a dict")
         yield
 
 
-class _Nodes:
-    """The nodes of a model that is made of another's operations.
+def node_lists(operations: Iterable[Any]) -> list[list[Any]]:
+    """Returns the lists of inbound and outbound nodes of operations, each once."""
+    return [
+        private(operation, name)
+        for operation in {id(operation): operation for operation in operations}.values()
+        for name in ("_inbound_nodes", "_outbound_nodes")
+    ]
 
-    Args:
-        operations: The operations.
-    """
+
+class _Nodes:
+    """The nodes of a model that is made of another model's operations."""
 
     def __init__(self, operations: Iterable[Any]) -> None:
-        found = {id(operation): operation for operation in operations}
-        self._lists: Lists = [
-            (private(operation, name), [])
-            for operation in found.values()
-            for name in ("_inbound_nodes", "_outbound_nodes")
+        self._lists: list[tuple[list[Any], list[Any]]] = [
+            (nodes, []) for nodes in node_lists(operations)
         ]
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Lets the operations have these nodes, and no others."""
+    def exchanged(self) -> Iterator[None]:
+        """Gives the operations these nodes in place of their own."""
         with _lock:
             self._exchange()
             try:
@@ -177,87 +173,70 @@ class _Nodes:
             theirs[:], ours[:] = list(ours), list(theirs)
 
 
-def _told_apart(steps: Sequence[Step], taken: set[str]) -> list[Step]:
-    """Returns calls of operations that have different names, as a graph needs them.
+def _distinctly_named(
+    calls: Sequence[OperationCall], taken: set[str]
+) -> list[OperationCall]:
+    """Returns calls of operations with different names, as a graph needs them.
 
-    Where models were opened, two may have one name. The second is put into a model of
-    its own, which has another.
-
-    Args:
-        steps: The calls.
-        taken: Names that nothing else may have.
+    Operations of several opened models may share a name. The second is wrapped in a
+    model with another name.
     """
     owners: dict[str, Any] = dict.fromkeys(taken)
-    wraps: dict[tuple[int, str], keras.Model] = {}
-    found = []
-    for step in steps:
-        operation = step.operation
+    wrappers: dict[tuple[int, str], keras.Model] = {}
+    names = {call.operation.name for call in calls}
+    renamed = []
+    for call in calls:
+        operation = call.operation
         if owners.setdefault(operation.name, operation) is operation:
-            found.append(step)
+            renamed.append(call)
             continue
-        given = list({id(tensor): tensor for tensor in step.inputs}.values())
-        key = id(operation), repr(_numbered(step, given))
-        if key not in wraps:
-            name = _free(step.path or operation.name, {*owners, *_names(steps)})
-            wraps[key] = owners[name] = part(
-                _alone(given), [step], _alone(step.outputs), name
+        inputs = list({id(tensor): tensor for tensor in call.inputs}.values())
+        numbers = {id(tensor): number for number, tensor in enumerate(inputs)}
+        arguments = call.map_inputs(partial(by_id, numbers))
+        key = id(operation), repr(arguments)
+        if key not in wrappers:
+            name = _unused_name(call.path or operation.name, {*owners, *names})
+            wrappers[key] = owners[name] = functional_model(
+                _unwrapped(inputs), [call], _unwrapped(call.outputs), name
             )
-        args = (_alone(given),)
-        found.append(Step(wraps[key], step.path, args, {}, step.outputs))
-    return found
+        args = (_unwrapped(inputs),)
+        renamed.append(OperationCall(wrappers[key], call.path, args, {}, call.outputs))
+    return renamed
 
 
-def _alone(tensors: list[Any]) -> Any:
-    """Returns a tensor that is the only one, or all of them."""
+def _unwrapped(tensors: list[Any]) -> Any:
+    """Returns the only tensor of a list, or the list."""
     return tensors if len(tensors) > 1 else tensors[0]
 
 
-def _numbered(step: Step, given: Sequence[Any]) -> Any:
-    """Returns the arguments of a call with numbers in place of its tensors."""
-    numbers = {id(tensor): number for number, tensor in enumerate(given)}
-
-    def number(leaf: Any) -> Any:
-        return numbers[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
-
-    return keras.tree.map_structure(number, (step.args, step.kwargs))
-
-
-def _names(steps: Sequence[Step]) -> set[str]:
-    return {step.operation.name for step in steps}
-
-
-def _free(name: str, taken: Iterable[str]) -> str:
-    """Returns a name that Keras takes, and that is not taken."""
-    # Keras' names have no slash, as paths have.
+def _unused_name(name: str, taken: Iterable[str]) -> str:
+    """Returns a valid Keras name that is not taken."""
+    # Keras' names have no slash, unlike paths.
     name = re.sub(r"\W", "_", name, flags=re.ASCII)
     numbers = (f"{name}_{number}" for number in itertools.count(1))
     return next(free for free in itertools.chain([name], numbers) if free not in taken)
 
 
-def like(tensor: Any) -> Any:
-    """Returns another symbolic tensor of the same form."""
+def new_tensor(tensor: Any) -> Any:
+    """Returns a new symbolic tensor like another."""
     return keras.KerasTensor(
         tensor.shape, tensor.dtype, sparse=tensor.sparse, name=tensor.name
     )
 
 
-def like_input(tensor: Any, taken: Iterable[str] = ()) -> Any:
-    """Returns a new input of the form and the name of a symbolic tensor.
+def new_input(tensor: Any, taken: Iterable[str] = ()) -> Any:
+    """Returns a new input like a symbolic tensor, under a name that is not taken.
 
-    One that an input layer made gets a layer like that one.
-
-    Args:
-        tensor: The tensor.
-        taken: Names that the input may not have.
+    An input of another model keeps the configuration of its layer.
     """
     history = getattr(tensor, "_keras_history", None)
     if history is not None and isinstance(history.operation, keras.layers.InputLayer):
         layer = history.operation
-        again = type(layer).from_config(layer.get_config())
+        copied = type(layer).from_config(layer.get_config())
     else:
-        again = keras.layers.InputLayer(
+        copied = keras.layers.InputLayer(
             batch_shape=tensor.shape,
             dtype=tensor.dtype,
-            name=_free(tensor.name, taken),
+            name=_unused_name(tensor.name, taken),
         )
-    return again.output
+    return copied.output

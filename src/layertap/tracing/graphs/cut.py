@@ -1,15 +1,21 @@
-"""A model cut in two, before some joins."""
+"""A model that is cut in two before one or more joins."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 
 from layertap.core import address
 from layertap.errors import ModelError, OptionError
-from layertap.tracing.graphs.build import Step, like, part, tensors_in
-from layertap.tracing.graphs.flatten import Unrolled, unrolled
+from layertap.tracing.graphs.build import (
+    OperationCall,
+    functional_model,
+    map_tensors,
+    new_tensor,
+    tensors_in,
+)
+from layertap.tracing.graphs.flatten import FlatModel, flatten
 from layertap.tracing.graphs.record_pass import mask_of
 from layertap.tracing.join_kinds import IN_ORDER
 from layertap.tracing.keras_internals import private
@@ -20,222 +26,209 @@ Branches = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Cut:
-    """A model cut before some joins: what is before, and what comes after.
+    """A model that is cut before joins, with the values that cross the cut."""
 
-    Attributes:
-        branches: The branches of the joins, by address.
-        skips: By address, what else is needed after the cut: values that run past the
-            joins.
-    """
-
+    # The branches of the joins, by address.
     branches: Mapping[str, Any]
+    # Other values that are needed after the cut, by address.
     skips: Mapping[str, Any]
-    _model: Unrolled
-    _edges: Mapping[tuple[int, int], str]
-    _after: list[Step]
+    _model: FlatModel
+    # The addresses of the branches of each join, by the id of its call.
+    _joins: Mapping[int, list[str]]
+    _after: list[OperationCall]
     _dtypes: Mapping[str, str]
 
     def stem(self, name: str, only: Iterable[str] | None = None) -> keras.Model:
-        """Makes the model of what is before the cut.
+        """Makes the model before the cut, which returns values by address.
 
-        Args:
-            name: Its name.
-            only: Addresses of which it returns the values; by default all.
-
-        Returns:
-            A model that takes what the whole one takes, and returns values by address,
-            or a single one if `only` is a single address.
+        It returns all values, or those with the addresses in `only`: a single one
+        without a dictionary.
         """
         tensors = {**self.branches, **self.skips}
         wanted = sorted(tensors if only is None else only)
-        steps = _backwards(self._model.steps, [tensors[name] for name in wanted])
-        casts: list[Step] = []
+        calls = _needed(self._model.calls, [tensors[name] for name in wanted])
         outputs = {}
         for value in wanted:
             tensor, dtype = tensors[value], self._dtypes.get(value)
             if dtype is not None and tensor.dtype != dtype:
-                # Of another tensor, so that the layer that made this one gets no node.
-                cast = keras.ops.cast(like(tensor), dtype)
+                # Of a new tensor, so that the layer of this one gets no node.
+                cast = keras.ops.cast(new_tensor(tensor), dtype)
                 maker = private(cast, "_keras_history").operation
-                casts.append(Step(maker, "", (tensor,), {}, [cast]))
+                calls.append(OperationCall(maker, "", (tensor,), {}, [cast]))
                 tensor = cast
             outputs[value] = tensor
-        found = outputs[wanted[0]] if only is not None and len(wanted) == 1 else outputs
-        return part(self._model.inputs, [*steps, *casts], found, name)
+        single = only is not None and len(wanted) == 1
+        returned = outputs[wanted[0]] if single else outputs
+        return functional_model(self._model.inputs, calls, returned, name)
 
     def head(self, name: str) -> keras.Model:
-        """Makes the model of what comes after the cut.
-
-        It takes values by address: those of all branches, and what runs past the joins.
-        """
-        inputs = {}
+        """Makes the model after the cut, which accepts all values by address."""
         tensors = {**self.branches, **self.skips}
-        for value in sorted(tensors):
-            dtype = self._dtypes.get(value, tensors[value].dtype)
-            inputs[value] = keras.KerasTensor(tensors[value].shape, dtype, name=value)
-        past = {
+        inputs = {
+            value: keras.KerasTensor(
+                tensors[value].shape,
+                self._dtypes.get(value, tensors[value].dtype),
+                name=value,
+            )
+            for value in sorted(tensors)
+        }
+        crossing = {
             id(tensor): inputs[value]
             for value, tensor in reversed(tensors.items())
             if inputs[value].dtype == tensor.dtype
         }
 
-        def taken(leaf: Any) -> Any:
-            return past.get(id(leaf), leaf)
+        def after_cut(tensor: Any) -> Any:
+            return crossing.get(id(tensor), tensor)
 
-        steps = []
-        for step in self._after:
-            leaves = keras.tree.flatten(step.args)
-            at = 0
-            for n, leaf in enumerate(leaves):
-                if isinstance(leaf, keras.KerasTensor):
-                    edge = self._edges.get((id(step), at))
-                    leaves[n] = taken(leaf) if edge is None else inputs[edge]
-                    at += 1
-            args = keras.tree.pack_sequence_as(step.args, leaves)
-            kwargs = keras.tree.map_structure(taken, step.kwargs)
-            steps.append(Step(step.operation, step.path, args, kwargs, step.outputs))
-        outputs = keras.tree.map_structure(taken, self._model.outputs)
-        made = part(inputs, steps, outputs, name)
+        calls = []
+        for call in self._after:
+            args, kwargs = call.map_inputs(after_cut)
+            if id(call) in self._joins:
+                branches = [inputs[value] for value in self._joins[id(call)]]
+                args = _replace_in_order(call.args, branches)
+            calls.append(replace(call, args=args, kwargs=kwargs))
+        outputs = map_tensors(after_cut, self._model.outputs)
+        head = functional_model(inputs, calls, outputs, name)
         if self._model.output_names is not None:
-            # Losses and metrics are told by them.
-            made.output_names = list(self._model.output_names)
-        return made
+            # Losses and metrics may be passed by these names.
+            head.output_names = list(self._model.output_names)
+        return head
+
+
+def _replace_in_order(structure: Any, tensors: Iterable[Any]) -> Any:
+    """Returns a structure with its tensors replaced by others, in order."""
+    iterator = iter(tensors)
+    return map_tensors(lambda _: next(iterator), structure)
 
 
 def cut(model: keras.Model, specs: Any, joins: Branches, kinds: Iterable[str]) -> Cut:
-    """Cuts a model before joins.
+    """Cuts a model before joins, without changing it.
 
-    What comes after is what follows from the joins. All else is before, but for
-    operations inside a `call`, which have no address: what needs them takes them along.
-
-    Args:
-        model: The model. It is not changed.
-        specs: The structure of `InputSpec` that it takes.
-        joins: The joins, with their branches.
-        kinds: Their kinds.
-
-    Raises:
-        ModelError: If there is no graph of the model with these joins in it.
-        OptionError: If a join only leads to others of them, so that nothing after the
-            cut takes its branches.
+    The calls that depend on the joins are after the cut. All others are before it, but
+    for operations inside a `call`, which have no address: they are where their values
+    are needed.
     """
-    whole = unrolled(model, specs, joins, kinds)
-    by_path = {step.path: step for step in whole.steps if step.path}
-    edges: dict[tuple[int, int], str] = {}
+    if "attention" in kinds:
+        raise ModelError("A model can't be cut before an attention.")
+    flat = flatten(model, specs, joins, kinds)
+    by_path = {call.path: call for call in flat.calls if call.path}
+    cut_joins: dict[int, list[str]] = {}
     branches: dict[str, Any] = {}
     dtypes: dict[str, str] = {}
-    if "attention" in kinds:
-        raise ModelError("Nothing can be cut before an attention.")
     for path, wanted in joins.items():
-        step = by_path.get(path)
-        tensors = [] if step is None else tensors_in(step.args)
+        call = by_path.get(path)
+        tensors = [] if call is None else tensors_in(call.args)
         names = [address.branch(path, index) for index in range(len(tensors))]
-        if (
-            step is None
-            or not isinstance(step.operation, IN_ORDER)
-            or names != list(wanted)
-        ):
+        in_order = call is not None and isinstance(call.operation, IN_ORDER)
+        if call is None or not in_order or names != list(wanted):
             raise ModelError(
-                f"{path} is no node with these branches in a graph of {model.name!r}."
+                f"{path} is not a node with these branches in a graph of "
+                f"{model.name!r}."
             )
-        edges |= {(id(step), at): name for at, name in enumerate(names)}
+        cut_joins[id(call)] = names
         branches |= zip(names, tensors, strict=True)
         dtypes |= wanted
-    after = _after(whole, {id(by_path[path]) for path in joins})
-    for path in joins:
-        if by_path[path] not in after:
-            raise OptionError(
-                f"{path!r} leads to the other joins only: nothing after them takes its "
-                "branches. Leave it out, or cut before it alone."
-            )
-    for step in after:
-        if step.fixed:
-            raise ModelError(
-                f"{step.path} is always told training={step.kwargs['training']}, "
-                "whatever the model is told; in a graph it would be told what the head "
-                "is."
-            )
-    skips = _skips(whole, after, edges, branches, dtypes)
+    after = _after(flat, cut_joins.keys())
+    _check_after(after, {path: by_path[path] for path in joins})
+    skips = _skips(flat, after, cut_joins, branches, dtypes)
     for name, tensor in {**branches, **skips}.items():
         if mask_of(tensor) is not None:
             raise ModelError(
                 f"{name} has a mask, which would be lost between the parts of "
                 f"{model.name!r}."
             )
-    return Cut(branches, skips, whole, edges, after, dtypes)
+    return Cut(branches, skips, flat, cut_joins, after, dtypes)
 
 
-def _after(whole: Unrolled, joins: set[int]) -> list[Step]:
-    """Returns the calls that the outputs need, and that follow from joins."""
-    following: set[int] = set()
-    for step in whole.steps:
-        if id(step) in joins or any(id(tensor) in following for tensor in step.inputs):
-            following |= set(map(id, step.outputs))
-    outputs = tensors_in(whole.outputs)
-    needed = {id(tensor) for tensor in outputs}
-    after = []
-    for step in reversed(whole.steps):
-        made = set(map(id, step.outputs))
-        nameless = not step.path and step.inputs
-        if not made & needed or not (made & following or nameless):
-            continue
-        after.append(step)
-        if id(step) not in joins:
-            needed |= set(map(id, step.inputs))
-    return after[::-1]
+def _check_after(
+    after: list[OperationCall], joins: Mapping[str, OperationCall]
+) -> None:
+    """Raises if a head can't be made of the calls after the cut."""
+    for path, join in joins.items():
+        if join not in after:
+            raise OptionError(
+                f"{path!r} leads to the other joins only, so nothing after them needs "
+                "its branches. Leave it out, or cut before it alone."
+            )
+    for call in after:
+        if call.fixed_training:
+            raise ModelError(
+                f"{call.path} always receives training={call.kwargs['training']}. In a "
+                "head it would receive the same `training` as the head."
+            )
+
+
+def _after(flat: FlatModel, joins: Iterable[int]) -> list[OperationCall]:
+    """Returns the calls that the outputs need, and that depend on joins."""
+    joins = set(joins)
+    dependent: set[int] = set()
+    for call in flat.calls:
+        if id(call) in joins or any(id(tensor) in dependent for tensor in call.inputs):
+            dependent |= set(map(id, call.outputs))
+
+    def is_after(call: OperationCall) -> bool:
+        nameless = not call.path and call.inputs
+        return bool(nameless) or any(id(tensor) in dependent for tensor in call.outputs)
+
+    return _needed(flat.calls, tensors_in(flat.outputs), is_after, joins)
 
 
 def _skips(
-    whole: Unrolled,
-    after: list[Step],
-    edges: Mapping[tuple[int, int], str],
+    flat: FlatModel,
+    after: list[OperationCall],
+    joins: Mapping[int, list[str]],
     branches: Mapping[str, Any],
     dtypes: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Returns what is needed after the cut, and is no branch, by address."""
-    made = {id(tensor) for step in after for tensor in step.outputs}
-    known = {
+    """Returns the values that are needed after the cut besides branches, by address."""
+    available = {id(tensor) for call in after for tensor in call.outputs}
+    available |= {
         id(tensor) for name, tensor in branches.items() if tensor.dtype == dtypes[name]
     }
-    wanted = [
+    needed = [
         tensor
-        for step in after
-        for at, tensor in enumerate(tensors_in(step.args))
-        if (id(step), at) not in edges
+        for call in after
+        if id(call) not in joins
+        for tensor in tensors_in(call.args)
     ]
-    wanted += [tensor for step in after for tensor in tensors_in(step.kwargs)]
-    wanted += tensors_in(whole.outputs)
-    addresses = _addresses(whole)
+    needed += [tensor for call in after for tensor in tensors_in(call.kwargs)]
+    needed += tensors_in(flat.outputs)
+    addresses = _addresses(flat)
     return {
         addresses[id(tensor)]: tensor
-        for tensor in wanted
-        if id(tensor) not in made and id(tensor) not in known
+        for tensor in needed
+        if id(tensor) not in available
     }
 
 
-def _addresses(whole: Unrolled) -> dict[int, str]:
+def _addresses(flat: FlatModel) -> dict[int, str]:
     """Returns the addresses of tensors, by their ids."""
-    found: dict[int, str] = {
-        id(tensor): address.output(address.component(name))
-        for name, tensor in zip(
-            whole.names, keras.tree.flatten(whole.inputs), strict=True
-        )
+    inputs = zip(flat.names, keras.tree.flatten(flat.inputs), strict=True)
+    addresses: dict[int, str] = {
+        id(tensor): address.output(address.component(name)) for name, tensor in inputs
     }
-    for step in whole.steps:
-        if step.path:
-            count = len(step.outputs)
-            for index, tensor in enumerate(step.outputs):
-                name = address.output(step.path, index, count)
-                found.setdefault(id(tensor), name)
-    return found
+    for call in flat.calls:
+        if call.path:
+            count = len(call.outputs)
+            for index, tensor in enumerate(call.outputs):
+                name = address.output(call.path, index, count)
+                addresses.setdefault(id(tensor), name)
+    return addresses
 
 
-def _backwards(steps: list[Step], tensors: list[Any]) -> list[Step]:
-    """Returns the calls that some tensors need."""
+def _needed(
+    calls: list[OperationCall],
+    tensors: list[Any],
+    relevant: Callable[[OperationCall], bool] = lambda call: True,
+    ends: Container[int] = (),
+) -> list[OperationCall]:
+    """Returns the relevant calls that tensors need, back to the calls with some ids."""
     needed = set(map(id, tensors))
-    found = []
-    for step in reversed(steps):
-        if needed & set(map(id, step.outputs)):
-            found.append(step)
-            needed |= set(map(id, step.inputs))
-    return found[::-1]
+    backwards = []
+    for call in reversed(calls):
+        if needed & set(map(id, call.outputs)) and relevant(call):
+            backwards.append(call)
+            if id(call) not in ends:
+                needed |= set(map(id, call.inputs))
+    return backwards[::-1]

@@ -1,227 +1,217 @@
-"""The pass that opens what joins stand in, and notes every call on the way."""
+"""The pass that records every call, and opens the layers with joins inside."""
 
 import inspect
 from collections.abc import Collection, Iterable
+from functools import partial
 from typing import Any
 
 import keras
 
 from layertap.errors import ModelError
 from layertap.tracing.forward_pass import Call, Frame, Pass, tensors_of
-from layertap.tracing.graphs.build import Step, like
-from layertap.tracing.join_kinds import OPERATIONS
+from layertap.tracing.graphs.build import OperationCall, by_id, map_tensors, new_tensor
+from layertap.tracing.join_kinds import OPERATIONS, operation_name
 from layertap.tracing.keras_internals import Functional, backend, private
 from layertap.tracing.model_structure import functional, nodes_in_order
 
-# Keras' own `call` of a graph: to run it is to run the nodes of the graph.
+# Keras' own `call` of a graph, which runs the nodes of the graph.
 GRAPH_CALLS = (Functional.call, keras.Sequential.call)
 
 
-class Opening(Pass):
-    """A pass with Keras' symbolic tensors that notes every call.
+class RecordPass(Pass):
+    """A pass with Keras' symbolic tensors that records every call.
 
-    Args:
-        opened: The paths of the operations to be opened.
-        kinds: The kinds of the joins that are looked for.
-        known: The ids of operations that are opened wherever they are called.
+    It opens the operations with one of the joins inside, and those whose ids are in
+    `opened`, wherever they are called.
     """
 
     computes = True
     symbolic = True
 
     def __init__(
-        self, opened: set[str], kinds: Iterable[str], known: Collection[int] = ()
+        self, joins: Iterable[str], kinds: Iterable[str], opened: Collection[int] = ()
     ) -> None:
         super().__init__(kinds)
-        self.steps: list[Step] = []
-        # Operations that were opened, by their ids.
-        self.found = set(known)
-        self._known = frozenset(known)
-        self._opened = opened
-        # What those that are open now are told of training where nobody says it.
-        self._untold: list[bool | None] = []
-        self._told: bool | None = None
+        self.calls: list[OperationCall] = []
+        # The ids of the operations that were opened.
+        self.opened = set(opened)
+        self._always_opened = frozenset(opened)
+        self._joins = tuple(joins)
+        # By opened operation: the `training` argument of its calls by default.
+        self._defaults: list[bool | None] = []
+        # The default for the operation that is called next, if a node has one.
+        self._next_default: bool | None = None
 
-    def again(self) -> "Opening":
-        """Returns a new pass that opens all calls of what this one has opened."""
-        return Opening(self._opened, self.kinds, self.found)
+    def again(self) -> "RecordPass":
+        """Returns a new pass that opens all calls of the opened operations."""
+        return RecordPass(self._joins, self.kinds, self.opened)
 
     def _opens(self, operation: Any, path: str) -> bool:
-        if path in self._opened:
-            self.found.add(id(operation))
-        return path in self._opened or id(operation) in self._known
+        if not path or any(join.startswith(f"{path}/") for join in self._joins):
+            self.opened.add(id(operation))
+            return True
+        return id(operation) in self._always_opened
 
     def begin(self, frame: Frame, args: Any, kwargs: Any) -> None:
-        """Lets what an operation does be heard only if it is opened.
+        """Traces the inside of an operation only if it is opened.
 
-        What it is given was cast before its `call`, and these casts are calls too.
+        The casts of its arguments are calls too.
         """
         frame.inside = self._opens(frame.operation, frame.path)
         if frame.inside:
             by_name = {name: kwargs[name] for name in frame.arguments[1]}
-            given = keras.tree.flatten(frame.arguments)
+            passed = keras.tree.flatten(frame.arguments)
             received = keras.tree.flatten((args, by_name))
-            for before, after in zip(given, received, strict=True):
+            for before, after in zip(passed, received, strict=True):
                 if before is not after and isinstance(after, keras.KerasTensor):
                     cast = private(after, "_keras_history").operation
-                    self.steps.append(Step(cast, "", (before,), {}, [after]))
+                    self.calls.append(OperationCall(cast, "", (before,), {}, [after]))
 
     def run(self, frame: Frame, call: Call, args: Any, kwargs: Any) -> Any:
-        """Runs what is opened: the nodes of a graph, or a `call`."""
+        """Runs an opened operation: the nodes of a graph, or a `call`."""
         operation = frame.operation
         if not frame.inside:
             return call(operation, *args, **kwargs)
-        told, self._told = self._told, None
-        if told is None:
-            told = self._untold[-1] if self._untold else _default(operation)
-        self._untold.append(told)
+        default, self._next_default = self._next_default, None
+        if default is None:
+            default = self._defaults[-1] if self._defaults else _default(operation)
+        self._defaults.append(default)
         try:
             graph = functional(operation)
             if graph is not None and type(operation).call in GRAPH_CALLS:
-                return self._nodes(frame, graph, args, kwargs)
+                return self._record_nodes(frame, graph, args, kwargs)
             if getattr(operation, "activity_regularizer", None) is not None:
                 raise ModelError(
-                    f"{frame.path or 'The model'} has an activity regularizer, whose "
-                    "loss a graph of its `call` would not have."
+                    f"{frame.path or 'The model'} has an activity regularizer. A graph "
+                    "of its `call` would not have this loss."
                 )
             return operation.call(*args, **kwargs)
         finally:
-            self._untold.pop()
+            self._defaults.pop()
 
     def leave(self, frame: Frame, outputs: Any) -> None:
-        """Notes the call of an operation that was not opened."""
+        """Records the call of an operation that is not opened."""
         if not self._opens(frame.operation, frame.path):
             args, kwargs = frame.arguments
-            _check_weights(self.frames[-2], frame.operation, args, kwargs)
-            self._note(frame.operation, frame.path, args, kwargs, outputs)
+            _check_constants(self.frames[-2], frame.operation, (args, kwargs))
+            self._record(frame.operation, frame.path, args, kwargs, outputs)
 
-    def symbolically(
+    def record_symbolic(
         self, operation: Any, args: Any, kwargs: Any, outputs: Any
     ) -> None:
-        """Notes an operation of `keras.ops`; a join among them has a path."""
+        """Records an operation of `keras.ops`. Only joins among them have a path."""
         path = ""
         for kind, classes in OPERATIONS.items():
-            counted = kind in self.kinds or kind == "concatenate"
-            if counted and isinstance(operation, classes):
-                name = kind if kind == "concatenate" else f"ops.{kind}"
-                path = self.frames[-1].child(name)
-        _check_weights(self.frames[-1], operation, args, kwargs)
-        self._note(operation, path, args, kwargs, outputs)
+            if self.counts(kind) and isinstance(operation, classes):
+                path = self.frames[-1].next_join(operation_name(kind))
+        _check_constants(self.frames[-1], operation, (args, kwargs))
+        self._record(operation, path, args, kwargs, outputs)
 
-    def _note(
+    def _record(
         self,
         operation: Any,
         path: str,
         args: Any,
         kwargs: Any,
         outputs: Any,
-        untold: bool | None = None,
+        default: bool | None = None,
     ) -> None:
-        if untold is None:
-            untold = self._untold[-1]
-        found = keras.tree.flatten(outputs)
-        self.steps.append(Step(operation, path, args, dict(kwargs), found, untold))
+        if default is None:
+            default = self._defaults[-1]
+        tensors = keras.tree.flatten(outputs)
+        self.calls.append(
+            OperationCall(operation, path, args, dict(kwargs), tensors, default)
+        )
 
-    def _nodes(self, frame: Frame, graph: Any, args: Any, kwargs: Any) -> Any:
-        """Notes the nodes of a graph, with tensors of their own."""
-        given = _given(frame, graph, args, kwargs)
-        tensors = dict(zip(map(id, graph.inputs), given, strict=True))
-        training, untold = kwargs.get("training"), self._untold[-1]
+    def _record_nodes(self, frame: Frame, graph: Any, args: Any, kwargs: Any) -> Any:
+        """Records the nodes of a graph, with new tensors."""
+        inputs = _graph_inputs(frame, graph, args, kwargs)
+        tensors = dict(zip(map(id, graph.inputs), inputs, strict=True))
+        training, default = kwargs.get("training"), self._defaults[-1]
 
-        def here(leaf: Any) -> Any:
-            return tensors[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
-
+        own = partial(by_id, tensors)
         for node in nodes_in_order(graph):
             operation = private(node, "operation")
             arguments = private(node, "arguments")
             if any(id(t) not in tensors for t in private(arguments, "keras_tensors")):
                 continue
-            args, kwargs = keras.tree.map_structure(
-                here, (arguments.args, arguments.kwargs)
-            )
-            _check_weights(frame, operation, args, kwargs, of_graph=True)
-            # A graph that is told of training tells all of its layers the same.
-            own = kwargs.get("training") if untold is None else untold
-            if training is not None and takes_training(operation):
+            args, kwargs = map_tensors(own, (arguments.args, arguments.kwargs))
+            _check_constants(frame, operation, (args, kwargs), of_graph=True)
+            # A graph passes its `training` argument on to all of its layers.
+            own_default = kwargs.get("training") if default is None else default
+            if training is not None and accepts_training(operation):
                 kwargs["training"] = training
             made = tensors_of(private(node, "outputs"))
             counted = dict(frame.calls)
-            path = frame.calls_operation(operation)
+            path = frame.next_call(operation)
             if self._opens(operation, path):
-                # Its call is counted when it comes.
-                frame.calls, self._told = counted, own
-                found = keras.tree.flatten(operation(*args, **kwargs))
+                # `enter` will count this call.
+                frame.calls, self._next_default = counted, own_default
+                outputs = keras.tree.flatten(operation(*args, **kwargs))
             else:
-                found = [_like(tensor) for tensor in made]
-                self._note(operation, path, args, kwargs, found, own)
-            tensors.update(zip(map(id, made), found, strict=True))
-        return keras.tree.map_structure(here, private(graph, "_outputs_struct"))
+                outputs = list(map(_new_masked_tensor, made))
+                self._record(operation, path, args, kwargs, outputs, own_default)
+            tensors.update(zip(map(id, made), outputs, strict=True))
+        return map_tensors(own, private(graph, "_outputs_struct"))
 
 
-def _given(frame: Frame, graph: Any, args: Any, kwargs: Any) -> list[Any]:
-    """Returns what a graph is given, as it takes it."""
-    given = args[0] if args else kwargs.get("inputs")
-    flat, taken = keras.tree.flatten(given), private(graph, "_inputs_struct")
-    named = isinstance(given, dict) != isinstance(taken, dict)
-    masked = kwargs.get("mask") is not None and any(
-        mask is not None for mask in keras.tree.flatten(kwargs["mask"])
-    )
+def _graph_inputs(frame: Frame, graph: Any, args: Any, kwargs: Any) -> list[Any]:
+    """Returns the arguments of a graph's call as the graph accepts them, flat."""
+    passed = args[0] if args else kwargs.get("inputs")
+    flat, accepted = keras.tree.flatten(passed), private(graph, "_inputs_struct")
+    named = isinstance(passed, dict) != isinstance(accepted, dict)
+    masks = keras.tree.flatten(kwargs.get("mask"))
+    masked = any(mask is not None for mask in masks)
     ranks = [len(tensor.shape) for tensor in flat]
     if named or masked or ranks != [len(tensor.shape) for tensor in graph.inputs]:
-        what = "a mask" if masked else "inputs in another structure than its own"
+        problem = "a mask" if masked else "inputs in another structure than its own"
         raise ModelError(
-            f"{frame.path} is given {what}, so its graph can't be written out as "
-            "a part of another."
+            f"{frame.path} receives {problem}, so its graph can't be a part of another."
         )
     return [
-        given if given.dtype == taken.dtype else keras.ops.cast(given, taken.dtype)
-        for given, taken in zip(flat, graph.inputs, strict=True)
+        tensor if tensor.dtype == own.dtype else keras.ops.cast(tensor, own.dtype)
+        for tensor, own in zip(flat, graph.inputs, strict=True)
     ]
 
 
-def takes_training(operation: Any) -> bool:
-    """Whether an operation is told that it is trained."""
+def accepts_training(operation: Any) -> bool:
+    """Whether an operation has a `training` argument."""
     return "training" in inspect.signature(operation.call).parameters
 
 
 def _default(operation: Any) -> bool | None:
-    """Returns what an operation takes for true of training if nobody says it."""
-    if not takes_training(operation):
+    """Returns an operation's default for its `training` argument, if it is a flag."""
+    if not accepts_training(operation):
         return None
     default = inspect.signature(operation.call).parameters["training"].default
     return default if isinstance(default, bool) else None
 
 
 def mask_of(tensor: Any) -> Any:
-    """Returns the mask that goes with a symbolic tensor, or None."""
+    """Returns the mask of a symbolic tensor, or None."""
     return backend.get_keras_mask(tensor)
 
 
-def _like(tensor: Any) -> Any:
-    """Returns another symbolic tensor of the same form, with the same mask."""
-    found = like(tensor)
+def _new_masked_tensor(tensor: Any) -> Any:
+    """Returns a new symbolic tensor like another, with the same mask."""
+    made = new_tensor(tensor)
     if mask_of(tensor) is not None:
-        backend.set_keras_mask(found, mask_of(tensor))
-    return found
+        backend.set_keras_mask(made, mask_of(tensor))
+    return made
 
 
-def _check_weights(
-    frame: Frame, operation: Any, args: Any, kwargs: Any, *, of_graph: bool = False
+def _check_constants(
+    frame: Frame, operation: Any, arguments: Any, *, of_graph: bool = False
 ) -> None:
-    """Raises if numbers are handed on that may change: weights, say.
+    """Raises if an operation receives values that may change, such as weights.
 
-    Args:
-        frame: Where that happens.
-        operation: What they are given to.
-        args: What it is given.
-        kwargs: What it is given by name.
-        of_graph: Whether it is a node of a graph, whose constants stay what they are.
+    The constants of a graph do not change.
     """
-    for leaf in keras.tree.flatten((args, kwargs)):
+    for leaf in keras.tree.flatten(arguments):
         constant = keras.ops.is_tensor(leaf) and not of_graph
         if isinstance(leaf, keras.Variable) or constant:
             raise ModelError(
-                f"The `call` of {frame.path or 'the model'} gives weights, or tensors "
-                f"that it has made itself, to {operation.name}: in a graph they would "
-                "stay as they are now."
+                f"The `call` of {frame.path or 'the model'} passes weights, or tensors "
+                f"that it has made itself, to {operation.name}. In a graph, they would "
+                "be constants."
             )
