@@ -1,4 +1,4 @@
-"""A model in two parts: bit for bit the whole, whose layers they share."""
+"""A model in two parts that share its layers and, in turn, compute the same bits."""
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -15,17 +15,17 @@ from tests.zoo import CASES
 
 pytestmark = pytest.mark.every_backend
 
-each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
-# Where the join is inside a layer whose `call` can't be run with symbolic tensors, or a
-# mask would have to go over the cut.
+# The join is inside a layer whose `call` can't be run with symbolic tensors, or a mask
+# would cross the cut.
 REFUSED = {
     "class_token": "`call` of token",
     "masks_side_by_side": "fusion/in/0 has a mask",
     "masks_end_to_end": "fusion/in/0 has a mask",
 }
 if hasattr(layers.Bidirectional, "_can_attempt_fused_lstm"):
-    # Newer releases of Keras look for kernels that have numbers of rows.
+    # Newer releases of Keras look for kernels that need a number of rows.
     REFUSED["bidirectional_sequences"] = "`call` of bidirectional"
     REFUSED["bidirectional_last"] = "`call` of bidirectional"
 
@@ -34,9 +34,9 @@ def run(model: keras.Model, x: Any) -> list[np.ndarray]:
     return [ops.convert_to_numpy(y) for y in keras.tree.flatten(model(x))]
 
 
-def assert_same_bits(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
+def assert_same_bits(actual: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
         assert one.tobytes() == other.tobytes()
 
@@ -51,7 +51,7 @@ def nodes_of(model: keras.Model) -> dict[int, tuple[list[int], list[int]]]:
     }
 
 
-@each_case
+@every_case
 def test_head_of_stem_is_the_model(case):
     model, inputs = case.build(), case.inputs(3)
     expected = run(model, inputs)
@@ -73,12 +73,12 @@ def test_head_of_stem_is_the_model(case):
     assert_same_bits(model.get_weights(), weights)
 
 
-# A third of them: what is saved is the same as what a stem returns, however it is made.
+# A third of them: saved values do not depend on how a stem is made.
 SAVED = [case for case in CASES if case.name not in REFUSED][::3]
 
 
 @pytest.mark.parametrize("case", SAVED, ids=lambda case: case.name)
-def test_a_head_takes_what_is_saved_for_it(case, tmp_path):
+def test_a_head_accepts_the_values_saved_for_it(case, tmp_path):
     model, inputs = case.build(), case.inputs(3)
     before = list(case.joins)[-1]
     expected = model.predict(inputs, verbose=0)
@@ -88,12 +88,12 @@ def test_a_head_takes_what_is_saved_for_it(case, tmp_path):
     )
     branches = {name for name in saved if name.startswith(f"{before}/in/")}
     assert set(head.input) == branches | set(saved.plan.skips) == set(saved)
-    found = head.predict({name: saved[name][:] for name in saved}, verbose=0)
-    keras.tree.map_structure(case.assert_close, found, expected)
+    actual = head.predict({name: saved[name][:] for name in saved}, verbose=0)
+    keras.tree.map_structure(case.assert_close, actual, expected)
 
 
 def skipping() -> keras.Model:
-    """Past the join `fusion` run `b`, which is a branch too, `c`, and the input."""
+    """A model in which a branch, `c` and the input run past the join `fusion`."""
     x = keras.Input((6,), name="x")
     a, b = layers.Dense(5, name="a")(x), layers.Dense(4, name="b")(x)
     c = layers.Dense(4, name="c")(b)
@@ -107,7 +107,7 @@ def six(rows: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(rows, 6)).astype("float32")
 
 
-def test_what_runs_past_the_join_is_taken_too(tmp_path):
+def test_values_that_run_past_the_join_are_captured(tmp_path):
     model, x = skipping(), six(40)
     plan = layertap.plan(model, before="fusion", for_head=True)
     assert plan.skips == ("c/out", "x/out")
@@ -116,12 +116,12 @@ def test_what_runs_past_the_join_is_taken_too(tmp_path):
     saved = layertap.save(model, x, tmp_path / "v", before="fusion", for_head=True)
     np.testing.assert_array_equal(saved["x/out"][:], x)
     assert layertap.verify(saved, model, x)
-    found = head.predict({name: saved[name][:] for name in saved}, verbose=0)
-    for one, other in zip(found, model.predict(x, verbose=0), strict=True):
+    actual = head.predict({name: saved[name][:] for name in saved}, verbose=0)
+    for one, other in zip(actual, model.predict(x, verbose=0), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_an_input_is_taken_only_if_it_is_named():
+def test_an_input_is_captured_only_if_it_is_named():
     model, x = skipping(), six(3)
     values = layertap.capture(model, x, outputs=["x", "a"])
     assert list(values) == ["x/out", "a/out"]
@@ -145,7 +145,7 @@ def test_several_joins_are_one_cut():
     assert sorted(head.input) == ["left/in/0", "left/in/1", "right/out"]
 
 
-def test_a_join_that_only_leads_to_another_is_no_part_of_the_cut():
+def test_a_join_that_only_leads_to_another_is_refused():
     x = keras.Input((6,))
     first = layers.Concatenate(name="first")([x, layers.Dense(2)(x)])
     second = layers.Concatenate(name="second")([first, x])
@@ -162,7 +162,7 @@ def encoder(name: str, units: int) -> keras.Model:
     return keras.Model(x, layers.Dense(3, name="top")(joined), name=name)
 
 
-def test_models_with_layers_of_one_name_are_opened_side_by_side(tmp_path):
+def test_models_with_layers_of_the_same_name_are_both_opened(tmp_path):
     x = keras.Input((6,), name="x")
     left, right = encoder("left", 3), encoder("right", 4)
     turned = layers.Dense(6, name="dense")(x)
@@ -181,18 +181,18 @@ def test_models_with_layers_of_one_name_are_opened_side_by_side(tmp_path):
 
 def load(path: Any) -> keras.Model:
     with warnings.catch_warnings():
-        # Keras names inputs by their layers, whose names have no slash.
+        # Keras expects the names of input layers, which have no slash.
         warnings.filterwarnings("ignore", message="When providing `inputs` as a dict")
         return keras.models.load_model(path)
 
 
 def test_both_parts_can_be_saved_and_loaded(tmp_path):
     model, x = skipping(), six(3)
-    for part, given in zip(layertap.split(model, "fusion"), (x, None), strict=True):
-        given = layertap.split(model, "fusion")[0](x) if given is None else given
+    for part, inputs in zip(layertap.split(model, "fusion"), (x, None), strict=True):
+        inputs = layertap.split(model, "fusion")[0](x) if inputs is None else inputs
         part.save(tmp_path / "part.keras")
-        assert_same_bits(run(load(tmp_path / "part.keras"), given), run(part, given))
-    # Nothing that was made of it shows in the model's own configuration.
+        assert_same_bits(run(load(tmp_path / "part.keras"), inputs), run(part, inputs))
+    # The model's own configuration is unchanged.
     assert keras.Model.from_config(model.get_config()).count_params() > 0
 
 
@@ -222,7 +222,7 @@ def test_training_a_head_trains_the_model_unless_it_is_a_copy(copy):
 
 
 class Drops(keras.Model):
-    """Joins in its `call`, and drops what it has joined, when it is trained."""
+    """Joins in its `call`, and drops values of the join when it is trained."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,7 +234,7 @@ class Drops(keras.Model):
         return self.top(ops.relu(self.drop(joined, training=training)))
 
 
-def test_a_head_knows_that_it_is_trained():
+def test_a_head_receives_training():
     model, x = Drops(), six(4)
     model(x)
     stem, head = layertap.split(model, like=x)
@@ -244,49 +244,49 @@ def test_a_head_knows_that_it_is_trained():
     assert not np.allclose(trained, ops.convert_to_numpy(head(values)))
 
 
-class Tells(keras.Model):
-    """Tells a functional model inside it that it is trained: always, never, or not."""
+class PassesTraining(keras.Model):
+    """Passes `training` to a functional model inside: always the same, or its own."""
 
-    def __init__(self, told: bool | None) -> None:
-        super().__init__(name="tells")
+    def __init__(self, fixed: bool | None) -> None:
+        super().__init__(name="passes_training")
         x = keras.Input((6,))
         joined = layers.Concatenate(name="fusion")([layers.Dense(3)(x), x])
         normal = layers.BatchNormalization(name="normal")(joined)
         self.base = keras.Model(x, normal, name="base")
-        self.told, self.top = told, layers.Dense(2, name="top")
+        self.fixed, self.top = fixed, layers.Dense(2, name="top")
 
     def call(self, x, training=None):
-        told = training if self.told is None else self.told
-        return self.top(self.base(x, training=told))
+        training = training if self.fixed is None else self.fixed
+        return self.top(self.base(x, training=training))
 
 
-def test_what_is_told_of_training_is_told_in_the_parts_too():
+def test_the_parts_pass_training_on_like_the_model():
     x = six(4)
-    model = Tells(None)
+    model = PassesTraining(None)
     model(x)
     stem, head = layertap.split(model, "base/fusion", like=x)
     weights = model.get_weights()
     for training in (None, False, True):
         expected = ops.convert_to_numpy(model(x, training=training))
         model.set_weights(weights)
-        found = ops.convert_to_numpy(head(stem(x), training=training))
+        actual = ops.convert_to_numpy(head(stem(x), training=training))
         model.set_weights(weights)
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(actual, expected)
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_a_head_that_could_not_be_told_so_is_refused(told):
-    model = Tells(told)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_layer_that_always_receives_the_same_training_is_refused(training):
+    model = PassesTraining(training)
     model(six(4))
-    with pytest.raises(ModelError, match=f"always receives training={told}"):
+    with pytest.raises(ModelError, match=f"always receives training={training}"):
         layertap.split(model, "base/fusion", like=six(4))
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_a_node_that_says_whether_it_is_trained(told):
-    inner = Tells(None).base
+@pytest.mark.parametrize("training", [True, False])
+def test_a_node_may_have_its_own_training_argument(training):
+    inner = PassesTraining(None).base
     x = keras.Input((6,))
-    model = keras.Model(x, layers.Dense(2)(inner(x, training=told)))
+    model = keras.Model(x, layers.Dense(2)(inner(x, training=training)))
     stem, head = layertap.split(model)
     weights = model.get_weights()
     expected = ops.convert_to_numpy(model(six(4)))
@@ -297,9 +297,9 @@ def test_a_node_that_says_whether_it_is_trained(told):
 class Counts(keras.layers.Layer):
     """Joins, and has a regularizer, or a variable that its `call` reads or changes."""
 
-    def __init__(self, how: str, **more: Any) -> None:
+    def __init__(self, how: str, **kwargs: Any) -> None:
         regularizer = "l2" if how == "regularizer" else None
-        super().__init__(name="counts", activity_regularizer=regularizer, **more)
+        super().__init__(name="counts", activity_regularizer=regularizer, **kwargs)
         self.how = how
         self.count = self.add_weight(shape=(), initializer="ones", trainable=False)
 
@@ -311,17 +311,17 @@ class Counts(keras.layers.Layer):
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "message"),
     [
         ("regularizer", "counts has an activity regularizer"),
         ("changes", "reads or changes counts/"),
     ],
 )
-def test_what_a_graph_of_a_call_would_not_have_is_refused(how, told):
+def test_a_call_that_a_graph_would_change_is_refused(how, message):
     x = keras.Input((6,))
     model = keras.Model(x, layers.Dense(2)(Counts(how)(x)))
     before = model.get_weights()
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         layertap.split(model)
     assert_same_bits(model.get_weights(), before)
 
@@ -359,13 +359,13 @@ def test_a_model_that_is_called_twice_is_opened_twice(before, tmp_path):
     ends = [inner(x), inner(layers.Dense(6, name="turn")(x))]
     model = keras.Model(x, layers.Dense(2, name="end")(layers.Add(name="sum")(ends)))
     parts = layertap.split(model, before)
-    given = six(3)
+    inputs = six(3)
     for part in parts:
         part.save(tmp_path / "part.keras")
-        loaded, expected = load(tmp_path / "part.keras"), run(part, given)
+        loaded, expected = load(tmp_path / "part.keras"), run(part, inputs)
         assert len(loaded.weights) == len(part.weights)
-        assert_same_bits(run(loaded, given), expected)
-        given = part(given)
+        assert_same_bits(run(loaded, inputs), expected)
+        inputs = part(inputs)
     assert_same_bits(run(parts[1], parts[0](six(3))), run(model, six(3)))
 
 
@@ -381,22 +381,22 @@ def test_outputs_keep_their_names():
     head.fit({name: values[name] for name in values}, [y, y], epochs=1, verbose=0)
 
 
-def test_configurations_can_be_read_by_many_threads():
+def test_many_threads_may_read_configurations():
     model = skipping()
     _, head = layertap.split(model, "fusion")
-    expected = {id(each): str(each.get_config()) for each in (model, head)}
+    expected = {id(owner): str(owner.get_config()) for owner in (model, head)}
     with ThreadPoolExecutor(3) as pool:
-        for each, found in pool.map(
-            lambda each: (each, str(each.get_config())), [model, head] * 60
+        for owner, actual in pool.map(
+            lambda owner: (owner, str(owner.get_config())), [model, head] * 60
         ):
-            assert found == expected[id(each)]
+            assert actual == expected[id(owner)]
 
 
 class Minds(keras.layers.Layer):
-    """Joins, and does something that no graph does; `how` says what."""
+    """Joins, and does something that a graph can't do."""
 
-    def __init__(self, how: str, **more: Any) -> None:
-        super().__init__(**more)
+    def __init__(self, how: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.how = how
         self.scale = self.add_weight(shape=(1,), initializer="ones")
         self.inner = layers.Dense(6)
@@ -416,27 +416,27 @@ class Minds(keras.layers.Layer):
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "message"),
     [
         ("weights", "`call` of minds passes weights"),
         ("training", "something else when it is trained"),
     ],
 )
-def test_what_no_graph_does_is_refused(how, told):
+def test_a_call_that_a_graph_cannot_do_is_refused(how, message):
     x = keras.Input((6,))
     model = keras.Model(x, layers.Dense(2)(Minds(how, name="minds")(x)))
     nodes = nodes_of(model)
-    with pytest.raises(ModelError, match=told) as raised:
+    with pytest.raises(ModelError, match=message) as raised:
         layertap.split(model)
     assert "Instead, " in str(raised.value)
     assert nodes_of(model) == nodes
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         layertap.plan(model, for_head=True)
-    # Without a head, nothing of it is needed.
+    # Without a head, no graph is needed.
     assert len(layertap.capture(model, six(2))) == 2
 
 
-def test_a_head_takes_neither_reduced_nor_padded_values():
+def test_a_head_accepts_neither_reduced_nor_padded_values():
     with pytest.raises(OptionError, match="complete values"):
         layertap.plan(skipping(), before="fusion", for_head=True, reduce="mean")
     with pytest.raises(OptionError, match="true sizes"):
@@ -445,7 +445,7 @@ def test_a_head_takes_neither_reduced_nor_padded_values():
         layertap.plan(skipping(), outputs="a", for_head=True)
 
 
-def test_nothing_is_cut_before_an_attention():
+def test_a_cut_before_an_attention_is_refused():
     x = keras.Input((4, 6))
     seen = layers.MultiHeadAttention(2, 3, name="attention")(x, x)
     with pytest.raises(ModelError, match="before an attention"):
@@ -453,7 +453,7 @@ def test_nothing_is_cut_before_an_attention():
 
 
 @pytest.mark.parametrize("name", ["fusion_in_0", "c_out"])
-def test_inputs_of_a_head_are_not_called_as_a_layer_of_it(name):
+def test_inputs_of_a_head_are_not_named_like_its_layers(name):
     x = keras.Input((6,), name="x")
     c = layers.Dense(3, name="c")(x)
     joined = layers.Concatenate(name="fusion")([layers.Dense(2, name="a")(x), x])

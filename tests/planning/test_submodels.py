@@ -11,9 +11,9 @@ from tests.zoo import CASES
 pytestmark = pytest.mark.every_backend
 
 
-# Half of them: how a model is cut is shown with all in test_cutting.py.
+# Half of them: test_split.py cuts all.
 @pytest.mark.parametrize("case", CASES[::2], ids=lambda case: case.name)
-def test_submodels_predict_what_flows_into_the_join(case):
+def test_submodels_predict_the_branches_of_the_join(case):
     model, inputs = case.build(), case.inputs(4)
     truth = case.truth(model, inputs)
     path = list(case.joins)[-1]
@@ -23,9 +23,9 @@ def test_submodels_predict_what_flows_into_the_join(case):
     owned = {id(variable) for variable in model.variables}
     for index, submodel in enumerate(models.values()):
         assert {id(variable) for variable in submodel.weights} <= owned
-        found = submodel.predict(inputs, verbose=0)
+        actual = submodel.predict(inputs, verbose=0)
         expected = truth[f"{path}/in/{index}"]
-        case.assert_close(np.asarray(found).astype(expected.dtype), expected)
+        case.assert_close(np.asarray(actual).astype(expected.dtype), expected)
         case.assert_close(captured[f"{path}/in/{index}"], expected)
 
 
@@ -45,7 +45,7 @@ def test_submodels_of_a_graph_can_be_saved_and_loaded(tmp_path):
         np.testing.assert_array_equal(loaded.predict(x, verbose=0), expected)
 
 
-def test_submodels_see_how_the_original_is_trained():
+def test_submodels_follow_the_training_of_the_original():
     model, x = article(), np.ones((8, 10), "float32")
     models = layertap.submodels(model)
     model.compile("sgd", "binary_crossentropy")
@@ -69,7 +69,7 @@ class Joins(keras.Model):
         return keras.ops.concatenate([self.left(x) * self.scale, self.right(x)], -1)
 
 
-def test_a_listening_submodel_says_why_it_cannot_be_saved(tmp_path):
+def test_a_submodel_without_a_graph_cannot_be_saved(tmp_path):
     model = Joins()
     model(np.ones((1, 2), "float32"))
     models = layertap.submodels(model)
@@ -77,7 +77,7 @@ def test_a_listening_submodel_says_why_it_cannot_be_saved(tmp_path):
         next(iter(models.values())).save(tmp_path / "m.keras")
 
 
-def test_more_than_one_join_has_to_be_chosen_from():
+def test_before_has_to_name_one_of_several_joins():
     x = keras.Input((3,))
     first = keras.layers.Concatenate(name="first")([x, keras.layers.Dense(2)(x)])
     second = keras.layers.Concatenate(name="second")([first, x])

@@ -1,11 +1,11 @@
-"""What stands in for a package of somebody else's."""
+"""Code in place of a third-party package."""
 
 import keras
 import numpy as np
 
 
 class Towers(keras.Model):
-    """A model with a tower of four units and one of three. Abstract."""
+    """A model with a dense tower of four units and one of three. Abstract."""
 
     def __init__(self):
         super().__init__(name="towers")
@@ -13,7 +13,7 @@ class Towers(keras.Model):
         self.right = keras.layers.Dense(3, name="right")
 
     def truth(self, x):
-        """Returns what the towers give, computed in NumPy."""
+        """Returns the outputs of the towers, computed in NumPy."""
         return [
             x @ np.asarray(keras.ops.convert_to_numpy(tower.kernel))
             + np.asarray(keras.ops.convert_to_numpy(tower.bias))
@@ -22,5 +22,5 @@ class Towers(keras.Model):
 
 
 def fuse(function, *tensors):
-    """Calls a function of the backend's from here."""
+    """Calls a function of the backend from this module."""
     return function(list(tensors), 1)

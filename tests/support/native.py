@@ -1,4 +1,4 @@
-"""The backend's own functions, under one name each, and models written with them."""
+"""The backend's own functions under common names, and a model that calls them."""
 
 from functools import partial
 
@@ -73,7 +73,7 @@ match keras.backend.backend():
         STACK, MAXIMUM = "torch.stack", "torch.maximum"
         stack, maximum, gelu = torch.stack, torch.maximum, torch.nn.functional.gelu
         hstack = torch.hstack
-        # PyTorch runs eagerly; what it compiles it compiles as a whole.
+        # PyTorch runs eagerly: functions inside a model are not compiled separately.
         compiled = staticmethod
         einsum = torch.einsum
         native_module = torch
@@ -88,11 +88,7 @@ match keras.backend.backend():
 
 
 class Calling(Towers):
-    """Two dense towers, and a function of them.
-
-    Args:
-        function: Takes the model, its input and what the towers give.
-    """
+    """Two dense towers, and a function of the model, its input and their outputs."""
 
     def __init__(self, function):
         super().__init__()
@@ -103,5 +99,5 @@ class Calling(Towers):
 
 
 def data(rows=5):
-    """Returns rows of data for `Towers`."""
+    """Returns rows of input for `Towers`."""
     return np.random.default_rng(7).normal(size=(rows, 6)).astype("float32")

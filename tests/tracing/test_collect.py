@@ -1,4 +1,4 @@
-"""What is heard of every model of the zoo, and that the models stay as they were."""
+"""Traces of every model of the zoo, and that the models are not changed."""
 
 import threading
 
@@ -32,7 +32,7 @@ def nodes(model: keras.Model) -> list[tuple[int, int]]:
     ]
 
 
-def test_the_plan_names_the_joins_and_who_made_their_branches(case):
+def test_a_plan_has_the_joins_and_the_makers_of_their_branches(case):
     model = case.build()
     plan = layertap.plan(model, like=case.inputs(ROWS))
     assert {join.path: join.axis for join in plan.joins} == case.joins
@@ -40,7 +40,7 @@ def test_the_plan_names_the_joins_and_who_made_their_branches(case):
     assert made_by | case.made_by == made_by
 
 
-def test_the_branches_are_the_true_ones(case):
+def test_the_captured_branches_are_right(case):
     model = case.build()
     inputs = case.inputs(ROWS)
     values = layertap.capture(model, inputs, batch_size=2)
@@ -53,7 +53,7 @@ def test_the_branches_are_the_true_ones(case):
         assert values[value.address].dtype.name == value.dtype
 
 
-def test_the_model_stays_as_it_was(case):
+def test_the_model_is_not_changed(case):
     model = case.build()
     inputs = case.inputs(ROWS)
     expected = model.predict(inputs, verbose=0)
@@ -67,9 +67,9 @@ def test_the_model_stays_as_it_was(case):
     for weight, was in zip(model.weights, before[1], strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), was)
     assert [vars(owner)[name] for owner, name, _ in hooks.points()] == originals
-    found = model.predict(inputs, verbose=0)
+    actual = model.predict(inputs, verbose=0)
     for one, other in zip(
-        keras.tree.flatten(expected), keras.tree.flatten(found), strict=True
+        keras.tree.flatten(expected), keras.tree.flatten(actual), strict=True
     ):
         np.testing.assert_array_equal(one, other)
 
@@ -82,7 +82,7 @@ def two_branches() -> keras.Model:
 
 
 class Late(keras.layers.Layer):
-    """Says whether it ran."""
+    """Counts how often it ran."""
 
     def __init__(self) -> None:
         super().__init__(name="late")
@@ -93,7 +93,7 @@ class Late(keras.layers.Layer):
         return x
 
 
-def test_what_comes_after_the_last_wanted_value_does_not_run():
+def test_nothing_runs_after_the_last_wanted_value():
     late = Late()
     x = keras.Input((3,))
     joined = keras.layers.Concatenate(name="fusion")([x, keras.layers.Dense(2)(x)])
@@ -106,7 +106,7 @@ def test_what_comes_after_the_last_wanted_value_does_not_run():
     assert late.ran == 0
 
 
-def test_an_error_of_the_model_passes_through_and_leaves_nothing_wrapped():
+def test_an_error_of_the_model_passes_through_and_removes_the_hooks():
     class Broken(keras.layers.Layer):
         broken = False
 
@@ -126,7 +126,7 @@ def test_an_error_of_the_model_passes_through_and_leaves_nothing_wrapped():
     assert [vars(owner)[name] for owner, name, _ in hooks.points()] == originals
 
 
-def test_another_thread_is_not_heard():
+def test_another_thread_is_not_traced():
     model = two_branches()
     other = two_branches()
     data = np.ones((2, 3), "float32")
@@ -135,22 +135,22 @@ def test_another_thread_is_not_heard():
         """Runs the other model in another thread while it is called."""
 
         def call(self, x):
-            thread = threading.Thread(target=lambda: found.append(other(data)))
+            thread = threading.Thread(target=lambda: outputs.append(other(data)))
             thread.start()
             thread.join()
             return x
 
-    found: list[object] = []
+    outputs: list[object] = []
     x = keras.Input((3,))
     joined = keras.layers.Concatenate(name="fusion")([Calls()(x), model(x)])
     values = layertap.capture(keras.Model(x, joined), data, before="fusion")
     np.testing.assert_array_equal(values["fusion/in/0"], data)
-    assert found
+    assert outputs
     plan = layertap.plan(keras.Model(x, joined))
     assert [join.path for join in plan.joins] == [f"{model.name}/fusion", "fusion"]
 
 
-def test_a_model_may_be_heard_while_another_is():
+def test_a_model_may_be_traced_while_another_is():
     inner = two_branches()
 
     class Plans(keras.layers.Layer):
@@ -166,7 +166,7 @@ def test_a_model_may_be_heard_while_another_is():
     assert seen[:2] == ["fusion/in/0", "fusion/in/1"]
 
 
-def test_a_loop_is_refused_by_name_and_the_rest_is_had():
+def test_values_inside_a_loop_are_refused_and_others_captured():
     class Cell(keras.layers.Layer):
         state_size = 4
 

@@ -1,4 +1,4 @@
-"""Joins that are easily heard wrong: what a plan names is what the pass gives."""
+"""Joins that are easily traced wrong: a plan's addresses have the right values."""
 
 import keras
 import numpy as np
@@ -16,8 +16,8 @@ X = data(6)
 BACKEND = keras.backend.backend()
 
 
-def close(found, expected):
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+def assert_close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_joins_around_a_loop_keep_their_numbers():
@@ -42,16 +42,16 @@ def test_joins_around_a_loop_keep_their_numbers():
         [3 * left, np.concatenate([left, right], 1)],
     ]
     if BACKEND == "torch":
-        whole = whole[3:]  # a loop of Python: each turn is a join of its own
+        whole = whole[3:]  # In a Python loop, each turn has its own join.
     for path, branches in zip(whole, truth, strict=True):
-        # Alone, so that a shift in numbers can't go unnoticed.
+        # Captured alone: a shift in numbers would show.
         values = layertap.capture(model, X, before=path, batch_size=4)
-        for found, expected in zip(values.values(), branches, strict=True):
-            close(found, expected)
+        for actual, expected in zip(values.values(), branches, strict=True):
+            assert_close(actual, expected)
 
 
 class Shared(Towers):
-    """Calls a layer that joins, in a function compiled on its own and beside it."""
+    """Calls a layer that joins, inside and outside a separately compiled function."""
 
     def __init__(self):
         super().__init__()
@@ -61,8 +61,8 @@ class Shared(Towers):
     def call(self, x):
         left = self.left(x)
         inside = self.helper(left)
-        beside = self.fuse([10 * left, 20 * left])
-        return concatenate([100 * left, inside, beside, self.right(x)], 1)
+        outside = self.fuse([10 * left, 20 * left])
+        return concatenate([100 * left, inside, outside, self.right(x)], 1)
 
 
 class Fuse(layers.Layer):
@@ -76,9 +76,9 @@ def test_a_compiled_function_that_was_traced_before_shifts_nothing():
     for _ in range(2):
         values = layertap.capture(model, X, batch_size=3)
         left, _ = model.truth(X)
-        close(values[f"{NAME}/in/0"], 100 * left)
-        close(values[f"fuse@2/{NAME}/in/1"], 20 * left)
-        # Whoever traces it now keeps the trace.
+        assert_close(values[f"{NAME}/in/0"], 100 * left)
+        assert_close(values[f"fuse@2/{NAME}/in/1"], 20 * left)
+        # This caches a trace of the function.
         model.predict(X, batch_size=3, verbose=0)
 
 
@@ -91,7 +91,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("operator", ["operator.add", "operator.mul"])
-def test_a_branch_has_the_form_that_the_user_gave_it(form, operator):
+def test_a_branch_has_the_shape_that_the_user_passed(form, operator):
     def call(model, x, left, right):
         a, b = FORMS[form](left, right)
         return a + b if operator == "operator.add" else a * b
@@ -100,11 +100,11 @@ def test_a_branch_has_the_form_that_the_user_gave_it(form, operator):
     model(X)
     values = layertap.capture(model, X, joins="*", before=operator, batch_size=4)
     left, right = map(ops.convert_to_tensor, model.truth(X))
-    for found, expected in zip(values.values(), FORMS[form](left, right), strict=True):
-        close(found, ops.convert_to_numpy(expected))
+    for actual, expected in zip(values.values(), FORMS[form](left, right), strict=True):
+        assert_close(actual, ops.convert_to_numpy(expected))
 
 
-def test_a_join_of_one_tensor_is_none():
+def test_a_concatenation_of_one_tensor_is_not_a_join():
     def call(model, x, left, right):
         alone = concatenate([left], 1)
         return concatenate([alone, right], 1)
@@ -113,7 +113,7 @@ def test_a_join_of_one_tensor_is_none():
     assert join.path == NAME
 
 
-def test_a_join_that_fails_and_is_caught_is_none():
+def test_a_join_that_fails_is_not_in_the_plan():
     def call(model, x, left, right):
         try:
             ops.concatenate([left, right[:, :, None]], axis=1)
@@ -125,12 +125,12 @@ def test_a_join_that_fails_and_is_caught_is_none():
     assert plan.joins[0].shape == (None, 7)
 
 
-def test_a_submodel_of_a_backends_join_runs_eagerly_too():
+def test_a_submodel_of_a_native_join_also_runs_eagerly():
     model = Calling(lambda model, x, left, right: concatenate([left, right], 1))
     model(X)
     submodels = layertap.submodels(model, like=X)
     for submodel, expected in zip(submodels.values(), model.truth(X), strict=True):
-        close(ops.convert_to_numpy(submodel(ops.convert_to_tensor(X))), expected)
+        assert_close(ops.convert_to_numpy(submodel(ops.convert_to_tensor(X))), expected)
 
 
 if BACKEND == "torch":
@@ -138,24 +138,24 @@ if BACKEND == "torch":
     from torch import nn
 
     def in_place(model, x, left, right):
-        once = torch.nn.functional.relu(concatenate([left, right], 1), inplace=True)
+        first = torch.nn.functional.relu(concatenate([left, right], 1), inplace=True)
         left += 1.0
-        return concatenate([once, left], 1)
+        return concatenate([first, left], 1)
 
-    def test_what_is_changed_in_place_is_another_value():
+    def test_a_tensor_changed_in_place_is_another_value():
         model = Calling(in_place)
         values = layertap.capture(model, X, batch_size=4)
         left, right = model.truth(X)
-        once = np.concatenate([left, right], 1)
-        close(values[f"{NAME}/in/0"], left)
-        close(values[f"{NAME}@2/in/0"], np.maximum(once, 0))
-        close(values[f"{NAME}@2/in/1"], left + 1)
+        first = np.concatenate([left, right], 1)
+        assert_close(values[f"{NAME}/in/0"], left)
+        assert_close(values[f"{NAME}@2/in/0"], np.maximum(first, 0))
+        assert_close(values[f"{NAME}@2/in/1"], left + 1)
 
     class Rectifying(layers.Layer):
         def call(self, tensors):
             return torch.relu_(tensors[0])
 
-    def test_a_graph_that_changes_tensors_is_heard_to_its_end():
+    def test_a_graph_that_changes_tensors_in_place_is_always_traced():
         inputs = keras.Input([3])
         identity = layers.Identity(name="identity")(inputs * 1.0)
         first = layers.Concatenate(name="first")([identity, inputs])
@@ -163,21 +163,21 @@ if BACKEND == "torch":
             [Rectifying()([identity, first]), first]
         )
         model = keras.Model(inputs, second)
-        # Only the third batch shows what is changed.
+        # Only the third batch shows the change.
         x = np.abs(data(6)[:, :3]) * np.repeat([1, 1, -1], 2)[:, None]
         values = layertap.capture(model, x.astype("float32"), batch_size=2)
-        close(values["first/in/0"], x)
+        assert_close(values["first/in/0"], x)
 
-    def test_tensors_of_inference_mode_are_had():
+    def test_tensors_of_inference_mode_are_captured():
         @torch.inference_mode()
         def call(model, x, left, right):
             return concatenate([left * 2, right], 1)
 
         model = Calling(call)
         values = layertap.capture(model, X, batch_size=4)
-        close(values[f"{NAME}/in/0"], 2 * model.truth(X)[0])
+        assert_close(values[f"{NAME}/in/0"], 2 * model.truth(X)[0])
 
-    def test_what_symbolic_tensors_cannot_do_is_done_with_real_ones():
+    def test_a_model_that_rejects_symbolic_tensors_is_traced_with_real_ones():
         def call(model, x, left, right):
             buffer = torch.zeros(len(x), 2)
             buffer[:, :2] = left[:, :2]
@@ -185,9 +185,9 @@ if BACKEND == "torch":
 
         model = Calling(call)
         values = layertap.capture(model, X, batch_size=4)
-        close(values[f"{NAME}/in/0"], model.truth(X)[0][:, :2])
+        assert_close(values[f"{NAME}/in/0"], model.truth(X)[0][:, :2])
 
-    def test_a_module_of_torchs_is_heard():
+    def test_a_torch_module_is_traced():
         class Module(nn.Module):
             def __init__(self):
                 super().__init__()
@@ -202,7 +202,7 @@ if BACKEND == "torch":
         values = layertap.capture(model, X, batch_size=4)
         with torch.no_grad():
             expected = torch.relu(module.linear(torch.tensor(X)))
-        close(values["module/torch.cat/in/0"], expected.numpy())
+        assert_close(values["module/torch.cat/in/0"], expected.numpy())
 
 
 if BACKEND == "tensorflow":
@@ -220,12 +220,12 @@ if BACKEND == "tensorflow":
             scaled = self.scaled(left, scale=2.0)
             return tf.concat([left, scaled, self.right(x)], 1)
 
-    def test_a_function_that_autograph_converts():
+    def test_a_function_is_converted_by_autograph():
         model = Converted()
         model(X)
         values = layertap.capture(model, X)
         left, _ = model.truth(X)
-        close(values["tf.concat/in/1"], 2 * left if left.mean() > 0 else -left)
+        assert_close(values["tf.concat/in/1"], 2 * left if left.mean() > 0 else -left)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None])])
     def by_its_signature(x):
@@ -238,9 +238,9 @@ if BACKEND == "tensorflow":
         model = Calling(call)
         values = layertap.capture(model, X, before="tf.concat@2")
         left, _ = model.truth(X)
-        close(values["tf.concat@2/in/0"], np.concatenate([left, left], 1))
+        assert_close(values["tf.concat@2/in/0"], np.concatenate([left, left], 1))
 
-    def test_an_axis_that_is_only_known_when_it_runs():
+    def test_an_axis_may_be_unknown_before_the_model_runs():
         model = Calling(lambda m, x, a, b: tf.concat([a, b], tf.rank(a) - 1 + 0 * m.n))
         model.n = tf.Variable(0)
         (join,) = layertap.plan(model, like=X).joins
@@ -250,12 +250,12 @@ if BACKEND == "tensorflow":
 if BACKEND == "jax":
     import jax
 
-    def test_equations_without_outputs_and_functions_over_rows():
+    def test_equations_without_outputs_and_mapped_functions():
         def call(model, x, left, right):
             jax.debug.callback(lambda x: None, x)
             return jax.vmap(lambda a, b: concatenate([a, b]))(left, right)
 
         model = Calling(call)
         values = layertap.capture(model, X, batch_size=4)
-        for found, expected in zip(values.values(), model.truth(X), strict=True):
-            close(found, expected)
+        for actual, expected in zip(values.values(), model.truth(X), strict=True):
+            assert_close(actual, expected)

@@ -1,4 +1,4 @@
-"""Joins that the backend's own functions do, and joins of other kinds than one."""
+"""Joins by functions of the backend, and joins of all kinds."""
 
 import keras
 import numpy as np
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.every_backend
 X = data()
 
 
-def close(found, expected):
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+def assert_close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 def compiled_helper(model, x, left, right):
@@ -39,21 +39,21 @@ WAYS = {
     "along the last axis": lambda m, x, a, b: concatenate([a, b], -1),
     "hstack": lambda m, x, a, b: native.hstack([a, b]),
     "in another package": lambda m, x, a, b: fuse(concatenate, a, b),
-    "in a function compiled on its own": compiled_helper,
+    "in a separately compiled function": compiled_helper,
 }
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_concatenation_of_the_backends_is_heard(way):
+def test_a_native_concatenation_is_traced(way):
     model = Calling(WAYS[way])
     values = layertap.capture(model, X, batch_size=2)
     (join,) = values.plan.joins
     assert (join.path, join.kind, join.axis) == (NAME, "concatenate", 1)
     assert [branch.made_by for branch in join.branches] == ["left", "right"]
-    for found, expected in zip(
+    for actual, expected in zip(
         values.before(NAME).values(), model.truth(X), strict=True
     ):
-        close(found, expected)
+        assert_close(actual, expected)
     assert values.plan.ignored == values.plan.refused == ()
 
 
@@ -71,7 +71,7 @@ def inside_a_lambda(x):
 
 @pytest.mark.parametrize("join", [inside_a_layer, inside_a_lambda])
 @pytest.mark.parametrize("nested", [False, True])
-def test_a_layer_gives_its_path_to_what_it_joins(join, nested):
+def test_a_native_join_has_the_path_of_its_layer(join, nested):
     inputs = keras.Input([6])
     left, right = layers.Dense(4, name="left"), layers.Dense(3, name="right")
     model = keras.Model(inputs, join([left(inputs), right(inputs)]), name="inner")
@@ -82,10 +82,10 @@ def test_a_layer_gives_its_path_to_what_it_joins(join, nested):
     values = layertap.capture(model, X)
     assert [join.path for join in values.plan.joins] == [path]
     kernel = keras.ops.convert_to_numpy(left.kernel)
-    close(values[f"{path}/in/0"], X @ kernel)
+    assert_close(values[f"{path}/in/0"], X @ kernel)
 
 
-def test_one_join_is_never_heard_twice():
+def test_a_join_is_never_traced_twice():
     concatenation = layers.Concatenate(name="fusion")
 
     def call(model, x, left, right):
@@ -98,7 +98,7 @@ def test_one_join_is_never_heard_twice():
     assert sorted(paths) == sorted(["fusion", "concatenate", NAME])
 
 
-def test_the_second_in_one_call_is_numbered_and_its_own_values_are_had():
+def test_the_second_join_in_a_call_is_numbered_and_has_its_own_values():
     def call(model, x, left, right):
         once = concatenate([left, right], 1)
         twice = ops.concatenate([once, left], axis=1)
@@ -109,17 +109,17 @@ def test_the_second_in_one_call_is_numbered_and_its_own_values_are_had():
     left, right = model.truth(X)
     once = np.concatenate([left, right], 1)
     twice = np.concatenate([once, left], 1)
-    close(values[f"{NAME}/in/1"], right)
-    close(values["concatenate/in/0"], once)
-    close(values[f"{NAME}@2/in/1"], twice)
-    close(values[f"{NAME}@2/in/2"], X)
+    assert_close(values[f"{NAME}/in/1"], right)
+    assert_close(values["concatenate/in/0"], once)
+    assert_close(values[f"{NAME}@2/in/1"], twice)
+    assert_close(values[f"{NAME}@2/in/2"], X)
     made_by = [branch.made_by for branch in values.plan.join(f"{NAME}@2").branches]
     assert made_by[:2] == ["right", "concatenate"]
-    # Only what the towers give and the input are stored.
+    # Only the outputs of the towers and the input are stored.
     assert len(values.plan.stored) == 3
 
 
-def test_before_takes_globs_of_the_backends_joins(tmp_path):
+def test_before_accepts_globs_of_native_joins(tmp_path):
     def call(model, x, left, right):
         return concatenate([Joining(name="inner")([left, right]), left], 1)
 
@@ -128,16 +128,16 @@ def test_before_takes_globs_of_the_backends_joins(tmp_path):
         model, X, tmp_path / "values.zarr", before=f"*/{NAME}", progress=False
     )
     assert list(saved) == [f"inner/{NAME}/in/0", f"inner/{NAME}/in/1"]
-    close(saved[f"inner/{NAME}/in/1"][:], model.truth(X)[1])
+    assert_close(saved[f"inner/{NAME}/in/1"][:], model.truth(X)[1])
     assert layertap.verify(layertap.open(tmp_path / "values.zarr"), model, X)
 
 
-def test_a_submodel_of_a_backends_join_listens():
+def test_a_submodel_of_a_native_join_has_its_branch():
     model = Calling(WAYS["as imported"])
     model(X)
     models = layertap.submodels(model, like=X)
     assert list(models) == ["left", "right"]
-    close(models["right"].predict(X, verbose=0), model.truth(X)[1])
+    assert_close(models["right"].predict(X, verbose=0), model.truth(X)[1])
 
 
 def indices(model, x, left, right):
@@ -170,24 +170,24 @@ NOT_OF_DATA = {
 
 
 if keras.backend.backend() == "torch" and keras.__version__.startswith("3.8."):
-    # Keras 3.8 resizes with torchvision there, which is not installed.
+    # Keras 3.8 resizes with torchvision on PyTorch, and it is not installed.
     NOT_OF_DATA.pop("resizing")
 
 
-@pytest.mark.parametrize("what", NOT_OF_DATA)
-def test_what_is_not_of_data_is_left_out_and_listed(what):
+@pytest.mark.parametrize("case", NOT_OF_DATA)
+def test_joins_not_of_data_are_left_out_and_listed(case):
     def call(model, x, left, right):
-        NOT_OF_DATA[what](model, x, left, right)
+        NOT_OF_DATA[case](model, x, left, right)
         return concatenate([left, right], 1)
 
     model = Calling(call)
-    if what == "a recurrent layer":
+    if case == "a recurrent layer":
         model.recurrent = layers.LSTM(3)
-    if what == "a preprocessing layer":
+    if case == "a preprocessing layer":
         model.preprocessing = layers.Rescaling(2.0)
     model(X)
     plan = layertap.plan(model, like=X)
-    assert [join.path for join in plan.joins] == [f"{NAME}"] or what in (
+    assert [join.path for join in plan.joins] == [f"{NAME}"] or case in (
         "indices",
         "weights",
         "a mask",
@@ -200,9 +200,9 @@ def test_what_is_not_of_data_is_left_out_and_listed(what):
     assert len(plan.joins) == len(of_data) == 1
     listed = {join.path for join in plan.ignored} | {of_data[0].path}
     everything = layertap.plan(model, like=X, joins="all")
-    heard = {j.path for j in everything.joins if j.kind == "concatenate"}
-    assert heard == listed
-    if what in ("indices", "weights", "a mask"):
+    traced = {j.path for j in everything.joins if j.kind == "concatenate"}
+    assert traced == listed
+    if case in ("indices", "weights", "a mask"):
         assert len(plan.ignored) == 1
 
 
@@ -216,7 +216,7 @@ def test_a_wrong_guess_is_overridden_by_its_address():
     np.testing.assert_array_equal(values[f"{NAME}/in/1"], order[:, 3:4])
 
 
-def test_whole_numbers_that_a_layer_joins_are_data():
+def test_integers_joined_by_a_layer_are_data():
     inputs = [keras.Input([2], dtype="int32"), keras.Input([1], dtype="int32")]
     model = keras.Model(inputs, layers.Concatenate(name="tokens")(inputs))
     (join,) = layertap.plan(model).joins
@@ -261,10 +261,10 @@ def test_a_merging_layer_is_a_join_of_its_kind(kind):
         (join,) = values.plan.joins
         assert (join.path, join.kind, join.axis) == ("fusion", kind, None)
         assert list(values.before("fusion")) == ["left", "right"]
-        for found, expected in zip(
+        for actual, expected in zip(
             values.before("fusion").values(), truth, strict=True
         ):
-            close(found, expected)
+            assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("kind", OPERATIONS)
@@ -285,8 +285,8 @@ def test_an_operation_is_a_join_of_its_kind(kind, where):
     (join,) = values.plan.joins
     assert join.kind == kind
     assert join.path == f"ops.{kind}" or where == "in a graph"
-    for found, expected in zip(values.before(join.path).values(), truth, strict=True):
-        close(found.reshape(expected.shape), expected)
+    for actual, expected in zip(values.before(join.path).values(), truth, strict=True):
+        assert_close(actual.reshape(expected.shape), expected)
 
 
 OPERATORS = {
@@ -303,20 +303,20 @@ OPERATORS = {
 def test_an_operator_joins_only_where_both_are_data(path):
     def call(model, x, left, right):
         joined = OPERATORS[path](left[:, :3], right)
-        # No data: a number, a bias, a function that adds on its way.
+        # Not data: a number, a bias, and a function that adds inside.
         return native.gelu((joined + 1.0) * 2.0) + model.right.bias[:1]
 
     model = Calling(call)
     values = layertap.capture(model, X, joins="*", batch_size=2)
     assert [join.path for join in values.plan.joins] == [path]
     left, right = model.truth(X)
-    for found, expected in zip(
+    for actual, expected in zip(
         values.before(path).values(), [left[:, :3], right], strict=True
     ):
-        close(found.reshape(expected.shape), expected)
+        assert_close(actual.reshape(expected.shape), expected)
 
 
-def test_a_sum_of_both_directions_is_a_join_of_the_layer():
+def test_the_sum_of_a_bidirectional_layer_is_a_join():
     inputs = keras.Input([6, 2])
     layer = layers.Bidirectional(layers.GRU(3), merge_mode="sum", name="both")
     model = keras.Model(inputs, layer(inputs))
@@ -324,7 +324,7 @@ def test_a_sum_of_both_directions_is_a_join_of_the_layer():
     values = layertap.capture(model, x, joins="add")
     assert [join.path for join in values.plan.joins] == ["both/operator.add"]
     forwards, backwards = values.before("both/operator.add").values()
-    close(forwards + backwards, model.predict(x, verbose=0))
+    assert_close(forwards + backwards, model.predict(x, verbose=0))
 
 
 @pytest.mark.parametrize("with_key", [True, False])
@@ -344,10 +344,12 @@ def test_attention_joins_query_key_and_value(with_key):
     assert made_by == ["to_q", third, "to_v"]
     for index, name in enumerate(["q", third[-1], "v"]):
         kernel = ops.convert_to_numpy(towers[name].kernel)
-        close(values[f"attention/in/{index}"], x[name].astype("float32") @ kernel)
+        assert_close(
+            values[f"attention/in/{index}"], x[name].astype("float32") @ kernel
+        )
 
 
-def test_a_kind_that_does_not_exist_is_refused():
+def test_an_unknown_kind_is_refused():
     model, _ = two_towers(ops.add)
     with pytest.raises(OptionError, match=r"no kind of join 'added'.*'add'"):
         layertap.plan(model, joins="added")

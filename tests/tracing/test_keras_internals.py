@@ -1,8 +1,7 @@
-"""Whether Keras is still as `listening` relies on; if not, what has moved is named.
+"""Whether Keras still has the parts that `tracing` uses.
 
-Three things are shown: that a part which is gone is named to the user, that Keras
-still goes through the calls that are wrapped, and that nothing private is taken past
-`listening/private.py`.
+An error names a missing part, Keras still goes through each wrapped call, and only
+`tracing/keras_internals.py` uses private parts.
 """
 
 import ast
@@ -37,7 +36,7 @@ POINTS = {
     f"{owner.__name__.rpartition('.')[2]}.{name}": (owner, name)
     for owner, name, _ in hooks.points()
 }
-each_point = pytest.mark.parametrize("point", POINTS)
+every_point = pytest.mark.parametrize("point", POINTS)
 
 
 def joined(model_input: Any, branch: Any) -> keras.Model:
@@ -50,11 +49,11 @@ def two_branches() -> keras.Model:
     return joined(x, layers.Dense(2, name="dense")(x))
 
 
-# What is gone is named.
+# Errors name a missing part.
 
 
-@each_point
-def test_a_call_that_is_gone_is_named(point, monkeypatch):
+@every_point
+def test_an_error_names_a_missing_call(point, monkeypatch):
     model = two_branches()
     owner, name = POINTS[point]
     monkeypatch.delattr(owner, name)
@@ -89,7 +88,7 @@ def sequential() -> keras.Model:
 
 Gone = tuple[Callable[[], keras.Model], Callable[[Any], Any], Callable[[Any], Any]]
 
-# By attribute: a model, what of it has the attribute, and what reads it.
+# By attribute: a model, the owner of the attribute in it, and a function that reads it.
 PRIVATE: dict[str, Gone] = {
     "_inputs_struct": (two_branches, lambda model: model, layertap.plan),
     "_keras_history": (two_branches, lambda model: model.inputs[0], layertap.plan),
@@ -118,7 +117,7 @@ PRIVATE: dict[str, Gone] = {
 
 
 @pytest.mark.parametrize("name", PRIVATE)
-def test_an_attribute_that_is_gone_is_named(name, monkeypatch):
+def test_an_error_names_a_missing_attribute(name, monkeypatch):
     build, owner, read = PRIVATE[name]
     model = build()
     monkeypatch.delattr(owner(model), name)
@@ -147,17 +146,17 @@ for module, name in (functional, "Functional"), (numpy, "Stack"):
 """
 
 
-def test_a_class_that_is_gone_is_named():
-    found = subprocess.run(
+def test_an_error_names_a_missing_class():
+    process = subprocess.run(
         [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True
     )
-    lines = found.stdout.splitlines()
+    lines = process.stdout.splitlines()
     for line, name in zip(lines, ("Functional", "Stack"), strict=True):
         assert line.startswith(f"Keras {keras.__version__} on ")
         assert name in line
 
 
-# What is there is called.
+# Keras goes through the wrapped calls.
 
 
 class Joins(layers.Layer):
@@ -167,15 +166,15 @@ class Joins(layers.Layer):
         return ops.concatenate([x, x], axis=-1)
 
 
-# What has to go through which call: point, what it is, and a branch of a model.
-HEARD: list[tuple[str, str, Callable[[Any], Any]]] = [
+# A wrapped call, an operation that has to go through it, and a branch of a model.
+TRACED: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("Layer.__call__", "a layer", lambda x: layers.Dense(2)(x)),
     ("Operation.__call__", "a layer", lambda x: layers.Dense(2)(x)),
     ("Operation.__call__", "an operation of a graph", ops.relu),
     ("Functional._standardize_inputs", "a functional model", lambda x: x),
     ("numpy.concatenate", "keras.layers.Concatenate", lambda x: x),
     ("numpy.concatenate", "keras.ops.concatenate", lambda x: Joins()(x)),
-    # A cell may join. In the kernels of LSTM and GRU, which go past it, nothing does.
+    # A cell may join. The kernels of LSTM and GRU do not use `rnn`, and do not join.
     (
         "backend.rnn",
         "keras.layers.RNN",
@@ -183,7 +182,7 @@ HEARD: list[tuple[str, str, Callable[[Any], Any]]] = [
     ),
 ]
 
-# The same for the loops and for what joins, each by itself.
+# The same for loops and functions that join, outside a model.
 ALONE: dict[str, Callable[[Any], Any]] = {
     "Operation.symbolic_call": lambda x: ops.relu(keras.KerasTensor(x.shape)),
     "core.cond": lambda x: ops.cond(ops.sum(x) > 0, lambda: x, lambda: -x),
@@ -219,12 +218,7 @@ if keras.backend.backend() == "tensorflow":
 
 
 class Noted:
-    """Notes whether a call was reached, in its place.
-
-    Args:
-        point: Which of `POINTS`.
-        patch: Puts it there.
-    """
+    """Replaces one of `POINTS` with a call that notes that it was reached."""
 
     def __init__(self, point: str, patch: pytest.MonkeyPatch) -> None:
         self.point, self.reached = point, False
@@ -241,24 +235,26 @@ class Noted:
     def assert_reached(self, by: str) -> None:
         assert self.reached, (
             f"Keras {keras.__version__} still has {self.point}, but {by} does not go "
-            "through it any more: layertap would not hear it."
+            "through it any more: layertap would not trace it."
         )
         self.reached = False
 
 
 @pytest.mark.parametrize(
-    ("point", "what", "branch"), HEARD, ids=[f"{p}-{what}" for p, what, _ in HEARD]
+    ("point", "operation", "branch"),
+    TRACED,
+    ids=[f"{p}-{operation}" for p, operation, _ in TRACED],
 )
-def test_keras_goes_through_the_call(point, what, branch, monkeypatch):
+def test_keras_goes_through_the_call(point, operation, branch, monkeypatch):
     x = keras.Input((4, 3), name="x")
     model = joined(x, branch(x))
     noted = Noted(point, monkeypatch)
-    # What comes after the join: nothing after the last wanted value runs.
+    # The head is after the join: nothing runs after the last wanted value.
     plan = layertap.plan(model, outputs="head")
-    noted.assert_reached(f"{what} that is planned")
+    noted.assert_reached(f"planning {operation}")
     feed = Feed(np.ones((2, 4, 3), "float32"), input_specs(model))
     Tap(model, plan)(feed.first())
-    noted.assert_reached(f"{what} that is run")
+    noted.assert_reached(f"running {operation}")
 
 
 @pytest.mark.parametrize("point", ALONE)
@@ -269,15 +265,15 @@ def test_an_operation_goes_through_the_call(point, monkeypatch):
     noted.assert_reached(f"keras.ops.{POINTS[point][1]}")
 
 
-def test_every_call_that_is_wrapped_is_shown_to_be_reached():
-    assert {*ALONE, *(point for point, _, _ in HEARD)} == set(POINTS)
+def test_every_wrapped_call_is_tested():
+    assert {*ALONE, *(point for point, _, _ in TRACED)} == set(POINTS)
 
 
-# Nothing private is taken past `listening/private.py`.
+# Only `keras_internals.py` uses private parts.
 
 
 def private_parts(tree: ast.AST) -> tuple[set[str], set[str]]:
-    """Returns the attributes that `private` reads, and whatever is read without it."""
+    """Returns the private attributes read by `private`, and those read without it."""
     asked, stray = set(), set()
     for node in ast.walk(tree):
         match node:
@@ -292,11 +288,11 @@ def private_parts(tree: ast.AST) -> tuple[set[str], set[str]]:
     return asked, stray
 
 
-def test_what_is_private_is_taken_in_one_place_and_shown_above():
+def test_private_parts_are_used_in_one_module_and_tested():
     asked: set[str] = set()
     for path in Path(tracing.__file__).parent.rglob("*.py"):
         names, stray = private_parts(ast.parse(path.read_text("utf-8")))
         asked |= names
         assert not stray or path.name == "keras_internals.py", (path.name, stray)
-    # Modules of calls, and what is no Keras', can't lose theirs.
+    # The first two are modules with wrapped calls; the others are not in Keras.
     assert asked - {"numpy", "core", "_trace", "_version", "_autograph"} == set(PRIVATE)
