@@ -13,10 +13,8 @@ from keras import layers
 
 from layertap.tracing.keras_internals import operations, private
 
-# The layers, and the operations by name, that are such a join themselves, by kind. The
-# join has their path.
-_LAYERS: dict[str, tuple[type, ...]] = {
-    "concatenate": (layers.Concatenate,),
+# Layers whose arguments are the join's inputs, however they compute its output.
+WHOLE_LAYERS: dict[str, tuple[type, ...]] = {
     "add": (layers.Add,),
     "subtract": (layers.Subtract,),
     "multiply": (layers.Multiply,),
@@ -24,32 +22,36 @@ _LAYERS: dict[str, tuple[type, ...]] = {
     "maximum": (layers.Maximum,),
     "minimum": (layers.Minimum,),
     "dot": (layers.Dot,),
-    "stack": (),
     "attention": (
         layers.MultiHeadAttention,
         layers.GroupQueryAttention,
         layers.Attention,
     ),
 }
+# The names of operations that join, by kind.
 _OPERATIONS = {
     "concatenate": ("Concatenate", "Hstack", "Append"),
     "add": ("Add",),
     "subtract": ("Subtract",),
     "multiply": ("Multiply",),
+    "average": (),
     "maximum": ("Maximum",),
     "minimum": ("Minimum",),
     "dot": ("Dot", "Matmul"),
     "stack": ("Stack",),
+    "attention": (),
 }
-KINDS = tuple(_LAYERS)
+KINDS = tuple(_OPERATIONS)
 
-OPERATIONS = {
+# Layers and operations that are a join themselves, by kind. The join has their path.
+OPERATIONS: dict[str, tuple[type, ...]] = {
     kind: (
-        *_LAYERS[kind],
-        *(private(operations, name) for name in _OPERATIONS.get(kind, ())),
+        *WHOLE_LAYERS.get(kind, ()),
+        *(private(operations, name) for name in names),
     )
-    for kind in KINDS
+    for kind, names in _OPERATIONS.items()
 }
+OPERATIONS["concatenate"] += (layers.Concatenate,)
 
 # Operations whose branches are the arguments of their call, in the same order.
 IN_ORDER = tuple(
@@ -58,11 +60,6 @@ IN_ORDER = tuple(
     if kind != "attention"
     for operation in classes
 )
-
-# Layers whose arguments are the join's inputs, however they compute its output.
-WHOLE_LAYERS = {
-    kind: _LAYERS[kind] for kind in KINDS if kind not in ("concatenate", "stack")
-}
 
 # Layers of Keras that join on behalf of the user, but are not a join themselves.
 MERGING = (layers.Bidirectional,)

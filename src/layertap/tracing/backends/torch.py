@@ -172,82 +172,76 @@ def run_with_native_joins(pass_: Pass, run: Callable[[Any], Any], inputs: Any) -
 def compile(
     run: Collector, model: keras.Model, shortcut: Callable[[], Shortcut | None]
 ) -> Step:
-    """Makes a step that traces each batch, until the shortcut is known to be right.
+    """Makes a step that runs eagerly, when the arrays of a batch are requested.
+
+    Nothing begins early: the model may use the memory of its values again.
+    """
+    step = _EagerStep(run, shortcut)
+    return lambda inputs: lambda: step(inputs)
+
+
+class _EagerStep:
+    """A step that traces each batch, until the shortcut is known to be right.
 
     The shortcut, the model's own graph, has to give the same bits for one batch. For a
     small model that is the second batch, otherwise a later one.
     """
-    traced = _TracedStep(run)
-    short: Shortcut | None = None
-    batches = 0
-    tried = False
 
-    def computed(inputs: Any) -> Arrays:
-        nonlocal batches, short, tried
-        if short is not None:
-            return _arrays(_run_batch(short, inputs))
-        began = time.perf_counter()
-        arrays = traced(inputs)
-        batches += 1
-        small = batches > 1 and time.perf_counter() - began < _SMALL_PASS
-        if tried or not (small or batches == _MANY):
-            return arrays
-        tried = True
-        # A graph returns tensors that are changed in place later at their last value.
-        if not traced.in_place:
-            short = shortcut()
-            if short is not None and not _same(
-                arrays, _arrays(_run_batch(short, inputs))
-            ):
-                short = None
-        return arrays
-
-    # Nothing begins early: the model may use the memory of its values again.
-    return lambda inputs: lambda: computed(inputs)
-
-
-class _TracedStep:
-    """A step that traces each batch, and notes whether tensors change in place."""
-
-    def __init__(self, run: Collector) -> None:
-        self.in_place = False
+    def __init__(self, run: Collector, shortcut: Callable[[], Shortcut | None]) -> None:
         self._collector = run
+        self._make_shortcut = shortcut
+        self._shortcut: Shortcut | None = None
+        self._batches = 0
+        self._tried = False
+        # Whether the model changes any tensor in place, and a collected one later.
+        self._in_place = False
         self._cloning = False
 
     def __call__(self, inputs: Any) -> Arrays:
-        tensors, changed = self._collect(inputs)
-        if changed:
-            # The model changes tensors in place after it has joined them.
-            self._cloning = True
-            tensors, _ = self._collect(inputs)
-        return _arrays(tensors)
+        if self._shortcut is not None:
+            return _arrays(_run_batch(self._shortcut, inputs))
+        began = time.perf_counter()
+        arrays = _arrays(self._collect(inputs))
+        self._batches += 1
+        small = self._batches > 1 and time.perf_counter() - began < _SMALL_PASS
+        if not self._tried and (small or self._batches == _MANY):
+            self._tried = True
+            self._try_shortcut(inputs, arrays)
+        return arrays
 
-    def _collect(self, inputs: Any) -> tuple[dict[str, Any], bool]:
+    def _try_shortcut(self, inputs: Any, arrays: Arrays) -> None:
+        # A graph returns the last value of tensors that are changed in place.
+        shortcut = None if self._in_place else self._make_shortcut()
+        if shortcut and _same(arrays, _arrays(_run_batch(shortcut, inputs))):
+            self._shortcut = shortcut
+
+    def _collect(self, inputs: Any) -> dict[str, Any]:
         versions: list[tuple[torch.Tensor, int]] = []
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             versions.append((tensor, version(tensor)))
-            self.in_place |= version(tensor) > 0
+            self._in_place |= version(tensor) > 0
             # PyTorch does not count the changes of tensors in inference mode.
             cloning = self._cloning or tensor.is_inference()
             return tensor.clone() if cloning else tensor
 
         tensors = _run_batch(self._collector, inputs, keep)
-        changed = not self._cloning and any(
-            version(tensor) != before for tensor, before in versions
-        )
-        self.in_place |= changed
-        return tensors, changed
+        if self._cloning or all(version(tensor) == was for tensor, was in versions):
+            return tensors
+        # The model changes tensors in place after it has joined them.
+        self._in_place = self._cloning = True
+        return self._collect(inputs)
 
 
-def _run_batch(function: Callable[..., dict[str, Any]], inputs: Any, *args: Any) -> Any:
+def _run_batch(function: Any, inputs: Any, *args: Any) -> dict[str, torch.Tensor]:
     """Runs a function on tensors of a batch; nothing is differentiated or assigned."""
     with torch.no_grad(), keras.StatelessScope():
         # A copy: PyTorch would share the memory of the caller's array.
         tensors = keras.tree.map_structure(
             lambda x: keras.ops.convert_to_tensor(np.array(x)), inputs
         )
-        return function(tensors, *args)
+        values: dict[str, torch.Tensor] = function(tensors, *args)
+        return values
 
 
 def _arrays(tensors: dict[str, torch.Tensor]) -> Arrays:
