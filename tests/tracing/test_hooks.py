@@ -104,6 +104,21 @@ def test_a_branch_has_the_shape_that_the_user_passed(form, operator):
         assert_close(actual, ops.convert_to_numpy(expected))
 
 
+class Scales(layers.Layer):
+    """Has keyword arguments with the names of internal parameters."""
+
+    def call(self, x, *, original, layer, operation):
+        return x * original * layer * operation
+
+
+def test_keyword_arguments_of_a_call_may_have_any_name():
+    x = keras.Input([6], name="x")
+    scaled = Scales(name="scales")(x, original=2.0, layer=3.0, operation=5.0)
+    model = keras.Model(x, layers.Concatenate(name="fusion")([scaled, x]))
+    values = layertap.capture(model, X, batch_size=4)
+    assert_close(values["fusion/in/0"], 30 * X)
+
+
 def test_a_concatenation_of_one_tensor_is_not_a_join():
     def call(model, x, left, right):
         alone = concatenate([left], 1)

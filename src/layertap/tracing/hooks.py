@@ -66,9 +66,12 @@ LOOPS = (
 _current: ContextVar[Pass | None] = ContextVar("layertap_pass", default=None)
 _signature = functools.cache(inspect.signature)
 
+# Handlers of the wrapped calls. Their own parameters are positional-only, since a call
+# may have keyword arguments of any name.
+
 
 def _layer_call(
-    pass_: Pass, original: Call, layer: Any, *args: Any, **kwargs: Any
+    pass_: Pass, original: Call, layer: Any, /, *args: Any, **kwargs: Any
 ) -> Any:
     if not pass_.listens:
         return original(layer, *args, **kwargs)
@@ -76,7 +79,7 @@ def _layer_call(
 
 
 def _operation_call(
-    pass_: Pass, original: Call, operation: Any, *args: Any, **kwargs: Any
+    pass_: Pass, original: Call, operation: Any, /, *args: Any, **kwargs: Any
 ) -> Any:
     frame = pass_.frames[-1] if pass_.frames else None
     if frame is not None and frame.operation is operation and not frame.inside:
@@ -89,7 +92,7 @@ def _operation_call(
 
 
 def _symbolic_call(
-    pass_: Pass, original: Call, operation: Any, *args: Any, **kwargs: Any
+    pass_: Pass, original: Call, operation: Any, /, *args: Any, **kwargs: Any
 ) -> Any:
     outputs = original(operation, *args, **kwargs)
     if pass_.symbolic and pass_.frames and pass_.listens:
@@ -157,7 +160,7 @@ def _inputs_of(operation: Any, kind: str, args: Any, kwargs: Any) -> list[Any]:
     return [query, value if key is None else key, value]
 
 
-def _standardize_inputs(pass_: Pass, original: Call, model: Any, inputs: Any) -> Any:
+def _standardize_inputs(pass_: Pass, original: Call, model: Any, /, inputs: Any) -> Any:
     outputs = original(model, inputs)
     if pass_.listens:
         before, after = keras.tree.flatten(inputs), keras.tree.flatten(outputs)
@@ -167,7 +170,9 @@ def _standardize_inputs(pass_: Pass, original: Call, model: Any, inputs: Any) ->
     return outputs
 
 
-def _function(name: str, pass_: Pass, original: Call, *args: Any, **kwargs: Any) -> Any:
+def _function(
+    name: str, pass_: Pass, original: Call, /, *args: Any, **kwargs: Any
+) -> Any:
     """Calls a function of the backend's `numpy`, which may join."""
     kind = FUNCTIONS[name]
     inputs = None
@@ -244,7 +249,7 @@ def _join(
     return TracedJoin(path, kind, axis, origin=whose)
 
 
-def _loop(name: str, pass_: Pass, original: Call, *args: Any, **kwargs: Any) -> Any:
+def _loop(name: str, pass_: Pass, original: Call, /, *args: Any, **kwargs: Any) -> Any:
     if _signature(original).bind(*args, **kwargs).arguments.get("unroll"):
         return original(*args, **kwargs)
     pass_.listener.flush()

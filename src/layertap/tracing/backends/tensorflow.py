@@ -148,7 +148,7 @@ def points() -> list[Point]:
 
 
 def _call_inlined(
-    pass_: Pass, original: Call, function: Any, *args: Any, **kwargs: Any
+    pass_: Pass, original: Call, function: Any, /, *args: Any, **kwargs: Any
 ) -> Any:
     """Inlines a `tf.function`: its own trace would hide its values, and be reused."""
     python_function = function.python_function
@@ -165,7 +165,7 @@ def _call_inlined(
 
 @contextmanager
 def _read_graph(
-    pass_: Pass, original: Call, graph: Any, *args: Any, **kwargs: Any
+    pass_: Pass, original: Call, graph: Any, /, *args: Any, **kwargs: Any
 ) -> Iterator[Any]:
     """Reads the graph of a loop's body at its end."""
     with original(graph, *args, **kwargs) as default:
