@@ -1,4 +1,4 @@
-"""Traces the forward pass of a Keras model. It imports Keras, or names the problem."""
+"""Traces the forward pass of a Keras model. Importing it imports Keras."""
 
 from layertap.core.optional import require_keras
 

@@ -1,6 +1,6 @@
 """A model that is cut in two before one or more joins."""
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +34,7 @@ class Cut:
     skips: Mapping[str, Any]
     _model: FlatModel
     # The addresses of the branches of each join, by the id of its call.
-    _joins: Mapping[int, list[str]]
+    _joins: Mapping[int, Sequence[str]]
     _after: list[OperationCall]
     _dtypes: Mapping[str, str]
 
@@ -113,7 +113,7 @@ def cut(model: keras.Model, specs: Any, joins: Branches, kinds: Iterable[str]) -
         raise ModelError("A model can't be cut before an attention.")
     flat = flatten(model, specs, joins, kinds)
     by_path = {call.path: call for call in flat.calls if call.path}
-    cut_joins: dict[int, list[str]] = {}
+    cut_joins: dict[int, Sequence[str]] = {}
     branches: dict[str, Any] = {}
     dtypes: dict[str, str] = {}
     for path, wanted in joins.items():
@@ -177,7 +177,7 @@ def _after(flat: FlatModel, joins: Iterable[int]) -> list[OperationCall]:
 def _skips(
     flat: FlatModel,
     after: list[OperationCall],
-    joins: Mapping[int, list[str]],
+    joins: Mapping[int, Sequence[str]],
     branches: Mapping[str, Any],
     dtypes: Mapping[str, str],
 ) -> dict[str, Any]:
