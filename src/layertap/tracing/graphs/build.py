@@ -143,11 +143,9 @@ def _without_key_warnings() -> Iterator[None]:
 
 def node_lists(operations: Iterable[Any]) -> list[list[Any]]:
     """Returns the lists of inbound and outbound nodes of operations, each once."""
-    return [
-        private(operation, name)
-        for operation in {id(operation): operation for operation in operations}.values()
-        for name in ("_inbound_nodes", "_outbound_nodes")
-    ]
+    unique = {id(operation): operation for operation in operations}.values()
+    inbound = [private(operation, "_inbound_nodes") for operation in unique]
+    return inbound + [private(operation, "_outbound_nodes") for operation in unique]
 
 
 class _Nodes:
