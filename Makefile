@@ -12,7 +12,7 @@ COVER := --cov --cov-append --cov-report=
 CORE := tests/tracing/test_collect.py tests/planning/test_planner.py \
     tests/pipeline/test_save.py tests/results/training/test_batches.py
 
-OLDEST := tests/tracing tests/zoo tests/planning/test_split.py \
+OLDEST := tests/tracing tests/zoo tests/planning/test_split.py tests/planning/test_split_refusals.py \
     tests/planning/test_submodels.py tests/inputs/test_model_file_trust.py \
     tests/pipeline/test_tap_distribution.py
 

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from layertap.errors import StoreError
 from layertap.store import BlockWorker, Reader, SharedWriter, Writer
 from tests.support.store_folder import Folder
-from tests.support.store_suite import (
+from tests.support.store_rows import (
     ARRAYS,
     ROW_BYTES,
     assert_holds,
