@@ -34,6 +34,8 @@ from tests.support.store_rows import (
     rows_between,
 )
 
+pytestmark = pytest.mark.slow
+
 BLOCK = 10
 MEMORY = 3 * BLOCK * ROW_BYTES
 

@@ -15,6 +15,8 @@ from layertap.store import ArraySpec, Reader, Writer
 from tests.support.store_folder import Folder
 from tests.support.store_rows import contents_of
 
+pytestmark = pytest.mark.slow
+
 ARRAYS = [
     ArraySpec("a/0", (300,), "float32"),
     ArraySpec("a/1", (), "int32"),
