@@ -13,6 +13,7 @@ CORE := tests/tracing/test_collect.py tests/planning/test_planner.py \
     tests/pipeline/test_save.py tests/results/training/test_batches.py
 
 OLDEST := tests/tracing tests/zoo tests/planning/test_split.py \
+    tests/planning/test_split_refusals.py \
     tests/planning/test_submodels.py tests/inputs/test_model_file_trust.py \
     tests/pipeline/test_tap_distribution.py
 
@@ -24,7 +25,7 @@ demo: .venv/ready-demo  ## Train a small network, save its branches, check them
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(RUN)layertap demo
 
 check: lint .venv/ready-test  ## For every edit: style, types, quick tests, the core
-	$(RUN)$(PYTEST) --needs no_backend -m "not slow"
+	KERAS_BACKEND=jax $(RUN)$(PYTEST) --needs no_backend -m "not slow"
 	KERAS_BACKEND=jax $(RUN)$(PYTEST) -m "not slow" $(CORE)
 
 test: .venv/ready-test  ## The complete suite, on all three backends
@@ -38,7 +39,7 @@ test: .venv/ready-test  ## The complete suite, on all three backends
 	@echo "== on one backend for all"
 	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) --needs one_backend
 	@echo "== without a backend"
-	$(RUN)$(PYTEST) --needs no_backend $(COVER)
+	KERAS_BACKEND=jax $(RUN)$(PYTEST) --needs no_backend $(COVER)
 	@echo "== on Ray"
 	KERAS_BACKEND=jax $(RUN)python -m pytest --needs ray
 	@echo "== coverage of src/layertap by JAX and by the tests without a backend"

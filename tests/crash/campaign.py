@@ -27,7 +27,7 @@ import layertap
 from layertap.store import exists
 from tests.crash import saving
 from tests.support.store_folder import Folder
-from tests.support.store_suite import contents_of
+from tests.support.store_rows import contents_of
 
 CASES = [
     {"compression": compression, "known": known}

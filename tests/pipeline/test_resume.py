@@ -6,78 +6,33 @@ import re
 import keras
 import numpy as np
 import pytest
-from keras import layers, ops
+from keras import layers
 
 import layertap
-from layertap.errors import LayertapError, OtherRunError, StoreError
-from layertap.pipeline.tap import Tap
+from layertap.errors import OtherRunError
 from layertap.store.format.root import read_root
 from layertap.store.storage.files import LocalStorage
+from tests.support.resumes import (
+    EVERY,
+    ROWS,
+    SMALL,
+    STOP,
+    StoppedError,
+    begin,
+    files,
+    numbers,
+    other_weights,
+    stream,
+    two_branches,
+)
 
 pytestmark = pytest.mark.one_backend
-
-# Blocks of some three hundred rows.
-SMALL = 3 * 2**16
-ROWS, BATCH, STOP = 1000, 20, 620
-EVERY = np.arange(ROWS)
-
-
-class Scaled(layers.Layer):
-    """Multiplies by a number that only its code contains."""
-
-    factor = 2.0
-
-    def call(self, x):
-        return x * self.factor
-
-
-def two_branches(vocabulary=(1, 2, 3), mean=0.0, width=16):
-    keras.utils.set_random_seed(1)
-    x = keras.Input((8,), name="x")
-    seen = layers.Normalization(name="seen")
-    seen.adapt(np.stack([np.full(8, mean - 1), np.full(8, mean + 1)]))
-    scaled = Scaled(name="scaled")(layers.Dense(width, name="left")(seen(x)))
-    right = layers.Dense(32, name="right")(x)
-    joined = layers.Concatenate(name="fusion")([scaled, right])
-    return keras.Model(x, layers.Dense(1, name="head")(joined), name="two")
-
-
-def numbers():
-    return np.random.default_rng(0).normal(size=(ROWS, 8)).astype("float32")
-
-
-class StoppedError(Exception):
-    """Raised to interrupt the data."""
-
-
-def stream(x, labels=EVERY, stop=None):
-    for row in range(0, ROWS, BATCH):
-        if row == stop:
-            raise StoppedError
-        yield x[row : row + BATCH], labels[row : row + BATCH]
-
-
-def begin(path, *, complete, **options):
-    """Saves all rows, or `STOP` of them."""
-    options = {"ids": EVERY, "memory": SMALL} | options
-    data = stream(numbers(), stop=None if complete else STOP)
-    if complete:
-        layertap.save(two_branches(), data, path, **options)
-    else:
-        with pytest.raises(StoppedError):
-            layertap.save(two_branches(), data, path, **options)
 
 
 def changed(array, row):
     array = array.copy()
     array[row] += 1
     return array
-
-
-def other_weights():
-    model = two_branches()
-    model.get_layer("left").bias.assign(np.ones(16))
-    return model
 
 
 def other_call():
@@ -87,6 +42,8 @@ def other_call():
 
 
 HEX = "[0-9a-f]{16}"
+
+
 # Changes of the model, the data or options; and the message, both sides.
 CHANGES = {
     "weights": (
@@ -141,14 +98,6 @@ def store(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("identity") / "v.zarr"
     begin(path, complete=request.param)
     return path
-
-
-def files(path):
-    return {
-        file: file.read_bytes()
-        for file in path.rglob("*")
-        if file.is_file() and file != path / "zarr.json"
-    }
 
 
 @pytest.mark.every_backend
@@ -265,165 +214,3 @@ def test_layers_of_the_users_own_may_have_any_names(tmp_path):
     both = layers.Concatenate(name="fusion")([Speaks(name="speaks")(x), x])
     model = keras.Model(x, both)
     assert layertap.save(model, numbers(), tmp_path / "v.zarr").complete
-
-
-@pytest.mark.parametrize("start", [0, 600])
-def test_labels_are_compared_exactly(tmp_path, start):
-    """A label of a regression does not match its neighbour by rounding."""
-    labels = np.linspace(0, 1e6, ROWS)
-    labels[3] = np.nan
-    with pytest.raises(StoppedError):
-        layertap.save(
-            two_branches(), stream(numbers(), labels, STOP), tmp_path / "v.zarr"
-        )
-    others = labels.copy()
-    others[start + 7] += 0.01
-    with pytest.raises(OtherRunError, match=f"labels of row {start + 7} is "):
-        layertap.save(two_branches(), stream(numbers(), others), tmp_path / "v.zarr")
-    same = stream(numbers(), labels)
-    assert layertap.save(two_branches(), same, tmp_path / "v.zarr").complete
-
-
-@pytest.mark.parametrize("start", [0, 600])
-def test_sample_weights_are_compared_exactly(tmp_path, start):
-    def weighted(weights, stop=None):
-        for row, (x, y) in zip(
-            range(0, ROWS, BATCH), stream(numbers(), stop=stop), strict=False
-        ):
-            yield x, y, weights[row : row + BATCH]
-
-    weights, path = np.linspace(0, 1e6, ROWS), tmp_path / "v.zarr"
-    with pytest.raises(StoppedError):
-        layertap.save(two_branches(), weighted(weights, STOP), path)
-    others = weights.copy()
-    others[start + 7] += 0.01
-    with pytest.raises(OtherRunError, match=f"sample_weight of row {start + 7} is "):
-        layertap.save(two_branches(), weighted(others), path)
-    with pytest.raises(OtherRunError, match="sample_weight: the store has "):
-        layertap.save(two_branches(), stream(numbers()), path)
-    assert layertap.save(two_branches(), weighted(weights), path).complete
-    with pytest.raises(OtherRunError, match=f"sample_weight of row {start + 7} is "):
-        layertap.save(two_branches(), weighted(others), path)
-
-
-def test_ids_that_differ_are_shown_decoded(tmp_path):
-    numbered, named = np.arange(ROWS) + 2**60, [f"row {n}" for n in range(ROWS)]
-    others = numbered.copy()
-    others[20] += 1
-    for ids, other, message in (
-        (numbered, others, f"row 20 is {2**60 + 20} in the store, and {2**60 + 21} "),
-        (named, [*named[:20], "zwanzig", *named[21:]], "row 20 is row 20 .* zwanzig "),
-    ):
-        path = tmp_path / message[:8] / str(len(message))
-        layertap.save(two_branches(), stream(numbers()), path, ids=ids)
-        with pytest.raises(OtherRunError, match=f"ids of {message}"):
-            layertap.save(two_branches(), stream(numbers()), path, ids=other)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"compression": "gzip"}, {"memory": 0}, {"y": np.array(["a"] * ROWS)}],
-    ids=str,
-)
-def test_no_store_is_replaced_if_the_new_one_can_not_be_made(tmp_path, options):
-    path = tmp_path / "v.zarr"
-    begin(path, complete=True)
-    before = files(path)
-    x, y = numbers(), options.pop("y", EVERY)
-    with pytest.raises(LayertapError):
-        layertap.save(other_weights(), (x, y), path, overwrite=True, **options)
-    assert files(path) == before
-
-
-def test_a_save_without_resume_replaces_the_store(tmp_path):
-    path = tmp_path / "v.zarr"
-    begin(path, complete=False)
-    before = read_root(LocalStorage(path)).store
-    saved = layertap.save(
-        two_branches(),
-        stream(numbers()),
-        path,
-        ids=EVERY,
-        resume=False,
-        overwrite=True,
-    )
-    assert saved.complete
-    assert saved.reader.store != before
-
-
-def test_a_reader_does_not_show_the_store_that_replaced_its_own(tmp_path):
-    path, x = tmp_path / "v.zarr", numbers()
-    opened = layertap.save(two_branches(), x, path)
-    expected = opened["fusion/in/0"][:32]
-    layertap.save(other_weights(), x, path, overwrite=True)
-    for name in ("fusion/in/0", "fusion/in/1"):
-        with pytest.raises(StoreError, match="Open it again"):
-            opened[name][:32]
-    assert (layertap.open(path)["fusion/in/0"][:32] != expected).any()
-
-
-def test_resuming_recomputes_a_tenth_at_most(tmp_path, monkeypatch):
-    """One block has all rows here; their last tenth is computed again."""
-    computed = []
-    begun = Tap.begin
-
-    def counted(self, batch):
-        computed.append(batch.row)
-        return begun(self, batch)
-
-    monkeypatch.setattr(Tap, "begin", counted)
-    x = np.tile(numbers(), (20, 1))
-
-    def batches(stop):
-        for row in range(0, stop, 100):
-            yield x[row : row + 100]
-        if stop < len(x):
-            raise StoppedError
-
-    with pytest.raises(StoppedError):
-        layertap.save(two_branches(), batches(15000), tmp_path / "v.zarr")
-    assert computed == list(range(0, 15000, 100))
-    computed.clear()
-    saved = layertap.save(two_branches(), batches(20000), tmp_path / "v.zarr")
-    assert saved.reader.block_rows > len(x)
-    assert computed == [0, *range(13500, 20000, 100)]
-
-
-def learning(layer, learned_of):
-    """Returns a model with a layer that adapts to data, without a variable."""
-    keras.backend.clear_session()
-    dtype = "int64" if keras.backend.backend() == "tensorflow" else "int32"
-    x = keras.Input((3,), name="x", dtype=dtype)
-    layer.adapt(np.array(learned_of))
-    both = layers.Concatenate(name="fusion")([ops.cast(layer(x), dtype), x])
-    return keras.Model(x, both, name="learning")
-
-
-def bins():
-    return layers.Discretization(num_bins=3, name="learned")
-
-
-def words():
-    return layers.IntegerLookup(name="learned")
-
-
-def weighted_words():
-    return layers.IntegerLookup(output_mode="tf_idf", name="learned")
-
-
-# Data to adapt to, and data that make no difference for the data below.
-LEARNED = [(bins, range(50), [*range(50), 50.5])]
-if keras.backend.backend() == "tensorflow":
-    # With other backends, such layers only work outside of models.
-    LEARNED.append((words, [7, 7, 8], [7, 7, 8, 90]))
-    LEARNED.append((weighted_words, [[7, 7], [7, 8]], [[7, 7], [8, 8]]))
-
-
-@pytest.mark.every_backend
-@pytest.mark.parametrize(("layer", "one", "other"), LEARNED)
-def test_what_layers_adapted_to_is_part_of_a_run(tmp_path, layer, one, other):
-    x = np.zeros((10, 3), "int32")
-    layertap.save(learning(layer(), one), x, tmp_path / "v.zarr")
-    with pytest.raises(OtherRunError, match="weights: the store has"):
-        layertap.save(learning(layer(), other), x, tmp_path / "v.zarr")
-    assert layertap.save(learning(layer(), one), x, tmp_path / "v.zarr").complete

@@ -22,7 +22,7 @@ from layertap.errors import StoreError
 from layertap.pipeline import prefetch
 from tests.support.faults import few_files, python, running, small_disk, unprivileged
 from tests.support.store_folder import Folder
-from tests.support.store_suite import contents_of
+from tests.support.store_rows import contents_of
 
 pytestmark = pytest.mark.one_backend
 

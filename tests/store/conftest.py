@@ -6,7 +6,7 @@ from tests.support.faults import small_disk
 from tests.support.faulty_store import begin, go_on, write_all
 from tests.support.store_bucket import Bucket
 from tests.support.store_folder import Folder
-from tests.support.store_suite import contents_of
+from tests.support.store_rows import contents_of
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from tests.support.store_damage_suite import DamageSuite
 from tests.support.store_flip_suite import FlipSuite
 from tests.support.store_suite import StoreSuite, histories
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def new_place(object_store):

@@ -23,6 +23,8 @@ from tests.support.nursery import nursery
 from tests.support.object_proxy import kills, served
 from tests.support.store_bucket import Bucket
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def killed(object_store, proxy):

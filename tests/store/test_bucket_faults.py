@@ -36,6 +36,8 @@ from tests.support.object_proxy import (
 )
 from tests.support.store_bucket import Bucket
 
+pytestmark = pytest.mark.slow
+
 FATES = {
     "slow down": refused(503, "SlowDown"),
     "internal error": refused(500, "InternalError"),

@@ -11,6 +11,8 @@ from tests.support.faults import python, run
 from tests.support.faulty_store import SAFE, begin, leave, rows_between, write_all
 from tests.support.store_bucket import Bucket
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(object_store):

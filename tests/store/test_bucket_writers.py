@@ -33,6 +33,8 @@ from tests.support.nursery import nursery
 from tests.support.object_proxy import served, standing_before
 from tests.support.store_bucket import Bucket
 
+pytestmark = pytest.mark.slow
+
 TAKEN_OVER = "was taken over by another writer"
 
 

@@ -21,5 +21,6 @@ class TestDamagedFolder(DamageSuite):
     """Damage to a local folder is reported."""
 
 
+@pytest.mark.slow
 class TestFlippedFolder(FlipSuite):
     """No bit that flips in a local folder is silent."""

@@ -13,6 +13,8 @@ from layertap.errors import LayertapError
 from layertap.store import Writer
 from tests.support.hostile import Store, make, use
 
+pytestmark = pytest.mark.slow
+
 
 def fuzz(examples):
     # The first example imports Keras, and every example writes files.

@@ -17,6 +17,8 @@ from layertap.core.plan import Plan
 from layertap.errors import StoreCorruptError
 from tests.support.hostile import AUXILIARY, ROWS, Store, make, use, use_alone
 
+pytestmark = pytest.mark.slow
+
 HUGE = 10**4000
 
 

@@ -15,6 +15,8 @@ from layertap.store.storage.files import LocalStorage
 from tests.support.forks import Forks
 from tests.support.hostile import Store, make
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 OUTSIDE = "outside"
 NAMES = [

@@ -25,7 +25,7 @@ from layertap.errors import LayertapError, StoreError
 from layertap.store import Reader, Writer, exists
 from tests.support.store_flip_suite import everything_read
 from tests.support.store_folder import Folder
-from tests.support.store_suite import (
+from tests.support.store_rows import (
     ARRAYS,
     ROW_BYTES,
     assert_holds,
@@ -34,13 +34,15 @@ from tests.support.store_suite import (
     rows_between,
 )
 
+pytestmark = pytest.mark.slow
+
 BLOCK = 10
 MEMORY = 3 * BLOCK * ROW_BYTES
 
 WRITER = """
 import sys
 from layertap.store import Writer, exists
-from tests.support.store_suite import ARRAYS, rows_between
+from tests.support.store_rows import ARRAYS, rows_between
 
 path, compression, memory = sys.argv[1], sys.argv[2] or None, int(sys.argv[3])
 writer = None

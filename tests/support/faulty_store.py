@@ -10,7 +10,7 @@ import zarr
 from layertap.errors import StoreError
 from layertap.store import ArraySpec, Reader, Writer
 from tests.support.store_folder import Folder
-from tests.support.store_suite import contents_of
+from tests.support.store_rows import contents_of
 
 ARRAYS = [ArraySpec("a/0", (300,), "float32"), ArraySpec("a/1", (), "int32")]
 BLOCK = 32

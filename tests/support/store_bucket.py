@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.object_store import parts
-from tests.support.store_suite import Place
+from tests.support.store_rows import Place
 
 
 class Bucket(Place):

@@ -5,7 +5,7 @@ import pytest
 
 from layertap.errors import StoreCorruptError
 from layertap.store import ArraySpec, Reader, Writer
-from tests.support.store_suite import (
+from tests.support.store_rows import (
     ARRAYS,
     ROW_BYTES,
     assert_holds,

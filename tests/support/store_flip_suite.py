@@ -10,7 +10,7 @@ import pytest
 
 from layertap.errors import LayertapError, StoreError
 from layertap.store import ArraySpec, Reader, Writer
-from tests.support.store_suite import rows_between
+from tests.support.store_rows import rows_between
 
 ARRAYS = [
     ArraySpec("a/b", (3,), "int16", {"made_by": "left"}),

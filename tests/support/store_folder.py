@@ -6,7 +6,7 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.store_suite import Place
+from tests.support.store_rows import Place
 
 # Later than any file's, and another one each time.
 _times = itertools.count(2**62)

@@ -12,7 +12,7 @@ import pytest
 from layertap.errors import StoreCorruptError, StoreError
 from layertap.store import Reader, Writer, remove
 from tests.support.store_folder import Folder
-from tests.support.store_suite import ARRAYS, assert_holds, contents_of, rows_between
+from tests.support.store_rows import ARRAYS, assert_holds, contents_of, rows_between
 
 WRITE = """
 import os, signal, sys

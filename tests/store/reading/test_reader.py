@@ -31,7 +31,7 @@ from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
 from layertap.store.storage.files import LocalStorage
 from tests.support.faults import few_files
-from tests.support.store_suite import values_of, write
+from tests.support.store_rows import values_of, write
 
 
 @pytest.fixture(scope="module")

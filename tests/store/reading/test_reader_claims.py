@@ -16,6 +16,8 @@ from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
 from layertap.store.storage.files import LocalStorage
 
+pytestmark = pytest.mark.slow
+
 TRY_EVERYTHING = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))

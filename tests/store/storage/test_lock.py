@@ -22,6 +22,8 @@ from tests.support.faulty_store import (
     write_from_the_start,
 )
 
+pytestmark = pytest.mark.slow
+
 HOLD = """
 import os, sys
 from layertap.store import Writer

@@ -20,6 +20,8 @@ from tests.support.faulty_store import (
     leave,
 )
 
+pytestmark = pytest.mark.slow
+
 # Written files: shards, new `zarr.json` files, and folders.
 PLACES = [
     *("a/0/c.1.0.new", "a/1/c.2.new", "a/0/c.4.0.new"),

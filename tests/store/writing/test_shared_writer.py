@@ -12,7 +12,7 @@ import zarr
 from layertap.errors import OptionError, StoreCorruptError, StoreError
 from layertap.store import BlockWorker, Reader, SharedWriter, Writer, exists, remove
 from tests.support.store_folder import Folder
-from tests.support.store_suite import (
+from tests.support.store_rows import (
     ARRAYS,
     ROW_BYTES,
     assert_holds,

@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -20,9 +22,10 @@ from hypothesis.stateful import (
     rule,
 )
 
+from layertap.errors import StoreError
 from layertap.store import BlockWorker, Reader, SharedWriter, Writer
 from tests.support.store_folder import Folder
-from tests.support.store_suite import (
+from tests.support.store_rows import (
     ARRAYS,
     ROW_BYTES,
     assert_holds,
@@ -30,6 +33,8 @@ from tests.support.store_suite import (
     contents_of,
     rows_between,
 )
+
+pytestmark = pytest.mark.slow
 
 BLOCK = 10
 MEMORY = 3 * BLOCK * ROW_BYTES
@@ -86,11 +91,11 @@ class ScatteredMachine(RuleBasedStateMachine):
         )
 
     def write(self, block):
-        contributor = BlockWorker(self.writer.claim)
-        rows = contributor.rows_of(block)
-        part = contributor.empty(block)
+        worker = BlockWorker(self.writer.claim)
+        rows = worker.rows_of(block)
+        part = worker.empty(block)
         part.append(rows_between(rows.start, rows.stop))
-        contributor.write(part, {"of": block})
+        worker.write(part, {"of": block})
 
     def lose(self):
         """The process that has the store is killed: the system lets go of it."""
@@ -168,6 +173,13 @@ class ScatteredMachine(RuleBasedStateMachine):
             self.least = one.rows
         whole = -(-self.rows // BLOCK) if one.rows == self.rows else one.rows // BLOCK
         self.there, self.perhaps = set(range(whole)), set()
+
+    @precondition(lambda self: self.complete)
+    @rule()
+    def refuse_more_rows(self):
+        for resume in (Writer.resume, partial(SharedWriter.resume, rows=self.rows)):
+            with pytest.raises(StoreError, match="is complete: no rows can be added"):
+                resume(self.path)
 
     @invariant()
     def what_anybody_sees_is_right(self):

@@ -12,7 +12,7 @@ from layertap.store import ArraySpec, Reader, Writer, exists, remove
 from layertap.store.format.shard_encoder import ShardEncoder
 from layertap.store.writing.blocks import BlockWriter
 from tests.support.store_folder import Folder
-from tests.support.store_suite import ARRAYS, ROW_BYTES, assert_holds, rows_between
+from tests.support.store_rows import ARRAYS, ROW_BYTES, assert_holds, rows_between
 
 
 def test_what_was_appended_may_be_changed_afterwards(tmp_path):

@@ -13,7 +13,9 @@ import zarr
 
 from layertap.store import ArraySpec, Reader, Writer
 from tests.support.store_folder import Folder
-from tests.support.store_suite import contents_of
+from tests.support.store_rows import contents_of
+
+pytestmark = pytest.mark.slow
 
 ARRAYS = [
     ArraySpec("a/0", (300,), "float32"),

@@ -30,6 +30,8 @@ from tests.support.faulty_store import (
     write_all,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["space", "inodes", "open files"])
 def shortage(request, tmp_path):
