@@ -20,11 +20,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-# Files whose English is still to be plain.
-PENDING = tuple(
-    f"src/layertap/{package}/" for package in ("distributed", "inputs", "tracing")
-)
-FILES = [path for path in (*MODULES, *PAGES) if not name_of(path).startswith(PENDING)]
+FILES = [*MODULES, *PAGES]
 
 # Each as a regular expression, with what to write in its place.
 BANNED = {

@@ -99,11 +99,7 @@ def output(path: str, index: int = 0, count: int = 1) -> Address:
 
 
 def parse(text: str) -> Address:
-    """Splits an address into its parts, unless it knows them.
-
-    Raises:
-        AddressError: If the text is not an address.
-    """
+    """Splits an address into its parts, unless it knows them."""
     if isinstance(text, Address):
         return text
     parts = _ADDRESS.fullmatch(text)
@@ -121,10 +117,8 @@ def match(patterns: Sequence[str], paths: Sequence[str], *, what: str) -> list[s
     """Selects the paths that match at least one pattern, in their order.
 
     Patterns are shell globs over complete paths: `*` crosses `/`. Names in them may be
-    percent-encoded or as in Keras. `what` names the paths in the error: `"join"`.
-
-    Raises:
-        AddressError: If a pattern matches nothing.
+    percent-encoded or as in Keras. `what` names the paths in the error if a
+    pattern matches nothing: `"join"`.
     """
     selected: set[str] = set()
     for pattern in patterns:

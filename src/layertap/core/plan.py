@@ -311,11 +311,7 @@ def named_branches(plan: Plan, join: str) -> Iterator[tuple[str, str]]:
 
 
 def itemsize(dtype: str) -> int:
-    """Returns the bytes of one number of a Keras dtype.
-
-    Raises:
-        ValueError: If it is not one.
-    """
+    """Returns the bytes of one number of a Keras dtype."""
     # Not by NumPy, which accepts more than names.
     if dtype not in _ITEMSIZES:
         raise ValueError(f"{dtype[:100]!r} is not a dtype of numbers")

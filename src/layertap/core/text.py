@@ -12,9 +12,7 @@ from layertap.errors import DataError
 def encode(texts: Sequence[str]) -> NDArray[np.uint8]:
     """Encodes strings as rows of UTF-8 bytes, padded with zero bytes.
 
-    Raises:
-        DataError: If a string ends in a NUL, which would look like padding, or is not
-            Unicode, as the name of a file may be.
+    A string that ends in a NUL would look padded; it is refused.
 
     Example:
     >>> encode(["a", "bc"]).tolist()

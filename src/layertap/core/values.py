@@ -164,12 +164,7 @@ def auxiliary_arrays(plan: Plan) -> dict[str, list[Any]]:
 
 
 def length_columns(plan: Plan, name: str) -> int | slice:
-    """Returns the columns of `lengths` that have the true sizes of a value.
-
-    Raises:
-        AddressError: If there is no such value.
-        OptionError: If it was not padded.
-    """
+    """Returns the columns of `lengths` that have the true sizes of a value."""
     if name not in plan.addresses:
         raise unknown_address(plan, name)
     # A value that is rebuilt has the sizes of its parts.

@@ -94,7 +94,7 @@ class Converter:
             shape: Any = getattr(leaf, "shape", ())
             if len(shape) and shape[0] is not None:
                 return int(shape[0])
-        # Not an array with rows: `convert` reports what is wrong with it.
+        # Not an array with rows: `convert` reports the error.
         return 1
 
     def convert(self, element: Any, row: int, *, copy: bool) -> Batch:

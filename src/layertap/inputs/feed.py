@@ -1,4 +1,4 @@
-"""Any data that `model.predict` accepts, as batches of what the model accepts."""
+"""Reads any data that `model.predict` accepts in batches for the model."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,17 +11,10 @@ from layertap.inputs.sources import open_source
 class Feed:
     """Data as batches, always cut at the same rows.
 
-    Args:
-        data: Arrays (NumPy, a backend's, pandas, anything that can be sliced), lists or
-            dictionaries of them, a `tf.data.Dataset`, a torch `DataLoader`, a
-            `keras.utils.PyDataset`, or any iterable of batches. A tuple is `(x, y)` or
-            `(x, y, sample_weight)`, unless a model of several inputs accepts it. A
-            list is several inputs; from a `DataLoader` or a `PyDataset` it is a tuple,
-            as in Keras.
-        specs: The model's structure of `InputSpec`; None for a model without a graph.
-        batch_size: Rows per batch of arrays; 32 by default.
-        anywhere: Whether batches are read from any row on without those before them.
-            It refuses streams, and needs a `PyDataset` with batches of one size.
+    A tuple is `(x, y)` or `(x, y, sample_weight)`, unless a model of several inputs
+    accepts it. A list is several inputs; from a `DataLoader` or a `PyDataset` it is a
+    tuple, as in Keras. With `anywhere`, batches are read from any row on without those
+    before them: streams are refused, and a `PyDataset` needs batches of one size.
 
     Attributes:
         rows: The number of rows, or None if only the end shows it.

@@ -138,7 +138,7 @@ def _call_inside(
 
 
 def _whole_join(pass_: Pass, frame: Frame) -> TracedJoin | None:
-    """Returns the join that an operation as a whole is, or None."""
+    """Returns the join that a complete operation is, or None."""
     for kind in pass_.kinds & WHOLE_LAYERS.keys():
         if isinstance(frame.operation, WHOLE_LAYERS[kind]) and frame.path:
             frame.covered = True
