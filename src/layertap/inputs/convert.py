@@ -1,4 +1,4 @@
-"""Converts an element of any data into a batch of what a model's inputs accept."""
+"""Converts an element of any data into a batch for a model's inputs."""
 
 import operator
 import sys

@@ -25,8 +25,7 @@ _LISTS_AT_ONCE = 8
 # The end of the name of a file that does not replace the old one yet.
 _NEW = r"(\.[0-9a-f]{8})?\.new"
 _METADATA = re.compile(rf"{re.escape(METADATA_FILE)}({_NEW})?")
-# Version 0.1 gave unfinished shards another name.
-_SHARD = re.compile(rf"c(\.\d+)+({_NEW}|\.__lock)?")
+_SHARD = re.compile(rf"c(\.\d+)+({_NEW})?")
 _RECORD = re.compile(r"\d+\.\d+(\.[0-9a-f]{8}(\.new){1,2})?")
 
 
