@@ -154,7 +154,6 @@ def test_a_store_that_is_reached_by_a_link(tmp_path):
         "labels/c.0.new",
         "labels/c.1",
         "labels/c.1.new",
-        "labels/c.1.__lock",
     ],
 )
 def test_nothing_is_written_through_a_link(tmp_path, name):
