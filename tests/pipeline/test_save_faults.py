@@ -438,9 +438,9 @@ import sys
 import numpy as np
 import zarr
 import layertap
-path, complete = sys.argv[1:]
-complete = dict(zarr.open_group(complete, mode="r").members(None))
-complete = {name: a[:] for name, a in complete.items() if isinstance(a, zarr.Array)}
+path, undisturbed = sys.argv[1:]
+arrays = dict(zarr.open_group(undisturbed, mode="r").members(None))
+arrays = {name: a[:] for name, a in arrays.items() if isinstance(a, zarr.Array)}
 rows = complete = 0
 print("ready", flush=True)
 sys.stdin.readline()
@@ -450,7 +450,7 @@ while not complete:
     assert saved.rows >= rows
     rows = saved.rows
     group = zarr.open_group(path, mode="r")
-    for name, expected in complete.items():
+    for name, expected in arrays.items():
         shown = group[name][:]
         assert len(shown) >= rows
         assert np.array_equal(shown, expected[: len(shown)])
