@@ -132,7 +132,8 @@ def test_a_signal_ends_a_save_in_order_and_its_rows_count(
 
 
 SAVE = """
-import sys, faulty_data, layertap
+import sys, layertap
+from tests.support import faulty_data
 data = faulty_data.Faulty(sys.argv[2])
 layertap.save(faulty_data.model(), data, sys.argv[1], **faulty_data.OPTIONS)
 """

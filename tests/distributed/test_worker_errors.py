@@ -100,7 +100,7 @@ def test_classes_and_data_that_a_worker_cannot_import(tmp_path, monkeypatch):
 def test_data_that_differ_in_a_worker(model, tmp_path, monkeypatch):
     """Workers have the environment that Ray was started in."""
     monkeypatch.setenv("OF_THE_DRIVER", "1")
-    source = "faulty_data:fewer_in_workers"
+    source = "tests.support.faulty_data:fewer_in_workers"
     words = r"A worker on \S+ differs from .*rows: the driver has 300, the worker 299"
     with pytest.raises(OtherRunError, match=words):
         save(model, source, tmp_path / "v.zarr", ids=None)
