@@ -3,7 +3,6 @@
 Nothing heavy is imported before a command needs it: `--help` is quick.
 """
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -11,25 +10,29 @@ from typing import Any
 
 import click
 
+import layertap
 from layertap.cli.options import (
     DATA_HELP,
     WRONG,
     Command,
     Commands,
-    Pad,
     Resumable,
-    Rows,
     fail,
     json_option,
     line_of,
     model_options,
     number,
+    pad_size,
     quiet_option,
     ray_options,
+    row_range,
     selection_options,
     verbose_option,
 )
 from layertap.cli.quiet_tensorflow import quiet_start
+from layertap.core.optional import require_keras
+
+_SELECTION = ("before", "outputs", "joins", "for_head", "dtype", "reduce")
 
 
 def run() -> None:
@@ -67,10 +70,7 @@ def main() -> None:
 @model_options
 def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
     """Show what a save of MODEL captures. Nothing is computed."""
-    loaded = _load(model, options)
-    import layertap
-
-    planned = layertap.plan(loaded, **_selected(options))
+    planned = layertap.plan(_load(model, options), **_given(options, *_SELECTION))
     _show(planned.to_json() if as_json else planned.table(rows))
 
 
@@ -88,7 +88,8 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
 @number("--batch-size", 1, "Rows per batch; by default 32.")
 @click.option(
     "--pad",
-    type=Pad(),
+    type=pad_size,
+    metavar="N|longest",
     help="Pad batches of different sizes: to the longest, or to N.",
 )
 @click.option("--compression", type=click.Choice(["zstd"]), help="None by default.")
@@ -98,17 +99,12 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
 @model_options
 def save(model: str, data: str, output: str, **options: Any) -> None:
     """Save the values of MODEL for DATA. Repeat it to resume a stopped save."""
-    names = ("batch_size", "pad", "compression", "overwrite")
-    chosen = {name: options[name] for name in names} | _selected(options)
-    chosen["progress"] = _progress(options)
+    names = (*_SELECTION, "batch_size", "pad", "compression", "overwrite")
+    chosen = _given(options, *names) | {"progress": _progress(options)}
     if options["ray"] is not None:
         saved = _save_on_ray(model, data, output, chosen, options)
     else:
-        loaded = _load(model, options)
-        import layertap
-        from layertap.inputs.data_file import load_data
-
-        source = load_data(data, loaded)
+        loaded, source = _load_with_data(model, data, options)
         saved = layertap.save(loaded, source.data, output, ids=source.ids, **chosen)
     click.echo(_state(saved))
 
@@ -119,7 +115,7 @@ def save(model: str, data: str, output: str, **options: Any) -> None:
 @verbose_option
 def show(store: str, as_json: bool, verbose: bool) -> None:
     """Show the values in STORE."""
-    saved = _open(store)
+    saved = layertap.open(store)
     if as_json:
         _show(saved.to_json())
         return
@@ -155,7 +151,12 @@ def verify(
     from layertap.errors import StoreCorruptError
 
     try:
-        report = _verified(store, model, data, rows or None, options)
+        saved = layertap.open(store)
+        if model is None or data is None:
+            report = layertap.verify(saved)
+        else:
+            loaded, source = _load_with_data(model, data, options)
+            report = layertap.verify(saved, loaded, source.data, rows=rows or None)
     except StoreCorruptError as error:
         fail(line_of(error), WRONG)
     _show_verdict(report, options["as_json"])
@@ -173,12 +174,11 @@ def verify(
 @number(
     "--repeats", 1, "How often each branch is permuted.", default=5, show_default=True
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, help="For other permutations."
-)
+@number("--seed", 0, "For other permutations.", default=0)
 @click.option(
     "--rows",
-    type=Rows(),
+    type=row_range,
+    metavar="START:STOP",
     help="Rows to measure on, best not trained on; by default all.",
 )
 @quiet_option
@@ -190,24 +190,21 @@ def importance(store: str, model: str, rows: slice | None, **options: Any) -> No
     STORE has the branches of MODEL. If connections run past the join, it was saved
     with --for-head. MODEL may also be just the head.
     """
-    saved = _open(store)
+    saved = layertap.open(store)
     loaded = _load(model, options)
     from layertap.analysis.importance import head_of
-    from layertap.analysis.importance import importance as measure
     from layertap.inputs.model_file import compile_as_saved
 
     head = head_of(saved, loaded)
     if options["loss"] is None:
         compile_as_saved(head, model)
-    report = measure(
+    report = layertap.importance(
         saved,
         head,
-        loss=options["loss"],
         metrics=list(options["metrics"]) or None,
-        repeats=options["repeats"],
-        seed=options["seed"],
         rows=rows,
         progress=_progress(options),
+        **_given(options, "loss", "repeats", "seed"),
     )
     _show(report.to_json() if options["as_json"] else report)
 
@@ -223,9 +220,7 @@ def diff(a: str, b: str, rows: int | None, as_json: bool, verbose: bool) -> None
 
     Exit status 0 if nothing differs beyond rounding, 1 if something does.
     """
-    from layertap.analysis.diff import diff as compare
-
-    _show_verdict(compare(a, b, rows=rows), as_json)
+    _show_verdict(layertap.diff(a, b, rows=rows), as_json)
 
 
 @main.command(cls=Command)
@@ -236,7 +231,7 @@ def demo(folder: str, verbose: bool) -> None:
 
     Leaves the model, the data and the store in FOLDER, to try more commands on.
     """
-    _need_keras()
+    require_keras()
     from layertap.cli.demo import run
 
     def command(*words: str) -> None:
@@ -245,54 +240,21 @@ def demo(folder: str, verbose: bool) -> None:
     run(Path(folder), command)
 
 
-def _open(store: str) -> Any:
-    from layertap.results.saved import open as open_saved
-
-    return open_saved(store)
-
-
-def _verified(
-    store: str,
-    model: str | None,
-    data: str | None,
-    rows: int | None,
-    options: dict[str, Any],
-) -> Any:
-    saved = _open(store)
-    if model is None or data is None:
-        from layertap.analysis.verify import verify
-
-        return verify(saved)
-    loaded = _load(model, options)
-    from layertap.analysis.verify import verify
-    from layertap.inputs.data_file import load_data
-
-    return verify(saved, loaded, load_data(data, loaded).data, rows=rows)
-
-
 def _save_on_ray(
     model: str, data: str, output: str, chosen: dict[str, Any], options: dict[str, Any]
 ) -> Any:
     """Saves with many workers, each of which opens MODEL and DATA by itself."""
     _warn_of_trust(model, options)
-    _need_keras()
+    require_keras()
     from layertap import distributed
     from layertap.distributed import ray_session
     from layertap.distributed.worker import SharedModel
 
-    modules = tuple(options["modules"])
-    shared = SharedModel(
-        str(Path(model).absolute()), trust=options["trust_model"], modules=modules
-    )
+    path, trust = str(Path(model).absolute()), options["trust_model"]
+    shared = SharedModel(path, trust=trust, modules=options["modules"])
+    chosen |= _given(options, "workers", "num_gpus")
     with ray_session.connection(options["ray"]):
-        return distributed.save(
-            shared,
-            data,
-            output,
-            workers=options["workers"],
-            num_gpus=options["num_gpus"],
-            **chosen,
-        )
+        return distributed.save(shared, data, output, **chosen)
 
 
 def _warn_of_trust(model: str, options: dict[str, Any]) -> None:
@@ -302,23 +264,24 @@ def _warn_of_trust(model: str, options: dict[str, Any]) -> None:
         )
 
 
-def _need_keras() -> None:
-    """Raises `BackendMissingError` where Keras or its backend can't be imported."""
-    importlib.import_module("layertap.tracing")
-
-
 def _load(model: str, options: dict[str, Any]) -> Any:
-    _need_keras()
+    require_keras()
     from layertap.inputs.model_file import load_model
 
     _warn_of_trust(model, options)
     return load_model(model, trust=options["trust_model"], modules=options["modules"])
 
 
-def _selected(options: dict[str, Any]) -> dict[str, Any]:
-    names = ("before", "outputs", "joins", "dtype", "reduce")
-    chosen = {name: options[name] or None for name in names}
-    return chosen | {"for_head": options["for_head"]}
+def _load_with_data(model: str, data: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    loaded = _load(model, options)
+    from layertap.inputs.data_file import load_data
+
+    return loaded, load_data(data, loaded)
+
+
+def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Returns the options that the user gave; the API has the same defaults."""
+    return {name: options[name] for name in names if options[name]}
 
 
 def _progress(options: dict[str, Any]) -> bool | None:

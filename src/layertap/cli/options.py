@@ -125,29 +125,19 @@ def fail(line: str, status: int = BAD_INPUT) -> NoReturn:
     sys.exit(status)
 
 
-class Pad(click.ParamType):  # type: ignore[type-arg]
-    """A size to pad to: an integer, or the longest."""
-
-    name = "N|longest"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> bool | int:
-        """Returns an integer, or True for the longest."""
-        if value in ("longest", True):
-            return True
-        return click.IntRange(min=1).convert(value, param, ctx)
+def pad_size(text: Any) -> bool | int:
+    """Returns a size to pad to: an integer, or True for the longest."""
+    return text == "longest" or click.IntRange(min=1).convert(text, None, None)
 
 
-class Rows(click.ParamType):  # type: ignore[type-arg]
-    """Rows as `100:200`."""
-
-    name = "START:STOP"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> slice:
-        """Returns a slice."""
-        start, colon, stop = str(value).partition(":")
-        if not colon or not all(part.isdigit() for part in (start, stop) if part):
-            self.fail(f"{value!r} is not a range; expected START:STOP, as 100:200.")
-        return slice(int(start) if start else None, int(stop) if stop else None)
+def row_range(text: str) -> slice:
+    """Returns rows such as `100:200` as a slice."""
+    start, colon, stop = text.partition(":")
+    if not colon or not all(part.isdigit() for part in (start, stop) if part):
+        raise click.BadParameter(
+            f"{text!r} is not a range; expected START:STOP, as 100:200."
+        )
+    return slice(int(start) if start else None, int(stop) if stop else None)
 
 
 def number(name: str, least: int, text: str, **settings: Any) -> Any:

@@ -7,11 +7,10 @@ During that import, file descriptor 2 leads nowhere.
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import PathFinder, SourceFileLoader
 from types import ModuleType
+from typing import Any
 
 
 def quiet_start() -> None:
@@ -23,12 +22,7 @@ def quiet_start() -> None:
 class _Finder(MetaPathFinder):
     """Finds TensorFlow, and has it loaded in silence."""
 
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None,
-        target: ModuleType | None = None,
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
         if fullname != "tensorflow":
             return None
         spec = PathFinder.find_spec(fullname, path, target)
@@ -39,18 +33,12 @@ class _Finder(MetaPathFinder):
 
 class _SilentLoader(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
-        with _silence():
+        sys.stderr.flush()
+        saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
             super().exec_module(module)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(nowhere)
