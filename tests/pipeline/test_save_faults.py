@@ -1,35 +1,35 @@
-"""Disks, rights and limits that fail during a save, and concurrent processes.
+"""Disks, rights and limits that fail during a save.
 
 Each failure raises a `StoreError` with the path and with advice. Committed rows stay
 right, and the same call resumes when the cause is gone. Failures of single system calls
 are in `tests/store/writing/test_writer_faults.py`.
 """
 
-import functools
-import os
 import re
-import signal
-import socket
 from contextlib import contextmanager
 
-import keras
 import numpy as np
 import pytest
-import zarr
 
 import layertap
 from layertap.errors import StoreError
 from layertap.pipeline import prefetch
-from tests.support.faults import few_files, python, running, small_disk, unprivileged
+from tests.support.faults import few_files, small_disk, unprivileged
+from tests.support.faulty_save import (
+    BATCH,
+    ROWS,
+    assert_resumes,
+    assert_right,
+    batches,
+    error_of,
+    model,
+    numbers,
+    save,
+)
 from tests.support.store_folder import Folder
 from tests.support.store_rows import contents_of
 
 pytestmark = pytest.mark.one_backend
-
-ROWS, BATCH = 1000, 25
-# Blocks of two hundred rows or so.
-MEMORY = 2**17
-HERE = socket.gethostname()
 
 
 @pytest.fixture(autouse=True)
@@ -38,77 +38,12 @@ def one_batch_ahead(monkeypatch):
     monkeypatch.setattr(prefetch, "_MANY", 1)
 
 
-@functools.cache
-def model():
-    """Returns a model of two branches, with equal weights in every process."""
-
-    def dense(units, seed, **options):
-        start = keras.initializers.GlorotUniform(seed)
-        return keras.layers.Dense(units, kernel_initializer=start, **options)
-
-    x = keras.Input((8,), name="x")
-    left = dense(16, 1, activation="relu", name="left")(x)
-    right = dense(32, 2, name="right")(x)
-    joined = keras.layers.Concatenate(name="fusion")([left, right])
-    return keras.Model(x, dense(1, 3, name="head")(joined), name="faulty")
-
-
-def numbers():
-    return np.random.default_rng(3).normal(size=(ROWS, 8)).astype("float32")
-
-
-def batches(at=None, then=None):
-    """Yields the data in batches; at a row, calls a function first."""
-    x, labels = numbers(), np.arange(ROWS)
-    for row in range(0, ROWS, BATCH):
-        if row == at:
-            then()
-        yield x[row : row + BATCH], labels[row : row + BATCH]
-
-
-def save(path, data=None):
-    return layertap.save(
-        model(), batches() if data is None else data, path, memory=MEMORY
-    )
-
-
-def error_of(action, *arguments):
-    """Returns the error that an action raises, or None."""
-    try:
-        action(*arguments)
-    except (OSError, RuntimeError) as error:
-        return error
-    return None
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """Saves a store without any fault."""
     path = tmp_path_factory.mktemp("undisturbed") / "v"
     save(path)
     return path
-
-
-def assert_right(path, undisturbed):
-    """Asserts that all visible rows are right, in zarr-python, too; returns them."""
-    saved = layertap.open(path)
-    assert layertap.verify(saved)
-    group, complete = (zarr.open_group(p, mode="r") for p in (path, undisturbed))
-    for name, expected in complete.members(max_depth=None):
-        if isinstance(expected, zarr.Array):
-            shown = group[name][:]
-            assert len(shown) >= saved.rows
-            assert np.array_equal(shown, expected[: len(shown)])
-            found = saved.reader.array(name)[:]
-            assert np.array_equal(found, expected[: saved.rows])
-    return saved.rows
-
-
-def assert_resumes(path, undisturbed):
-    """Asserts that the same call completes the store, as if there was no fault."""
-    assert save(path).complete
-    assert assert_right(path, undisturbed) == ROWS
-    assert contents_of(Folder(path)) == contents_of(Folder(undisturbed))
 
 
 def assert_reported(error, path, reason, advice):
@@ -332,155 +267,3 @@ def test_too_many_open_files_to_read(undisturbed):
     with few_files(0):
         assert not layertap.verify(saved)
     assert layertap.verify(saved)
-
-
-# A process that saves to a path from standard input, and waits at a row if not 0.
-SAVE_HERE_AND_THERE = """
-import sys
-from tests.pipeline import test_save_faults as t
-from layertap.errors import StoreError
-
-def wait():
-    print("waits", flush=True)
-    sys.stdin.readline()
-
-print("ready", flush=True)
-for line in sys.stdin:
-    path, at = line.split()
-    try:
-        t.save(path, t.batches(int(at) or None, wait))
-        print("ended", flush=True)
-    except StoreError as error:
-        print(f"{type(error).__name__}: {error}", flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def other():
-    """Starts another process, which saves. The last test with it kills it."""
-    with running(python(SAVE_HERE_AND_THERE)) as process:
-        assert process.stdout.readline() == "ready\n"
-        yield process
-
-
-def ask(process, line):
-    process.stdin.write(f"{line}\n")
-
-
-def assert_refused(path, process):
-    with pytest.raises(StoreError) as raised:
-        save(path)
-    first = f"by process {process.pid} on {HERE}, since 20"
-    assert str(raised.value).startswith(f"{path} is being written already, {first}")
-
-
-def test_two_processes_that_begin_a_store_at_the_same_moment(
-    tmp_path, undisturbed, other
-):
-    expected = contents_of(Folder(undisturbed))
-    for number in range(10):
-        path = tmp_path / f"v{number}"
-        ask(other, f"{path} 0")
-        error = error_of(save, path)
-        mine = "ended" if error is None else f"{type(error).__name__}: {error}"
-        theirs = other.stdout.readline().strip()
-        # Both have ended if the second one found a complete store.
-        assert "ended" in (mine, theirs), (mine, theirs)
-        for message, winner in ((mine, other.pid), (theirs, os.getpid())):
-            if message == "ended":
-                continue
-            # The other one is writing, or has just ended.
-            assert message.startswith("StoreError: ")
-            assert f"{path} " in message
-            assert "could not be written" not in message
-            if "is being written already" in message:
-                assert f"by process {winner} on {HERE}, since 20" in message
-        assert contents_of(Folder(path)) == expected
-        assert layertap.verify(layertap.open(path))
-    assert len(list(tmp_path.iterdir())) == 10
-
-
-def test_a_second_process_is_refused_while_the_first_one_lives(
-    tmp_path, undisturbed, other
-):
-    path = tmp_path / "v"
-    for at in (BATCH, 625, ROWS - BATCH):
-        ask(other, f"{path}{at} {at}")
-        assert other.stdout.readline() == "waits\n"
-        assert_refused(f"{path}{at}", other)
-        before = assert_right(f"{path}{at}", undisturbed)
-        assert before <= at
-        ask(other, "go on")
-        assert other.stdout.readline() == "ended\n"
-        assert_resumes(tmp_path / f"v{at}", undisturbed)
-    # And in the other direction.
-    lines = []
-
-    def ask_there():
-        ask(other, f"{path} 0")
-        lines.append(other.stdout.readline())
-
-    save(path, batches(625, ask_there))
-    first = f"by process {os.getpid()} on {HERE}, since 20"
-    assert lines[0].startswith(f"StoreError: {path} is being written already, {first}")
-    assert_resumes(path, undisturbed)
-    # Once killed, it no longer blocks.
-    ask(other, f"{path}-killed 625")
-    assert other.stdout.readline() == "waits\n"
-    assert_refused(f"{path}-killed", other)
-    os.kill(other.pid, signal.SIGKILL)
-    other.wait()
-    assert_resumes(tmp_path / "v-killed", undisturbed)
-
-
-READ_ALL_THE_TIME = """
-import sys
-import numpy as np
-import zarr
-import layertap
-path, undisturbed = sys.argv[1:]
-arrays = dict(zarr.open_group(undisturbed, mode="r").members(None))
-arrays = {name: a[:] for name, a in arrays.items() if isinstance(a, zarr.Array)}
-rows = complete = 0
-print("ready", flush=True)
-sys.stdin.readline()
-while not complete:
-    saved = layertap.open(path)
-    complete = saved.complete
-    assert saved.rows >= rows
-    rows = saved.rows
-    group = zarr.open_group(path, mode="r")
-    for name, expected in arrays.items():
-        shown = group[name][:]
-        assert len(shown) >= rows
-        assert np.array_equal(shown, expected[: len(shown)])
-        assert np.array_equal(saved.reader.array(name)[:], expected[:rows])
-    assert layertap.verify(saved)
-    print(rows, flush=True)
-print("right", flush=True)
-"""
-
-
-def test_a_reader_during_a_save_sees_complete_rows(tmp_path, undisturbed):
-    path = tmp_path / "v"
-
-    def watched(reader):
-        for row, batch in enumerate(batches()):
-            if row == 1:
-                ask(reader, "begin")
-            if row >= 1 and row % 4 == 0:
-                seen.append(int(reader.stdout.readline()))
-            yield batch
-
-    seen = []
-    with running(python(READ_ALL_THE_TIME, path, undisturbed)) as reader:
-        assert reader.stdout.readline() == "ready\n"
-        save(path, watched(reader))
-        *more, last = reader.stdout.read().split()
-    assert reader.returncode == 0
-    assert last == "right"
-    seen += map(int, more)
-    assert seen == sorted(seen)
-    assert len(set(seen)) > 2
-    assert seen[-1] == ROWS
-    assert_resumes(path, undisturbed)

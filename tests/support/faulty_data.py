@@ -70,6 +70,27 @@ class Faulty(keras.utils.PyDataset):
         return self.x[rows], np.arange(ROWS)[rows]
 
 
+class HeldAtStart(Faulty):
+    """Data that hold each worker at its first batch while `"held"` exists."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.driver = os.getpid()
+        (self.folder / "held").touch()
+
+    def __getitem__(self, number):
+        if os.getpid() != self.driver:
+            (self.folder / f"waiting-{os.getpid()}").touch()
+            while (self.folder / "held").exists():
+                time.sleep(0.02)
+        return super().__getitem__(number)
+
+    def waiting(self):
+        """Returns the processes of the workers that wait or have waited."""
+        files = self.folder.glob("waiting-*")
+        return {int(file.name.rpartition("-")[2]) for file in files}
+
+
 def log(folder, number):
     """Notes which process reads which batch."""
     line = f"{os.getpid()} {number}\n".encode()
@@ -131,7 +152,7 @@ class BrokenDataError(Exception):
     """Raised by the data."""
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=120):
     """Waits until a condition returns a true value, and returns that."""
     end = time.monotonic() + seconds
     while not (value := condition()):

@@ -20,17 +20,17 @@ SOON = {
 }
 
 
-def lose(cluster, node, folder, lost):
-    """Kills all processes of a node, once each has work."""
+def lose(cluster, node, data, lost):
+    """Kills all processes of a node, once each worker has work."""
     raylet = node.all_processes["raylet"][0].process.pid
-    faulty.until(lambda: len(list(folder.glob("waiting-*"))) == 3)
-    processes = [p for p, _ in faulty.read_by(folder) if parent(p) == raylet]
-    lost.update(processes)
-    for process in [raylet, *lost]:
-        os.kill(process, signal.SIGKILL)
-    cluster.remove_node(node, allow_graceful=False)
-    for waiting in folder.glob("waiting-*"):
-        waiting.unlink()
+    try:
+        faulty.until(lambda: len(data.waiting()) == 3)
+        lost.update(process for process in data.waiting() if parent(process) == raylet)
+        for process in [raylet, *lost]:
+            os.kill(process, signal.SIGKILL)
+        cluster.remove_node(node, allow_graceful=False)
+    finally:
+        (data.folder / "held").unlink()
 
 
 def parent(process):
@@ -44,7 +44,7 @@ def parent(process):
 
 def main(path, folder):
     """Saves the data of a folder, and prints the lost workers."""
-    folder = Path(folder)
+    data = faulty.HeldAtStart(folder)
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
@@ -56,13 +56,11 @@ def main(path, folder):
     node = cluster.add_node(num_cpus=2)
     ray.init(cluster.address, log_to_driver=False)
     lost = set()
-    for batch in (5, 13, 21):
-        faulty.instruct(folder, batch, "wait")
-    killer = threading.Thread(target=lose, args=(cluster, node, folder, lost))
+    killer = threading.Thread(target=lose, args=(cluster, node, data, lost))
     killer.start()
     layertap.distributed.save(
         faulty.model(),
-        faulty.Faulty(folder),
+        data,
         path,
         workers=3,
         **faulty.OPTIONS,

@@ -1,0 +1,54 @@
+"""Arrays in Ray's object store, in pieces."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layertap.distributed.ray_arrays import put_array
+
+pytestmark = pytest.mark.ray
+
+X = np.random.default_rng(0).normal(size=(230, 3)).astype("float32")
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(
+    rows=st.integers(1, 60),
+    piece_rows=st.integers(1, 25),
+    start=st.none() | st.integers(-70, 70),
+    stop=st.none() | st.integers(-70, 70),
+    step=st.sampled_from([None, 1, 2, 7, -1, -3]),
+)
+def test_slices_of_pieces_equal_those_of_the_array(rows, piece_rows, start, stop, step):
+    array = np.arange(rows * 3, dtype="int16").reshape(rows, 3)
+    received = put_array(array, piece_rows * array[0].nbytes)
+    part = slice(start, stop, step)
+    np.testing.assert_array_equal(received[part], array[part])
+    assert received[part].dtype == array.dtype
+    assert (len(received), received.shape, received.dtype) == (
+        rows,
+        array.shape,
+        array.dtype,
+    )
+
+
+def test_a_slice_within_a_piece_is_a_view_and_fetches_no_other_piece():
+    received = put_array(X, 50 * X[0].nbytes)
+    received._refs[0] = received._refs[3] = received._refs[4] = None
+    one, two = received[60:70], received[80:120]
+    np.testing.assert_array_equal(one, X[60:70])
+    np.testing.assert_array_equal(two, X[80:120])
+    assert np.shares_memory(one, received[50:100])
+    assert not np.shares_memory(two, received[50:100])
+    assert not one.flags.writeable
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "float16", "bfloat16", "<U3", "S3"])
+def test_dtypes_stay(dtype):
+    array = np.arange(50).reshape(10, 5)
+    array = array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    received = put_array(array, 40)
+    np.testing.assert_array_equal(np.asarray(received), array)
+    assert received.dtype == np.asarray(received).dtype == array.dtype
