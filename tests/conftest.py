@@ -1,5 +1,6 @@
 """Shared by all tests: which of them run together, compiled code, an object store."""
 
+import gc
 import os
 import re
 from pathlib import Path
@@ -47,6 +48,12 @@ def pytest_collection_modifyitems(
     others = [item for item in items if kind_of(item) != needs]
     config.hook.pytest_deselected(items=others)
     items[:] = [item for item in items if kind_of(item) == needs]
+
+
+def pytest_collection_finish() -> None:
+    # What is imported by now stays: collections of garbage need not walk through it.
+    gc.collect()
+    gc.freeze()
 
 
 def kind_of(item: pytest.Item) -> str:

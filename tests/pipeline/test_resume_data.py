@@ -152,7 +152,7 @@ def test_resuming_recomputes_a_tenth_at_most(tmp_path, monkeypatch):
 
 def learning(layer, learned_of):
     """Returns a model with a layer that adapts to data, without a variable."""
-    keras.backend.clear_session()
+    keras.utils.clear_session(free_memory=False)
     dtype = "int64" if keras.backend.backend() == "tensorflow" else "int32"
     x = keras.Input((3,), name="x", dtype=dtype)
     layer.adapt(np.array(learned_of))

@@ -189,7 +189,7 @@ programs = st.tuples(st.sampled_from([2, 3]), st.lists(steps, min_size=3, max_si
 
 
 def build(rank: int, program: list[tuple[str, list[int]]]) -> Graph:
-    keras.backend.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     graph = Graph(rank)
     for kind, choices in program:

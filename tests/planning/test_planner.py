@@ -18,7 +18,7 @@ pytestmark = pytest.mark.every_backend
 
 @pytest.fixture(autouse=True)
 def _fresh_names():
-    keras.backend.clear_session()
+    keras.utils.clear_session(free_memory=False)
 
 
 def aliases(plan: Plan) -> dict[str, tuple[str, ...]]:

@@ -20,7 +20,7 @@ ROWS = 5
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
-    keras.backend.clear_session()
+    keras.utils.clear_session(free_memory=False)
     return request.param
 
 

@@ -220,7 +220,7 @@ class ScatteredMachine(RuleBasedStateMachine):
 TestScatteredMachine = ScatteredMachine.TestCase
 TestScatteredMachine.settings = settings(
     deadline=None,
-    max_examples=40,
+    max_examples=15,
     stateful_step_count=25,
     # Kills come at another moment each time, which can't be made simpler.
     phases=(Phase.reuse, Phase.generate),
