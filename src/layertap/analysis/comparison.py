@@ -6,12 +6,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core import tolerance
+from layertap.core import text, tolerance
+from layertap.errors import StoreError
 
+Array = NDArray[Any]
 Verdict = tolerance.Verdict | Literal["damaged"]
 
 # From good to bad.
 _ORDER: tuple[Verdict, ...] = ("identical", "within rounding", "different", "damaged")
+# The most damaged files of an array that are described.
+_MOST_DESCRIBED = 20
 
 
 @dataclass
@@ -56,11 +60,7 @@ class Check(Comparison):
     damage: list[str] = field(default_factory=list)
 
     def add(
-        self,
-        row: int,
-        saved: NDArray[Any],
-        fresh: NDArray[Any],
-        computed: str | None = None,
+        self, row: int, saved: Array, fresh: Array, computed: str | None = None
     ) -> None:
         """Compares further rows, from `row` on; see `tolerance.compare`."""
         self.rows += len(saved)
@@ -78,16 +78,16 @@ class Check(Comparison):
         if verdict == "different" and self.first is None:
             self.first = row + worst
 
-    def add_damage(self, rows: range, damage: str | None, most: int) -> None:
-        """Counts rows that were read, and describes the damage of `most` files."""
+    def add_damage(self, rows: range, damage: StoreError | None) -> None:
+        """Counts rows that were read, and describes their damage, if any."""
         self.rows += len(rows)
         if damage is None:
             return
         self._grade("damaged")
         self.first = rows[0] if rows and self.first is None else self.first
         self.files += 1
-        if self.files <= most:
-            self.damage.append(damage)
+        if self.files <= _MOST_DESCRIBED:
+            self.damage.append(text.printable(damage))
 
 
 @dataclass
@@ -122,15 +122,21 @@ class Compared(Comparison):
         """The largest difference, as a share of the largest number of both."""
         return self.largest / self.scale if self.scale else self.largest
 
-    def add(
-        self, row: int, first: NDArray[Any], second: NDArray[Any], share: float
-    ) -> None:
+    def add(self, row: int, first: Array, second: Array, share: float) -> None:
         """Compares further rows, from `row` on, of real or complex numbers.
 
         `share` is the tolerance, relative to the largest number of a row.
         """
         distances = tolerance.distance(first, second)
-        self._add_scale(first, second, distances)
+        finite = np.isfinite(distances)
+        total = float(distances.sum(where=finite)) * len(first) / max(distances.size, 1)
+        self.mean = (self.mean * self.rows + total) / (self.rows + len(first))
+        self.rows += len(first)
+        self.broken += int(distances.size - finite.sum())
+        for part in (first, second):
+            sizes = np.abs(tolerance.wide(part))
+            largest = np.max(sizes, initial=0, where=np.isfinite(sizes))
+            self.scale = max(self.scale, float(largest))
         exact = first.dtype.kind in "biu" and second.dtype.kind in "biu"
         unequal = first != second if exact else distances > 0
         if not unequal.any():
@@ -149,23 +155,7 @@ class Compared(Comparison):
             self.at = (row + int(at[0]), *map(int, at[1:]))
             self.values = (first[at].item(), second[at].item())
 
-    def _add_scale(
-        self,
-        first: NDArray[Any],
-        second: NDArray[Any],
-        distances: NDArray[np.float64],
-    ) -> None:
-        before, self.rows = self.rows, self.rows + len(first)
-        finite = np.isfinite(distances)
-        total = float(distances.sum(where=finite)) * len(first) / max(distances.size, 1)
-        self.mean = (self.mean * before + total) / self.rows
-        self.broken += int(distances.size - finite.sum())
-        for part in (first, second):
-            sizes = np.abs(tolerance.wide(part))
-            largest = np.max(sizes, initial=0, where=np.isfinite(sizes))
-            self.scale = max(self.scale, float(largest))
-
-    def add_texts(self, row: int, first: NDArray[Any], second: NDArray[Any]) -> None:
+    def add_texts(self, row: int, first: Array, second: Array) -> None:
         """Compares further rows of texts, from `row` on."""
         self.rows += len(first)
         unequal = np.flatnonzero(first != second)

@@ -59,8 +59,7 @@ def diff(
     for block in _blocks(first, second, end):
         for comparison in compared.values():
             if not comparison.why:
-                for part in _parts(block, _array(first, comparison.address)):
-                    _compare(comparison, part, first, second)
+                _compare(comparison, block, first, second)
     return Difference(
         (first.path, second.path),
         (first.rows, second.rows),
@@ -120,13 +119,6 @@ def _blocks(first: Saved, second: Saved, end: int) -> Iterator[range]:
         yield range(block * size, min((block + 1) * size, end))
 
 
-def _parts(block: range, array: Any) -> Iterator[slice]:
-    """Yields the rows of a block, not too many numbers at a time."""
-    size = max(_AT_A_TIME // max(math.prod(array.shape[1:]), 1), 1)
-    for start in range(block.start, block.stop, size):
-        yield slice(start, min(start + size, block.stop))
-
-
 def _share(name: str, first: Saved, second: Saved) -> float:
     """Returns the tolerance, relative to the largest number of a row.
 
@@ -150,20 +142,25 @@ def _step(dtype: str) -> float:
     return 0.0 if exact else tolerance.precision(dtype)
 
 
-def _compare(comparison: Compared, rows: slice, first: Saved, second: Saved) -> None:
-    """Reads rows of an address in both stores, and compares them."""
+def _compare(comparison: Compared, block: range, first: Saved, second: Saved) -> None:
+    """Compares the rows of a block, not too many numbers at a time."""
     name = comparison.address
-    if name == IDS and len(_array(first, name).shape) == 2:
-        comparison.add_texts(rows.start, first.ids_of(rows), second.ids_of(rows))
-        return
-    one, other = (_array(saved, name)[rows] for saved in (first, second))
-    try:
-        comparison.add(rows.start, one, other, _share(name, first, second))
-    except MemoryError as error:
-        raise StoreError(
-            f"{name}: a row of {one[0].size:,} numbers can't be compared: it does not "
-            "fit into memory several times. Compare it on a larger machine."
-        ) from error
+    one, other = _array(first, name), _array(second, name)
+    size = max(_AT_A_TIME // max(math.prod(one.shape[1:]), 1), 1)
+    for start in range(block.start, block.stop, size):
+        rows = slice(start, min(start + size, block.stop))
+        if name == IDS and one.ndim == 2:
+            comparison.add_texts(start, first.ids_of(rows), second.ids_of(rows))
+            continue
+        pair = one[rows], other[rows]
+        try:
+            comparison.add(start, *pair, _share(name, first, second))
+        except MemoryError as error:
+            raise StoreError(
+                f"{name}: a row of {pair[0][0].size:,} numbers can't be compared: it "
+                "does not fit into memory several times. Compare it on a larger "
+                "machine."
+            ) from error
 
 
 def _identity(first: Saved, second: Saved) -> list[str]:

@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -19,7 +20,7 @@ from layertap.analysis.branch_facts import (
 from layertap.analysis.importance_report import BranchImportance, Change, Importance
 from layertap.analysis.perturbation import ConstantRows, HeadInputs
 from layertap.core.plan import Branch, Join
-from layertap.core.progress import Show, show_progress
+from layertap.core.progress import OnProgress, Show, show_progress
 from layertap.errors import AddressError, DataError, NoJoinsError, OptionError
 from layertap.planning.split import split
 from layertap.results.saved import Saved
@@ -27,7 +28,6 @@ from layertap.results.statistics.moments import Statistics
 from layertap.results.training.selection import select_rows, select_targets
 from layertap.tracing.model_structure import input_specs
 
-OnProgress = Callable[[int, int], None]
 Metrics = dict[str, float]
 
 
@@ -84,14 +84,13 @@ def importance(
     saved = saved if isinstance(saved, Saved) else Saved(saved)
     chosen = np.asarray(select_rows(rows, saved.rows), np.intp)
     least = {
-        "repeats": (repeats, 1),
-        "seed": (seed, 0),
-        "batch_size": (batch_size, 1),
-        "rows": (len(chosen), 2),
+        "`repeats`": (repeats, 1),
+        "`seed`": (seed, 0),
+        "`batch_size`": (batch_size, 1),
+        "number of `rows`": (len(chosen), 2),
     }
-    for name, (number, minimum) in least.items():
+    for what, (number, minimum) in least.items():
         if number is not None and number < minimum:
-            what = "number of `rows`" if name == "rows" else f"`{name}`"
             raise OptionError(
                 f"The {what} is too small. Expected at least {minimum}. Received "
                 f"{number}."
@@ -99,20 +98,32 @@ def importance(
     names, joined = _accepted(saved, head)
     targets = _targets(saved, labels)
     inputs = HeadInputs(saved, names, joined, targets, chosen, batch_size)
-    measurement = _Measurement(
-        saved, inputs, _compiled(head, loss, metrics), repeats, seed
-    )
-    with show_progress("permuting branches", measurement.total, 0, progress) as report:
-        base = measurement.evaluate(report, {})
+    compiled = _compiled(head, loss, metrics)
+    joins = [
+        join
+        for join in saved.plan.joins
+        if {branch.address for branch in join.branches} <= inputs.arrays.keys()
+    ]
+    if not joins:
+        raise AddressError(
+            f"The head accepts {', '.join(names)}. Expected all branches of a join."
+        )
+    count = sum(len(join.branches) for join in joins)
+    total = len(chosen) * (1 + count * (repeats + 2))
+    with show_progress("permuting branches", total, 0, progress) as report:
+        measurement = _Measurement(compiled, inputs, repeats, seed, report)
+        base = measurement.evaluate({})
         branches = [
-            measured
-            for join in measurement.joins
-            for measured in measurement.branches(join, base, report)
+            measured for join in joins for measured in measurement.branches(join, base)
         ]
-    rows_compared, redundancy = measurement.redundancy(chosen)
+    places = _comparable_places(inputs, joins)
+    redundancy = {
+        join.path: alignment(inputs.arrays[b.address][places] for b in join.branches)
+        for join in joins
+    }
     return Importance(
         *(head.name, len(chosen), repeats, base, tuple(branches)),
-        *(redundancy, rows_compared),
+        *(redundancy, len(places)),
     )
 
 
@@ -132,49 +143,31 @@ def _targets(saved: Saved, labels: Any) -> tuple[Any, Any]:
     return y, weights
 
 
+@dataclass
 class _Measurement:
     """Evaluates a compiled head with one branch changed after the other."""
 
-    def __init__(
-        self,
-        saved: Saved,
-        inputs: HeadInputs,
-        head: keras.Model,
-        repeats: int,
-        seed: int,
-    ) -> None:
-        names = inputs.arrays.keys()
-        self.joins = [
-            join
-            for join in saved.plan.joins
-            if {branch.address for branch in join.branches} <= names
-        ]
-        if not self.joins:
-            raise AddressError(
-                f"The head accepts {', '.join(names)}. Expected all branches of a join."
-            )
-        count = sum(len(join.branches) for join in self.joins)
-        self.total = len(inputs.rows) * (1 + count * (repeats + 2))
-        self._saved, self._inputs, self._head = saved, inputs, head
-        self._repeats, self._seed = repeats, seed
-        self._done = 0
+    head: keras.Model
+    inputs: HeadInputs
+    repeats: int
+    seed: int
+    report: OnProgress
+    done: int = 0
 
-    def evaluate(self, report: OnProgress, changed: Mapping[str, Any]) -> Metrics:
+    def evaluate(self, changed: Mapping[str, Any]) -> Metrics:
         """Returns the loss and the metrics, with other arrays at some addresses."""
-        metrics = self._head.evaluate(
-            self._inputs.dataset(changed), verbose=0, return_dict=True
+        metrics = self.head.evaluate(
+            self.inputs.dataset(changed), verbose=0, return_dict=True
         )
-        self._done += len(self._inputs.rows)
-        report(self._done, 0)
+        self.done += len(self.inputs.rows)
+        self.report(self.done, 0)
         names = sorted(metrics, key=lambda name: (name != "loss", name))
         return {name: float(metrics[name]) for name in names}
 
-    def branches(
-        self, join: Join, base: Metrics, report: OnProgress
-    ) -> Iterator[BranchImportance]:
+    def branches(self, join: Join, base: Metrics) -> Iterator[BranchImportance]:
         """Yields the importance of the branches of a join."""
         statistics = [
-            unit_statistics(self._inputs.pieces(branch.address))
+            unit_statistics(self.inputs.pieces(branch.address))
             for branch in join.branches
         ]
         widths = _width_shares(join)
@@ -182,7 +175,7 @@ class _Measurement:
         for branch, known, width, norm in zip(
             join.branches, statistics, widths, norms, strict=True
         ):
-            permuted, zeroed, averaged = self._changes(branch, known, base, report)
+            permuted, zeroed, averaged = self._changes(branch, known, base)
             yield BranchImportance(
                 branch.address,
                 branch.made_by,
@@ -199,20 +192,20 @@ class _Measurement:
             )
 
     def _changes(
-        self, branch: Branch, known: Statistics, base: Metrics, report: OnProgress
+        self, branch: Branch, known: Statistics, base: Metrics
     ) -> tuple[dict[str, Change], Metrics, Metrics]:
         """Returns the changes of metrics: permuted, zeroed and averaged."""
         name = branch.address
-        array = self._inputs.arrays[name]
+        array = self.inputs.arrays[name]
         # The permutations of a branch don't depend on the other branches.
-        random = np.random.default_rng([self._seed, *name.encode()])
+        random = np.random.default_rng([self.seed, *name.encode()])
         permuted = [
-            self.evaluate(report, {name: self._inputs.permuted(name, random)})
-            for _ in range(self._repeats)
+            self.evaluate({name: self.inputs.permuted(name, random)})
+            for _ in range(self.repeats)
         ]
         mean = known.mean.reshape(array.shape[1:]).astype(array.dtype)
         zeroed, averaged = (
-            self.evaluate(report, {name: ConstantRows(row, len(self._inputs.rows))})
+            self.evaluate({name: ConstantRows(row, len(self.inputs.rows))})
             for row in (np.zeros_like(mean), mean)
         )
         return (
@@ -221,20 +214,13 @@ class _Measurement:
             {metric: averaged[metric] - base[metric] for metric in base},
         )
 
-    def redundancy(
-        self, chosen: NDArray[np.intp]
-    ) -> tuple[int, dict[str, tuple[tuple[float, ...], ...]]]:
-        """Returns the number of compared rows, and by join how similar branches are."""
-        arrays = self._inputs.arrays
-        widest = max(
-            arrays[b.address].row_bytes for j in self.joins for b in j.branches
-        )
-        most = max(len(join.branches) for join in self.joins)
-        places = comparable(len(chosen), widest, most)
-        return len(places), {
-            join.path: alignment(arrays[b.address][places] for b in join.branches)
-            for join in self.joins
-        }
+
+def _comparable_places(inputs: HeadInputs, joins: Sequence[Join]) -> NDArray[np.intp]:
+    """Returns the places of rows to compare the branches of joins on."""
+    branches = [branch.address for join in joins for branch in join.branches]
+    widest = max(inputs.arrays[name].row_bytes for name in branches)
+    most = max(len(join.branches) for join in joins)
+    return comparable(len(inputs.rows), widest, most)
 
 
 def _accepted(saved: Saved, head: keras.Model) -> tuple[list[str], Join | None]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +10,7 @@ from layertap.core import tree
 from layertap.core.plan import Join
 from layertap.results.saved import Saved
 from layertap.results.training.batches import Batches, Examples
+from layertap.results.training.keras import SavedDataset
 from layertap.results.training.row_order import RowOrder
 
 Array = NDArray[Any]
@@ -80,7 +80,7 @@ class HeadInputs:
         self._saved = saved
         self._order = RowOrder(range(len(rows)), saved.reader.block_rows)
 
-    def dataset(self, changed: Mapping[str, Any]) -> keras.utils.PyDataset:
+    def dataset(self, changed: Mapping[str, Any]) -> SavedDataset:
         """Returns the batches for `evaluate`, with other arrays in some places."""
         examples = Examples(({**self.arrays, **changed}, *self._targets), self._order)
         batches = Batches(examples, self._batch_size, drop_remainder=False)
@@ -99,16 +99,13 @@ class HeadInputs:
             yield array[start : start + size]
 
 
-class _HeadDataset(keras.utils.PyDataset):
+class _HeadDataset(SavedDataset):
     def __init__(self, batches: Batches, joined: Join | None) -> None:
-        super().__init__()
-        self._batches, self._joined = batches, joined
+        super().__init__(batches)
+        self._joined = joined
 
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __getitem__(self, number: int) -> tuple[Any, ...]:
-        values, *targets = self._batches.batch(number, epoch=0)
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        values, *targets = super().__getitem__(index)
         x: Any = {name: _widened(array) for name, array in values.items()}
         if self._joined is not None:
             branches = [x[branch.address] for branch in self._joined.branches]

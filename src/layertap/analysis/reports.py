@@ -15,20 +15,8 @@ from layertap.errors import AddressError
 _LONGEST = 60
 
 
-class _Graded(tables.Tabular):
-    """A report that is true if nothing is wrong. Printed, it is a table."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        raise NotImplementedError
-
-    def __bool__(self) -> bool:
-        return self.ok
-
-
 @dataclass
-class Report(_Graded):
+class Report(tables.Tabular):
     """The result of `layertap.verify`. True if nothing is wrong; printed, a table.
 
     Attributes:
@@ -50,6 +38,9 @@ class Report(_Graded):
     def ok(self) -> bool:
         """Whether nothing is different or damaged."""
         return all(check.ok for check in self.checks)
+
+    def __bool__(self) -> bool:
+        return self.ok
 
     def to_json(self) -> dict[str, Any]:
         """Returns the report as data for JSON."""
@@ -100,7 +91,7 @@ class Report(_Graded):
 
 
 @dataclass
-class Difference(_Graded):
+class Difference(tables.Tabular):
     """The difference of two stores. True if nothing differs beyond rounding.
 
     Printed, it is a table.
@@ -128,6 +119,9 @@ class Difference(_Graded):
         enough = self.asked is not None and min(self.rows) >= self.asked
         same_rows = enough or self.rows[0] == self.rows[1]
         return same_rows and all(comparison.ok for comparison in self.compared)
+
+    def __bool__(self) -> bool:
+        return self.ok
 
     def __getitem__(self, address: str) -> Compared:
         for comparison in self.compared:

@@ -1,5 +1,6 @@
 """Verifies saved values: recomputes rows and compares, or reads every file."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from layertap.analysis.comparison import Check
 from layertap.analysis.reports import Report
-from layertap.core import address, text, tolerance
+from layertap.core import address, tolerance
 from layertap.core.plan import Join
 from layertap.core.values import Values, auxiliary_arrays, length_columns
 from layertap.errors import DataError, OptionError, OtherRunError, StoreError
@@ -22,9 +23,6 @@ from layertap.planning.reduction import NAMED, Reduce, Reduction
 from layertap.results.saved import Saved
 from layertap.tracing.collect import versions
 from layertap.tracing.model_structure import check_model, input_specs
-
-# The most damaged files of an array that are described.
-_MOST_DESCRIBED = 20
 
 
 def verify(
@@ -87,7 +85,7 @@ class _Recomputation:
     """Compares the rows of recomputed batches with saved ones."""
 
     def __init__(self, saved: Saved, model: keras.Model, reduction: Reduction) -> None:
-        self._saved, self._plan = saved, saved.plan
+        self._saved = saved
         # Reduced branches don't join.
         joined = reduction.reduce is None
         self._tap = Tap(model, saved.plan, reduction, joined=joined)
@@ -102,12 +100,12 @@ class _Recomputation:
             for join in saved.plan.joins
             if joined and join.rebuildable
         }
-        self._nonfinite: dict[str, int] = {}
+        self._nonfinite: Counter[str] = Counter()
         self._other_inputs = 0
 
     def compare(self, batch: Batch) -> None:
         """Recomputes a batch, and compares its rows as far as they are saved."""
-        reader = self._saved.reader
+        plan, reader = self._saved.plan, self._saved.reader
         rows = slice(batch.row, min(batch.row + batch.rows, self._saved.rows))
         digests = reader.array(address.DIGESTS)[rows]
         same_inputs = digests == fingerprint.inputs_digest(batch.inputs)
@@ -115,49 +113,28 @@ class _Recomputation:
         fresh = self._tap(batch)
         stored = {name: reader.array(name)[rows] for name in self._values}
         for name, array in stored.items():
-            computed = self._plan.narrowed.get(name)
-            fresh_rows = fresh[name][: len(array)]
-            self._values[name].add(batch.row, array, fresh_rows, computed)
-            self._count_nonfinite(name, array)
-        if address.LENGTHS in fresh:
-            # A join has the rows of this batch without their padding.
-            lengths = fresh[address.LENGTHS][0]
+            computed = plan.narrowed.get(name)
+            self._values[name].add(
+                batch.row, array, fresh[name][: len(array)], computed
+            )
+            if array.dtype.kind in "fcV":
+                self._nonfinite[name] += int(np.count_nonzero(~np.isfinite(array)))
+        # A join has the rows of this batch without their padding.
+        for name, axes in plan.padded.items():
+            lengths = fresh[address.LENGTHS][0, length_columns(plan, name)]
             for arrays in (stored, fresh):
-                self._cut_padding(arrays, lengths)
-        for path in self._joins:
-            output = fresh[address.output(path)]
-            self._compare_join(path, batch, rows, Values(self._plan, stored), output)
-
-    def _compare_join(
-        self,
-        path: str,
-        batch: Batch,
-        rows: slice,
-        stored: Values,
-        output: NDArray[Any],
-    ) -> None:
-        join = self._plan.join(path)
-        saved_rows = rows.stop - rows.start
-        if join.axis:
-            output = output[:saved_rows]
-        elif saved_rows < batch.rows:
-            return
-        joined = _joined(join, stored).astype(output.dtype)
-        computed = join.dtype if output.dtype.name != join.dtype else None
-        self._joins[path].add(batch.row, joined, output, computed)
-
-    def _count_nonfinite(self, name: str, array: NDArray[Any]) -> None:
-        if array.dtype.kind in "fcV" and not np.isfinite(array).all():
-            count = int(np.count_nonzero(~np.isfinite(array)))
-            self._nonfinite[name] = self._nonfinite.get(name, 0) + count
-
-    def _cut_padding(
-        self, arrays: dict[str, NDArray[Any]], lengths: NDArray[Any]
-    ) -> None:
-        """Cuts the values of a batch, in which all rows have the same true sizes."""
-        for name, axes in self._plan.padded.items():
-            sizes = np.atleast_1d(lengths[length_columns(self._plan, name)]).tolist()
-            arrays[name] = cut_to(arrays[name], axes, sizes)
+                sizes = np.atleast_1d(lengths).tolist()
+                arrays[name] = cut_to(arrays[name], axes, sizes)
+        values = Values(plan, stored)
+        for path, check in self._joins.items():
+            join, output = plan.join(path), fresh[address.output(path)]
+            if join.axis:
+                output = output[: len(digests)]
+            elif len(digests) < batch.rows:
+                continue
+            joined = _joined(join, values).astype(output.dtype)
+            computed = join.dtype if output.dtype.name != join.dtype else None
+            check.add(batch.row, joined, output, computed)
 
     def report(self) -> Report:
         """Returns the report on all batches."""
@@ -165,9 +142,9 @@ class _Recomputation:
         checks = [*self._values.values(), *self._joins.values()]
         if saved.rows and not any(check.rows for check in checks):
             raise DataError("The data have none of the saved rows. Pass those rows.")
-        return Report(
-            saved.path, saved.rows, checks, self._nonfinite, self._other_inputs
-        )
+        # Without those that are zero.
+        nonfinite = dict(+self._nonfinite)
+        return Report(saved.path, saved.rows, checks, nonfinite, self._other_inputs)
 
 
 def _reduction(saved: Saved, reduce: Reduce) -> Reduction:
@@ -215,13 +192,12 @@ def _read_all(saved: Saved) -> Report:
     try:
         saved.reader.check_groups()
     except StoreError as error:
-        groups.add_damage(range(0), text.printable(error), _MOST_DESCRIBED)
+        groups.add_damage(range(0), error)
     checks = [] if groups.ok else [groups]
     for name in saved.reader.paths:
         check = Check(name, what="read, checksums and digests")
         for rows, damage in saved.reader.array(name).check():
-            line = None if damage is None else text.printable(damage)
-            check.add_damage(rows, line, _MOST_DESCRIBED)
+            check.add_damage(rows, damage)
         checks.append(check)
     return Report(saved.path, saved.rows, checks)
 
