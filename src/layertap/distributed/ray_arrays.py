@@ -31,18 +31,8 @@ class RayArray(PiecewiseRows):
     ) -> None:
         super().__init__(rows)
         self._refs = list(refs)
-        self._row_shape = tuple(row_shape)
-        self._dtype: np.dtype[Any] = np.dtype(dtype)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape, rows first."""
-        return (self.rows, *self._row_shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of all pieces."""
-        return self._dtype
+        self.shape = (self.rows, *row_shape)
+        self.dtype = np.dtype(dtype)
 
     def fetch(self, numbers: Sequence[int]) -> Sequence[NDArray[Any]]:
         """Fetches pieces together from Ray's object store."""
@@ -50,8 +40,7 @@ class RayArray(PiecewiseRows):
             return []
         import ray
 
-        pieces: list[NDArray[Any]] = ray.get([self._refs[i] for i in numbers])
-        return pieces
+        return ray.get([self._refs[number] for number in numbers])
 
 
 def put_array(array: Any, piece_bytes: int = PIECE_BYTES) -> RayArray:

@@ -70,18 +70,9 @@ class ImageFolder(LazyRows):
             self.labels = np.array([numbers[name] for name in above], "int64")
         self._size, self._channels = size, channels
         self._channels_first = data_format == "channels_first"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """`(images, height, width, channels)`, or the channels second."""
-        if self._channels_first:
-            return (len(self.ids), self._channels, *self._size)
-        return (len(self.ids), *self._size, self._channels)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """float32."""
-        return np.dtype("float32")
+        image = (channels, *size) if self._channels_first else (*size, channels)
+        self.shape = (len(self.ids), *image)
+        self.dtype = np.dtype("float32")
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Reads, converts and resizes images."""

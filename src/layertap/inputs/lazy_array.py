@@ -18,15 +18,9 @@ _CACHED_PIECES = 2
 class LazyRows(ABC):
     """An array that is sliced along its first axis, and reads only those rows."""
 
-    @property
-    @abstractmethod
-    def shape(self) -> tuple[int, ...]:
-        """Its shape, rows first."""
-
-    @property
-    @abstractmethod
-    def dtype(self) -> np.dtype[Any]:
-        """Its dtype."""
+    # Some know these once they are opened, by a `cached_property`.
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
     @property
     def ndim(self) -> int:
@@ -61,18 +55,14 @@ class PiecewiseRows(LazyRows):
 
     def __init__(self, rows: Iterable[int]) -> None:
         self._starts = list(accumulate(rows, initial=0))
+        self.rows = self._starts[-1]
         self._cached: LRU[int, NDArray[Any]] = LRU(_CACHED_PIECES)
-
-    @property
-    def rows(self) -> int:
-        """The number of all rows."""
-        return self._starts[-1]
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Fetches only the pieces with these rows, or finds them in the cache."""
         first = bisect_right(self._starts, start) - 1
         numbers = range(first, bisect_left(self._starts, stop))
-        pieces = {number: self._cached.get(number) for number in numbers}
+        pieces: dict[int, Any] = {n: self._cached.get(n) for n in numbers}
         missing = [number for number, piece in pieces.items() if piece is None]
         for number, piece in zip(missing, self.fetch(missing), strict=True):
             pieces[number] = piece
@@ -80,7 +70,6 @@ class PiecewiseRows(LazyRows):
         parts = [
             piece[max(start - self._starts[number], 0) : stop - self._starts[number]]
             for number, piece in pieces.items()
-            if piece is not None
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 

@@ -47,13 +47,13 @@ class ParquetColumn(PiecewiseRows):
         self.name = name
         self._groups = groups
 
-    @property
-    def shape(self) -> tuple[int, ...]:
+    @cached_property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """Its shape, rows first."""
         return (self.rows, *self._first[0])
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
         """Its dtype."""
         return self._first[1]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.errors import BackendMissingError, DataError
+from layertap.errors import DataError
 from layertap.inputs.lazy_array import LazyRows
 from layertap.store.storage.tensorstore import SCHEMES, bucket_spec, tensorstore
 
@@ -26,16 +26,15 @@ class ZarrArray(LazyRows):
     def __init__(self, location: str) -> None:
         self.location = location
 
-    @property
-    def shape(self) -> tuple[int, ...]:
+    @cached_property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """Its shape, rows first."""
         return tuple(map(int, self._opened.shape))
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
         """Its dtype."""
-        dtype: np.dtype[Any] = np.dtype(self._opened.dtype.numpy_dtype)
-        return dtype
+        return np.dtype(self._opened.dtype.numpy_dtype)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Reads only the chunks with these rows."""
@@ -49,23 +48,18 @@ class ZarrArray(LazyRows):
 
     @cached_property
     def _opened(self) -> Any:
-        spec = {"driver": "auto", "kvstore": _kvstore(self.location)}
+        context = _context()
         try:
-            return (
-                tensorstore()
-                .open(
-                    spec,
-                    open=True,
-                    read=True,
-                    context=_context(),
-                    # The data do not change while they are read.
-                    recheck_cached_metadata="open",
-                    recheck_cached_data="open",
-                )
-                .result()
+            opening = tensorstore().open(
+                {"driver": "auto", "kvstore": _kvstore(self.location)},
+                open=True,
+                read=True,
+                context=context,
+                # The data do not change while they are read.
+                recheck_cached_metadata="open",
+                recheck_cached_data="open",
             )
-        except BackendMissingError:
-            raise
+            return opening.result()
         except Exception as error:
             raise DataError(
                 f"{self.location} is not a Zarr array that TensorStore can read: "
