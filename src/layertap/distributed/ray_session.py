@@ -17,11 +17,10 @@ from layertap.errors import OptionError
 
 
 class Resources(NamedTuple):
-    """The number of workers, and the CPUs or GPUs of each."""
+    """The number of workers, and the CPUs or GPUs of each; Ray accepts one of them."""
 
     workers: int
-    num_cpus: float
-    num_gpus: float
+    each: dict[str, float]
 
 
 def start_ray(num_gpus: float) -> Any:
@@ -78,14 +77,15 @@ def plan_resources(
 ) -> Resources:
     """Returns the resources of a save, by default all of the cluster."""
     if workers is None:
-        kind, each = ("GPU", num_gpus) if num_gpus else ("CPU", num_cpus)
-        workers = max(int(ray.cluster_resources().get(kind, 0) / each), 1)
+        kind, amount = ("GPU", num_gpus) if num_gpus else ("CPU", num_cpus)
+        workers = max(int(ray.cluster_resources().get(kind, 0) / amount), 1)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise OptionError(
             f"`workers` is invalid. Expected an integer, at least 1. Received "
             f"{workers}."
         )
-    return Resources(workers, num_cpus, num_gpus)
+    each = {"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}
+    return Resources(workers, each)
 
 
 def write_blocks(
@@ -115,12 +115,7 @@ def write_blocks(
             # The next block is there when one is written, and no more wait behind it.
             max_tasks_in_flight_per_actor=2,
         ),
-        # Ray accepts one of them.
-        **(
-            {"num_gpus": resources.num_gpus}
-            if resources.num_gpus
-            else {"num_cpus": resources.num_cpus}
-        ),
+        **resources.each,
         # In a list, it stays a reference: a worker first needs to know the backend.
         fn_constructor_args=[
             keras.config.backend(),

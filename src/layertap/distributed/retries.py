@@ -45,14 +45,12 @@ def start_counting(ray: Any) -> Any:
 def check_attempts(times: int, task: int, rows: range, workers: int) -> None:
     """Raises if a task was begun too often; all workers may start at the same time."""
     if task == START:
-        dead, subject = times - workers, "Workers were started"
-        if dead <= MAX_ATTEMPTS:
-            return
+        dead, most, subject = times - workers, MAX_ATTEMPTS, "Workers were started"
     else:
-        dead = times - 1
+        dead, most = times - 1, MAX_ATTEMPTS - 1
         subject = f"Block {task} (rows {rows.start} to {rows.stop - 1}) was begun"
-        if dead < MAX_ATTEMPTS:
-            return
+    if dead <= most:
+        return
     raise LayertapError(
         f"{subject} {dead} times, and died each time without an error: the "
         "system or native code ended the process. The usual cause is a lack of memory. "

@@ -45,15 +45,20 @@ def share(data: Any, ids: Any = None) -> SharedData:
     Each worker gets a copy of a `keras.utils.PyDataset`. A `ray.data.Dataset` is
     computed, and its columns are inputs, `labels`, `sample_weight` and `ids`.
     """
-    from layertap.inputs.sources import is_indexed, is_ray_dataset
+    import keras
+
+    from layertap.inputs.sources import is_ray_dataset
 
     shared_ids = None if ids is None else _share_ids(ids)
     opener: Callable[[Any], Data]
     if isinstance(data, str | os.PathLike):
-        opener = partial(_open_path, _absolute(os.fspath(data)))
+        # A path does not depend on the working directory of a worker.
+        path = Path(data)
+        source = str(path.absolute()) if path.exists() else os.fspath(data)
+        opener = partial(_open_path, source)
     elif is_ray_dataset(data):
         opener = partial(_open_columns, dataset_columns(data))
-    elif is_indexed(data):
+    elif isinstance(data, keras.utils.PyDataset):
         opener = partial(_open_dataset, _share_dataset(data))
     else:
         opener = partial(_open_arrays, _share_arrays(data))
@@ -93,12 +98,6 @@ def _open_arrays(structure: Any, model: Any) -> "Data":
     from layertap.inputs.data_file import Data
 
     return Data(structure)
-
-
-def _absolute(source: str) -> str:
-    """Returns a path that does not depend on the working directory."""
-    path = Path(source)
-    return str(path.absolute()) if path.exists() else source
 
 
 def _share_ids(ids: Any) -> RayArray:

@@ -6,7 +6,7 @@ Nothing of Keras is imported before the worker knows the driver's backend.
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from layertap.errors import LayertapError, ModelFileError, OtherRunError, StoreE
 from layertap.store import BlockWorker, Claim
 
 if TYPE_CHECKING:
-    from layertap.pipeline.tap import Arrays
     from layertap.planning.reduction import Reduction
 
 # Data and models may end a program. Ray would start a worker that ended again.
@@ -42,10 +41,16 @@ class SharedModel:
         options: dict[str, Any] = {"trust": self.trust, "modules": self.modules}
         if self.path:
             return load_model(self.path, **options)
+        objects, missing = {}, {}
+        for name, pickled in self.objects.items():
+            try:
+                objects[name] = pickle.loads(pickled)
+            # They import modules of their own. Most belong to other models.
+            except Exception as error:
+                missing[name] = error
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.keras"
             file.write_bytes(self.contents)
-            objects, missing = self._unpickled()
             try:
                 return load_model(str(file), objects=objects, **options)
             except ModelFileError as error:
@@ -55,17 +60,6 @@ class SharedModel:
                         "its module where workers can import it."
                     )
                 raise
-
-    def _unpickled(self) -> tuple[dict[str, Any], dict[str, Exception]]:
-        """Returns the objects, and why others can't be unpickled here."""
-        objects, missing = {}, {}
-        for name, pickled in self.objects.items():
-            try:
-                objects[name] = pickle.loads(pickled)
-            # They import modules of their own. Most belong to other models.
-            except Exception as error:
-                missing[name] = error
-        return objects, missing
 
 
 @dataclass(frozen=True)
@@ -104,8 +98,7 @@ class Worker:
     def _begin(self, task: int) -> int:
         import ray
 
-        times: int = ray.get(self._attempts.begin.remote(task))
-        return times
+        return ray.get(self._attempts.begin.remote(task))
 
     def _open(self, reference: Any, times: int) -> None:
         assignment = _receive(reference)
@@ -125,8 +118,9 @@ class Worker:
         saved = Saved(assignment.claim.path)
         model = assignment.model.open()
         data, ids = assignment.data.open(model)
-        specs = input_specs(model)
-        self._feed = Feed(data, specs, assignment.batch_size, anywhere=True)
+        self._feed = Feed(
+            data, input_specs(model), assignment.batch_size, anywhere=True
+        )
         self._run = Run(model, self._feed, saved.plan, assignment.reduction, ids)
         self._gatherer = Gatherer(saved.plan)
         problems = differences(saved.identity, self._run.identity)
@@ -165,7 +159,14 @@ class Worker:
             return len(rows), 0
         check_attempts(self._begin(number), number, rows, 1)
         block = self._store.empty(number)
-        for arrays in prefetch(self._begin_batches(rows)):
+        # Cut as in a save of all rows: the first and the last may have other rows, too.
+        begun = (
+            self._run.begin(
+                batch, slice(max(rows.start - batch.row, 0), rows.stop - batch.row)
+            )
+            for batch in self._feed.batches(rows.start, rows.stop)
+        )
+        for arrays in prefetch(begun):
             block.append(arrays)
         if block.filled != len(rows):
             raise StoreError(
@@ -177,13 +178,6 @@ class Worker:
         self._attempts.end.remote(number)
         return len(rows), written
 
-    def _begin_batches(self, rows: range) -> "Iterator[Callable[[], Arrays]]":
-        """Begins the batches with some rows, cut as in a save of all rows."""
-        for batch in self._feed.batches(rows.start, rows.stop):
-            first = max(rows.start - batch.row, 0)
-            last = min(rows.stop - batch.row, batch.rows)
-            yield self._run.begin(batch, slice(first, last))
-
 
 def _result(rows: int = 0, written: int = 0, error: bytes = b"") -> dict[str, Any]:
     return {"rows": [rows], "bytes": [written], "error": [error]}
@@ -193,7 +187,7 @@ def _receive(reference: Any) -> Assignment:
     import ray
 
     try:
-        assignment: Assignment = ray.get(reference)
+        return ray.get(reference)
     except ray.exceptions.RaySystemError as error:
         message = str(error).strip().splitlines()[-1]
         raise LayertapError(
@@ -201,7 +195,6 @@ def _receive(reference: Any) -> Assignment:
             f"assignment: {message}. Put the module where workers can import it: in a "
             "package on all nodes, or in a folder of PYTHONPATH."
         ) from error
-    return assignment
 
 
 def _pickled(error: BaseException) -> bytes:
@@ -209,11 +202,11 @@ def _pickled(error: BaseException) -> bytes:
     from ray import cloudpickle
 
     try:
-        pickled: bytes = cloudpickle.dumps(error)
+        pickled = cloudpickle.dumps(error)
         cloudpickle.loads(pickled)
+        return pickled
     except Exception:
         plain = LayertapError(f"{type(error).__name__}: {error}")
         for note in getattr(error, "__notes__", ()):
             plain.add_note(note)
-        pickled = cloudpickle.dumps(plain)
-    return pickled
+        return cloudpickle.dumps(plain)

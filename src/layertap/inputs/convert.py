@@ -2,8 +2,9 @@
 
 import operator
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -37,14 +38,8 @@ class Batch:
         structures = (self.inputs, self.labels, self.sample_weight)
         for start in range(0, self.rows, size):
             part = operator.itemgetter(slice(start, start + size))
-            yield Batch(
-                self.row + start,
-                min(size, self.rows - start),
-                *(
-                    s if s is None else keras.tree.map_structure(part, s)
-                    for s in structures
-                ),
-            )
+            rows = min(size, self.rows - start)
+            yield Batch(self.row + start, rows, *(_mapped(part, s) for s in structures))
 
     def forms(self) -> dict[str, str]:
         """Describes what must be the same in all batches, by the arrays' names."""
@@ -101,12 +96,7 @@ class Converter:
         """Converts an element; with `copy`, the batch shares no memory with it."""
         x, y, weight = self.unpack(element)
         inputs = self._fit(x, row, copy)
-        y, weight = (
-            structure
-            if structure is None
-            else keras.tree.map_structure(lambda leaf: _array(leaf, copy), structure)
-            for structure in (y, weight)
-        )
+        y, weight = (_mapped(partial(_array, copy=copy), part) for part in (y, weight))
         leaves = named_leaves(inputs, y, weight)
         rows = common_rows(leaves, f" from row {row} on")
         return Batch(row, rows, inputs, y, weight)
@@ -137,6 +127,11 @@ class Converter:
             for leaf, spec in zip(leaves, self._flat_specs, strict=True)
         ]
         return keras.tree.pack_sequence_as(self._specs, arrays)
+
+
+def _mapped(function: Callable[[Any], Any], structure: Any) -> Any:
+    """Returns a structure with a function of each leaf; None instead of a structure."""
+    return None if structure is None else keras.tree.map_structure(function, structure)
 
 
 def _match(x: Any, specs: Any) -> Any:

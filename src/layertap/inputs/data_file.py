@@ -47,10 +47,14 @@ def load_data(source: str | os.PathLike[str], model: Any) -> Data:
         if isinstance(arrays, dict):
             return data_from_columns(arrays, model, source)
         return Data(arrays)
-    if path.suffix == PARQUET and path.is_file():
-        return data_from_columns(read_parquet([path]), model, source)
+    is_parquet = path.suffix == PARQUET and path.is_file()
+    files = [path] if is_parquet else parquet_files(path)
+    if files:
+        return data_from_columns(read_parquet(files), model, source)
     if path.is_dir():
-        return _open_folder(path, model)
+        images = read_images(path, input_specs(model))
+        labelled = images if images.labels is None else (images, images.labels)
+        return Data(labelled, images.ids)
     module, colon, name = source.partition(":")
     if colon and name and all(part.isidentifier() for part in module.split(".")):
         function = getattr(import_users(module, "DATA"), name, None)
@@ -85,15 +89,6 @@ def data_from_columns(
     if labels is None and weights is None:
         return Data(inputs, ids)
     return Data((inputs, labels) if weights is None else (inputs, labels, weights), ids)
-
-
-def _open_folder(path: Path, model: Any) -> Data:
-    files = parquet_files(path)
-    if files:
-        return data_from_columns(read_parquet(files), model, str(path))
-    images = read_images(path, input_specs(model))
-    labelled = images if images.labels is None else (images, images.labels)
-    return Data(labelled, images.ids)
 
 
 def _input_names(model: Any) -> set[str]:

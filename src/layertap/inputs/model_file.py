@@ -79,17 +79,14 @@ def _check_file(file: Path, trust: bool) -> None:
             f"{file} is cut off, or is not a model. Expected a zip archive, as every "
             ".keras file is. Save it again with model.save(…)."
         )
-    if file.suffix != ".keras" and not trust and _keras_version() < _SAFE_H5:
+    version = tuple(map(int, re.findall(r"\d+", keras.__version__)[:3]))
+    if file.suffix != ".keras" and not trust and version < _SAFE_H5:
         raise ModelFileError(
             f"{file} may hold code, and Keras {keras.__version__} runs code in "
             f"{file.suffix} files even in its safe mode. If you trust the file's "
             "author, pass --trust-model. Else save it as .keras, or install a newer "
             "Keras."
         )
-
-
-def _keras_version() -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", keras.__version__)[:3]))
 
 
 def _explain(path: str, error: Exception) -> str:

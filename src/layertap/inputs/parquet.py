@@ -78,9 +78,9 @@ class ParquetColumn(PiecewiseRows):
         return first.shape[1:], first.dtype
 
     def _read(self, group: _Group) -> NDArray[Any]:
-        arrow, parquet = _pyarrow()
+        arrow = _pyarrow()
         try:
-            with parquet.ParquetFile(group.file, metadata=group.metadata) as file:
+            with arrow.parquet.ParquetFile(group.file, metadata=group.metadata) as file:
                 table = file.read_row_group(group.number, columns=[self.name])
             array = np.concatenate(
                 [_array(chunk) for chunk in table.column(self.name).chunks]
@@ -109,12 +109,12 @@ def parquet_files(folder: Path) -> list[Path]:
 
 def read_parquet(files: Sequence[Path]) -> dict[str, ParquetColumn]:
     """Opens files with the same columns, and returns the columns by name."""
-    arrow, parquet = _pyarrow()
+    arrow = _pyarrow()
     groups: list[_Group] = []
     names: list[str] = []
     for file in files:
         try:
-            metadata = parquet.read_metadata(file)
+            metadata = arrow.parquet.read_metadata(file)
             columns = metadata.schema.to_arrow_schema().names
         except (arrow.ArrowException, OSError, ValueError) as error:
             raise DataError(
@@ -134,7 +134,7 @@ def read_parquet(files: Sequence[Path]) -> dict[str, ParquetColumn]:
 
 def _array(values: Any) -> NDArray[Any]:
     """Converts an array of Arrow to one of NumPy."""
-    arrow, _ = _pyarrow()
+    arrow = _pyarrow()
     types = arrow.types
     if isinstance(values.type, arrow.FixedShapeTensorType):
         values = values if not values.null_count else values.storage
@@ -180,6 +180,6 @@ def _tensor_shape(field: Any) -> list[int] | None:
     return shape if isinstance(shape, list) else None
 
 
-def _pyarrow() -> tuple[Any, Any]:
-    parquet = require("pyarrow.parquet", "parquet", "A Parquet file")
-    return require("pyarrow", "parquet", "A Parquet file"), parquet
+def _pyarrow() -> Any:
+    require("pyarrow.parquet", "parquet", "A Parquet file")
+    return require("pyarrow", "parquet", "A Parquet file")

@@ -57,9 +57,7 @@ class ArrayBatches(Source):
     rows: int
     batch_size: int
 
-    def __init__(
-        self, data: Any, converter: Converter, batch_size: int | None = None
-    ) -> None:
+    def __init__(self, data: Any, converter: Converter, batch_size: int | None) -> None:
         size: Any = BATCH_SIZE if batch_size is None else batch_size
         if not isinstance(size, Integral) or size < 1:
             raise OptionError(
@@ -242,7 +240,7 @@ def check_end(dataset: Any) -> None:
 
 def check_no_stream(data: Any) -> None:
     """Raises if rows of the data are only available one after the other."""
-    if is_indexed(data) or _stream_of(data) is None:
+    if isinstance(data, keras.utils.PyDataset) or _stream_of(data) is None:
         return
     raise DataTypeError(
         f"{type(data).__name__} gives its batches one after the other, but each worker "
@@ -250,11 +248,6 @@ def check_no_stream(data: Any) -> None:
         "a ray.data.Dataset, or package.module:callable. Save a stream with "
         "`layertap.save`."
     )
-
-
-def is_indexed(data: Any) -> bool:
-    """Whether any batch of the data is available by its number."""
-    return isinstance(data, keras.utils.PyDataset)
 
 
 def is_ray_dataset(data: Any) -> bool:
@@ -265,7 +258,7 @@ def is_ray_dataset(data: Any) -> bool:
 
 def _stream_of(data: Any) -> Callable[[], Iterator[Any]] | None:
     """Returns a function that starts a stream of batches, or None for arrays."""
-    if is_indexed(data):
+    if isinstance(data, keras.utils.PyDataset):
         check_end(data)
         return lambda: _read_dataset(data, range(data.num_batches))
     if is_ray_dataset(data):
@@ -293,12 +286,12 @@ def _as_tuple(element: Any) -> Any:
 
 def _read_dataset(data: Any, numbers: Iterable[int]) -> Iterator[Any]:
     """Yields batches of a PyDataset in order, read ahead by its workers."""
-    return map(_as_tuple, _read_ahead(data, numbers))
 
+    def read(number: int) -> Any:
+        return _as_tuple(data[number])
 
-def _read_ahead(data: Any, numbers: Iterable[int]) -> Iterator[Any]:
     if data.workers <= 1:
-        yield from map(data.__getitem__, numbers)
+        yield from map(read, numbers)
         return
     pool = ThreadPoolExecutor(data.workers)
     ahead: deque[Any] = deque()
@@ -306,7 +299,7 @@ def _read_ahead(data: Any, numbers: Iterable[int]) -> Iterator[Any]:
         for index in numbers:
             if len(ahead) >= max(data.max_queue_size, 1):
                 yield ahead.popleft().result()
-            ahead.append(pool.submit(data.__getitem__, index))
+            ahead.append(pool.submit(read, index))
         while ahead:
             yield ahead.popleft().result()
     finally:

@@ -82,7 +82,10 @@ def open_zarr(
     All arrays of a group are listed only if one of `inputs` is missing, because listing
     a bucket takes time. Else the group's `optional` arrays are added.
     """
-    store = _kvstore_at(source)
+    try:
+        store = tensorstore().KvStore.open(_kvstore(source)).result()
+    except ValueError as error:
+        raise DataError(f"{source} can't be opened: {_short(error)}") from error
     node = _node(store, source, "")
     if node is None:
         raise DataError(
@@ -138,13 +141,6 @@ def _json(store: Any, source: str, key: str) -> dict[str, Any] | None:
     if value is not None and not isinstance(value, dict):
         raise DataError(f"{key} of {source} is not metadata of Zarr.")
     return value
-
-
-def _kvstore_at(source: str) -> Any:
-    try:
-        return tensorstore().KvStore.open(_kvstore(source)).result()
-    except ValueError as error:
-        raise DataError(f"{source} can't be opened: {_short(error)}") from error
 
 
 def _kvstore(location: str) -> Any:
