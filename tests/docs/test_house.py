@@ -27,6 +27,7 @@ PUBLIC = {
     "core/values.py": {"PlannedValues"},
     "distributed/driver.py": {"save"},
     "inputs/images.py": {"ImageFolder"},
+    "results/saved_rows.py": {"SavedRows"},
     "results/statistics/moments.py": {"Statistics"},
     "store/reading/array.py": {"LazyArray", "StoredArray"},
 }

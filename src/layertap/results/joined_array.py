@@ -15,13 +15,8 @@ _MOST_DEPTH, _MOST_LEAVES = 200, 2**16
 class RowArray(Protocol):
     """An array that can be indexed by rows: in memory, on disk, or joined."""
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape, rows first."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Its dtype."""
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
     def __getitem__(self, rows: Any, /) -> NDArray[Any]: ...
 
@@ -52,17 +47,14 @@ class JoinedArray:
         """Indexes as NumPy does, and reads only the rows that the index needs."""
         index = index if isinstance(index, tuple) else (index,)
         rows = index[0] if index else slice(None)
-        array: NDArray[Any]
         if rows is Ellipsis or rows is None:
-            array = self._read(slice(None))[index]
-        elif isinstance(rows, int | np.integer):
+            return self._read(slice(None))[index]
+        if isinstance(rows, int | np.integer):
             row = int(rows) + (len(self) if rows < 0 else 0)
             if not 0 <= row < len(self):
                 raise IndexError(f"Row {rows} is out of range: there are {len(self)}.")
-            array = self._read(slice(row, row + 1))[(0, *index[1:])]
-        else:
-            array = self._read(rows)[(slice(None), *index[1:])]
-        return array
+            return self._read(slice(row, row + 1))[(0, *index[1:])]
+        return self._read(rows)[(slice(None), *index[1:])]
 
     def _read(self, rows: Any) -> NDArray[Any]:
         if isinstance(rows, slice):

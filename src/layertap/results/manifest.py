@@ -33,7 +33,6 @@ class Manifest:
     Attributes:
         identity: What makes two runs the same: model, versions, options.
         labels: A structure of arrays, or None; so is `sample_weight`.
-        ids: `"number"`, `"text"`, or None for a store without ids.
         arrays: The array of each value, by address.
     """
 
@@ -41,7 +40,6 @@ class Manifest:
     identity: dict[str, Any]
     labels: Any
     sample_weight: Any
-    ids: str | None
     arrays: dict[str, ValueArray]
 
 
@@ -57,7 +55,6 @@ def read_manifest(reader: Reader, path: str | os.PathLike[str]) -> Manifest:
             identity,
             labels=_resolve(identity[LABELS], reader),
             sample_weight=_resolve(identity.get(SAMPLE_WEIGHT), reader),
-            ids=identity["ids"],
             arrays=_value_arrays(plan, reader),
         )
 

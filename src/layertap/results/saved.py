@@ -1,32 +1,27 @@
 """Saved values: a store with its plan."""
 
 import functools
-import operator
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from layertap.core.values import PlannedValues, Values, unknown_address
-from layertap.errors import OptionError
-from layertap.results.manifest import (
-    STATISTICS,
-    ValueArray,
-    read_manifest,
-    report_damage,
-)
-from layertap.results.row_reader import RowReader
+from layertap.results.joined_array import JoinedArray
+from layertap.results.manifest import STATISTICS, report_damage
+from layertap.results.saved_rows import SavedRows
 from layertap.results.statistics import encoding, feature_axes
 from layertap.results.statistics.moments import Statistics
 from layertap.results.training.batches import Batches, Examples
 from layertap.results.training.row_order import RowOrder
-from layertap.results.training.selection import Choice, Globs, select_examples
-from layertap.store import LazyArray, Reader
+from layertap.results.training.selection import (
+    Globs,
+    branches_of_join,
+    select_addresses,
+    select_rows,
+    select_targets,
+)
 
 
-class Saved(PlannedValues[ValueArray]):
+class Saved(SavedRows):
     """Values on disk, by address: a read-only mapping of lazy arrays.
 
     Slicing an array reads those rows: `saved["fusion/in/0"][10:20]`.
@@ -38,26 +33,11 @@ class Saved(PlannedValues[ValueArray]):
         path: The folder of the store, as it was passed.
         plan: The `Plan` of the values.
         identity: What makes two runs the same: model, versions, options.
+        labels: The labels that came with the data, as lazy arrays, or None.
+        sample_weight: The sample weights that came with the data, in the same form.
+        complete: Whether the save has finished: the store has all rows of the data.
         reader: The store itself, for arrays other than values.
     """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.reader = Reader(path)
-        self.path = os.fspath(path)
-        self._manifest = read_manifest(self.reader, self.path)
-        self.plan = self._manifest.plan
-        self.identity: dict[str, Any] = self._manifest.identity
-        self._row_reader = RowReader(self.reader, self._manifest, self.path)
-
-    @property
-    def rows(self) -> int:
-        """The number of committed rows."""
-        return self.reader.rows
-
-    @property
-    def complete(self) -> bool:
-        """Whether the save has finished: the store has all rows of the data."""
-        return self.reader.complete
 
     @property
     def bytes_on_disk(self) -> int | None:
@@ -68,37 +48,6 @@ class Saved(PlannedValues[ValueArray]):
         sizes = [member.bytes_on_disk for member in self.reader.members()]
         known = [size for size in sizes if size is not None]
         return sum(known) if len(known) == len(sizes) else None
-
-    @property
-    def ids(self) -> NDArray[Any] | None:
-        """The ids that were passed to `save`, one for each row, or None."""
-        return None if self._manifest.ids is None else self.ids_of(slice(None))
-
-    def ids_of(self, rows: slice | NDArray[np.intp]) -> NDArray[Any]:
-        """Returns the ids of some rows.
-
-        Args:
-            rows: A slice, or row numbers.
-
-        Raises:
-            AddressError: If no ids were passed to `save`.
-        """
-        return self._row_reader.ids(rows)
-
-    @property
-    def labels(self) -> Any:
-        """The labels that came with the data, as lazy arrays, or None."""
-        return self._manifest.labels
-
-    @property
-    def sample_weight(self) -> Any:
-        """The sample weights that came with the data, as lazy arrays, or None."""
-        return self._manifest.sample_weight
-
-    @property
-    def overflowed(self) -> dict[str, int]:
-        """How many finite numbers `dtype=` made infinite, by address, without zeros."""
-        return self._row_reader.overflows()
 
     @functools.cached_property
     def statistics(self) -> Mapping[str, Statistics]:
@@ -114,38 +63,6 @@ class Saved(PlannedValues[ValueArray]):
         with report_damage(self.path):
             stored = encoding.decode_all(self.plan, self.rows, texts)
             return feature_axes.derive_statistics(self.plan, stored)
-
-    def _auxiliary_array(self, name: str) -> LazyArray:
-        return self.reader.array(name)
-
-    def __getitem__(self, name: str) -> ValueArray:
-        if name not in self.plan.addresses:
-            raise unknown_address(self.plan, name)
-        return self._manifest.arrays[name]
-
-    def batches(
-        self, n: int, *, shuffle: bool = False, seed: int | None = None
-    ) -> Iterator[Values]:
-        """Yields all rows in batches.
-
-        Args:
-            n: Rows per batch; the last batch may have fewer.
-            shuffle: Whether to shuffle the store's blocks, and the rows in each block.
-            seed: Makes the random order repeatable.
-
-        Yields:
-            Each batch as `Values`.
-
-        Raises:
-            OptionError: If `n` or `seed` is out of range.
-        """
-        n = operator.index(n)
-        if n < 1:
-            raise OptionError(f"A batch has at least 1 row. Received n={n}.")
-        order = RowOrder(
-            range(self.rows), self.reader.block_rows, shuffle=shuffle, seed=seed
-        )
-        yield from self._row_reader.batches(n, order)
 
     def dataset(
         self,
@@ -219,11 +136,11 @@ class Saved(PlannedValues[ValueArray]):
         """
         from layertap.results.training.keras import SavedDataset
 
-        choice = Choice(
+        examples = self._examples(
             before, outputs, joined, rows, labels, sample_weight, shuffle, seed
         )
         return SavedDataset(
-            Batches(self._examples(choice), batch_size, drop_remainder),
+            Batches(examples, batch_size, drop_remainder),
             workers=workers,
             use_multiprocessing=use_multiprocessing,
             max_queue_size=max_queue_size,
@@ -266,8 +183,9 @@ class Saved(PlannedValues[ValueArray]):
         """
         from layertap.results.training.torch import TorchDataset
 
-        choice = Choice(before, outputs, joined, rows, labels, sample_weight)
-        return TorchDataset(self._examples(choice))
+        return TorchDataset(
+            self._examples(before, outputs, joined, rows, labels, sample_weight)
+        )
 
     def tf(
         self,
@@ -315,15 +233,33 @@ class Saved(PlannedValues[ValueArray]):
         """
         from layertap.results.training.tensorflow import dataset
 
-        choice = Choice(
+        examples = self._examples(
             before, outputs, joined, rows, labels, sample_weight, shuffle, seed
         )
-        batches = Batches(self._examples(choice), batch_size, drop_remainder)
+        batches = Batches(examples, batch_size, drop_remainder)
         return dataset(batches, drop_remainder=drop_remainder)
 
-    def _examples(self, choice: Choice) -> Examples:
+    def _examples(
+        self,
+        before: Globs,
+        outputs: Globs,
+        joined: bool,
+        rows: Any,
+        labels: Any,
+        sample_weight: Any,
+        shuffle: bool = False,
+        seed: int | None = None,
+    ) -> Examples:
+        names = select_addresses(self.plan, before, outputs)
+        x: Any = {name: self[name] for name in names}
+        if joined:
+            branches, axis = branches_of_join(self.plan, names)
+            x = JoinedArray([self[name] for name in branches], axis)
         saved = (self.labels, self.sample_weight)
-        return select_examples(choice, self.plan, self, saved, self.reader)
+        targets = select_targets(saved, labels, sample_weight, self.reader)
+        chosen = select_rows(rows, self.rows)
+        order = RowOrder(chosen, self.reader.block_rows, shuffle=shuffle, seed=seed)
+        return Examples((x, *(part for part in targets if part is not None)), order)
 
     def to_json(self) -> dict[str, Any]:
         """Returns a description of the saved values as data for JSON."""

@@ -40,13 +40,10 @@ class Gatherer:
 
     def __init__(self, plan: Plan) -> None:
         self._axes = unit_axes(plan)
+        # The addresses of the values that have statistics.
+        self.names = list(self._axes)
         self._statistics: dict[str, Statistics] = {}
         self._rows = dict.fromkeys(self._axes, 0)
-
-    @property
-    def names(self) -> list[str]:
-        """The addresses of the values that have statistics."""
-        return list(self._axes)
 
     def add(self, row: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Adds rows from number `row` on, by address; other arrays are ignored."""

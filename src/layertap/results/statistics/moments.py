@@ -5,16 +5,14 @@ Chan, Golub and LeVeque give the formulas that merge statistics of different row
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core import tables
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -111,10 +109,7 @@ class Statistics:
     @property
     def dead(self) -> NDArray[np.bool_]:
         """Whether each unit has the same finite number in all rows."""
-        dead: NDArray[np.bool_] = (self.minimum == self.maximum) & (
-            self.finite == self.count
-        )
-        return dead
+        return (self.minimum == self.maximum) & (self.finite == self.count)
 
     @functools.cached_property
     def whole(self) -> "Statistics":
@@ -130,7 +125,7 @@ class Statistics:
 
     @classmethod
     def concatenate(
-        cls, axis: int | None, parts: "Sequence[Statistics]"
+        cls, axis: int | None, parts: Sequence["Statistics"]
     ) -> "Statistics":
         """Concatenates the units of several, whose units have as many numbers."""
         if len(parts) == 1 and parts[0].axis == axis:
@@ -170,15 +165,12 @@ class Statistics:
             squares = n * self.variance + m * other.variance
             squares = squares + apart**2 * (n * (m / both))
             mine, theirs = m == 0, n == 0
+            variance = np.where(theirs, other.variance, squares / both)
             return with_exact_constants(
                 self.axis,
                 self.count + other.count,
                 np.where(mine, self.mean, np.where(theirs, other.mean, mean)),
-                np.where(
-                    mine,
-                    self.variance,
-                    np.where(theirs, other.variance, squares / both),
-                ),
+                np.where(mine, self.variance, variance),
                 np.fmin(self.minimum, other.minimum),
                 np.fmax(self.maximum, other.maximum),
                 *(getattr(self, name) + getattr(other, name) for name in COUNTS),
@@ -187,15 +179,10 @@ class Statistics:
     def to_json(self) -> dict[str, Any]:
         """Returns the statistics as data for JSON, with None for NaN."""
         units = {n: getattr(self, n).tolist() for n in (*MOMENTS, *COUNTS)}
-        data: dict[str, Any] = tables.finite(
-            {
-                "axis": self.axis,
-                "count": self.count,
-                "total": vars(self.total),
-                "by unit": units,
-            }
+        total = vars(self.total)
+        return tables.finite(
+            {"axis": self.axis, "count": self.count, "total": total, "by unit": units}
         )
-        return data
 
 
 def with_exact_constants(axis: int | None, count: int, *parts: Any) -> Statistics:

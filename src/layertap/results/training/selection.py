@@ -1,7 +1,6 @@
 """Selects what to train on: values, labels, sample weights and rows of a store."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,48 +10,10 @@ from layertap.core import address, tree
 from layertap.core.plan import Plan
 from layertap.errors import DataError, DataTypeError, OptionError
 from layertap.results.joined_array import JoinedArray
-from layertap.results.training.batches import Examples
-from layertap.results.training.row_order import RowOrder, Rows
+from layertap.results.training.row_order import Rows
 from layertap.store import LazyArray, Reader
 
 Globs = str | Sequence[str] | None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The options that `Saved.dataset`, `Saved.tf` and `Saved.torch` share."""
-
-    before: Globs = None
-    outputs: Globs = None
-    joined: bool = False
-    rows: Any = None
-    labels: Any = True
-    sample_weight: Any = True
-    shuffle: bool = False
-    seed: int | None = None
-
-
-def select_examples(
-    choice: Choice,
-    plan: Plan,
-    arrays: Mapping[str, Any],
-    saved: tuple[Any, Any],
-    reader: Reader,
-) -> Examples:
-    """Selects the examples of a choice; `saved` are the store's labels and weights."""
-    names = select_addresses(plan, choice.before, choice.outputs)
-    x: Any = {name: arrays[name] for name in names}
-    if choice.joined:
-        branches, axis = branches_of_join(plan, names)
-        x = JoinedArray([arrays[name] for name in branches], axis)
-    targets = select_targets(saved, choice.labels, choice.sample_weight, reader)
-    order = RowOrder(
-        select_rows(choice.rows, reader.rows),
-        reader.block_rows,
-        shuffle=choice.shuffle,
-        seed=choice.seed,
-    )
-    return Examples((x, *(part for part in targets if part is not None)), order)
 
 
 def select_addresses(plan: Plan, before: Globs, outputs: Globs) -> list[str]:
