@@ -18,6 +18,7 @@ from layertap.cli.options import (
     Commands,
     Resumable,
     fail,
+    flag,
     json_option,
     line_of,
     model_options,
@@ -27,6 +28,7 @@ from layertap.cli.options import (
     ray_options,
     row_range,
     selection_options,
+    several,
     verbose_option,
 )
 from layertap.cli.quiet_tensorflow import quiet_start
@@ -93,7 +95,7 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
     help="Pad batches of different sizes: to the longest, or to N.",
 )
 @click.option("--compression", type=click.Choice(["zstd"]), help="None by default.")
-@click.option("--overwrite", is_flag=True, help="Replace the store of another run.")
+@flag("--overwrite", "Replace the store of another run.")
 @quiet_option
 @ray_options
 @model_options
@@ -168,9 +170,7 @@ def verify(
 @click.option(
     "--loss", metavar="NAME", help="A loss; by default that of the compiled MODEL."
 )
-@click.option(
-    "--metric", "metrics", multiple=True, metavar="NAME", help="A metric, with --loss."
-)
+@several("--metric", "NAME", "A metric, with --loss.")
 @number(
     "--repeats", 1, "How often each branch is permuted.", default=5, show_default=True
 )
@@ -201,7 +201,7 @@ def importance(store: str, model: str, rows: slice | None, **options: Any) -> No
     report = layertap.importance(
         saved,
         head,
-        metrics=list(options["metrics"]) or None,
+        metrics=list(options["metric"]) or None,
         rows=rows,
         progress=_progress(options),
         **_given(options, "loss", "repeats", "seed"),
@@ -251,7 +251,7 @@ def _save_on_ray(
     from layertap.distributed.worker import SharedModel
 
     path, trust = str(Path(model).absolute()), options["trust_model"]
-    shared = SharedModel(path, trust=trust, modules=options["modules"])
+    shared = SharedModel(path, trust=trust, modules=options["import"])
     chosen |= _given(options, "workers", "num_gpus")
     with ray_session.connection(options["ray"]):
         return distributed.save(shared, data, output, **chosen)
@@ -269,7 +269,7 @@ def _load(model: str, options: dict[str, Any]) -> Any:
     from layertap.inputs.model_file import load_model
 
     _warn_of_trust(model, options)
-    return load_model(model, trust=options["trust_model"], modules=options["modules"])
+    return load_model(model, trust=options["trust_model"], modules=options["import"])
 
 
 def _load_with_data(model: str, data: str, options: dict[str, Any]) -> tuple[Any, Any]:

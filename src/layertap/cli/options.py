@@ -147,6 +147,16 @@ def number(name: str, least: int, text: str, **settings: Any) -> Any:
     )
 
 
+def several(name: str, kind: str, text: str, **settings: Any) -> Any:
+    """Returns an option that can be passed several times."""
+    return click.option(name, multiple=True, metavar=kind, help=text, **settings)
+
+
+def flag(name: str, text: str) -> Any:
+    """Returns an option without a value."""
+    return click.option(name, is_flag=True, help=text)
+
+
 def _group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Returns a decorator that adds several options to a command."""
 
@@ -158,53 +168,33 @@ def _group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-verbose_option = click.option(
-    "--verbose", is_flag=True, help="Show the backend's messages, and tracebacks."
-)
+verbose_option = flag("--verbose", "Show the backend's messages, and tracebacks.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
+quiet_option = flag("--quiet", "Show no progress.")
 
 model_options = _group(
-    click.option(
-        "--import",
-        "modules",
-        multiple=True,
-        metavar="MODULE",
-        help="Import this module first: it registers custom objects.",
+    several(
+        "--import", "MODULE", "Import this module first: it registers custom objects."
     ),
-    click.option(
+    flag(
         "--trust-model",
-        is_flag=True,
-        help="Run code that the model file holds (turns Keras' safe mode off).",
+        "Run code that the model file holds (turns Keras' safe mode off).",
     ),
     verbose_option,
 )
 
 selection_options = _group(
-    click.option(
-        "--before",
-        multiple=True,
-        metavar="GLOB",
-        help="Joins whose branches are saved; by default all.",
-    ),
-    click.option(
-        "--outputs",
-        multiple=True,
-        metavar="GLOB",
-        help="Operations whose outputs are saved.",
-    ),
-    click.option(
+    several("--before", "GLOB", "Joins whose branches are saved; by default all."),
+    several("--outputs", "GLOB", "Operations whose outputs are saved."),
+    several(
         "--joins",
-        multiple=True,
-        metavar="KIND",
+        "KIND",
+        "Kinds of join: add, multiply, attention, ...; '*' for all of them.",
         default=["concatenate"],
         show_default=True,
-        help="Kinds of join: add, multiply, attention, ...; '*' for all of them.",
     ),
-    click.option(
-        "--for-head",
-        is_flag=True,
-        help="Save all that a head needs: also values that run past the joins.",
+    flag(
+        "--for-head", "Save all that a head needs: also values that run past the joins."
     ),
     click.option(
         "--dtype",
