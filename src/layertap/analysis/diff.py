@@ -54,16 +54,16 @@ def diff(
         )
     first, second = (s if isinstance(s, Saved) else Saved(s) for s in (a, b))
     names = _names(first, second)
-    compared = {name: _begin(name, first, second) for name in names}
+    compared = [_begin(name, first, second) for name in names]
     end = min(first.rows, second.rows, rows or first.rows)
     for block in _blocks(first, second, end):
-        for comparison in compared.values():
+        for comparison in compared:
             if not comparison.why:
                 _compare(comparison, block, first, second)
     return Difference(
         (first.path, second.path),
         (first.rows, second.rows),
-        list(compared.values()),
+        compared,
         len(set(first) & set(second) - set(names)),
         _identity(first, second),
         rows,

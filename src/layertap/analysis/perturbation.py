@@ -1,6 +1,7 @@
 """Saved values at chosen rows, as a head accepts them, with one branch changed."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,10 +45,11 @@ class ConstantRows:
         return np.repeat(self._row[None], len(self._places[places]), axis=0)
 
 
+@dataclass
 class HeadInputs:
     """The saved values that a head accepts, with labels and weights, at chosen rows.
 
-    Args:
+    Attributes:
         saved: The saved values.
         names: The addresses of those that the head accepts.
         joined: The join that the head accepts as one array, or None if it accepts a
@@ -57,39 +59,37 @@ class HeadInputs:
         batch_size: Rows of a batch, or None for 64 MiB, at most 1024 rows.
     """
 
-    def __init__(
-        self,
-        saved: Saved,
-        names: Sequence[str],
-        joined: Join | None,
-        targets: tuple[Any, Any],
-        rows: NDArray[np.intp],
-        batch_size: int | None,
-    ) -> None:
-        self.arrays = {name: ChosenRows(saved[name], rows) for name in names}
-        self.rows = rows
-        self._joined = joined
+    saved: Saved
+    names: Sequence[str]
+    joined: Join | None
+    targets: tuple[Any, Any]
+    rows: NDArray[np.intp]
+    batch_size: int | None
+
+    def __post_init__(self) -> None:
+        self.arrays = {
+            name: ChosenRows(self.saved[name], self.rows) for name in self.names
+        }
         self._targets = [
-            tree.mapped(lambda array: ChosenRows(array, rows), part)
-            for part in targets
+            tree.mapped(lambda array: ChosenRows(array, self.rows), part)
+            for part in self.targets
             if part is not None
         ]
+        self._order = RowOrder(range(len(self.rows)), self.saved.reader.block_rows)
         row_bytes = sum(array.row_bytes for array in self.arrays.values())
         fitting = max(1, min(_MOST_BATCH_ROWS, _READ_BYTES // max(row_bytes, 1)))
-        self._batch_size = fitting if batch_size is None else batch_size
-        self._saved = saved
-        self._order = RowOrder(range(len(rows)), saved.reader.block_rows)
+        self._size = self.batch_size or fitting
 
     def dataset(self, changed: Mapping[str, Any]) -> SavedDataset:
         """Returns the batches for `evaluate`, with other arrays in some places."""
         examples = Examples(({**self.arrays, **changed}, *self._targets), self._order)
-        batches = Batches(examples, self._batch_size, drop_remainder=False)
-        return _HeadDataset(batches, self._joined)
+        batches = Batches(examples, self._size, drop_remainder=False)
+        return _HeadDataset(batches, self.joined)
 
     def permuted(self, name: str, random: np.random.Generator) -> ChosenRows:
         """Returns a branch whose rows trade places at random."""
         rows = self.rows[random.permutation(len(self.rows))]
-        return ChosenRows(self._saved[name], rows)
+        return ChosenRows(self.saved[name], rows)
 
     def pieces(self, name: str) -> Iterator[Array]:
         """Yields the chosen rows of a value, some at a time."""

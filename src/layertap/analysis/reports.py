@@ -124,10 +124,9 @@ class Difference(tables.Tabular):
         return self.ok
 
     def __getitem__(self, address: str) -> Compared:
-        for comparison in self.compared:
-            if comparison.address == address:
-                return comparison
-        known = [comparison.address for comparison in self.compared]
+        known = {comparison.address: comparison for comparison in self.compared}
+        if address in known:
+            return known[address]
         raise AddressError(
             f"Nothing was compared at {address!r}. "
             + suggest(address, known, what="address")

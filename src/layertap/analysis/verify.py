@@ -6,12 +6,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from layertap.analysis.comparison import Check
 from layertap.analysis.reports import Report
 from layertap.core import address, tolerance
-from layertap.core.plan import Join
 from layertap.core.values import Values, auxiliary_arrays, length_columns
 from layertap.errors import DataError, OptionError, OtherRunError, StoreError
 from layertap.inputs.convert import Batch
@@ -132,7 +130,9 @@ class _Recomputation:
                 output = output[: len(digests)]
             elif len(digests) < batch.rows:
                 continue
-            joined = _joined(join, values).astype(output.dtype)
+            parts = [values[b.address].astype(join.dtype) for b in join.branches]
+            combine = np.stack if join.kind == "stack" else np.concatenate
+            joined = combine(parts, axis=join.axis or 0).astype(output.dtype)
             computed = join.dtype if output.dtype.name != join.dtype else None
             check.add(batch.row, joined, output, computed)
 
@@ -163,14 +163,6 @@ def _reduction(saved: Saved, reduce: Reduce) -> Reduction:
         f"{saved.path} has values of another reduction. Expected {stored}. Received "
         f"{reduction.name}."
     )
-
-
-def _joined(join: Join, values: Values) -> NDArray[Any]:
-    """Joins the branches of a join as the join does."""
-    branches = [values[branch.address] for branch in join.branches]
-    assert join.axis is not None  # of these kinds
-    function = np.stack if join.kind == "stack" else np.concatenate
-    return function([b.astype(join.dtype) for b in branches], axis=join.axis)
 
 
 def _check_same_model(saved: Saved, model: keras.Model) -> None:

@@ -21,11 +21,7 @@ from layertap.distributed.shared_data import share
 from layertap.distributed.worker import Assignment, SharedModel
 from layertap.errors import ModelError, StoreError
 from layertap.inputs.feed import Feed
-from layertap.pipeline.resume import (
-    find_existing_store,
-    other_run,
-    sampled_differences,
-)
+from layertap.pipeline.resume import find_existing_store, other_run, sampled_differences
 from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.signals import raise_on_sigterm

@@ -13,6 +13,8 @@ from layertap.core.plan import Plan
 from layertap.results.statistics.feature_axes import MOST_STORED, MOST_UNITS
 from layertap.results.statistics.moments import COUNTS, MOMENTS, Statistics
 
+_Read = Callable[[Any, type], NDArray[Any]]
+
 # The dtypes in which numbers are packed, the narrowest first.
 _PACKED_DTYPES: dict[type, tuple[str, ...]] = {
     np.float64: ("<f4", "<f8"),
@@ -74,10 +76,7 @@ def decode_all(
 
 
 def _decode(
-    data: Mapping[str, Any],
-    axis: int | None,
-    count: int,
-    read: Callable[[Any, type], NDArray[Any]],
+    data: Mapping[str, Any], axis: int | None, count: int, read: _Read
 ) -> Statistics:
     moments = [read(data[name], np.float64) for name in MOMENTS]
     zeros = np.zeros(len(moments[0]), np.int64)

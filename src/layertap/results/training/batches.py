@@ -53,8 +53,7 @@ class Examples:
 
     def assemble(self, arrays: list[Any]) -> tuple[Any, ...]:
         """Returns what `read` gave in the structure of `parts`."""
-        parts: tuple[Any, ...] = tree.mapped(arrays.__getitem__, self._structure)
-        return parts
+        return tree.mapped(arrays.__getitem__, self._structure)
 
 
 class Batches:

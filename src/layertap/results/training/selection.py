@@ -105,10 +105,8 @@ def _with_tuples(structure: Any) -> Any:
 
 def select_rows(rows: Any, count: int) -> Rows:
     """Returns the chosen rows of `count`: a range, or an array of row numbers."""
-    if rows is None:
-        chosen: Rows = range(count)
-    elif isinstance(rows, slice):
-        chosen = range(count)[rows]
+    if rows is None or isinstance(rows, slice):
+        chosen: Rows = range(count)[rows or slice(None)]
     elif isinstance(rows, range):
         chosen = rows
     else:

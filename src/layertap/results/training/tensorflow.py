@@ -1,7 +1,6 @@
 """A store as a `tf.data.Dataset`."""
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 from layertap.core import tree
@@ -19,14 +18,13 @@ def dataset(batches: Batches, *, drop_remainder: bool) -> Any:
     """
     epochs = itertools.count()
 
-    def pieces() -> Iterator[tuple[Any, ...]]:
-        return batches.pieces(next(epochs))
-
     def spec(array: Any) -> Any:
         return tf.TensorSpec((None, *array.shape[1:]), tf.as_dtype(array.dtype.name))
 
     signature = tree.mapped(spec, batches.examples.parts)
-    data = tf.data.Dataset.from_generator(pieces, output_signature=signature)
+    data = tf.data.Dataset.from_generator(
+        lambda: batches.pieces(next(epochs)), output_signature=signature
+    )
     data = data.prefetch(1).rebatch(batches.size, drop_remainder=drop_remainder)
     data = data.apply(tf.data.experimental.assert_cardinality(len(batches)))
     return data.prefetch(tf.data.AUTOTUNE)

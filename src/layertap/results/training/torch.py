@@ -1,7 +1,7 @@
 """A store as a `torch.utils.data.Dataset`."""
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,9 +61,6 @@ class RowBatch(Sequence[tuple[Any, ...]]):
         if not 0 <= index < self._count:
             raise IndexError(f"Row {index} is out of range: there are {self._count}.")
         return tree.mapped(operator.itemgetter(index), self.batch)
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        return map(self.__getitem__, range(self._count))
 
 
 def _tensor(array: NDArray[Any]) -> Any:
