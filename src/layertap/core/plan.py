@@ -1,10 +1,10 @@
 """The plan of a save: records of joins, branches, aliases and bytes; and its table."""
 
 import math
-import operator
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, is_dataclass
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from rich.table import Table
 from rich.text import Text
@@ -13,11 +13,49 @@ from layertap.core import tables, text
 from layertap.core.address import Address, parse, suggest
 from layertap.errors import AddressError
 
-Shape = tuple[int | None, ...]
-
 # Limits of a plan that is read from a store.
 _MOST_AXES, _MOST_SIZE = 64, 2**62
 _LONGEST_TEXT = 10_000
+# What a plan that an earlier version has saved may lack.
+_ABSENT: Mapping[str, Any] = {
+    "dtype": None,
+    "reduce": None,
+    "narrowed": {},
+    "padded": {},
+    "ignored": (),
+    "skips": (),
+}
+
+
+def itemsize(dtype: str) -> int:
+    """Returns the bytes of one number of a Keras dtype."""
+    # Not by NumPy, which accepts more than names.
+    if dtype not in _ITEMSIZES:
+        raise ValueError(f"{dtype[:100]!r} is not a dtype of numbers")
+    return _ITEMSIZES[dtype]
+
+
+_ITEMSIZES = {
+    **dict.fromkeys(("bool", "int8", "uint8", "float8_e4m3fn", "float8_e5m2"), 1),
+    **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 2),
+    **dict.fromkeys(("int32", "uint32", "float32"), 4),
+    **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 8),
+    "complex128": 16,
+}
+
+
+def _check_shape(shape: tuple[int | None, ...]) -> None:
+    sizes = [size for size in shape if size is not None]
+    if (
+        len(shape) > _MOST_AXES
+        or not all(0 <= size <= _MOST_SIZE for size in sizes)
+        or math.prod(sizes) > _MOST_SIZE
+    ):
+        raise ValueError("a shape is negative or too large")
+
+
+Shape = Annotated[tuple[int | None, ...], _check_shape]
+Dtype = Annotated[str, itemsize]
 
 
 @dataclass(frozen=True)
@@ -37,7 +75,7 @@ class Value:
     address: str
     made_by: str
     shape: Shape
-    dtype: str
+    dtype: Dtype
     alias_of: str | None = None
 
     @property
@@ -82,7 +120,7 @@ class Join:
     kind: str
     axis: int | None
     shape: Shape
-    dtype: str
+    dtype: Dtype
     branches: tuple[Branch, ...]
     whole: bool = True
 
@@ -149,9 +187,9 @@ class Plan(tables.Tabular):
     outputs: tuple[Output, ...] = ()
     refused: tuple[Refused, ...] = ()
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
-    dtype: str | None = None
+    dtype: Dtype | None = None
     reduce: str | None = None
-    narrowed: Mapping[str, str] = field(default_factory=dict)
+    narrowed: Mapping[str, Dtype] = field(default_factory=dict)
     padded: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ignored: tuple[Ignored, ...] = ()
     skips: tuple[str, ...] = ()
@@ -196,11 +234,10 @@ class Plan(tables.Tabular):
     def to_json(self) -> dict[str, Any]:
         """Returns the plan as data for JSON, with the bytes that follow from it."""
         data = asdict(self)
-        for record, join in zip(data["joins"], self.joins, strict=True):
-            for entry, branch in zip(record["branches"], join.branches, strict=True):
-                entry["bytes_per_row"] = branch.bytes_per_row
-        for entry, output in zip(data["outputs"], self.outputs, strict=True):
-            entry["bytes_per_row"] = output.bytes_per_row
+        branches = [branch for join in data["joins"] for branch in join["branches"]]
+        records = [*branches, *data["outputs"]]
+        for record, value in zip(records, self.values, strict=True):
+            record["bytes_per_row"] = value.bytes_per_row
         return data | {"bytes_per_row": self.bytes_per_row}
 
     @classmethod
@@ -212,36 +249,7 @@ class Plan(tables.Tabular):
             TypeError: If a part has another type.
             ValueError: If a shape or dtype is impossible.
         """
-        return cls(
-            model=_text(data["model"]),
-            joins=tuple(map(_join, data["joins"])),
-            outputs=tuple(Output(**_value(output)) for output in data["outputs"]),
-            refused=tuple(
-                Refused(_text(r["address"]), _text(r["reason"]))
-                for r in data["refused"]
-            ),
-            recipes={
-                _text(name): Recipe(
-                    tuple(map(_text, r["addresses"])), operator.index(r["axis"])
-                )
-                for name, r in data["recipes"].items()
-            },
-            dtype=None if data.get("dtype") is None else _dtype(data["dtype"]),
-            reduce=None if data.get("reduce") is None else _text(data["reduce"]),
-            narrowed={
-                _text(name): _dtype(dtype)
-                for name, dtype in data.get("narrowed", {}).items()
-            },
-            padded={
-                _text(name): tuple(map(operator.index, axes))
-                for name, axes in data.get("padded", {}).items()
-            },
-            ignored=tuple(
-                Ignored(_text(r["path"]), _text(r["kind"]), _text(r["reason"]))
-                for r in data.get("ignored", ())
-            ),
-            skips=tuple(map(_text, data.get("skips", ()))),
-        )
+        return _decode(cls, {**_ABSENT, **data})
 
     def table(self, rows: int | None = None) -> Table:
         """Returns the plan as a table for `rich` to print.
@@ -310,23 +318,6 @@ def named_branches(plan: Plan, join: str) -> Iterator[tuple[str, str]]:
         yield branch.made_by + suffix, branch.address
 
 
-def itemsize(dtype: str) -> int:
-    """Returns the bytes of one number of a Keras dtype."""
-    # Not by NumPy, which accepts more than names.
-    if dtype not in _ITEMSIZES:
-        raise ValueError(f"{dtype[:100]!r} is not a dtype of numbers")
-    return _ITEMSIZES[dtype]
-
-
-_ITEMSIZES = {
-    **dict.fromkeys(("bool", "int8", "uint8", "float8_e4m3fn", "float8_e5m2"), 1),
-    **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 2),
-    **dict.fromkeys(("int32", "uint32", "float32"), 4),
-    **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 8),
-    "complex128": 16,
-}
-
-
 def _cells(value: Value, indent: str = "") -> list[Text]:
     name = Text(indent + value.address)
     size = "?" if value.bytes_per_row is None else f"{value.bytes_per_row:,}"
@@ -340,45 +331,28 @@ def _cells(value: Value, indent: str = "") -> list[Text]:
     ]
 
 
-def _join(data: Mapping[str, Any]) -> Join:
-    return Join(
-        path=_text(data["path"]),
-        kind=_text(data["kind"]),
-        axis=None if data["axis"] is None else operator.index(data["axis"]),
-        shape=_shape(data["shape"]),
-        dtype=_dtype(data["dtype"]),
-        branches=tuple(Branch(**_value(branch)) for branch in data["branches"]),
-        whole=bool(data["whole"]),
-    )
+def _decode(kind: Any, data: Any) -> Any:
+    """Returns data as its annotated type, or raises KeyError, TypeError or ValueError.
 
-
-def _value(data: Mapping[str, Any]) -> dict[str, Any]:
-    alias = data["alias_of"]
-    return {name: _text(data[name]) for name in ("address", "made_by")} | {
-        "shape": _shape(data["shape"]),
-        "dtype": _dtype(data["dtype"]),
-        "alias_of": None if alias is None else _text(alias),
-    }
-
-
-def _text(data: Any) -> str:
-    if not isinstance(data, str):
-        raise TypeError(f"{data!r} should be a text")
-    return text.printable(data[:_LONGEST_TEXT])
-
-
-def _shape(data: Any) -> Shape:
-    shape = tuple(None if size is None else operator.index(size) for size in data)
-    sizes = [size for size in shape if size is not None]
-    if (
-        len(shape) > _MOST_AXES
-        or not all(0 <= size <= _MOST_SIZE for size in sizes)
-        or math.prod(sizes) > _MOST_SIZE
-    ):
-        raise ValueError("a shape is negative or too large")
-    return shape
-
-
-def _dtype(data: Any) -> str:
-    itemsize(_text(data))
-    return _text(data)
+    A type is a dataclass, a text, a number, a truth value, or one of these with None,
+    in a tuple or in a mapping. `Annotated` adds a function that refuses values.
+    """
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind, include_extras=True)
+        return kind(**{name: _decode(hints[name], data[name]) for name in hints})
+    form, parts = get_origin(kind), get_args(kind)
+    if form is Annotated:
+        inner, check = parts
+        decoded = _decode(inner, data)
+        check(decoded)
+        return decoded
+    if form in (Union, UnionType):
+        return None if data is None else _decode(parts[0], data)
+    if form is tuple and isinstance(data, list | tuple):
+        return tuple(_decode(parts[0], entry) for entry in data)
+    if form is Mapping and isinstance(data, Mapping):
+        name, value = parts
+        return {_decode(name, key): _decode(value, data[key]) for key in data}
+    if type(data) is not kind:
+        raise TypeError(f"{data!r} should be of type {kind}")
+    return text.printable(data[:_LONGEST_TEXT]) if kind is str else data

@@ -5,17 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 from layertap.core import tables
@@ -31,16 +22,11 @@ class OnProgress(Protocol):
 Show = bool | OnProgress
 
 
-class _Rows(ProgressColumn):
-    def render(self, task: Task) -> Text:
+class _Rows(progress.ProgressColumn):
+    def render(self, task: progress.Task) -> Text:
         total = "" if task.total is None else f" of {int(task.total):,}"
         speed = f", {task.speed:,.0f}/s" if task.speed else ""
         return Text(f"{int(task.completed):,}{total} rows{speed}")
-
-
-class _Written(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{tables.size(task.fields['written'])} written")
 
 
 @contextmanager
@@ -55,21 +41,21 @@ def show_progress(
     if callable(show):
         yield show
         return
-    if not (_on_terminal() if show is None else show):
+    if not (sys.stderr.isatty() if show is None else show):
         yield lambda rows, written: None
         return
     columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
         _Rows(),
-        _Written(),
-        TimeElapsedColumn() if total is None else TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[written]} written"),
+        progress.TimeRemainingColumn() if total else progress.TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, completed=done, written=0)
-        yield lambda rows, written: bar.update(task, completed=rows, written=written)
+    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, completed=done, written=tables.size(0))
 
+        def update(rows: int, written: int) -> None:
+            bar.update(task, completed=rows, written=tables.size(written))
 
-def _on_terminal() -> bool:
-    return sys.stderr.isatty()
+        yield update

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -91,19 +92,14 @@ def distance(saved: NDArray[Any], fresh: NDArray[Any]) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore"):
         distances = np.abs(a - b)
     distances = np.where(np.isnan(distances), np.inf, distances)
-    result: NDArray[np.float64] = np.where(same, 0.0, distances).astype(np.float64)
-    return result
+    return np.where(same, 0.0, distances).astype(np.float64)
 
 
 def wide(array: NDArray[Any]) -> NDArray[Any]:
     """Returns numbers in 64 bits, or complex ones in 128."""
-    if array.dtype.kind == "c":
-        return array.astype(np.complex128)
-    return array.astype(np.float64)
+    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
 
 
 def precision(dtype: str) -> float:
     """Returns the step from 1 to the next number of a floating or complex dtype."""
-    if dtype == "bfloat16":
-        return 2.0**-7
-    return float(np.finfo(dtype).eps)
+    return float(ml_dtypes.finfo(dtype).eps)
