@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import cache, partial
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -331,6 +332,9 @@ def _cells(value: Value, indent: str = "") -> list[Text]:
     ]
 
 
+_hints_of = cache(partial(get_type_hints, include_extras=True))
+
+
 def _decode(kind: Any, data: Any) -> Any:
     """Returns data as its annotated type, or raises KeyError, TypeError or ValueError.
 
@@ -338,7 +342,7 @@ def _decode(kind: Any, data: Any) -> Any:
     in a tuple or in a mapping. `Annotated` adds a function that refuses values.
     """
     if isinstance(kind, type) and is_dataclass(kind):
-        hints = get_type_hints(kind, include_extras=True)
+        hints = _hints_of(kind)
         return kind(**{name: _decode(hints[name], data[name]) for name in hints})
     form, parts = get_origin(kind), get_args(kind)
     if form is Annotated:
