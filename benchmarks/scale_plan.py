@@ -17,8 +17,9 @@ from layertap.core.plan import Branch, Join, Plan
 from layertap.results.statistics.gather import Gatherer
 from layertap.store import ArraySpec
 from layertap.store.format import digests, sizing
-from layertap.store.format.layout import ArrayLayout, to_json
+from layertap.store.format.layout import ArrayLayout
 from layertap.store.format.root import Root
+from layertap.store.format.zarr_json import to_json
 from layertap.store.writing.block_records import Record
 
 ROWS = 10**9
@@ -170,4 +171,7 @@ def root_bytes(rows: int) -> int:
     gatherer.add_summary(rows, noted(rows))
     attributes = {"plan": plan().to_json(), "statistics": gatherer.to_json()}
     paths = tuple(spec.path for spec in specs())
-    return len(Root(paths, attributes, STORE, True, ROWS).contents())
+    root = Root(
+        store=STORE, complete=True, rows=ROWS, arrays=paths, attributes=attributes
+    )
+    return len(root.contents())

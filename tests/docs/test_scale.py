@@ -12,8 +12,8 @@ from benchmarks.scale_driver import Counted, Driver, Requests, counted
 from benchmarks.scale_plan import MEMORIES, MIB, Size, record, root_bytes
 from layertap.results.statistics.encoding import decode_exact
 from layertap.store import BlockWorker, SharedWriter, Writer
-from layertap.store.format.layout import to_json
 from layertap.store.format.metadata import parse_layout
+from layertap.store.format.zarr_json import to_json
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "scale.md").read_text()

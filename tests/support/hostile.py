@@ -18,9 +18,9 @@ from layertap.errors import LayertapError
 from layertap.results.statistics.gather import Gatherer
 from layertap.store import ArraySpec, Writer
 from layertap.store.format import digests
-from layertap.store.format.layout import group_metadata
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
+from layertap.store.format.zarr_json import group_metadata
 from layertap.store.storage.files import LocalStorage
 from tests.support import forks
 

@@ -26,9 +26,9 @@ from layertap.errors import (
 )
 from layertap.store import Reader, exists
 from layertap.store.format import digests
-from layertap.store.format.layout import to_json
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
+from layertap.store.format.zarr_json import to_json
 from layertap.store.storage.files import LocalStorage
 from tests.support.faults import few_files
 from tests.support.store_rows import values_of, write

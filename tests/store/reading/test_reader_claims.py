@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 
 from layertap.store import ArraySpec, Writer
-from layertap.store.format.layout import to_json
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
+from layertap.store.format.zarr_json import to_json
 from layertap.store.storage.files import LocalStorage
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,6 @@ the same blocks of rows. A block of one array is a shard: one file of several ch
 The rows up to `shape[0]` of an array are committed; rows after them do not count.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,18 +17,10 @@ import numpy as np
 
 from layertap.errors import OptionError
 from layertap.store.format.digests import DIGITS, digest_json
+from layertap.store.format.zarr_json import BLOCKS, METADATA_FILE, OURS, SEAL, WRITER
 
-FORMAT = 2
-METADATA_FILE = "zarr.json"
 # The folder of the records of blocks that workers wrote. No address begins so.
 RECORDS = "~blocks"
-
-# Keys in the attributes of a `zarr.json`: the mapping with those of layertap. In it,
-# the digests of the blocks, the mark of a writer of a bucket, and the digest of all.
-OURS = "layertap"
-BLOCKS = "blocks"
-WRITER = "writer"
-SEAL = "seal"
 
 # No file system has longer paths.
 _LONGEST_PATH, _MOST_PARTS = 4096, 256
@@ -233,40 +224,3 @@ def _check_path(path: str) -> None:
             f"{path[:200]!r} can't be the path of an array. Expected names joined by "
             "'/', such as 'fusion/in/0'."
         )
-
-
-def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the content of a group's `zarr.json`."""
-    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
-
-
-def is_group(metadata: Mapping[str, Any]) -> bool:
-    """Returns whether a `zarr.json` is that of a group, with any attributes."""
-    return group_metadata({}).items() <= {**metadata, "attributes": {}}.items()
-
-
-def to_json(metadata: Mapping[str, Any]) -> bytes:
-    """Returns the bytes of a `zarr.json`, or raises OptionError for other values."""
-    try:
-        text = json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False)
-        return text.encode()
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"Attributes have to be JSON: {error}.") from error
-
-
-def add_digest(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a JSON object with its own digest."""
-    # As it is read back: its keys are strings, and its tuples are lists.
-    content = json.loads(to_json(content))
-    return {**content, SEAL: digest_json(content)}
-
-
-def has_right_digest(content: Mapping[str, Any]) -> bool:
-    """Returns whether a JSON object has its own digest."""
-    rest = {key: content[key] for key in content if key != SEAL}
-    return content.get(SEAL) == digest_json(rest)
-
-
-def is_count(value: Any, least: int = 0, most: int = 2**62) -> bool:
-    """Returns whether a JSON value is a whole number, of a size that can be stored."""
-    return type(value) is int and least <= value <= most

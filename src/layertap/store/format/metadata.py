@@ -7,21 +7,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from layertap.errors import OptionError, StoreCorruptError
+from layertap.store.format import zarr_json
 from layertap.store.format.digests import DIGITS
 from layertap.store.format.layout import (
-    BLOCKS,
     COMPRESSORS,
-    METADATA_FILE,
-    OURS,
-    SEAL,
-    WRITER,
     ArrayLayout,
     ArraySpec,
     check_paths,
-    is_count,
-    is_group,
 )
 from layertap.store.format.root import Root
+from layertap.store.format.zarr_json import METADATA_FILE, OURS, is_count
 from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import damaged
 
@@ -43,36 +38,36 @@ def read_layouts(storage: Storage, root: Root) -> list[ArrayLayout]:
         check_paths(root.arrays)
     except OptionError as error:
         raise damaged(storage.path_of(METADATA_FILE), f"is damaged: {error}") from error
-    layouts = [_read_layout(storage, root, path) for path in root.arrays]
+    layouts = [read_layout(storage, path, root.store) for path in root.arrays]
     blocks = {layout.block_rows for layout in layouts}
-    rows = {layout.rows for layout in layouts}
-    if len(blocks) != 1 or (root.complete and len(rows) != 1):
+    if len(blocks) != 1:
+        received = " and ".join(map(str, sorted(blocks))) or "no arrays"
         raise StoreCorruptError(
             f"{storage} is damaged: its arrays do not agree. Expected one number of "
-            f"rows and one of rows per block. Received {_join(rows)} rows, and "
-            f"{_join(blocks)} rows per block. Restore it from a copy, or save the "
+            f"rows per block. Received {received}. Restore it from a copy, or save the "
             "values again."
         )
+    for layout in layouts:
+        if root.rows not in (None, layout.rows):
+            raise damaged(
+                storage.path_of(layout.metadata_file),
+                f"has {layout.rows} rows, and the complete store {root.rows}: it is "
+                "damaged, or an earlier one",
+            )
     return layouts
 
 
-def _read_layout(storage: Storage, root: Root, path: str) -> ArrayLayout:
+def read_layout(storage: Storage, path: str, store: str) -> ArrayLayout:
+    """Reads the layout of an array; raises unless it is of this store."""
     file, content = _read(storage, path, f"the store has an array {path}")
-    layout = parse_layout(path, file, content, root.store)
-    if root.rows not in (None, layout.rows):
-        raise damaged(
-            file,
-            f"has {layout.rows} rows, and the complete store {root.rows}: it is "
-            "damaged, or an earlier one",
-        )
-    return layout
+    return parse_layout(path, file, content, store)
 
 
 def check_groups(storage: Storage, root: Root) -> None:
     """Reads the `zarr.json` of all groups in a store, or raises StoreError."""
     for group in group_paths(root.arrays):
         file, content = _read(storage, group, "its group has arrays")
-        if not is_group(content):
+        if not zarr_json.is_group(content):
             raise damaged(file, "is damaged: layertap writes other metadata of a group")
 
 
@@ -115,8 +110,9 @@ def _parse(path: str, metadata: Any, store: str) -> ArrayLayout:
     codecs = [codec["name"] for codec in sharding["codecs"]]
     foreign_attributes = dict(metadata["attributes"])
     attributes = dict(foreign_attributes.pop(OURS))
-    digests, writer = attributes.pop(BLOCKS), attributes.pop(WRITER, "")
-    del attributes[SEAL]
+    digests = attributes.pop(zarr_json.BLOCKS)
+    writer = attributes.pop(zarr_json.WRITER, "")
+    del attributes[zarr_json.SEAL]
     return ArrayLayout(
         ArraySpec(path, tuple(shape), metadata["data_type"], attributes),
         rows,
@@ -153,7 +149,3 @@ def _is_valid(layout: ArrayLayout) -> bool:
 
 def _fits(rows: int, spec: ArraySpec, most_bytes: int) -> bool:
     return rows == 1 or rows * spec.row_bytes <= most_bytes
-
-
-def _join(numbers: Iterable[int]) -> str:
-    return " and ".join(map(str, sorted(numbers))) or "no"

@@ -6,44 +6,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from layertap.errors import NotAStoreError, OptionError, StoreFormatError
-from layertap.store.format.layout import (
-    FORMAT,
-    METADATA_FILE,
-    OURS,
-    SEAL,
-    add_digest,
-    group_metadata,
-    has_right_digest,
-    is_count,
-    is_group,
-    to_json,
-)
+from layertap.store.format import zarr_json
+from layertap.store.format.zarr_json import METADATA_FILE, OURS, is_count
 from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import damaged
 
+FORMAT = 2
 # The root of a store that is being made or deleted has only this: by whom.
 PENDING = "pending"
 
-_RESERVED = {"format", "store", "complete", "rows", "writer", "arrays", SEAL}
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Root:
-    """The root of a store, with the paths of its arrays in their order."""
+    """The root of a store. Its fields have the order of the file."""
 
-    arrays: tuple[str, ...]
-    # Those of the caller who made the store.
-    attributes: Mapping[str, Any]
     # A random identifier, which its arrays have, too.
-    store: str = ""
+    store: str
     # Whether no more rows will be added; their number is known only then.
     complete: bool = False
     rows: int | None = None
     # The record of the process that writes the store now: see `lock.this_process`.
     writer: Mapping[str, Any] | None = None
+    # The paths of its arrays, in their order.
+    arrays: tuple[str, ...]
+    # Those of the caller who made the store.
+    attributes: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        taken = _RESERVED & set(self.attributes)
+        taken = {"format", zarr_json.SEAL, *_OWN} & set(self.attributes)
         if taken:
             raise OptionError(
                 f"The attribute {min(taken)!r} is reserved for the store. Rename it."
@@ -51,16 +41,13 @@ class Root:
 
     def contents(self) -> bytes:
         """Returns the bytes of the root's `zarr.json`."""
-        ours = {
-            "format": FORMAT,
-            "store": self.store,
-            "complete": self.complete,
-            "rows": self.rows,
-            "writer": self.writer,
-            "arrays": list(self.arrays),
-            **self.attributes,
-        }
-        return to_json(group_metadata({OURS: add_digest(ours)}))
+        own = {name: getattr(self, name) for name in _OWN}
+        ours = zarr_json.seal({"format": FORMAT, **own, **self.attributes})
+        return zarr_json.to_json(zarr_json.group_metadata({OURS: ours}))
+
+
+# The fields that are not attributes of the caller.
+_OWN = ("store", "complete", "rows", "writer", "arrays")
 
 
 def read_root(storage: Storage) -> Root:
@@ -77,14 +64,14 @@ def read_root(storage: Storage) -> Root:
             f"{storage} has a newer store format. Expected format {FORMAT}. Received "
             f"format {version}. Install a newer layertap."
         )
-    root = _parse(ours)
-    if root is None:
+    try:
+        return _parse(ours)
+    except (KeyError, ValueError) as error:
         raise damaged(
             storage.path_of(METADATA_FILE),
             "is damaged: it does not say properly which store this is, which arrays "
             "it has and whether it is complete",
-        )
-    return root
+        ) from error
 
 
 def _read_attributes(storage: Storage) -> dict[str, Any]:
@@ -93,56 +80,54 @@ def _read_attributes(storage: Storage) -> dict[str, Any]:
         content = storage.read_json(METADATA_FILE)
     except FileNotFoundError:
         missing = f"no {METADATA_FILE}" if any(storage.names()) else "nothing"
-        raise _not_a_store(storage, f"there is {missing} there") from None
+        problem = f"there is {missing} there"
     except NotADirectoryError:
-        raise _not_a_store(storage, "it is a file, and a store is a folder") from None
-    if not is_group(content):
-        file = storage.path_of(METADATA_FILE)
-        raise damaged(file, "is damaged, or not that of a group of arrays")
-    ours = _own_attributes(content)
-    if ours is None:
-        raise _not_a_store(storage, "it holds other data in Zarr format")
-    return ours
-
-
-def _not_a_store(storage: Storage, problem: str) -> NotAStoreError:
-    return NotAStoreError(
+        problem = "it is a file, and a store is a folder"
+    else:
+        if not zarr_json.is_group(content):
+            file = storage.path_of(METADATA_FILE)
+            raise damaged(file, "is damaged, or not that of a group of arrays")
+        ours = _own_attributes(content)
+        if ours is not None:
+            return ours
+        problem = "it holds other data in Zarr format"
+    raise NotAStoreError(
         f"{storage} is not a layertap store: {problem}. Check the path."
     )
 
 
 def _own_attributes(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    attributes = content.get("attributes")
-    ours = attributes.get(OURS) if isinstance(attributes, dict) else None
-    return ours if isinstance(ours, dict) else None
+    match content:
+        case {"attributes": {zarr_json.OURS: dict(ours)}}:
+            return ours
+    return None
 
 
-def _parse(ours: dict[str, Any]) -> Root | None:
-    """Returns the root with such attributes, or None if they are not valid."""
-    if not has_right_digest(ours) or ours.get("format") != FORMAT:
-        return None
-    store, complete, rows, writer, arrays = (
-        ours.get(key) for key in ("store", "complete", "rows", "writer", "arrays")
-    )
-    if (
-        not isinstance(store, str)
-        or not store
-        or not isinstance(complete, bool)
-        or not (is_count(rows) if complete else rows is None)
-        or not (writer is None or _is_writer(writer))
-        or not isinstance(arrays, list)
-        or not all(isinstance(name, str) for name in arrays)
+def _parse(ours: dict[str, Any]) -> Root:
+    """Returns the root with such attributes; raises KeyError or ValueError."""
+    attributes = zarr_json.unseal(ours)
+    version, own = attributes.pop("format"), {n: attributes.pop(n) for n in _OWN}
+    store, complete, rows, writer, arrays = own.values()
+    if not (
+        version == FORMAT
+        and isinstance(store, str)
+        and store
+        and isinstance(complete, bool)
+        and (is_count(rows) if complete else rows is None)
+        and (writer is None or _is_writer(writer))
+        and isinstance(arrays, list)
+        and all(isinstance(name, str) for name in arrays)
     ):
-        return None
-    attributes = {key: ours[key] for key in ours if key not in _RESERVED}
-    return Root(tuple(arrays), attributes, store, complete, rows, writer)
+        raise ValueError("a field has another type")
+    own["arrays"] = tuple(arrays)
+    return Root(**own, attributes=attributes)
 
 
 def pending_root(writer: Mapping[str, Any]) -> bytes:
     """Returns the bytes of the root of a store that a process makes or deletes."""
     # With a mark, because even those of threads of one process have to differ.
     ours = {"format": FORMAT, PENDING: {**writer, "mark": uuid.uuid4().hex}}
-    return to_json(group_metadata({OURS: ours}))
+    return zarr_json.to_json(zarr_json.group_metadata({OURS: ours}))
 
 
 def pending_writer(content: Mapping[str, Any]) -> Mapping[str, Any] | None:

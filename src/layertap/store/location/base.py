@@ -7,15 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from layertap.errors import StoreError
-from layertap.store.format.layout import (
-    METADATA_FILE,
-    RECORDS,
-    ArrayLayout,
-    group_metadata,
-    to_json,
-)
+from layertap.store.format.layout import RECORDS, ArrayLayout
 from layertap.store.format.metadata import group_paths
 from layertap.store.format.root import Root, read_root
+from layertap.store.format.zarr_json import METADATA_FILE, group_metadata, to_json
 from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import TakenError, write_error
 from layertap.store.storage.lock import Lock
@@ -88,30 +83,25 @@ class Location(ABC):
         """Replaces the metadata of the store."""
         self.storage.replace({METADATA_FILE: [root.contents()]})
 
-    def commit(self, layouts: Iterable[ArrayLayout]) -> None:
-        """Replaces the metadata of arrays: their rows count from now on."""
-        self.storage.replace(
-            {layout.metadata_file: [to_json(layout.metadata())] for layout in layouts}
-        )
-
-    def commit_changes(
+    def commit(
         self, before: Sequence[ArrayLayout], after: Sequence[ArrayLayout]
     ) -> None:
-        """Commits the arrays that have changed."""
+        """Replaces the metadata of changed arrays: their rows count from now on."""
         pairs = zip(before, after, strict=True)
-        self.commit([layout for earlier, layout in pairs if layout != earlier])
+        changed = (layout for earlier, layout in pairs if layout != earlier)
+        self.storage.replace(_contents(changed))
 
     def take_over(
         self, before: Sequence[ArrayLayout], after: Sequence[ArrayLayout]
     ) -> list[ArrayLayout]:
         """Commits changed arrays, so that no earlier writer commits any more."""
         ours = self._marked(after)
-        self.commit_changes(before, ours)
+        self.commit(before, ours)
         return ours
 
-    @abstractmethod
     def _marked(self, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
         """Returns arrays with the mark of this writer, where nothing locks a store."""
+        return list(layouts)
 
     def trim(
         self, before: Sequence[ArrayLayout], after: Sequence[ArrayLayout]
@@ -199,11 +189,15 @@ def array_size(storage: Storage, layout: ArrayLayout) -> ArraySize:
     return ArraySize(len(sizes), shards + len(to_json(layout.metadata())))
 
 
-def new_files(root: Root, layouts: Iterable[ArrayLayout]) -> dict[str, bytes]:
+def new_files(root: Root, layouts: Iterable[ArrayLayout]) -> dict[str, list[bytes]]:
     """Returns the files of a store without rows, by their names."""
-    files = {METADATA_FILE: root.contents()}
-    for group in group_paths(root.arrays):
-        files[f"{group}/{METADATA_FILE}"] = to_json(group_metadata({}))
-    for layout in layouts:
-        files[layout.metadata_file] = to_json(layout.metadata())
-    return files
+    group = to_json(group_metadata({}))
+    return {
+        METADATA_FILE: [root.contents()],
+        **{f"{path}/{METADATA_FILE}": [group] for path in group_paths(root.arrays)},
+        **_contents(layouts),
+    }
+
+
+def _contents(layouts: Iterable[ArrayLayout]) -> dict[str, list[bytes]]:
+    return {layout.metadata_file: [to_json(layout.metadata())] for layout in layouts}

@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from layertap.errors import StoreError
-from layertap.store.format.layout import METADATA_FILE, ArrayLayout
+from layertap.store.format.layout import ArrayLayout
 from layertap.store.format.root import Root, pending_root, pending_writer
+from layertap.store.format.zarr_json import METADATA_FILE
 from layertap.store.location.base import Location, new_files
 from layertap.store.storage.errors import TakenError
 from layertap.store.storage.lock import taken, this_process
@@ -43,7 +44,7 @@ class Bucket(Location):
     ) -> Sequence[ArrayLayout]:
         """See `Location`: whoever puts the root first makes the store."""
         ours = self._marked(layouts)
-        files = {name: [content] for name, content in new_files(root, ours).items()}
+        files = new_files(root, ours)
         root_contents = files.pop(METADATA_FILE)
         try:
             self._begin()

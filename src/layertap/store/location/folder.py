@@ -8,8 +8,9 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from layertap.store.format.layout import METADATA_FILE, ArrayLayout
+from layertap.store.format.layout import ArrayLayout
 from layertap.store.format.root import Root
+from layertap.store.format.zarr_json import METADATA_FILE
 from layertap.store.location.base import Location, new_files, not_deleted
 from layertap.store.storage.errors import unreadable
 from layertap.store.storage.files import NEW, LocalStorage, sync
@@ -53,7 +54,7 @@ class Folder(Location):
                 lock = lock_folder(building)
             for name in files:
                 (building / name).parent.mkdir(parents=True, exist_ok=True)
-            LocalStorage(building).replace({name: [files[name]] for name in files})
+            LocalStorage(building).replace(files)
             building.rename(target)
             sync(target.parent)
         except BaseException as error:
@@ -66,9 +67,6 @@ class Folder(Location):
         lock.path = str(target)
         self._lock = lock
         return layouts
-
-    def _marked(self, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
-        return list(layouts)
 
     def trim(
         self, before: Sequence[ArrayLayout], after: Sequence[ArrayLayout]

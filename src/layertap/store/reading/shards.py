@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from layertap.errors import StoreCorruptError, StoreError
 from layertap.store.format.layout import ArrayLayout
-from layertap.store.format.metadata import parse_layout
+from layertap.store.format.metadata import read_layout
 from layertap.store.reading.indexing import Rows
 from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import damaged
@@ -40,13 +40,7 @@ class Shards(ABC):
 
     def _check_metadata(self) -> None:
         """Raises if the array is not in the store that was opened."""
-        name = self._layout.metadata_file
-        parse_layout(
-            self._layout.spec.path,
-            self._storage.path_of(name),
-            self._storage.read_json(name),
-            self._layout.store,
-        )
+        read_layout(self._storage, self._layout.spec.path, self._layout.store)
 
     def _replaced(self, error: Exception) -> StoreError:
         return StoreError(

@@ -84,7 +84,9 @@ def draft(
     store = uuid.uuid4().hex
     layouts = lay_out(arrays, store, **sizes)
     paths = tuple(layout.spec.path for layout in layouts)
-    return Root(paths, attributes, store, writer=this_process()), layouts
+    writer = this_process()
+    root = Root(store=store, writer=writer, arrays=paths, attributes=attributes)
+    return root, layouts
 
 
 @contextmanager

@@ -13,16 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from layertap.errors import StoreCorruptError
-from layertap.store.format import digests
-from layertap.store.format.layout import (
-    RECORDS,
-    SEAL,
-    ArrayLayout,
-    ArraySpec,
-    add_digest,
-    has_right_digest,
-    to_json,
-)
+from layertap.store.format import digests, zarr_json
+from layertap.store.format.layout import RECORDS, ArrayLayout, ArraySpec
 from layertap.store.storage.base import Storage
 
 # How many records are requested at a time: there may be very many, and each answer
@@ -52,7 +44,7 @@ class Record:
 
     def contents(self) -> bytes:
         """Returns the content of the file of the record."""
-        return to_json(add_digest(vars(self)))
+        return zarr_json.to_json(zarr_json.seal(vars(self)))
 
 
 class BlockDigests(NamedTuple):
@@ -83,7 +75,7 @@ class BlockRecords:
         files.
         """
         empty = ArrayLayout(ArraySpec(RECORDS, (), "uint8"), 0, 1, 1, None)
-        content = to_json(empty.structure() | {"attributes": {}})
+        content = zarr_json.to_json(empty.structure() | {"attributes": {}})
         self._storage.make_folder(RECORDS)
         self._storage.overwrite({empty.metadata_file: [content]})
 
@@ -97,14 +89,10 @@ class BlockRecords:
         """Reads a record; raises FileNotFoundError or StoreCorruptError."""
         file = record_file(block, rows)
         try:
-            content = self._storage.read_json(file)
-            right_digest = has_right_digest(content)
-            content.pop(SEAL, None)
-            record = Record(**content)
+            record = Record(**zarr_json.unseal(self._storage.read_json(file)))
             lengths = set(map(len, record.digests.values()))
             valid = (
-                right_digest
-                and (record.store, record.block) == (self._store, block)
+                (record.store, record.block) == (self._store, block)
                 and 0 < record.rows == rows <= self._layouts[0].block_rows
                 and record.digests.keys() == {lay.spec.path for lay in self._layouts}
                 and lengths == {digests.DIGITS}

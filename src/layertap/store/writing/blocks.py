@@ -186,7 +186,7 @@ class BlockWriter:
             layout.committed(number, rows, shard.digest)
             for layout, shard in zip(self._layouts, shards.values(), strict=True)
         ]
-        self._location.commit(layouts)
+        self._location.commit(self._layouts, layouts)
         self._layouts = layouts
         self.committed = max(self.committed, rows)
         self.bytes_written += sum(shard.size for shard in shards.values())

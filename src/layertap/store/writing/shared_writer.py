@@ -166,5 +166,5 @@ class SharedWriter(BaseWriter):
             # If this fails, the next writer commits the rows.
             with suppress(OSError):
                 layouts = self._records.extend(self._layouts)
-                self._location.commit_changes(self._layouts, layouts)
+                self._location.commit(self._layouts, layouts)
         self._release()
