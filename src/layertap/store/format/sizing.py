@@ -22,8 +22,8 @@ def lay_out(
     arrays: Sequence[ArraySpec],
     store: str,
     *,
-    compression: str | None,
-    memory: int,
+    compression: str | None = None,
+    memory: int = DEFAULT_MEMORY,
     most_rows: int | None = None,
 ) -> list[ArrayLayout]:
     """Returns the layouts of the arrays of a new store. See `rows_per_block`."""

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Self
@@ -18,6 +18,9 @@ from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import TakenError, write_error
 from layertap.store.storage.lock import this_process
 
+# Attributes, or a function that returns them.
+Attributes = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+
 LockedStore = tuple[Location, Root, list[ArrayLayout]]
 
 
@@ -32,32 +35,38 @@ class BaseWriter:
         self._open = True
         self._process = os.getpid()
 
+    @staticmethod
+    def check(
+        arrays: Sequence[ArraySpec], attributes: Mapping[str, Any], **sizes: Any
+    ) -> None:
+        """Raises the OptionError that `create` would raise."""
+        root, _ = draft(arrays, attributes, **sizes)
+        root.contents()
+
     @property
     def store(self) -> str:
         """The id of the store: a random text."""
         return self._root.store
 
     def close(self) -> None:
-        """Releases the store."""
-        if self._stop():
-            self._release()
-
-    def _stop(self) -> bool:
-        """Returns whether this is the first `close`, and by the process that opened."""
+        """Releases the store, and raises an error that no call has raised."""
         # A forked process has the writer, but neither its lock nor its threads.
-        stops = self._open and self._process == os.getpid()
-        self._open = self._open and not stops
-        return stops
+        if self._open and self._process == os.getpid():
+            self._open = False
+            self._end()
 
-    def _release(self) -> None:
+    def _end(self) -> None:
+        """Releases the store."""
         if not self._root.complete:
             # The record of the writer is for messages: it may stay on a full disk.
             with suppress(OSError):
                 self._location.write_root(replace(self._root, writer=None))
         self._location.release()
 
-    def _completed(self, attributes: Mapping[str, Any], rows: int) -> Root:
+    def _completed(self, attributes: Attributes, rows: int) -> Root:
         """Returns the root of the complete store; raises OptionError if not JSON."""
+        if callable(attributes):
+            attributes = attributes()
         attributes = {**self._root.attributes, **attributes}
         root = replace(
             self._root, attributes=attributes, complete=True, rows=rows, writer=None
@@ -106,7 +115,7 @@ def create_store(
 
 
 @contextmanager
-def reopen_store(path: str | os.PathLike[str]) -> Iterator[LockedStore]:
+def lock_store(path: str | os.PathLike[str]) -> Iterator[LockedStore]:
     """Locks a store that is not complete; an error in the context releases it."""
     location = locate(path)
     with _releasing(location):

@@ -1,13 +1,12 @@
 """Writes single blocks of a store that another process has locked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from layertap.errors import StoreError
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import Root, read_root
-from layertap.store.format.shard_encoder import ShardEncoder
 from layertap.store.location import locate
 from layertap.store.storage.errors import write_error
 from layertap.store.writing.block_records import BlockRecords, Record, record_file
@@ -40,7 +39,9 @@ class BlockWorker:
         root = self._check()
         self._layouts = read_layouts(self._storage, root)
         self._records = BlockRecords(self._storage, self._layouts, claim.store)
-        self.block_rows = self._layouts[0].block_rows
+        # With all rows that the store will have.
+        self._planned = replace(self._layouts[0], rows=claim.rows)
+        self.block_rows = self._planned.block_rows
 
     def _check(self) -> Root:
         """Raises StoreError if the save that this worker belongs to has ended."""
@@ -55,7 +56,7 @@ class BlockWorker:
 
     def rows_of(self, block: int) -> range:
         """Returns the rows of a block, as numbered in the store."""
-        return rows_of_block(block, self.block_rows, self._claim.rows)
+        return self._planned.row_range(block)
 
     def written(self, block: int) -> bool:
         """Returns whether a block has a record; raises StoreCorruptError for damage."""
@@ -71,21 +72,12 @@ class BlockWorker:
 
     def write(self, block: Block, notes: Any = None) -> int:
         """Writes a complete block and records it with JSON notes; returns its bytes."""
-        number = block.first // self.block_rows
-        block.pad_last_chunk(self._layouts)
-        shards = {
-            layout.shard_file(number): ShardEncoder(
-                block.values[layout.spec.path], block.filled, layout
-            )
-            for layout in self._layouts
-        }
+        number, shards = block.first // self.block_rows, block.shards()
         try:
             self._check()
             self._storage.overwrite(shards)
-            digests = {
-                layout.spec.path: shard.digest
-                for layout, shard in zip(self._layouts, shards.values(), strict=True)
-            }
+            written = zip(block.values, shards.values(), strict=True)
+            digests = {path: shard.digest for path, shard in written}
             self._add(Record(self._claim.store, number, block.filled, digests, notes))
         except StoreError:
             raise
@@ -107,9 +99,3 @@ class BlockWorker:
             f"{self._storage}: two workers have computed different values for block "
             f"{record.block}. It was not saved. Do the same again."
         )
-
-
-def rows_of_block(block: int, block_rows: int, rows: int) -> range:
-    """Returns the rows of a block, of a store with so many in blocks of so many."""
-    first = block * block_rows
-    return range(first, min(first + block_rows, rows))

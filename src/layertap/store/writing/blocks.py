@@ -20,24 +20,22 @@ from layertap.store.storage.errors import write_error
 # valid until it returns, and read-only.
 Observer = Callable[[int, Mapping[str, NDArray[Any]]], None]
 
-# By array, the shape of a row and the dtype.
-RowForms = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
-
 
 def check_rows(
-    values: Mapping[str, NDArray[Any]], forms: RowForms
+    values: Mapping[str, NDArray[Any]], layouts: Sequence[ArrayLayout]
 ) -> tuple[int, dict[str, NDArray[Any]]]:
     """Returns the number of rows and the rows; raises OptionError if they misfit."""
-    if values.keys() != forms.keys():
-        missing = sorted(forms.keys() - values.keys())
-        unknown = sorted(values.keys() - forms.keys())
+    specs = {layout.spec.path: layout.spec for layout in layouts}
+    if values.keys() != specs.keys():
+        missing = sorted(specs.keys() - values.keys())
+        unknown = sorted(values.keys() - specs.keys())
         raise OptionError(
             "The rows are not those of all arrays of the store. Missing: "
             f"{missing}. Unknown: {unknown}."
         )
-    arrays = {name: np.asarray(values[name]) for name in forms}
+    arrays = {name: np.asarray(values[name]) for name in specs}
     for name, array in arrays.items():
-        shape, dtype = forms[name]
+        shape, dtype = specs[name].shape, specs[name].numpy_dtype
         # A number has no rows, but the same `shape[1:]` as rows of one number each.
         if array.shape[1:] != shape or array.dtype != dtype or not array.ndim:
             raise OptionError(
@@ -57,12 +55,14 @@ class Block:
 
     Args:
         first: The number of its first row in the store.
+        layouts: Those of the arrays.
         values: By array, memory for all rows of a block; empty once a full block was
             committed.
         filled: How many rows it has so far.
     """
 
     first: int
+    layouts: Sequence[ArrayLayout]
     values: dict[str, NDArray[Any]]
     filled: int = 0
 
@@ -76,14 +76,11 @@ class Block:
             )
             for layout in layouts
         }
-        return cls(first, values)
+        return cls(first, layouts, values)
 
     def append(self, rows: Mapping[str, NDArray[Any]]) -> None:
         """Copies rows to the end; raises OptionError if they don't fit."""
-        forms = {
-            name: (part.shape[1:], part.dtype) for name, part in self.values.items()
-        }
-        count, checked = check_rows(rows, forms)
+        count, checked = check_rows(rows, self.layouts)
         self.append_checked(checked, count)
 
     def append_checked(self, rows: Mapping[str, NDArray[Any]], count: int) -> None:
@@ -94,11 +91,17 @@ class Block:
         # Last, so that an interrupt leaves complete rows only.
         self.filled += count
 
-    def pad_last_chunk(self, layouts: Sequence[ArrayLayout]) -> None:
-        """Fills up the last chunk with zeros: it is written completely."""
-        for layout in layouts:
+    def shards(self) -> dict[str, ShardEncoder]:
+        """Returns its shards, by the names of their files."""
+        shards = {}
+        for layout in self.layouts:
+            rows = self.values[layout.spec.path]
+            # The last chunk is written completely.
             end = -(-self.filled // layout.chunk_rows) * layout.chunk_rows
-            self.values[layout.spec.path][self.filled : end] = 0
+            rows[self.filled : end] = 0
+            file = layout.shard_file(self.first // layout.block_rows)
+            shards[file] = ShardEncoder(rows, self.filled, layout)
+        return shards
 
     @property
     def end(self) -> int:
@@ -129,8 +132,6 @@ class BlockWriter:
         self._pending: deque[Future[None]] = deque()
         self._free: deque[dict[str, NDArray[Any]]] = deque()
         self._observer = observer
-        # A second thread: the first one waits for the disk much of the time.
-        self._observing = ThreadPoolExecutor(1, "layertap-observe")
         self._observed = 0
         self._failure: StoreError | None = None
         self._failure_raised = False
@@ -138,47 +139,50 @@ class BlockWriter:
     def new_block(self, first: int) -> Block:
         """Returns a block without rows, which begins at a row of the store."""
         if self._free:
-            return Block(first, self._free.popleft())
+            return Block(first, self._layouts, self._free.popleft())
         return Block.empty(first, self._layouts)
 
     def submit(self, block: Block) -> None:
         """Starts to write a block, to be committed after all earlier ones."""
-        if block.filled < self._block_rows:
-            block.pad_last_chunk(self._layouts)
-        self._pending.append(self._thread.submit(self._commit, block, block.filled))
+        self._begin(self._commit, block)
 
-    def _commit(self, block: Block, filled: int) -> None:
+    def observe(self, block: Block) -> None:
+        """Has the last block observed, which is not full."""
+        self._begin(self._observe, block)
+        self.wait()
+
+    def _begin(self, work: Callable[[Block], None], block: Block) -> None:
+        """Begins work in the background; the next call raises the first error."""
+
+        def run() -> None:
+            try:
+                work(block)
+            except Exception as error:
+                if self._failure is None:
+                    storage = self._location.storage
+                    self._failure = write_error(error, storage, self.committed)
+
+        self._pending.append(self._thread.submit(run))
+
+    def _commit(self, block: Block) -> None:
         """Writes a block, and has it observed at the same time if it is full."""
         if self._failure is not None or not block.values:
             # After an interrupt, a block may be submitted again.
             return
-        observing: list[Future[None]] = []
-        try:
-            if filled == self._block_rows and self._observer is not None:
-                observing.append(self._observing.submit(self._observe, block))
-            try:
-                self._write(block, filled)
-            finally:
-                # The observer reads the memory of the block.
-                wait(observing)
-            for observed in observing:
-                observed.result()
-            if filled == self._block_rows:
-                values, block.values = block.values, {}
-                self._free.append(values)
-        except Exception as error:
-            self._fail(error)
+        full = block.filled == self._block_rows
+        # In a second thread: this one waits for the disk much of the time.
+        with ThreadPoolExecutor(1, "layertap-observe") as second:
+            observed = second.submit(self._observe, block) if full else None
+            self._write(block)
+        if observed is not None:
+            observed.result()
+            values, block.values = block.values, {}
+            self._free.append(values)
 
-    def _write(self, block: Block, filled: int) -> None:
+    def _write(self, block: Block) -> None:
         """Writes the shards of a block, then commits its rows."""
-        number = block.first // self._block_rows
-        rows = block.first + filled
-        shards = {
-            layout.shard_file(number): ShardEncoder(
-                block.values[layout.spec.path], filled, layout
-            )
-            for layout in self._layouts
-        }
+        number, rows = block.first // self._block_rows, block.end
+        shards = block.shards()
         self._location.storage.replace(shards)
         if self._failure is not None:
             return
@@ -191,28 +195,11 @@ class BlockWriter:
         self.committed = max(self.committed, rows)
         self.bytes_written += sum(shard.size for shard in shards.values())
 
-    def observe(self, block: Block) -> None:
-        """Has the last block observed, which is not full."""
-        self._pending.append(self._thread.submit(self._observe_last, block))
-        self.wait()
-
-    def _observe_last(self, block: Block) -> None:
-        try:
-            self._observe(block)
-        except Exception as error:
-            self._fail(error)
-
     def _observe(self, block: Block) -> None:
         if self._observer is not None and self._observed < block.end:
             rows = {name: part[: block.filled] for name, part in block.values.items()}
             self._observer(block.first, rows)
             self._observed = block.end
-
-    def _fail(self, error: Exception) -> None:
-        """Stores the first error, for the next call of another thread to raise."""
-        if self._failure is None:
-            storage = self._location.storage
-            self._failure = write_error(error, storage, self.committed)
 
     def wait(self, most: int = 0) -> None:
         """Waits until at most so many blocks are pending; raises a failure."""
@@ -238,20 +225,16 @@ class BlockWriter:
         self._failure_raised = True
 
         def end() -> None:
-            self._wait_for_all()
+            wait(list(self._pending))
             then()
 
         Thread(target=end, name="layertap-end").start()
 
     def close(self) -> None:
         """Waits for all blocks; raises a failure that no call has raised."""
-        self._wait_for_all()
-        self._thread.shutdown(wait=False)
-        self._observing.shutdown(wait=False)
-        if not self._failure_raised:
-            self.check()
-
-    def _wait_for_all(self) -> None:
         # Not by joining the thread: once a join was interrupted, Python 3.11 takes the
         # thread for ended.
         wait(list(self._pending))
+        self._thread.shutdown(wait=False)
+        if not self._failure_raised:
+            self.check()

@@ -6,7 +6,7 @@ count once all blocks exist; after an earlier `close`, those up to a missing blo
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any, Self
@@ -14,17 +14,14 @@ from typing import Any, Self
 from layertap.errors import OptionError, StoreCorruptError, StoreError
 from layertap.store.format.layout import RECORDS, ArrayLayout, ArraySpec
 from layertap.store.format.root import Root
-from layertap.store.format.sizing import DEFAULT_MEMORY
 from layertap.store.location.base import Location
 from layertap.store.reading.array import LazyArray
 from layertap.store.reading.local_shards import shard_cache
 from layertap.store.storage.errors import write_error
 from layertap.store.storage.lock import this_process
-from layertap.store.writing.base import BaseWriter, create_store, reopen_store
+from layertap.store.writing.base import Attributes, BaseWriter, create_store, lock_store
 from layertap.store.writing.block_records import BlockRecords, record_file
-from layertap.store.writing.block_worker import Claim, rows_of_block
-
-_NOTHING: Mapping[str, Any] = {}
+from layertap.store.writing.block_worker import Claim
 
 
 class SharedWriter(BaseWriter):
@@ -39,7 +36,9 @@ class SharedWriter(BaseWriter):
     ) -> None:
         super().__init__(location, root)
         self.rows = rows
-        self.block_rows = layouts[0].block_rows
+        # With all rows that the store will have.
+        self._planned = replace(layouts[0], rows=rows)
+        self.block_rows = self._planned.block_rows
         self._layouts = list(layouts)
         self._records = BlockRecords(self._storage, self._layouts, root.store)
         self._records.make_folder()
@@ -52,22 +51,16 @@ class SharedWriter(BaseWriter):
         attributes: Mapping[str, Any],
         *,
         rows: int,
-        most_rows: int | None = None,
-        compression: str | None = None,
-        memory: int = DEFAULT_MEMORY,
+        **sizes: Any,
     ) -> Self:
-        """Makes a store for so many rows, at most `most_rows` of them in a block.
-
-        `memory` limits the bytes of rows that a worker has in memory, three blocks.
-        """
-        sizes = {"compression": compression, "memory": memory, "most_rows": most_rows}
+        """Makes a store for so many rows; for `sizes`, see `lay_out`."""
         with create_store(path, arrays, attributes, **sizes) as store:
             return cls(*store, rows)
 
     @classmethod
     def resume(cls, path: str | os.PathLike[str], *, rows: int) -> Self:
         """Locks a store that is not complete, and will have so many rows."""
-        with reopen_store(path) as (location, root, layouts):
+        with lock_store(path) as (location, root, layouts):
             most = max(layout.rows for layout in layouts)
             if most > rows:
                 raise OptionError(
@@ -86,7 +79,7 @@ class SharedWriter(BaseWriter):
     @property
     def blocks(self) -> int:
         """The number of blocks of all rows."""
-        return -(-self.rows // self.block_rows)
+        return self._planned.blocks
 
     def array(self, name: str) -> LazyArray:
         """Returns an array with the rows of all blocks, also of missing ones."""
@@ -110,7 +103,7 @@ class SharedWriter(BaseWriter):
 
     def rows_of(self, block: int) -> range:
         """Returns the rows of a block, as numbered in the store."""
-        return rows_of_block(block, self.block_rows, self.rows)
+        return self._planned.row_range(block)
 
     def notes(self) -> Iterator[tuple[int, Any]]:
         """Yields for each block its first row and the notes of its worker.
@@ -132,9 +125,7 @@ class SharedWriter(BaseWriter):
     def _committed(self) -> int:
         return min(layout.rows for layout in self._layouts)
 
-    def finish(
-        self, attributes: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = _NOTHING
-    ) -> None:
+    def finish(self, attributes: Attributes = dict) -> None:
         """Commits all rows, adds attributes to the store, and marks it as complete."""
         missing = self.missing()
         if missing:
@@ -142,8 +133,6 @@ class SharedWriter(BaseWriter):
                 f"{self.path} is not complete: blocks {missing[:5]} of {self.blocks} "
                 "are missing. Do the same again."
             )
-        if callable(attributes):
-            attributes = attributes()
         root = self._completed(attributes, self.rows)
         try:
             layouts = self._records.extend(self._layouts)
@@ -158,13 +147,11 @@ class SharedWriter(BaseWriter):
             raise write_error(error, self.path, self._committed) from error
         self._root = root
 
-    def close(self) -> None:
-        """Releases the store; rows count up to the first missing block."""
-        if not self._stop():
-            return
+    def _end(self) -> None:
+        """Commits rows up to the first missing block, and releases the store."""
         if not self._root.complete:
             # If this fails, the next writer commits the rows.
             with suppress(OSError):
                 layouts = self._records.extend(self._layouts)
                 self._location.commit(self._layouts, layouts)
-        self._release()
+        super()._end()

@@ -1,25 +1,26 @@
 """Writes a store: block by block, in the background, committed in order."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 from numpy.typing import NDArray
 
 from layertap.errors import StoreError
+from layertap.store.format import digests
 from layertap.store.format.layout import RECORDS, ArrayLayout, ArraySpec
 from layertap.store.format.root import Root
 from layertap.store.format.sizing import BLOCKS_IN_MEMORY, DEFAULT_MEMORY
 from layertap.store.location.base import Location
+from layertap.store.reading.array import open_shards
+from layertap.store.reading.local_shards import shard_cache
+from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import write_error
 from layertap.store.storage.lock import this_process
-from layertap.store.writing.base import BaseWriter, create_store, draft, reopen_store
+from layertap.store.writing.base import Attributes, BaseWriter, create_store, lock_store
 from layertap.store.writing.block_records import BlockRecords
 from layertap.store.writing.blocks import Block, BlockWriter, Observer, check_rows
-from layertap.store.writing.resume import read_last_block
-
-_NOTHING: Mapping[str, Any] = {}
 
 
 class Writer(BaseWriter):
@@ -41,11 +42,10 @@ class Writer(BaseWriter):
         block: Block | None = None,
     ) -> None:
         super().__init__(location, root)
-        specs = [layout.spec for layout in layouts]
-        self._forms = {spec.path: (spec.shape, spec.numpy_dtype) for spec in specs}
         self._blocks = BlockWriter(location, layouts, observer)
         self._block_rows = layouts[0].block_rows
-        block_bytes = self._block_rows * sum(spec.row_bytes for spec in specs)
+        row_bytes = sum(layout.spec.row_bytes for layout in layouts)
+        block_bytes = self._block_rows * row_bytes
         self._in_flight = max(min(memory // block_bytes, BLOCKS_IN_MEMORY) - 1, 1)
         self._block = block or self._blocks.new_block(0)
         # Whether the block that is being filled was submitted, to be committed.
@@ -73,18 +73,6 @@ class Writer(BaseWriter):
         with create_store(path, arrays, attributes, **sizes) as store:
             return cls(*store, memory, observer)
 
-    @staticmethod
-    def check(
-        arrays: Sequence[ArraySpec],
-        attributes: Mapping[str, Any],
-        *,
-        compression: str | None = None,
-        memory: int = DEFAULT_MEMORY,
-    ) -> None:
-        """Raises the OptionError that `create` would raise."""
-        root, _ = draft(arrays, attributes, compression=compression, memory=memory)
-        root.contents()
-
     @classmethod
     def resume(
         cls,
@@ -98,13 +86,13 @@ class Writer(BaseWriter):
         It deletes what an interrupted writer left after them. The observer gets the
         blocks that were not committed completely.
         """
-        with reopen_store(path) as (location, root, committed):
+        with lock_store(path) as (location, root, committed):
             storage = location.storage
             layouts = BlockRecords(storage, committed, root.store).extend(committed)
             rows = min(layout.rows for layout in layouts)
             number = rows // layouts[0].block_rows
             block = Block.empty(number * layouts[0].block_rows, layouts)
-            even = [read_last_block(storage, layout, block, rows) for layout in layouts]
+            even = [_read_rows(storage, layout, block, rows) for layout in layouts]
             root = replace(root, writer=this_process())
             location.write_root(root)
             layouts = location.trim(committed, even)
@@ -137,7 +125,7 @@ class Writer(BaseWriter):
             # A commit was interrupted: the block is still being read.
             self._blocks.wait()
             self._being_written = False
-        rows, checked = check_rows(values, self._forms)
+        rows, checked = check_rows(values, self._block.layouts)
         start = 0
         while start < rows:
             if self._block.filled == self._block_rows:
@@ -161,9 +149,7 @@ class Writer(BaseWriter):
             self._blocks.wait()
         self._being_written = False
 
-    def finish(
-        self, attributes: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = _NOTHING
-    ) -> None:
+    def finish(self, attributes: Attributes = dict) -> None:
         """Commits all rows, adds attributes to the store, and marks it as complete.
 
         A function for the attributes is called once the observer got all rows.
@@ -174,8 +160,6 @@ class Writer(BaseWriter):
         self.commit()
         if 0 < self._block.filled < self._block_rows:
             self._blocks.observe(self._block)
-        if callable(attributes):
-            attributes = attributes()
         before, self._root = self._root, self._completed(attributes, self.rows)
         try:
             self._location.write_root(self._root)
@@ -183,23 +167,18 @@ class Writer(BaseWriter):
             self._root = before
             raise write_error(error, self.path, self.committed) from error
 
-    def close(self) -> None:
-        """Waits for blocks that are being written, and releases the store.
-
-        Raises the failure of a block that no call has raised.
-        """
-        if not self._stop():
-            return
+    def _end(self) -> None:
+        """Waits for blocks that are being written, and releases the store."""
         try:
             self._blocks.close()
         except StoreError:
-            self._release()
+            super()._end()
             raise
         except BaseException:
             # Ctrl-C: no other writer may come before the last file is written.
             self._blocks.abandon(self._location.release)
             raise
-        self._release()
+        super()._end()
 
     def _submit_full_block(self) -> None:
         self._blocks.wait(self._in_flight - 1)
@@ -220,3 +199,19 @@ class Writer(BaseWriter):
                 f"The writer of {self.path} is {state}. No rows can be added."
             )
         self._blocks.check()
+
+
+def _read_rows(
+    storage: Storage, layout: ArrayLayout, block: Block, rows: int
+) -> ArrayLayout:
+    """Reads the rows of a block up to `rows`; returns the layout with no more rows."""
+    number = block.first // layout.block_rows
+    if rows == block.first:
+        return layout.committed(number, rows, "")
+    shards = open_shards(storage, layout, shard_cache(1))
+    values = shards.read(range(block.first, rows))
+    digest = digests.digest_rows(values)
+    if layout.rows == rows and digest != layout.digest(number):
+        raise shards.damaged(number, digests.WRONG_ROWS)
+    block.values[layout.spec.path][: len(values)] = values
+    return layout.committed(number, rows, digest)
