@@ -258,7 +258,7 @@ def uses(saved):
         "repr": lambda: (repr(saved), saved._repr_html_(), repr(list(saved.items()))),
         "plan": lambda: (str(saved.plan), saved.plan._repr_html_(), repr(saved.plan)),
         "to_json": lambda: json.dumps(saved.to_json()),
-        "members": lambda: (saved.reader.members(), saved.bytes_on_disk),
+        "sizes": lambda: (saved.reader.sizes(), saved.bytes_on_disk),
         "groups": saved.reader.check_groups,
         "ids": lambda: saved.ids,
         "labels": lambda: each(saved.labels, operator.itemgetter(slice(None, 3))),

@@ -1,9 +1,8 @@
 """Progress of a save or a measurement: a bar on the terminal, or a function."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich import progress
 from rich.console import Console
@@ -11,14 +10,8 @@ from rich.text import Text
 
 from layertap.core import tables
 
-
-class OnProgress(Protocol):
-    """Receives how many rows are done, and how many bytes were written."""
-
-    def __call__(self, rows: int, written: int) -> None:
-        """Reports."""
-
-
+# Receives how many rows are done, and how many bytes were written.
+OnProgress = Callable[[int, int], None]
 Show = bool | OnProgress
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
+from rich import box, filesize
 from rich.console import Console
 from rich.table import Table
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME
@@ -65,13 +65,7 @@ def html(renderable: Any) -> str:
 
 def size(count: float | None) -> str:
     """Formats a number of bytes: `40.7 MB`, or `?` for None."""
-    if count is None:
-        return "?"
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"
+    return "?" if count is None else filesize.decimal(int(count))
 
 
 def shape(sizes: Sequence[int | None]) -> str:

@@ -45,7 +45,7 @@ class Saved(SavedRows):
 
         None for a compressed store in an object store, which does not report them.
         """
-        sizes = [member.bytes_on_disk for member in self.reader.members()]
+        sizes = [size.bytes for size in self.reader.sizes().values()]
         known = [size for size in sizes if size is not None]
         return sum(known) if len(known) == len(sizes) else None
 

@@ -281,17 +281,19 @@ def test_unknown_array(ramp):
         Reader(ramp[0]).array("a/c")
 
 
-def test_members(tmp_path):
+def test_properties_that_need_no_values(tmp_path):
     values = {"a/0": values_of((9, 3), "int8"), "b": values_of((9,), "int64")}
     write(tmp_path / "v", values, compression="zstd", memory=3 * 4 * 11)
-    first, second = Reader(tmp_path / "v").members()
+    reader = Reader(tmp_path / "v")
+    first, second = map(reader.array, reader.paths)
     assert (first.path, first.shape, first.dtype) == ("a/0", (9, 3), "int8")
     assert (second.path, second.shape, second.dtype) == ("b", (9,), "int64")
     assert first.compression == "zstd"
     assert first.chunk_rows == 4
-    assert first.files == 4  # three shards and zarr.json
+    size = reader.sizes()["a/0"]
+    assert size.files == 4  # three shards and zarr.json
     on_disk = sum(file.stat().st_size for file in (tmp_path / "v/a/0").iterdir())
-    assert first.bytes_on_disk == on_disk
+    assert size.bytes == on_disk
 
 
 def test_only_the_requested_chunks_are_read(ramp, tmp_path):

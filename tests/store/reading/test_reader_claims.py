@@ -34,7 +34,7 @@ def check():
 
 for name, action in {
     "open": array,
-    "members": lambda: Reader(sys.argv[1]).members(),
+    "sizes": lambda: Reader(sys.argv[1]).sizes(),
     "no rows": lambda: array()[:0],
     "first row": lambda: array()[:1],
     "all rows": lambda: array()[:],

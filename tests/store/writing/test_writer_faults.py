@@ -119,7 +119,7 @@ def test_no_file_can_be_opened_to_read_from(tmp_path):
         for action in (
             lambda: Reader(reader.path),
             lambda: reader.array("a/0")[:],
-            reader.members,
+            reader.sizes,
             reader.check_groups,
         ):
             with pytest.raises(StoreError, match="Too many open files") as caught:

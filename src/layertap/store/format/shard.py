@@ -73,11 +73,8 @@ class Shard:
             if self._in_place
             else np.empty(layout.chunks * self._chunk, np.uint8)
         )
-
-    @property
-    def in_memory(self) -> int:
-        """The bytes of it in memory, without the map of the file."""
-        return 0 if self._in_place else len(self._bytes)
+        # The bytes of it in memory, without the map of the file.
+        self.in_memory = 0 if self._in_place else len(self._bytes)
 
     def _read_index(self, chunks: int) -> NDArray[np.uint64]:
         size = 16 * chunks
@@ -172,31 +169,22 @@ class Shard:
     def copy(self, first: int, rows: NDArray[Any]) -> None:
         """Copies consecutive checked rows, from a first row on, into an array."""
         target = rows.reshape(len(rows), -1).view(np.uint8)
+        stride = self._chunk + self._gap
         done = 0
         while done < len(rows):
             chunk, row = divmod(first + done, self._chunk_rows)
-            rest = len(rows) - done
-            chunks = rest // self._chunk_rows if not row else 0
-            stride = self._chunk + self._gap
-            if chunks:
-                count = chunks * self._chunk_rows
-                source = self._view(chunk * stride, (chunks, self._chunk), stride)
-            else:
-                count = min(rest, self._chunk_rows - row)
-                start = chunk * stride + row * self._row
-                source = self._view(start, (1, count * self._row), stride)
-            target[done : done + count].reshape(source.shape)[...] = source
+            # Complete chunks at once, or a part of one.
+            chunks = 1 if row else max((len(rows) - done) // self._chunk_rows, 1)
+            count = min(chunks * self._chunk_rows - row, len(rows) - done)
+            shape = (chunks, count // chunks * self._row)
+            start = chunk * stride + row * self._row
+            source = np.ndarray(shape, np.uint8, self._bytes, start, (stride, 1))
+            target[done : done + count].reshape(shape)[...] = source
             done += count
-
-    def _view(self, start: int, shape: tuple[int, int], stride: int) -> Bytes:
-        return np.ndarray(shape, np.uint8, self._bytes, start, (stride, 1))
 
     def take(self, rows: NDArray[np.intp]) -> NDArray[np.void]:
         """Returns checked rows in any order, each as one element."""
         # An element for every byte at which a row might begin.
         size = len(self._bytes) - self._row + 1
         begins = np.ndarray((size,), f"V{self._row}", self._bytes, 0, (1,))
-        taken: NDArray[np.void] = begins[
-            rows * self._row + rows // self._chunk_rows * self._gap
-        ]
-        return taken
+        return begins[rows * self._row + rows // self._chunk_rows * self._gap]

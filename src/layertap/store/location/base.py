@@ -25,7 +25,10 @@ _RECORD = re.compile(r"\d+\.\d+(\.[0-9a-f]{8}(\.new){1,2})?")
 
 
 class ArraySize(NamedTuple):
-    """How many files an array has, and their bytes if these are known."""
+    """How many files an array has, and their bytes if these are known.
+
+    They are not for a compressed array in a bucket: its objects would have to be read.
+    """
 
     files: int
     bytes: int | None
@@ -178,15 +181,12 @@ def _is_shard(file: str) -> bool:
 
 def array_size(storage: Storage, layout: ArrayLayout) -> ArraySize:
     """Returns how many files an array has, and how large they are together."""
-    sizes = storage.sizes(layout.spec.path).values()
-    known = [size for size in sizes if size is not None]
-    if len(known) == len(sizes):
-        return ArraySize(len(sizes), sum(known))
-    if layout.compression is not None:
-        return ArraySize(len(sizes), None)
-    blocks = map(layout.row_range, range(layout.blocks))
-    shards = sum(layout.shard_sizes(len(rows))[0] for rows in blocks)
-    return ArraySize(len(sizes), shards + len(to_json(layout.metadata())))
+    files, size = storage.size(layout.spec.path)
+    if size is None and layout.compression is None:
+        blocks = map(layout.row_range, range(layout.blocks))
+        size = sum(layout.shard_sizes(len(rows))[0] for rows in blocks)
+        size += len(to_json(layout.metadata()))
+    return ArraySize(files, size)
 
 
 def new_files(root: Root, layouts: Iterable[ArrayLayout]) -> dict[str, list[bytes]]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,15 @@ class LazyArray:
 
     It is indexed like a NumPy array, by integers, slices and `...`; the rows also by
     one array of integers or booleans. The result is a NumPy array.
+    `shape`, `dtype`, `ndim`, `size` and `nbytes` are those of NumPy.
+
+    Attributes:
+        path: Its path in the store, such as `"fusion/in/0"`.
+        attributes: Its attributes in the store.
+        row_bytes: The bytes of one row in memory.
+        compression: `"zstd"`, or None.
+        chunk_rows: The number of rows that are read together, at least.
+        block_rows: The number of rows in one file.
     """
 
     def __init__(
@@ -33,48 +41,17 @@ class LazyArray:
         self._layout = layout
         self._storage = storage
         self._shards = open_shards(storage, layout, cache)
+        self.path: str = layout.spec.path
+        self.attributes: dict[str, Any] = layout.attributes
         self.shape: tuple[int, ...] = (rows, *layout.spec.shape)
         self.dtype = layout.spec.numpy_dtype
-
-    @property
-    def path(self) -> str:
-        """Its path in the store, such as `"fusion/in/0"`."""
-        return self._layout.spec.path
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """Its attributes in the store."""
-        return self._layout.attributes
-
-    @property
-    def ndim(self) -> int:
-        """The number of its axes, with that of the rows."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """The number of its elements."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of all its rows in memory."""
-        return self.size * self.dtype.itemsize
-
-    @property
-    def row_bytes(self) -> int:
-        """The bytes of one row in memory."""
-        return self._layout.spec.row_bytes
-
-    @property
-    def chunk_rows(self) -> int:
-        """The number of rows that are read together, at least."""
-        return self._layout.chunk_rows
-
-    @property
-    def block_rows(self) -> int:
-        """The number of rows in one file."""
-        return self._layout.block_rows
+        self.ndim: int = len(self.shape)
+        self.size: int = math.prod(self.shape)
+        self.nbytes: int = self.size * self.dtype.itemsize
+        self.row_bytes: int = layout.spec.row_bytes
+        self.compression: str | None = layout.compression
+        self.chunk_rows: int = layout.chunk_rows
+        self.block_rows: int = layout.block_rows
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -97,9 +74,7 @@ class LazyArray:
         if isinstance(index, slice) and index.step is None:
             return self._shards.read(range(*index.indices(len(self))))
         selection = parse_index(index, self.shape)
-        values = self._shards.read(selection.rows, selection.inner)
-        part: NDArray[Any] = values[selection.arrange]
-        return part
+        return self._shards.read(selection.rows, selection.inner)[selection.arrange]
 
     def ahead(self, rows: range) -> None:
         """Reads and checks rows that will be needed soon.
@@ -144,17 +119,9 @@ class LazyArray:
         return f"<layertap.LazyArray {self.path} {self.shape} {self.dtype}>"
 
 
-@singledispatch
 def open_shards(storage: Storage, layout: ArrayLayout, cache: ShardCache) -> Shards:
     """Returns the shards of an array: files, or objects of a bucket."""
-    raise NotImplementedError
-
-
-@open_shards.register
-def _(storage: LocalStorage, layout: ArrayLayout, cache: ShardCache) -> Shards:
+    if isinstance(storage, ObjectStorage):
+        return ObjectShards(storage, layout)
+    assert isinstance(storage, LocalStorage)
     return LocalShards(storage, layout, cache)
-
-
-@open_shards.register
-def _(storage: ObjectStorage, layout: ArrayLayout, _: ShardCache) -> Shards:
-    return ObjectShards(storage, layout)

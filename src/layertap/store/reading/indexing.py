@@ -1,6 +1,5 @@
 """Indexes as NumPy has them: what to read of each axis, and how to arrange that."""
 
-import operator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,16 +53,16 @@ def _parse_axis(part: Any, size: int, axis: int) -> tuple[range, Any]:
     try:
         if isinstance(part, bool | np.bool_):
             raise TypeError
-        position = operator.index(part)
+        position = range(size)[part]
     except TypeError:
         raise IndexError(
             f"The index of axis {axis} is not supported. Expected integers, slices and "
             "`...`, or for the rows one array of integers or booleans. Received "
             f"{part!r}."
         ) from None
-    if not -size <= position < size:
-        raise IndexError(f"{position} is outside of axis {axis}, which has {size}.")
-    position %= size
+    except IndexError:
+        problem = f"{part} is outside of axis {axis}, which has {size}."
+        raise IndexError(problem) from None
     return range(position, position + 1), 0
 
 

@@ -213,8 +213,7 @@ def _blocks(rows: Rows, block_rows: int) -> Sequence[int]:
         return range(rows[0] // block_rows, rows[-1] // block_rows + 1)
     if isinstance(rows, range):
         return [row // block_rows for row in rows]
-    blocks: list[int] = np.unique(rows // block_rows).tolist()
-    return blocks
+    return np.unique(rows // block_rows).tolist()
 
 
 def _spans(rows: range, block_rows: int) -> Iterator[tuple[int, int, int]]:

@@ -93,11 +93,11 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def sizes(self, folder: str) -> dict[str, int | None]:
-        """Returns the bytes of the files in a folder, or None for unknown sizes.
+    def size(self, folder: str) -> tuple[int, int | None]:
+        """Returns the number of files in a folder, and their bytes, None if unknown.
 
         Args:
-            folder: The name of the folder. The names of its files are relative to it.
+            folder: The name of the folder.
 
         Raises:
             StoreError: If it can't be listed.

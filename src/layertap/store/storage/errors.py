@@ -28,8 +28,7 @@ class TakenError(StoreError):
 
 def write_error(error: Exception, path: object, rows: int) -> StoreError:
     """Returns the error of a store that can't be written, `rows` of it committed."""
-    code = error_number(error)
-    reason = os.strerror(code) if code else str(error).removesuffix(".")
+    reason, advice = _explain(error)
     if isinstance(error, OSError) and error.filename:
         reason += f": {os.fspath(error.filename)}"
     safe = f"Its {rows:,} rows so far are safe. " if rows else ""
@@ -39,16 +38,15 @@ def write_error(error: Exception, path: object, rows: int) -> StoreError:
             "one has ended, then repeat the call."
         )
     return StoreError(
-        f"{path} could not be written: {reason}. {safe}"
-        f"{_ADVICE.get(code, 'Fix the cause')}, then do the same again."
+        f"{path} could not be written: {reason}. {safe}{advice}, then do the same "
+        "again."
     )
 
 
 def unreadable(file: object, error: OSError) -> StoreError:
     """Returns the error of a file that the operating system does not let be read."""
-    code = error_number(error)
-    reason = os.strerror(code) if code else str(error)
-    advice = _ADVICE.get(code, "Fix the cause").replace("may write", "may read")
+    reason, advice = _explain(error)
+    advice = advice.replace("may write", "may read")
     return StoreError(f"{file} can't be read: {reason}. {advice}.")
 
 
@@ -59,6 +57,8 @@ def damaged(file: object, problem: str) -> StoreCorruptError:
     )
 
 
-def error_number(error: Exception) -> int:
-    """Returns the operating system's number of an error, or 0."""
-    return error.errno or 0 if isinstance(error, OSError) else 0
+def _explain(error: Exception) -> tuple[str, str]:
+    """Returns the reason of an error, and advice."""
+    code = error.errno or 0 if isinstance(error, OSError) else 0
+    reason = os.strerror(code) if code else str(error).removesuffix(".")
+    return reason, _ADVICE.get(code, "Fix the cause")

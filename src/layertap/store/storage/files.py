@@ -73,13 +73,13 @@ class LocalStorage(Storage):
                 return
             raise unreadable(top, error) from error
 
-    def sizes(self, folder: str) -> dict[str, int | None]:
+    def size(self, folder: str) -> tuple[int, int | None]:
         """See `Storage`."""
         top = self.folder / folder
         try:
             # A file that is being written will have another name in a moment.
             files = [file for file in top.iterdir() if file.suffix != NEW]
-            return {file.name: file.stat().st_size for file in files}
+            return len(files), sum(file.stat().st_size for file in files)
         except OSError as error:
             raise unreadable(top, error) from error
 

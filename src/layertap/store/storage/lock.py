@@ -63,11 +63,14 @@ def lock_folder(path: Path, writer: WriterRecord | None = None) -> Lock:
     """Locks a folder; `writer` is the last one, if it did not close the store."""
     try:
         return _open_folder(path)
+    except BlockingIOError as error:
+        raise taken(path, writer) from error
     except OSError as error:
-        unsupported = error.errno in _NO_LOCKS
-        if not unsupported and not isinstance(error, BlockingIOError):
+        if error.errno not in _NO_LOCKS:
             raise
-        if not unsupported or _may_be_alive(writer, os.path.realpath(path)):
+        # A writer on another host may be alive.
+        elsewhere = writer is not None and writer["host"] != socket.gethostname()
+        if elsewhere or _is_alive(writer, os.path.realpath(path)):
             raise taken(path, writer) from error
     # Only the record of the writer protects this store.
     return _open_folder(path, lock=False)
@@ -98,21 +101,14 @@ def lock_url(url: str, writer: WriterRecord | None) -> Lock:
     A killed writer on another host can't be distinguished from one at work. It counts
     as killed: if it is at work, its next commit is refused.
     """
-    if writer is not None and _is_alive(writer, url):
+    if _is_alive(writer, url):
         raise taken(url, writer)
     return Lock(url)
 
 
-def _may_be_alive(writer: WriterRecord | None, path: str) -> bool:
-    """Returns whether a writer may be at work, on this host or another."""
-    if writer is None:
-        return False
-    return writer["host"] != socket.gethostname() or _is_alive(writer, path)
-
-
-def _is_alive(writer: WriterRecord, path: str) -> bool:
+def _is_alive(writer: WriterRecord | None, path: str) -> bool:
     """Returns whether a writer is a process on this host that has not ended."""
-    if writer["host"] != socket.gethostname():
+    if writer is None or writer["host"] != socket.gethostname():
         return False
     process = writer["process"]
     if process == os.getpid():

@@ -132,9 +132,9 @@ class ObjectStorage(Storage):
         except ValueError as error:
             raise self._error(name, "read", error) from error
 
-    def sizes(self, folder: str) -> dict[str, int | None]:
+    def size(self, folder: str) -> tuple[int, int | None]:
         """See `Storage`. To learn the size of an object, it would have to be read."""
-        return dict.fromkeys(self.names(folder))
+        return len(list(self.names(folder))), None
 
     def replace(self, contents: Contents) -> None:
         """See `Storage`."""

@@ -8,8 +8,7 @@ from typing import Any
 from layertap.core.optional import require
 from layertap.errors import OptionError, StoreError
 
-# By scheme, how TensorStore calls it.
-SCHEMES = {"s3": "s3", "gs": "gcs"}
+SCHEMES = ("s3", "gs")
 
 # How often a request is tried, and with which delays: for about a minute in all. By
 # default, TensorStore tries for a quarter of an hour.
@@ -53,11 +52,6 @@ def open_bucket(scheme: str, bucket: str) -> Any:
     return _open_spec(json.dumps(spec), hash(keys))
 
 
-def bucket_spec(scheme: str, bucket: str) -> dict[str, Any]:
-    """Returns the specification of a bucket for TensorStore, from the environment."""
-    return _s3(bucket) if scheme == "s3" else _gcs(bucket)
-
-
 @cache
 def _open_spec(spec: str, credentials: int) -> Any:
     parsed = json.loads(spec)
@@ -71,13 +65,12 @@ def _open_spec(spec: str, credentials: int) -> Any:
         ) from error
 
 
-def _gcs(bucket: str) -> dict[str, Any]:
-    retries = {"max_retries": _ATTEMPTS, **_DELAYS}
-    return {"driver": "gcs", "bucket": bucket, "gcs_request_retries": retries}
-
-
-def _s3(bucket: str) -> dict[str, Any]:
-    # TensorStore has no variables of its own; these are those of AWS' tools.
+def bucket_spec(scheme: str, bucket: str) -> dict[str, Any]:
+    """Returns the specification of a bucket for TensorStore, from the environment."""
+    if scheme == "gs":
+        retries = {"max_retries": _ATTEMPTS, **_DELAYS}
+        return {"driver": "gcs", "bucket": bucket, "gcs_request_retries": retries}
+    # TensorStore has no variables of its own for S3; these are those of AWS' tools.
     get = os.environ.get
     attempts = get("AWS_MAX_ATTEMPTS", str(_ATTEMPTS))
     if not attempts.isdecimal() or not int(attempts):

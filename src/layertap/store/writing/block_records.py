@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from layertap.errors import StoreCorruptError
 from layertap.store.format import digests, zarr_json
@@ -47,16 +47,6 @@ class Record:
         return zarr_json.to_json(zarr_json.seal(vars(self)))
 
 
-class BlockDigests(NamedTuple):
-    """The rows of a block and their digests, of one array after the other.
-
-    Only these of a record stay in memory: there may be very many.
-    """
-
-    rows: int
-    digests: str
-
-
 class BlockRecords:
     """The records of a store, in a folder of their own."""
 
@@ -66,7 +56,9 @@ class BlockRecords:
         self._storage = storage
         self._layouts = layouts
         self._store = store
-        self._cached: dict[int, BlockDigests] = {}
+        # Of each block the rows, and the digests of one array after the other. Only
+        # these of a record stay in memory: there may be very many.
+        self._cached: dict[int, tuple[int, str]] = {}
 
     def make_folder(self) -> None:
         """Makes the folder of the records, if there is none.
@@ -125,7 +117,7 @@ class BlockRecords:
     def cache(self, record: Record) -> None:
         """Caches the digests of a record, which is not read again by `extend`."""
         by_array = (record.digests[layout.spec.path] for layout in self._layouts)
-        self._cached[record.block] = BlockDigests(record.rows, "".join(by_array))
+        self._cached[record.block] = record.rows, "".join(by_array)
 
     def extend(self, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
         """Returns the arrays with the rows of the recorded blocks that follow."""
@@ -140,25 +132,17 @@ class BlockRecords:
         with closing(self.read_all(unknown)) as records:
             for record in records:
                 self.cache(record)
-        return _add_blocks(layouts, first, [self._cached[b] for b in following])
+        blocks = [self._cached[block] for block in following]
+        rows = first * block_rows + sum(rows for rows, _ in blocks)
+        longer = list(layouts)
+        for number, layout in enumerate(layouts):
+            if layout.rows < rows:
+                part = slice(number * digests.DIGITS, (number + 1) * digests.DIGITS)
+                added = "".join(of_all[part] for _, of_all in blocks)
+                longer[number] = layout.committed(first, rows, added)
+        return longer
 
 
 def record_file(block: int, rows: int) -> str:
     """Returns the name of a record; a last block with fewer rows has another one."""
     return f"{RECORDS}/{block}.{rows}"
-
-
-def _add_blocks(
-    layouts: Sequence[ArrayLayout], first: int, blocks: Sequence[BlockDigests]
-) -> list[ArrayLayout]:
-    """Returns the arrays with the rows of consecutive blocks, from a block on."""
-    rows = first * layouts[0].block_rows + sum(block.rows for block in blocks)
-    longer = []
-    for number, layout in enumerate(layouts):
-        if rows <= layout.rows:
-            longer.append(layout)
-            continue
-        part = slice(number * digests.DIGITS, (number + 1) * digests.DIGITS)
-        added = "".join(block.digests[part] for block in blocks)
-        longer.append(layout.committed(first, rows, added))
-    return longer
