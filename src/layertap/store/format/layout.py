@@ -195,6 +195,10 @@ COMPRESSORS = {
 _FILL_VALUES: dict[str, Any] = {"b": False, "i": 0, "u": 0, "c": [0.0, 0.0]}
 
 
+# Those of all arrays of a store.
+Layouts = Sequence[ArrayLayout]
+
+
 def check_paths(paths: Sequence[str]) -> None:
     """Raises OptionError if arrays can't be in one store, or lead out of it."""
     for path in paths:

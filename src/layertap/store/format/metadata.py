@@ -6,7 +6,7 @@ It may come from a stranger: any type and size is possible.
 from collections.abc import Iterable
 from typing import Any
 
-from layertap.errors import OptionError, StoreCorruptError
+from layertap.errors import OptionError
 from layertap.store.format import zarr_json
 from layertap.store.format.digests import DIGITS
 from layertap.store.format.layout import (
@@ -42,10 +42,10 @@ def read_layouts(storage: Storage, root: Root) -> list[ArrayLayout]:
     blocks = {layout.block_rows for layout in layouts}
     if len(blocks) != 1:
         received = " and ".join(map(str, sorted(blocks))) or "no arrays"
-        raise StoreCorruptError(
-            f"{storage} is damaged: its arrays do not agree. Expected one number of "
-            f"rows per block. Received {received}. Restore it from a copy, or save the "
-            "values again."
+        raise damaged(
+            storage,
+            "is damaged: its arrays do not agree. Expected one number of rows per "
+            f"block. Received {received}",
         )
     for layout in layouts:
         if root.rows not in (None, layout.rows):

@@ -2,12 +2,12 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from layertap.errors import StoreError
-from layertap.store.format.layout import RECORDS, ArrayLayout
+from layertap.store.format.layout import RECORDS, ArrayLayout, Layouts
 from layertap.store.format.metadata import group_paths
 from layertap.store.format.root import Root, read_root
 from layertap.store.format.zarr_json import METADATA_FILE, group_metadata, to_json
@@ -55,9 +55,7 @@ class Location(ABC):
         """Returns whether there is nothing yet, or only a part of a store."""
 
     @abstractmethod
-    def create(
-        self, root: Root, layouts: Sequence[ArrayLayout]
-    ) -> Sequence[ArrayLayout]:
+    def create(self, root: Root, layouts: Layouts) -> Layouts:
         """Makes a store without rows, completely or not at all, and locks it."""
 
     def lock(self) -> None:
@@ -86,29 +84,23 @@ class Location(ABC):
         """Replaces the metadata of the store."""
         self.storage.replace({METADATA_FILE: [root.contents()]})
 
-    def commit(
-        self, before: Sequence[ArrayLayout], after: Sequence[ArrayLayout]
-    ) -> None:
+    def commit(self, before: Layouts, after: Layouts) -> None:
         """Replaces the metadata of changed arrays: their rows count from now on."""
         pairs = zip(before, after, strict=True)
-        changed = (layout for earlier, layout in pairs if layout != earlier)
+        changed = [layout for earlier, layout in pairs if layout != earlier]
         self.storage.replace(_contents(changed))
 
-    def take_over(
-        self, before: Sequence[ArrayLayout], after: Sequence[ArrayLayout]
-    ) -> list[ArrayLayout]:
+    def take_over(self, before: Layouts, after: Layouts) -> Layouts:
         """Commits changed arrays, so that no earlier writer commits any more."""
         ours = self._marked(after)
         self.commit(before, ours)
         return ours
 
-    def _marked(self, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
+    def _marked(self, layouts: Layouts) -> Layouts:
         """Returns arrays with the mark of this writer, where nothing locks a store."""
-        return list(layouts)
+        return layouts
 
-    def trim(
-        self, before: Sequence[ArrayLayout], after: Sequence[ArrayLayout]
-    ) -> list[ArrayLayout]:
+    def trim(self, before: Layouts, after: Layouts) -> Layouts:
         """Takes over the arrays, and deletes what an interrupted writer left."""
         # First, no reader may count on the rows any more.
         ours = self.take_over(before, after)
@@ -189,7 +181,7 @@ def array_size(storage: Storage, layout: ArrayLayout) -> ArraySize:
     return ArraySize(files, size)
 
 
-def new_files(root: Root, layouts: Iterable[ArrayLayout]) -> dict[str, list[bytes]]:
+def new_files(root: Root, layouts: Layouts) -> dict[str, list[bytes]]:
     """Returns the files of a store without rows, by their names."""
     group = to_json(group_metadata({}))
     return {
@@ -199,5 +191,5 @@ def new_files(root: Root, layouts: Iterable[ArrayLayout]) -> dict[str, list[byte
     }
 
 
-def _contents(layouts: Iterable[ArrayLayout]) -> dict[str, list[bytes]]:
+def _contents(layouts: Layouts) -> dict[str, list[bytes]]:
     return {layout.metadata_file: [to_json(layout.metadata())] for layout in layouts}

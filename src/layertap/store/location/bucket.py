@@ -5,13 +5,13 @@ refused, since the object is not the one that it wrote last.
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from layertap.errors import StoreError
-from layertap.store.format.layout import ArrayLayout
+from layertap.store.format.layout import Layouts
 from layertap.store.format.root import Root, pending_root, pending_writer
 from layertap.store.format.zarr_json import METADATA_FILE
 from layertap.store.location.base import Location, new_files
@@ -39,9 +39,7 @@ class Bucket(Location):
             return self.storage.read_json(METADATA_FILE)
         return None
 
-    def create(
-        self, root: Root, layouts: Sequence[ArrayLayout]
-    ) -> Sequence[ArrayLayout]:
+    def create(self, root: Root, layouts: Layouts) -> Layouts:
         """See `Location`: whoever puts the root first makes the store."""
         ours = self._marked(layouts)
         files = new_files(root, ours)
@@ -79,7 +77,7 @@ class Bucket(Location):
             super().already_exists() if writer is None else taken(self.storage, writer)
         )
 
-    def _marked(self, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
+    def _marked(self, layouts: Layouts) -> Layouts:
         # With another mark, they are other objects, even if they say the same.
         mark = uuid.uuid4().hex[:8]
         return [replace(layout, writer=mark) for layout in layouts]

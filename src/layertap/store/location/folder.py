@@ -5,10 +5,9 @@ import glob
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 
-from layertap.store.format.layout import ArrayLayout
+from layertap.store.format.layout import Layouts
 from layertap.store.format.root import Root
 from layertap.store.format.zarr_json import METADATA_FILE
 from layertap.store.location.base import Location, new_files, not_deleted
@@ -34,9 +33,7 @@ class Folder(Location):
         except OSError as error:
             raise unreadable(folder, error) from error
 
-    def create(
-        self, root: Root, layouts: Sequence[ArrayLayout]
-    ) -> Sequence[ArrayLayout]:
+    def create(self, root: Root, layouts: Layouts) -> Layouts:
         """See `Location`: the store is made next to its place, then renamed."""
         files = new_files(root, layouts)
         target = Path(os.path.realpath(self.storage.folder))
@@ -68,9 +65,7 @@ class Folder(Location):
         self._lock = lock
         return layouts
 
-    def trim(
-        self, before: Sequence[ArrayLayout], after: Sequence[ArrayLayout]
-    ) -> list[ArrayLayout]:
+    def trim(self, before: Layouts, after: Layouts) -> Layouts:
         """See `Location`."""
         ours = super().trim(before, after)
         # zarr-python warns of files that it does not know.

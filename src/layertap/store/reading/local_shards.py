@@ -106,8 +106,6 @@ class LocalShards(Shards):
         try:
             yield
         except (MemoryError, ValueError) as error:
-            if isinstance(error, StoreError):
-                raise
             raise StoreError(
                 f"{self._folder}: an array of shape {shape} does not fit into memory. "
                 "Read fewer rows at a time."

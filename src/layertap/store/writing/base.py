@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from layertap.errors import StoreError
-from layertap.store.format.layout import ArrayLayout, ArraySpec
+from layertap.store.format.layout import ArraySpec, Layouts
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import Root, read_root
 from layertap.store.format.sizing import lay_out
@@ -21,7 +21,7 @@ from layertap.store.storage.lock import this_process
 # Attributes, or a function that returns them.
 Attributes = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 
-LockedStore = tuple[Location, Root, list[ArrayLayout]]
+LockedStore = tuple[Location, Root, Layouts]
 
 
 class BaseWriter:
@@ -32,6 +32,7 @@ class BaseWriter:
         self._location = location
         self._storage = location.storage
         self._root = root
+        self.store = root.store
         self._open = True
         self._process = os.getpid()
 
@@ -42,11 +43,6 @@ class BaseWriter:
         """Raises the OptionError that `create` would raise."""
         root, _ = draft(arrays, attributes, **sizes)
         root.contents()
-
-    @property
-    def store(self) -> str:
-        """The id of the store: a random text."""
-        return self._root.store
 
     def close(self) -> None:
         """Releases the store, and raises an error that no call has raised."""
@@ -88,7 +84,7 @@ class BaseWriter:
 
 def draft(
     arrays: Sequence[ArraySpec], attributes: Mapping[str, Any], **sizes: Any
-) -> tuple[Root, list[ArrayLayout]]:
+) -> tuple[Root, Layouts]:
     """Returns the metadata of a new store; for `sizes`, see `lay_out`."""
     store = uuid.uuid4().hex
     layouts = lay_out(arrays, store, **sizes)
@@ -111,7 +107,7 @@ def create_store(
     if location.exists():
         raise location.already_exists()
     with _releasing(location):
-        yield location, root, list(location.create(root, layouts))
+        yield location, root, location.create(root, layouts)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ leaves the metadata of the arrays alone: rows count once all rows before them ex
 
 import re
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from typing import Any
 
 from layertap.errors import StoreCorruptError
 from layertap.store.format import digests, zarr_json
-from layertap.store.format.layout import RECORDS, ArrayLayout, ArraySpec
+from layertap.store.format.layout import RECORDS, ArrayLayout, ArraySpec, Layouts
 from layertap.store.storage.base import Storage
 
 # How many records are requested at a time: there may be very many, and each answer
@@ -50,9 +50,7 @@ class Record:
 class BlockRecords:
     """The records of a store, in a folder of their own."""
 
-    def __init__(
-        self, storage: Storage, layouts: Sequence[ArrayLayout], store: str
-    ) -> None:
+    def __init__(self, storage: Storage, layouts: Layouts, store: str) -> None:
         self._storage = storage
         self._layouts = layouts
         self._store = store
@@ -119,7 +117,7 @@ class BlockRecords:
         by_array = (record.digests[layout.spec.path] for layout in self._layouts)
         self._cached[record.block] = record.rows, "".join(by_array)
 
-    def extend(self, layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
+    def extend(self, layouts: Layouts) -> Layouts:
         """Returns the arrays with the rows of the recorded blocks that follow."""
         recorded, block_rows = dict(self.blocks()), layouts[0].block_rows
         first = block = min(layout.rows for layout in layouts) // block_rows

@@ -1,7 +1,7 @@
 """Blocks of rows on their way to the disk: written in the background, in order."""
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Thread
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import OptionError, StoreError
-from layertap.store.format.layout import ArrayLayout
+from layertap.store.format.layout import Layouts
 from layertap.store.format.shard_encoder import ShardEncoder
 from layertap.store.location.base import Location
 from layertap.store.storage.errors import write_error
@@ -22,7 +22,7 @@ Observer = Callable[[int, Mapping[str, NDArray[Any]]], None]
 
 
 def check_rows(
-    values: Mapping[str, NDArray[Any]], layouts: Sequence[ArrayLayout]
+    values: Mapping[str, NDArray[Any]], layouts: Layouts
 ) -> tuple[int, dict[str, NDArray[Any]]]:
     """Returns the number of rows and the rows; raises OptionError if they misfit."""
     specs = {layout.spec.path: layout.spec for layout in layouts}
@@ -62,12 +62,12 @@ class Block:
     """
 
     first: int
-    layouts: Sequence[ArrayLayout]
+    layouts: Layouts
     values: dict[str, NDArray[Any]]
     filled: int = 0
 
     @classmethod
-    def empty(cls, first: int, layouts: Sequence[ArrayLayout]) -> Self:
+    def empty(cls, first: int, layouts: Layouts) -> Self:
         """Returns a block without rows."""
         # Not zeros: untouched pages need no memory.
         values = {
@@ -120,13 +120,13 @@ class BlockWriter:
     def __init__(
         self,
         location: Location,
-        layouts: Sequence[ArrayLayout],
+        layouts: Layouts,
         observer: Observer | None = None,
     ) -> None:
         self.committed = layouts[0].rows
         self.bytes_written = 0
         self._location = location
-        self._layouts = list(layouts)
+        self._layouts = layouts
         self._block_rows = layouts[0].block_rows
         self._thread = ThreadPoolExecutor(1, "layertap-store")
         self._pending: deque[Future[None]] = deque()

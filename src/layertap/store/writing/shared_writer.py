@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from layertap.errors import OptionError, StoreCorruptError, StoreError
-from layertap.store.format.layout import RECORDS, ArrayLayout, ArraySpec
+from layertap.store.format.layout import RECORDS, ArraySpec, Layouts
 from layertap.store.format.root import Root
 from layertap.store.location.base import Location
 from layertap.store.reading.array import LazyArray
@@ -31,7 +31,7 @@ class SharedWriter(BaseWriter):
         self,
         location: Location,
         root: Root,
-        layouts: Sequence[ArrayLayout],
+        layouts: Layouts,
         rows: int,
     ) -> None:
         super().__init__(location, root)
@@ -39,7 +39,7 @@ class SharedWriter(BaseWriter):
         # With all rows that the store will have.
         self._planned = replace(layouts[0], rows=rows)
         self.block_rows = self._planned.block_rows
-        self._layouts = list(layouts)
+        self._layouts = layouts
         self._records = BlockRecords(self._storage, self._layouts, root.store)
         self._records.make_folder()
 

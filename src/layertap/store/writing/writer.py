@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from layertap.errors import StoreError
 from layertap.store.format import digests
-from layertap.store.format.layout import RECORDS, ArrayLayout, ArraySpec
+from layertap.store.format.layout import RECORDS, ArrayLayout, ArraySpec, Layouts
 from layertap.store.format.root import Root
 from layertap.store.format.sizing import BLOCKS_IN_MEMORY, DEFAULT_MEMORY
 from layertap.store.location.base import Location
@@ -36,7 +36,7 @@ class Writer(BaseWriter):
         self,
         location: Location,
         root: Root,
-        layouts: Sequence[ArrayLayout],
+        layouts: Layouts,
         memory: int,
         observer: Observer | None,
         block: Block | None = None,
