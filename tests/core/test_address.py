@@ -1,8 +1,5 @@
 """Encoded names are unique and safe; nearly right names are suggested."""
 
-import copy
-import json
-import pickle
 import re
 import string
 from urllib.parse import unquote
@@ -95,7 +92,7 @@ paths = st.lists(st.one_of(names, tricky), min_size=1, max_size=4).map(
 @example("out/in", 3)
 def test_parse_inverts_branch(path, index):
     made = address.branch(path, index)
-    assert parts(made) == parts(address.parse(str(made))) == (path, "in", index)
+    assert address.parse(made) == (path, "in", index)
 
 
 @settings(derandomize=True)
@@ -105,21 +102,15 @@ def test_parse_inverts_branch(path, index):
 def test_parse_inverts_output(path, count, data):
     index = data.draw(st.integers(0, count - 1)) if data else count - 1
     only, one = address.output(path), address.output(path, index, count)
-    assert parts(only) == parts(address.parse(str(only))) == (path, "out", 0)
-    assert parts(one) == parts(address.parse(str(one))) == (path, "out", index)
+    assert address.parse(only) == (path, "out", 0)
+    assert address.parse(one) == (path, "out", index)
 
 
-def parts(made: address.Address) -> tuple[str, str, int]:
-    return made.path, made.side, made.number
-
-
-def test_an_address_is_its_text_and_keeps_its_parts_in_a_copy():
+def test_an_address_has_named_parts():
     made = address.branch("encoder/fusion", 2)
     assert made == "encoder/fusion/in/2"
-    assert json.dumps({made: made}) == json.dumps({str(made): str(made)})
-    for copied in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
-        assert copied == made
-        assert parts(copied) == parts(made)
+    parts = address.parse(made)
+    assert (parts.path, parts.side, parts.number) == ("encoder/fusion", "in", 2)
 
 
 @pytest.mark.parametrize(

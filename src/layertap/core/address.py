@@ -10,7 +10,7 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote
 
 from layertap.errors import AddressError
@@ -42,8 +42,8 @@ _ADDRESS = re.compile(
 )
 
 
-class Address(str):
-    """An address that knows its parts. It equals its text.
+class Address(NamedTuple):
+    """The parts of an address.
 
     Attributes:
         path: The path of the operation.
@@ -51,20 +51,9 @@ class Address(str):
         number: Which branch or output, from 0 on.
     """
 
-    __slots__ = ("number", "path", "side")
-
     path: str
     side: Side
     number: int
-
-    def __new__(cls, text: str, path: str, side: Side, number: int) -> "Address":
-        """Makes an address; `branch`, `output` and `parse` call it."""
-        self = super().__new__(cls, text)
-        self.path, self.side, self.number = path, side, number
-        return self
-
-    def __getnewargs__(self) -> tuple[str, str, Side, int]:  # type: ignore[override]
-        return str(self), self.path, self.side, self.number
 
 
 def component(name: str) -> str:
@@ -87,21 +76,18 @@ def component(name: str) -> str:
     return safe
 
 
-def branch(path: str, index: int) -> Address:
+def branch(path: str, index: int) -> str:
     """Returns the address of one branch of the join at `path`."""
-    return Address(f"{path}/in/{index}", path, "in", index)
+    return f"{path}/in/{index}"
 
 
-def output(path: str, index: int = 0, count: int = 1) -> Address:
+def output(path: str, index: int = 0, count: int = 1) -> str:
     """Returns the address of one of the `count` outputs of the operation at `path`."""
-    text = f"{path}/out" if count == 1 else f"{path}/out/{index}"
-    return Address(text, path, "out", index)
+    return f"{path}/out" if count == 1 else f"{path}/out/{index}"
 
 
 def parse(text: str) -> Address:
-    """Splits an address into its parts, unless it knows them."""
-    if isinstance(text, Address):
-        return text
+    """Splits an address into its parts."""
     parts = _ADDRESS.fullmatch(text)
     if parts is None:
         raise AddressError(
@@ -109,8 +95,8 @@ def parse(text: str) -> Address:
             "first branch), /out or /out/1 (an operation's outputs)."
         )
     if parts["branch"] is not None:
-        return Address(text, parts["path"], "in", int(parts["branch"]))
-    return Address(text, parts["path"], "out", int(parts["output"] or 0))
+        return Address(parts["path"], "in", int(parts["branch"]))
+    return Address(parts["path"], "out", int(parts["output"] or 0))
 
 
 def match(patterns: Sequence[str], paths: Sequence[str], *, what: str) -> list[str]:

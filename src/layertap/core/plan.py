@@ -81,7 +81,7 @@ class Value:
 
     @property
     def parts(self) -> Address:
-        """Its address, with the path, the side and the number in it."""
+        """The path, the side and the number in its address."""
         return parse(self.address)
 
     @property

@@ -46,21 +46,22 @@ def titled(title: str, caption: str | Text = "") -> Table:
 
 def plain(renderable: Any) -> str:
     """Returns the output of `rich` as text without colours."""
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
-    with console.capture() as capture:
-        console.print(renderable)
-    return capture.get().rstrip("\n")
+    return _printed(renderable).export_text().rstrip("\n")
 
 
 def html(renderable: Any) -> str:
     """Returns the output of `rich` as HTML for a notebook."""
-    console = Console(file=io.StringIO(), width=WIDTH, record=True, force_jupyter=False)
-    console.print(renderable)
-    return console.export_html(
+    return _printed(renderable).export_html(
         inline_styles=True,
         theme=DEFAULT_TERMINAL_THEME,
         code_format='<pre style="line-height:1.2;font-family:monospace">{code}</pre>',
     )
+
+
+def _printed(renderable: Any) -> Console:
+    console = Console(file=io.StringIO(), width=WIDTH, record=True, force_jupyter=False)
+    console.print(renderable)
+    return console
 
 
 def size(count: float | None) -> str:

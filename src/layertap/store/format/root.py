@@ -96,7 +96,7 @@ def _read_attributes(storage: Storage) -> dict[str, Any]:
     )
 
 
-def _own_attributes(content: Mapping[str, Any]) -> dict[str, Any] | None:
+def _own_attributes(content: Mapping[str, Any] | None) -> dict[str, Any] | None:
     match content:
         case {"attributes": {zarr_json.OURS: dict(ours)}}:
             return ours
@@ -130,18 +130,14 @@ def pending_root(writer: Mapping[str, Any]) -> bytes:
     return zarr_json.to_json(zarr_json.group_metadata({OURS: ours}))
 
 
-def pending_writer(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def pending_writer(content: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """Returns the record of the process that makes or deletes a store, if one does."""
     writer = (_own_attributes(content) or {}).get(PENDING)
     return writer if _is_writer(writer) else None
 
 
 def _is_writer(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and is_count(value.get("process"), least=1)
-        and all(
-            isinstance(value.get(key), str) and value[key].isprintable()
-            for key in ("host", "since")
-        )
-    )
+    match value:
+        case {"process": process, "host": str(host), "since": str(since)}:
+            return is_count(process, least=1) and (host + since).isprintable()
+    return False

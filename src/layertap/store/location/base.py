@@ -20,7 +20,7 @@ _LISTS_AT_ONCE = 8
 # The end of the name of a file that does not replace the old one yet.
 _NEW = r"(\.[0-9a-f]{8})?\.new"
 _METADATA = re.compile(rf"{re.escape(METADATA_FILE)}({_NEW})?")
-_SHARD = re.compile(rf"c(\.\d+)+({_NEW})?")
+_OF_ARRAY = re.compile(rf"({re.escape(METADATA_FILE)}|c(\.\d+)+)({_NEW})?")
 _RECORD = re.compile(r"\d+\.\d+(\.[0-9a-f]{8}(\.new){1,2})?")
 
 
@@ -116,7 +116,7 @@ class Location(ABC):
         return [
             f"{folder}/{name}"
             for name in self.storage.names(folder)
-            if name not in current and (_METADATA.fullmatch(name) or _is_shard(name))
+            if name not in current and _OF_ARRAY.fullmatch(name)
         ]
 
     def remove(self) -> None:
@@ -162,13 +162,9 @@ def _is_own(name: str, inner: Collection[str], arrays: Collection[str]) -> bool:
     return bool(
         not file
         or _METADATA.fullmatch(file)
-        or (folder in arrays and _is_shard(file))
+        or (folder in arrays and _OF_ARRAY.fullmatch(file))
         or (folder == RECORDS and _RECORD.fullmatch(file))
     )
-
-
-def _is_shard(file: str) -> bool:
-    return _SHARD.fullmatch(file) is not None
 
 
 def array_size(storage: Storage, layout: ArrayLayout) -> ArraySize:

@@ -31,7 +31,7 @@ class Bucket(Location):
             if not any(self.storage.names()):
                 return True
             # Another process may have put its root since.
-            content = self._read_root() or {}
+            content = self._read_root()
         return pending_writer(content) is not None
 
     def _read_root(self) -> Mapping[str, Any] | None:
@@ -56,26 +56,25 @@ class Bucket(Location):
     def _begin(self) -> None:
         """Puts a root that says who makes the store, and deletes half of one."""
         content = self._read_root()
-        writer = None if content is None else pending_writer(content)
+        writer = pending_writer(content)
         if content is not None and writer is None:
             raise self.already_exists()
         self._lock = self.storage.lock(writer)
         try:
-            self._put_pending()
+            self._clear()
         except TakenError as error:
             self.release()
             raise self.already_exists() from error
-        self.storage.delete(n for n in self.storage.names() if n != METADATA_FILE)
 
-    def _put_pending(self) -> None:
+    def _clear(self) -> None:
+        """Puts a root that says by whom the store is cleared, and deletes the rest."""
         self.storage.replace({METADATA_FILE: [pending_root(this_process())]})
+        self.storage.delete(n for n in self.storage.names() if n != METADATA_FILE)
 
     def already_exists(self) -> StoreError:
         """See `Location`."""
-        writer = pending_writer(self._read_root() or {})
-        return (
-            super().already_exists() if writer is None else taken(self.storage, writer)
-        )
+        writer = pending_writer(self._read_root())
+        return taken(self.storage, writer) if writer else super().already_exists()
 
     def _marked(self, layouts: Layouts) -> Layouts:
         # With another mark, they are other objects, even if they say the same.
@@ -83,6 +82,5 @@ class Bucket(Location):
         return [replace(layout, writer=mark) for layout in layouts]
 
     def _delete_all(self) -> None:
-        self._put_pending()
-        self.storage.delete(n for n in self.storage.names() if n != METADATA_FILE)
+        self._clear()
         self.storage.delete([METADATA_FILE], if_unchanged=True)

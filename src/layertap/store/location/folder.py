@@ -5,6 +5,7 @@ import glob
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from layertap.store.format.layout import Layouts
@@ -16,7 +17,6 @@ from layertap.store.storage.files import NEW, LocalStorage, sync
 from layertap.store.storage.lock import lock_abandoned, lock_folder
 
 _CREATING, _REMOVING = "creating", "removing"
-_TRIES = 10
 
 
 class Folder(Location):
@@ -39,16 +39,14 @@ class Folder(Location):
         target = Path(os.path.realpath(self.storage.folder))
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target)
-        for _ in range(_TRIES):
+        lock = None
+        while lock is None:
             building = _sibling(target, _CREATING)
             building.mkdir()
-            lock = lock_abandoned(building)
-            if lock is not None or building.is_dir():
-                break
-            # Another process has swept it away before it could be locked.
-        try:
-            if lock is None:
+            # Another process may sweep it away before it is locked.
+            with suppress(FileNotFoundError):
                 lock = lock_folder(building)
+        try:
             for name in files:
                 (building / name).parent.mkdir(parents=True, exist_ok=True)
             LocalStorage(building).replace(files)
@@ -56,8 +54,7 @@ class Folder(Location):
             sync(target.parent)
         except BaseException as error:
             shutil.rmtree(building, ignore_errors=True)
-            if lock is not None:
-                lock.release()
+            lock.release()
             if isinstance(error, OSError) and error.errno == errno.ENOTEMPTY:
                 raise self.already_exists() from error
             raise

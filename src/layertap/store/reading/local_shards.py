@@ -63,14 +63,11 @@ class LocalShards(Shards):
         self._cache = cache
         self._right_sizes: set[int] = set()
 
-    def read(self, rows: Rows, inner: Sequence[range] | None = None) -> NDArray[Any]:
-        """See `Shards`."""
+    def _read(self, rows: Rows, inner: Sequence[range]) -> NDArray[Any]:
         spec = self._layout.spec
-        if inner is None or list(map(len, inner)) == list(spec.shape):
-            return self._read_rows(rows)
         shape = (len(rows), *map(len, inner))
-        if 0 in shape:
-            return np.empty(shape, spec.numpy_dtype)
+        if shape[1:] == spec.shape:
+            return self._read_rows(rows)
         with self._memory_for(shape):
             values = np.empty(shape, spec.numpy_dtype)
         parts = (slice(None), *(slice(p[0], p[-1] + 1, p.step) for p in inner))
@@ -82,21 +79,20 @@ class LocalShards(Shards):
 
     def _read_rows(self, rows: Rows) -> NDArray[Any]:
         spec = self._layout.spec
-        if not len(rows):
-            return np.empty((0, *spec.shape), spec.numpy_dtype)
+        shape = (len(rows), *spec.shape)
         self._check_store()
         for block in _blocks(rows, self._layout.block_rows):
             if block not in self._right_sizes:
                 self._check_size(block)
-        with self._memory_for((len(rows), *spec.shape)):
+        with self._memory_for(shape):
             if isinstance(rows, range) and rows.step == 1:
-                values = np.empty((len(rows), *spec.shape), spec.numpy_dtype)
+                values = np.empty(shape, spec.numpy_dtype)
                 self._copy(rows, values)
             elif spec.row_bytes <= _SMALL_ROW:
                 taken = self._take(np.asarray(rows))
-                values = taken.view(spec.numpy_dtype).reshape(-1, *spec.shape)
+                values = taken.view(spec.numpy_dtype).reshape(shape)
             else:
-                values = np.empty((len(rows), *spec.shape), spec.numpy_dtype)
+                values = np.empty(shape, spec.numpy_dtype)
                 for target, row in zip(values[:, None], rows, strict=True):
                     self._copy(range(row, row + 1), target)
             return values

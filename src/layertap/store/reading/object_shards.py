@@ -34,12 +34,7 @@ class ObjectShards(Shards):
         # Another process opens the array again.
         return {**self.__dict__, "_opened": None}
 
-    def read(self, rows: Rows, inner: Sequence[range] | None = None) -> NDArray[Any]:
-        """See `Shards`."""
-        spec = self._layout.spec
-        inner = [range(size) for size in spec.shape] if inner is None else inner
-        if not len(rows) or not all(map(len, inner)):
-            return np.empty((len(rows), *map(len, inner)), spec.numpy_dtype)
+    def _read(self, rows: Rows, inner: Sequence[range]) -> NDArray[Any]:
         row_part = rows if isinstance(rows, np.ndarray) else _slice(rows)
         parts = (slice(None), *map(_slice, inner))
         # Requested at the same time as the chunks: nothing waits for it.
@@ -49,7 +44,7 @@ class ObjectShards(Shards):
         except ValueError as error:
             raise self._error(rows, error) from error
         self._check_store(metadata)
-        return np.asarray(values).view(spec.numpy_dtype)
+        return np.asarray(values).view(self._layout.spec.numpy_dtype)
 
     def ahead(self, rows: range) -> None:
         """See `Shards`."""

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import StoreCorruptError, StoreError
@@ -22,9 +23,18 @@ class Shards(ABC):
         self._storage = storage
         self._layout = layout
 
-    @abstractmethod
     def read(self, rows: Rows, inner: Sequence[range] | None = None) -> NDArray[Any]:
         """Reads rows, or only some positions of their other axes."""
+        spec = self._layout.spec
+        inner = [range(size) for size in spec.shape] if inner is None else inner
+        shape = (len(rows), *map(len, inner))
+        if 0 in shape:
+            return np.empty(shape, spec.numpy_dtype)
+        return self._read(rows, inner)
+
+    @abstractmethod
+    def _read(self, rows: Rows, inner: Sequence[range]) -> NDArray[Any]:
+        """Reads at least one row, and at least one position of each other axis."""
 
     @abstractmethod
     def ahead(self, rows: range) -> None:

@@ -137,9 +137,7 @@ def taken(path: object, writer: WriterRecord | None) -> StoreError:
     """Returns the error of a store that another writer has."""
     who = "another process"
     if writer is not None:
-        who = "process {process} on {host}, since {since}".format_map(
-            {"process": "?", "host": "?", "since": "?", **writer}
-        )
+        who = "process {process} on {host}, since {since}".format_map(writer)
     return StoreError(
         f"{path} is being written already, by {who}. Wait until that has ended, or "
         "write to another path. If it was killed, repeat the call on its host."

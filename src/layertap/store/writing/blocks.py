@@ -118,10 +118,7 @@ class BlockWriter:
     """
 
     def __init__(
-        self,
-        location: Location,
-        layouts: Layouts,
-        observer: Observer | None = None,
+        self, location: Location, layouts: Layouts, observer: Observer | None = None
     ) -> None:
         self.committed = layouts[0].rows
         self.bytes_written = 0

@@ -28,11 +28,7 @@ class SharedWriter(BaseWriter):
     """Locks a store whose blocks others write."""
 
     def __init__(
-        self,
-        location: Location,
-        root: Root,
-        layouts: Layouts,
-        rows: int,
+        self, location: Location, root: Root, layouts: Layouts, rows: int
     ) -> None:
         super().__init__(location, root)
         self.rows = rows
