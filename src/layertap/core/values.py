@@ -62,8 +62,7 @@ class PlannedValues(Mapping[str, AnyArray], Generic[AnyArray]):
             OptionError: If it was not padded: all its rows have one size.
         """
         columns = length_columns(self.plan, name)
-        lengths: Array = self._auxiliary_array(LENGTHS)[:, columns]
-        return lengths
+        return self._auxiliary_array(LENGTHS)[:, columns]
 
     def _repr_html_(self) -> str:
         return tables.html(self.plan.table(self.rows))

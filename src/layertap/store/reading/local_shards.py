@@ -52,11 +52,12 @@ class LocalShards(Shards):
     has an impossible size, no memory is allocated.
     """
 
+    _storage: LocalStorage
+
     def __init__(
         self, storage: LocalStorage, layout: ArrayLayout, cache: ShardCache
     ) -> None:
         super().__init__(storage, layout)
-        self._files = storage.folder
         # As text, because it is looked up before anything is read.
         self._metadata_file = storage.path_of(layout.metadata_file)
         self._metadata_version: tuple[int, ...] = ()
@@ -154,7 +155,7 @@ class LocalShards(Shards):
             raise unreadable(self._file(block), error) from error
 
     def _file(self, block: int) -> Path:
-        return self._files / self._layout.shard_file(block)
+        return self._storage.folder / self._layout.shard_file(block)
 
     def _open(self, block: int) -> Shard:
         key = (self._layout.spec.path, block)

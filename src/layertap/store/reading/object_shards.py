@@ -6,13 +6,13 @@ checksums.
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import StoreError
-from layertap.store.format.layout import ArrayLayout
 from layertap.store.reading.indexing import Rows
 from layertap.store.reading.shards import Shards
 from layertap.store.storage.objects import ObjectStorage
@@ -25,22 +25,19 @@ _DAMAGE = ("DATA_LOSS", "NOT_FOUND", "INVALID_ARGUMENT", "OUT_OF_RANGE")
 class ObjectShards(Shards):
     """Shards that are objects. TensorStore caches their chunks for a while."""
 
-    def __init__(self, storage: ObjectStorage, layout: ArrayLayout) -> None:
-        super().__init__(storage, layout)
-        self._objects = storage
-        self._opened: Any = None
+    _storage: ObjectStorage
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process opens the array again.
-        return {**self.__dict__, "_opened": None}
+        return {name: self.__dict__[name] for name in self.__dict__.keys() - {"_array"}}
 
     def _read(self, rows: Rows, inner: Sequence[range]) -> NDArray[Any]:
         row_part = rows if isinstance(rows, np.ndarray) else _slice(rows)
         parts = (slice(None), *map(_slice, inner))
         # Requested at the same time as the chunks: nothing waits for it.
-        metadata = self._objects.changed(self._layout.metadata_file)
+        metadata = self._storage.changed(self._layout.metadata_file)
         try:
-            values = self._array()[row_part, ...][parts].read().result()
+            values = self._array[row_part, ...][parts].read().result()
         except ValueError as error:
             raise self._error(rows, error) from error
         self._check_store(metadata)
@@ -51,22 +48,21 @@ class ObjectShards(Shards):
         with suppress(StoreError, MemoryError):
             self.read(rows)
 
+    @cached_property
     def _array(self) -> Any:
-        if self._opened is None:
-            # The array's metadata were read when the store was opened.
-            spec = {
-                "driver": "zarr3",
-                "metadata": self._layout.structure(),
-                "fill_missing_data_reads": False,
-                "recheck_cached_data": False,
-            }
-            objects, context = self._objects, self._objects.context
-            values = objects.key_values(self._layout.spec.path)
-            opening = tensorstore().open(
-                spec, kvstore=values, context=context, open=True, assume_metadata=True
-            )
-            self._opened = opening.result()
-        return self._opened
+        # The array's metadata were read when the store was opened.
+        spec = {
+            "driver": "zarr3",
+            "metadata": self._layout.structure(),
+            "fill_missing_data_reads": False,
+            "recheck_cached_data": False,
+        }
+        values = self._storage.key_values(self._layout.spec.path)
+        context = self._storage.context
+        opening = tensorstore().open(
+            spec, kvstore=values, context=context, open=True, assume_metadata=True
+        )
+        return opening.result()
 
     def _error(self, rows: Rows, error: ValueError) -> StoreError:
         """Returns the error of rows that TensorStore could not read."""
@@ -76,7 +72,7 @@ class ObjectShards(Shards):
                 # TensorStore names the object.
                 name = self._layout.shard_file(block)
                 if f'{name}"' in message:
-                    missing = not self._objects.exists(name)
+                    missing = not self._storage.exists(name)
                     return self.damaged(
                         block, "is missing" if missing else f"is damaged ({message})"
                     )
