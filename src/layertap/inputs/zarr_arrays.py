@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from layertap.errors import DataError
 from layertap.inputs.lazy_array import LazyRows
-from layertap.store.storage.tensorstore import SCHEMES, bucket_spec, tensorstore
+from layertap.store.storage.buckets import SCHEMES, bucket_spec, tensorstore
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
 URL = re.compile(r"[a-z][a-z0-9+]*://")

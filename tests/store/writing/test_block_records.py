@@ -127,8 +127,8 @@ def test_a_cached_record_needs_little_more_memory_than_its_digests(tmp_path):
 
 
 def test_any_number_of_objects_is_deleted(monkeypatch):
-    bucket = objects.tensorstore().KvStore.open("memory://").result()
-    monkeypatch.setattr(objects, "open_bucket", lambda *_: bucket)
+    bucket = objects.buckets.tensorstore().KvStore.open("memory://").result()
+    monkeypatch.setattr(objects.buckets, "open_bucket", lambda *_: bucket)
     monkeypatch.setattr(objects, "_DELETES_BEGUN", 7)
     storage = objects.ObjectStorage.parse("s3://bucket/v")
     names = [f"{n:02}" for n in range(30)]

@@ -9,7 +9,7 @@ import pytest
 
 from layertap.errors import NotAStoreError, OptionError, StoreError
 from layertap.store import ArraySpec, Reader, Writer, exists, remove
-from layertap.store.format.shard_encoder import ShardEncoder
+from layertap.store.format.shard import ShardEncoder
 from layertap.store.writing.blocks import BlockWriter
 from tests.support.store_folder import Folder
 from tests.support.store_rows import ARRAYS, ROW_BYTES, assert_holds, rows_between

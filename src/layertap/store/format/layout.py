@@ -134,7 +134,7 @@ class ArrayLayout:
         bytes_codec = _BYTES if spec.numpy_dtype.itemsize > 1 else {"name": "bytes"}
         chunk_codecs: list[Any] = [bytes_codec, {"name": "crc32c"}]
         if self.compression is not None:
-            chunk_codecs.insert(1, COMPRESSORS[self.compression])
+            chunk_codecs.insert(1, CODECS[self.compression])
         sharding = {
             "chunk_shape": [self.chunk_rows, *spec.shape],
             "codecs": chunk_codecs,
@@ -189,7 +189,7 @@ class ArrayLayout:
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 ZSTD_LEVEL = 1
-COMPRESSORS = {
+CODECS = {
     "zstd": {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}
 }
 _FILL_VALUES: dict[str, Any] = {"b": False, "i": 0, "u": 0, "c": [0.0, 0.0]}

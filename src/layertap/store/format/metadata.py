@@ -9,12 +9,7 @@ from typing import Any
 from layertap.errors import OptionError
 from layertap.store.format import zarr_json
 from layertap.store.format.digests import DIGITS
-from layertap.store.format.layout import (
-    COMPRESSORS,
-    ArrayLayout,
-    ArraySpec,
-    check_paths,
-)
+from layertap.store.format.layout import CODECS, ArrayLayout, ArraySpec, check_paths
 from layertap.store.format.root import Root
 from layertap.store.format.zarr_json import METADATA_FILE, OURS, is_count
 from layertap.store.storage.base import Storage
@@ -118,7 +113,7 @@ def _parse(path: str, metadata: Any, store: str) -> ArrayLayout:
         rows,
         metadata["chunk_grid"]["configuration"]["chunk_shape"][0],
         sharding["chunk_shape"][0],
-        next((name for name in codecs if name in COMPRESSORS), None),
+        next((name for name in codecs if name in CODECS), None),
         store,
         digests,
         foreign_attributes,

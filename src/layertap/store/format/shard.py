@@ -9,6 +9,7 @@ import ctypes
 import errno
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from layertap.store.format.digests import CHECKSUM_BYTES, checksum, checksum_of_chunks
-from layertap.store.format.layout import ArrayLayout
+from layertap.store.format import digests
+from layertap.store.format.digests import CHECKSUM_BYTES, RowDigest, checksum
+from layertap.store.format.layout import ZSTD_LEVEL, ArrayLayout
 from layertap.store.storage.files import open_plainly
 
 Bytes = NDArray[np.uint8]
@@ -104,7 +106,7 @@ class Shard:
         present = (self._index[:chunks, 0] != MISSING).all()
         if self._in_place and present and end <= len(self._file):
             self._populate(0, end)
-            expected = checksum_of_chunks(self._chunk, chunks)
+            expected = digests.checksum_of_chunks(self._chunk, chunks)
             if checksum(self._file[:end].data) == expected:
                 self._checked[:chunks] = b"\1" * chunks
                 return
@@ -188,3 +190,39 @@ class Shard:
         size = len(self._bytes) - self._row + 1
         begins = np.ndarray((size,), f"V{self._row}", self._bytes, 0, (1,))
         return begins[rows * self._row + rows // self._chunk_rows * self._gap]
+
+
+class ShardEncoder:
+    """Yields the bytes of a shard with the first rows of a full block.
+
+    The last chunk is complete: of the rows after the first `rows`, it has some, too.
+    """
+
+    def __init__(self, values: NDArray[Any], rows: int, layout: ArrayLayout) -> None:
+        # Both are known after the last piece.
+        self.digest = ""
+        self.size = 0
+        self._bytes: Bytes = values.reshape(-1).view(np.uint8)
+        self._rows = rows
+        self._layout = layout
+
+    def __iter__(self) -> Iterator[memoryview | bytes]:
+        layout, digest = self._layout, RowDigest()
+        size = layout.chunk_rows * layout.spec.row_bytes
+        compress: Any = memoryview
+        if layout.compression is not None:
+            compress = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress
+        index = np.full((layout.chunks, 2), MISSING, "<u8")
+        offset = 0
+        end = self._rows * layout.spec.row_bytes
+        for number, start in enumerate(range(0, end, size)):
+            digest.update(self._bytes[start : min(start + size, end)].data)
+            chunk = compress(self._bytes[start : start + size].data)
+            yield chunk
+            yield checksum(chunk)
+            index[number] = offset, len(chunk) + CHECKSUM_BYTES
+            offset += len(chunk) + CHECKSUM_BYTES
+        yield index.tobytes()
+        yield checksum(index.tobytes())
+        self.size = offset + index.nbytes + CHECKSUM_BYTES
+        self.digest = digest.hexdigest()

@@ -3,12 +3,7 @@
 from collections.abc import Sequence
 
 from layertap.errors import OptionError
-from layertap.store.format.layout import (
-    COMPRESSORS,
-    ArrayLayout,
-    ArraySpec,
-    check_paths,
-)
+from layertap.store.format.layout import CODECS, ArrayLayout, ArraySpec, check_paths
 
 DEFAULT_MEMORY = 512 * 2**20
 
@@ -29,10 +24,10 @@ def lay_out(
     """Returns the layouts of the arrays of a new store. See `rows_per_block`."""
     if not arrays:
         raise OptionError("A store has no arrays. Expected at least one array.")
-    if compression is not None and compression not in COMPRESSORS:
+    if compression is not None and compression not in CODECS:
         raise OptionError(
             f"`compression` is not known. Expected None or one of "
-            f"{', '.join(map(repr, COMPRESSORS))}. Received {compression!r}."
+            f"{', '.join(map(repr, CODECS))}. Received {compression!r}."
         )
     if memory < 1:
         raise OptionError(

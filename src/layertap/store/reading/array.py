@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,8 @@ class LazyArray:
         Args:
             rows: Consecutive rows.
         """
-        self._shards.ahead(rows)
+        with suppress(StoreError, MemoryError):
+            self._shards.ahead(rows)
 
     def check(self) -> Iterator[tuple[range, StoreError | None]]:
         """Reads all committed rows, block by block, and checks them.

@@ -29,11 +29,7 @@ def parse_index(index: Any, shape: tuple[int, ...]) -> Selection:
     missing = len(shape) - (len(parts) - len(ellipses))
     parts[start : start + 1] = [slice(None)] * missing
     rows, arrange_rows = _parse_rows(parts[0], shape[0])
-    axes = [
-        _parse_axis(part, size, axis)
-        for axis, (part, size) in enumerate(zip(parts, shape, strict=True))
-        if axis
-    ]
+    axes = list(map(_parse_axis, parts[1:], shape[1:], range(1, len(shape))))
     inner = [positions for positions, _ in axes]
     return Selection(rows, inner, (arrange_rows, *(arrange for _, arrange in axes)))
 

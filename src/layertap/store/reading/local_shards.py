@@ -5,7 +5,7 @@ import operator
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +110,10 @@ class LocalShards(Shards):
 
     def ahead(self, rows: range) -> None:
         """See `Shards`."""
-        with suppress(StoreError, MemoryError):
-            for block, _, last in _spans(rows, self._layout.block_rows):
-                self._check_size(block)
-                with self._shard(block) as shard:
-                    shard.check_first(last + 1)
+        for block, _, last in _spans(rows, self._layout.block_rows):
+            self._check_size(block)
+            with self._shard(block) as shard:
+                shard.check_first(last + 1)
 
     def _copy(self, rows: range, values: NDArray[Any]) -> None:
         """Reads consecutive rows into an array."""

@@ -5,7 +5,6 @@ checksums.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 from layertap.errors import StoreError
 from layertap.store.reading.indexing import Rows
 from layertap.store.reading.shards import Shards
+from layertap.store.storage.buckets import message_of, tensorstore
 from layertap.store.storage.objects import ObjectStorage
-from layertap.store.storage.tensorstore import message_of, tensorstore
 
 # The errors of TensorStore about bytes that are not those that were written.
 _DAMAGE = ("DATA_LOSS", "NOT_FOUND", "INVALID_ARGUMENT", "OUT_OF_RANGE")
@@ -42,11 +41,6 @@ class ObjectShards(Shards):
             raise self._error(rows, error) from error
         self._check_store(metadata)
         return np.asarray(values).view(self._layout.spec.numpy_dtype)
-
-    def ahead(self, rows: range) -> None:
-        """See `Shards`."""
-        with suppress(StoreError, MemoryError):
-            self.read(rows)
 
     @cached_property
     def _array(self) -> Any:

@@ -36,9 +36,9 @@ class Shards(ABC):
     def _read(self, rows: Rows, inner: Sequence[range]) -> NDArray[Any]:
         """Reads at least one row, and at least one position of each other axis."""
 
-    @abstractmethod
     def ahead(self, rows: range) -> None:
-        """Checks consecutive rows that will be needed soon; raises no errors."""
+        """Reads and checks consecutive rows that will be needed soon."""
+        self.read(rows)
 
     def damaged(self, block: int, problem: str) -> StoreCorruptError:
         """Returns the error of a damaged shard. `problem` completes the sentence."""

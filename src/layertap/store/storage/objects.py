@@ -13,16 +13,10 @@ from functools import cached_property
 from typing import Any, Self
 
 from layertap.errors import OptionError, StoreError
+from layertap.store.storage import buckets
 from layertap.store.storage.base import Contents, Storage
 from layertap.store.storage.errors import TakenError
 from layertap.store.storage.lock import Lock, WriterRecord, lock_url
-from layertap.store.storage.tensorstore import (
-    SCHEMES,
-    check_not_forked,
-    message_of,
-    open_bucket,
-    tensorstore,
-)
 
 # TensorStore's generation of an object that is missing.
 _MISSING = b"\x02"
@@ -59,7 +53,7 @@ class ObjectStorage(Storage):
         key = key.rstrip("/")
         parts = key.split("/")
         if (
-            scheme not in SCHEMES
+            scheme not in buckets.SCHEMES
             or not bucket
             or any(part in ("", ".", "..") for part in parts)
         ):
@@ -67,7 +61,7 @@ class ObjectStorage(Storage):
                 f"{text[:200]!r} is not a place for a store. Expected a folder, "
                 "s3://bucket/values.zarr or gs://bucket/values.zarr."
             )
-        tensorstore()
+        buckets.tensorstore()
         return cls(scheme, bucket, key)
 
     def __reduce__(self) -> Any:
@@ -80,15 +74,16 @@ class ObjectStorage(Storage):
     @property
     def _values(self) -> Any:
         """The bucket, as TensorStore's key-value store."""
-        check_not_forked()
+        buckets.check_not_forked()
         if self._opened is None:
-            self._opened = open_bucket(*self._bucket)
+            self._opened = buckets.open_bucket(*self._bucket)
         return self._opened
 
     @cached_property
     def context(self) -> Any:
         """TensorStore's cache of arrays that are read, of the size of other caches."""
-        return tensorstore().Context({"cache_pool": {"total_bytes_limit": 2**29}})
+        cache = {"total_bytes_limit": 2**29}
+        return buckets.tensorstore().Context({"cache_pool": cache})
 
     def key_values(self, folder: str) -> Any:
         """Returns all objects in a folder, as TensorStore's key-value store."""
@@ -125,7 +120,7 @@ class ObjectStorage(Storage):
         yield from (k.removeprefix(prefix) for k in keys if k.startswith(prefix))
 
     def _keys(self, name: str, first: str, end: str) -> list[str]:
-        key_range = tensorstore().KvStore.KeyRange(first.encode(), end.encode())
+        key_range = buckets.tensorstore().KvStore.KeyRange(first.encode(), end.encode())
         values = self._values
         try:
             return [key.decode() for key in values.list(key_range).result()]
@@ -136,20 +131,18 @@ class ObjectStorage(Storage):
         """See `Storage`. To learn the size of an object, it would have to be read."""
         return len(list(self.names(folder))), None
 
-    def replace(self, contents: Contents) -> None:
+    def replace(self, contents: Contents, if_unchanged: bool = True) -> None:
         """See `Storage`."""
-        self._put_all(contents, if_unchanged=True)
 
-    def overwrite(self, contents: Contents) -> None:
-        """See `Storage`."""
-        self._put_all(contents, if_unchanged=False)
-
-    def _put_all(self, contents: Contents, if_unchanged: bool) -> None:
         def put(name: str) -> None:
             self._put(name, b"".join(contents[name]), if_unchanged)
 
         with ThreadPoolExecutor(_PUTS_AT_ONCE) as pool:
             list(pool.map(put, contents))
+
+    def overwrite(self, contents: Contents) -> None:
+        """See `Storage`."""
+        self.replace(contents, if_unchanged=False)
 
     def create(self, name: str, content: bytes) -> bool:
         """See `Storage`."""
@@ -211,6 +204,6 @@ class ObjectStorage(Storage):
 
     def _error(self, name: str, action: str, error: ValueError) -> StoreError:
         return StoreError(
-            f"{self.path_of(name)} can't be {action}: {message_of(error)}. Check the "
-            "bucket, the credentials, and where AWS_ENDPOINT_URL leads."
+            f"{self.path_of(name)} can't be {action}: {buckets.message_of(error)}. "
+            "Check the bucket, the credentials, and where AWS_ENDPOINT_URL leads."
         )

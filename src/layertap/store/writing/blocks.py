@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from layertap.errors import OptionError, StoreError
 from layertap.store.format.layout import Layouts
-from layertap.store.format.shard_encoder import ShardEncoder
+from layertap.store.format.shard import ShardEncoder
 from layertap.store.location.base import Location
 from layertap.store.storage.errors import write_error
 
