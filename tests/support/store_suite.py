@@ -145,7 +145,7 @@ class StoreSuite:
                 before = writer.rows
                 writer.append(rows_between(before, before + step))
                 assert writer.rows == before + step
-        writer.finish({"y": 2})
+        writer.finish(lambda: {"y": 2})
         rows = writer.rows
         writer.close()
         assert_holds(place, rows)
@@ -154,7 +154,7 @@ class StoreSuite:
 
         with Writer.create(other.path, ARRAYS, {"x": 1}, **options) as once:
             once.append(rows_between(0, rows))
-            once.finish({"y": 2})
+            once.finish(lambda: {"y": 2})
         assert contents_of(place) == contents_of(other)
 
     def test_no_two_stores_have_one_id(self, new_place):
@@ -191,7 +191,7 @@ class StoreSuite:
         with Writer.create(path, ARRAYS, {"a": 1, "b": 2}) as writer:
             writer.append(rows_between(0, 3))
             assert not Reader(path).complete
-            writer.finish({"b": 3, "c": 4})
+            writer.finish(lambda: {"b": 3, "c": 4})
             assert Reader(path).complete
             assert Reader(path).attributes == {"a": 1, "b": 3, "c": 4}
             with pytest.raises(StoreError, match=r"is finished\. No rows can be added"):

@@ -49,11 +49,10 @@ class LRU(Generic[Key, Value]):
                 self._values.pop(next(iter(self._values)), None)
 
     def _is_full(self) -> bool:
-        if len(self._values) > self._most:
-            return True
-        if self._size is not None:
-            with suppress(RuntimeError):
-                return sum(map(self._size, self._values.values())) > self._most_bytes
+        if self._size is None or len(self._values) > self._most:
+            return len(self._values) > self._most
+        with suppress(RuntimeError):
+            return sum(map(self._size, self._values.values())) > self._most_bytes
         return False
 
     def clear(self) -> None:

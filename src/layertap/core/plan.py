@@ -17,15 +17,6 @@ from layertap.errors import AddressError
 # Limits of a plan that is read from a store.
 _MOST_AXES, _MOST_SIZE = 64, 2**62
 _LONGEST_TEXT = 10_000
-# What a plan that an earlier version has saved may lack.
-_ABSENT: Mapping[str, Any] = {
-    "dtype": None,
-    "reduce": None,
-    "narrowed": {},
-    "padded": {},
-    "ignored": (),
-    "skips": (),
-}
 
 
 def itemsize(dtype: str) -> int:
@@ -250,7 +241,10 @@ class Plan(tables.Tabular):
             TypeError: If a part has another type.
             ValueError: If a shape or dtype is impossible.
         """
-        return _decode(cls, {**_ABSENT, **data})
+        # Earlier versions did not save these.
+        later = ("dtype", "reduce", "narrowed", "padded", "ignored", "skips")
+        plan = cls("", ())
+        return _decode(cls, {**{name: getattr(plan, name) for name in later}, **data})
 
     def table(self, rows: int | None = None) -> Table:
         """Returns the plan as a table for `rich` to print.
@@ -265,10 +259,8 @@ class Plan(tables.Tabular):
             table.add_column(heading, no_wrap=True)
         table.add_column("bytes/row", justify="right", no_wrap=True)
         for join in self.joins:
-            made_by = join.kind
-            if join.axis is not None:
-                made_by += f", axis {join.axis}"
-            cells = (join.path, made_by, tables.shape(join.shape), join.dtype)
+            axis = "" if join.axis is None else f", axis {join.axis}"
+            cells = (join.path, join.kind + axis, tables.shape(join.shape), join.dtype)
             table.add_row(*map(Text, cells), style="bold")
             for branch in join.branches:
                 table.add_row(*_cells(branch, indent="  "))

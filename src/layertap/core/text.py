@@ -34,9 +34,7 @@ def encode(texts: Sequence[str]) -> NDArray[np.uint8]:
 
 def decode(rows: NDArray[np.uint8]) -> NDArray[Any]:
     """Decodes the rows of `encode`: a NumPy array of strings."""
-    if not len(rows):
-        return np.array([], dtype=np.str_)
-    return np.array([bytes(row).rstrip(b"\0").decode() for row in rows])
+    return np.array([bytes(row).rstrip(b"\0").decode() for row in rows], np.str_)
 
 
 def printable(text: object) -> str:

@@ -51,7 +51,7 @@ def contents_at_once(folder, rows=ROWS, compression=None):
         path, ARRAYS, {"x": 1}, memory=MEMORY, compression=compression
     ) as writer:
         writer.append(rows_between(0, rows))
-        writer.finish(NOTED)
+        writer.finish(lambda: NOTED)
     return contents_of(Folder(path))
 
 
@@ -68,7 +68,7 @@ def test_any_order_gives_the_store_of_one_writer(tmp_path, order, compression):
             assert writer.missing() == sorted(order[done:])
             write(writer.claim, number)
         assert list(writer.notes()) == [(n * BLOCK, {"of": n}) for n in range(5)]
-        writer.finish(NOTED)
+        writer.finish(lambda: NOTED)
     assert_holds(Folder(path), ROWS)
     assert contents_of(Folder(path)) == contents_at_once(
         tmp_path, compression=compression
@@ -101,7 +101,7 @@ def test_closed_early_rows_count_up_to_the_first_missing_block(tmp_path):
     with SharedWriter.resume(path, rows=ROWS) as writer:
         assert writer.missing() == [2]
         write(writer.claim, 2)
-        writer.finish(NOTED)
+        writer.finish(lambda: NOTED)
     assert contents_of(Folder(path)) == contents_at_once(tmp_path)
 
 
@@ -115,7 +115,7 @@ def test_one_writer_goes_on_after_the_rows_that_follow(tmp_path):
     with Writer.resume(path, memory=MEMORY) as one:
         assert one.rows == 2 * BLOCK
         one.append(rows_between(2 * BLOCK, ROWS))
-        one.finish(NOTED)
+        one.finish(lambda: NOTED)
     assert contents_of(Folder(path)) == contents_at_once(tmp_path)
 
 
@@ -131,7 +131,7 @@ def test_many_go_on_after_one_writer(tmp_path, rows):
         write(writer.claim, *writer.missing())
         noted = [None if n < whole else {"of": n} for n in range(5)]
         assert [each for _, each in writer.notes()] == noted
-        writer.finish(NOTED)
+        writer.finish(lambda: NOTED)
     assert contents_of(Folder(path)) == contents_at_once(tmp_path)
 
 
@@ -145,7 +145,7 @@ def test_data_that_have_become_more(tmp_path, more):
         assert writer.missing() == [1, *range(LAST, writer.blocks)]
         assert not record(path, LAST, 7).exists()
         write(writer.claim, *writer.missing())
-        writer.finish(NOTED)
+        writer.finish(lambda: NOTED)
     assert contents_of(Folder(path)) == contents_at_once(tmp_path, more)
 
 
@@ -156,7 +156,7 @@ def test_data_that_have_become_fewer(tmp_path):
     with SharedWriter.resume(path, rows=25) as writer:
         assert writer.missing() == [1, 2]
         write(writer.claim, 1, 2)
-        writer.finish(NOTED)
+        writer.finish(lambda: NOTED)
     assert contents_of(Folder(path)) == contents_at_once(tmp_path, 25)
     path = tmp_path / "rows-that-count"
     with begin(path) as writer:
@@ -193,7 +193,7 @@ def test_a_block_that_is_written_twice_at_the_same_time(tmp_path):
             both = [lambda n=number: write(writer.claim, n)] * 4
             assert at_the_same_time(*both) == []
         assert writer.missing() == []
-        writer.finish(NOTED)
+        writer.finish(lambda: NOTED)
     assert contents_of(Folder(path)) == contents_at_once(tmp_path)
 
 
@@ -207,7 +207,7 @@ def test_other_values_of_one_block_are_an_error_and_it_is_left_out(tmp_path):
             write(writer.claim, 1, change=1)
         assert writer.missing() == [1]
         write(writer.claim, 1)
-        writer.finish(NOTED)
+        writer.finish(lambda: NOTED)
     assert contents_of(Folder(path)) == contents_at_once(tmp_path)
 
 
@@ -222,7 +222,7 @@ def test_other_values_at_the_same_time_never_count(tmp_path):
             assert len(errors) in (1, 2)
             assert writer.missing() == list(range(number, 5))
             write(writer.claim, number)
-        writer.finish(NOTED)
+        writer.finish(lambda: NOTED)
     assert contents_of(Folder(path)) == contents_at_once(tmp_path)
 
 
@@ -263,7 +263,7 @@ def test_a_wrong_record_is_reported_and_its_block_written_again(tmp_path, harm):
     with SharedWriter.resume(path, rows=ROWS) as writer:
         assert writer.missing() == [1]
         write(writer.claim, 1)
-        writer.finish(NOTED)
+        writer.finish(lambda: NOTED)
     assert contents_of(Folder(path)) == contents_at_once(tmp_path)
 
 
@@ -365,7 +365,7 @@ def test_leftovers_of_killed_workers_are_deleted(tmp_path):
         write(writer.claim, 0, 1, 2, 3, 4)
         record(path, 2).with_name("2.10.0123abcd.new").touch()
         (path / "labels" / "c.3.0123abcd.new").touch()
-        writer.finish(NOTED)
+        writer.finish(lambda: NOTED)
     assert contents_of(Folder(path)) == contents_at_once(tmp_path)
 
 

@@ -109,10 +109,10 @@ def finish_and_compare(path, tmp_path):
         total = max(TOTAL, writer.rows + 45)
         for start in range(writer.rows, total, 17):
             writer.append(rows_between(start, min(start + 17, total)))
-        writer.finish({"y": 2})
+        writer.finish(lambda: {"y": 2})
     with create(tmp_path / "once") as writer:
         writer.append(rows_between(0, total))
-        writer.finish({"y": 2})
+        writer.finish(lambda: {"y": 2})
     assert contents_of(Folder(path)) == contents_of(Folder(tmp_path / "once"))
     assert assert_first_rows_are_right(path) == total
 

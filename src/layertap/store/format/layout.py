@@ -89,11 +89,6 @@ class ArrayLayout:
     writer: str = ""
 
     @property
-    def attributes(self) -> dict[str, Any]:
-        """All attributes of the array, but for those of the format."""
-        return {**self.foreign_attributes, **self.spec.attributes}
-
-    @property
     def chunks(self) -> int:
         """The number of chunks of a full block."""
         return self.block_rows // self.chunk_rows
@@ -114,9 +109,8 @@ class ArrayLayout:
 
     def committed(self, block: int, rows: int, digests: str) -> "ArrayLayout":
         """Returns the layout with `rows` rows, and digests from a block on."""
-        return replace(
-            self, rows=rows, digests=self.digests[: block * DIGITS] + digests
-        )
+        kept = self.digests[: block * DIGITS]
+        return replace(self, rows=rows, digests=kept + digests)
 
     def metadata(self) -> dict[str, Any]:
         """Returns the content of the array's `zarr.json`."""

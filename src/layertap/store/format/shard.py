@@ -64,19 +64,16 @@ class Shard:
         self._checked = bytearray(layout.chunks)
         stride = self._chunk + CHECKSUM_BYTES
         regular = np.arange(layout.chunks, dtype=np.uint64) * np.uint64(stride)
-        present = self._index[:, 0] != MISSING
-        self._in_place = not self._zstd and bool(
-            (self._index[present, 0] == regular[present]).all()
-        )
+        offsets = self._index[:, 0]
+        in_order = (offsets == regular) | (offsets == MISSING)
+        self._in_place = not self._zstd and bool(in_order.all())
         # The chunks in order: in the file, or in memory, where they are decoded to.
-        self._gap = CHECKSUM_BYTES if self._in_place else 0
-        self._bytes: Bytes = (
-            self._file
-            if self._in_place
-            else np.empty(layout.chunks * self._chunk, np.uint8)
-        )
+        self._bytes, self._gap = self._file, CHECKSUM_BYTES
         # The bytes of it in memory, without the map of the file.
-        self.in_memory = 0 if self._in_place else len(self._bytes)
+        self.in_memory = 0
+        if not self._in_place:
+            self._bytes, self._gap = np.empty(layout.chunks * self._chunk, np.uint8), 0
+            self.in_memory = len(self._bytes)
 
     def _read_index(self, chunks: int) -> NDArray[np.uint64]:
         size = 16 * chunks

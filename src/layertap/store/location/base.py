@@ -37,7 +37,6 @@ class ArraySize(NamedTuple):
 class Location(ABC):
     """Where a store is or will be. One writer at a time has it, who locks it first."""
 
-    storage: Storage
     _lock: Lock | None = None
 
     def __init__(self, storage: Storage) -> None:

@@ -42,14 +42,16 @@ class LazyArray:
         self._layout = layout
         self._storage = storage
         self._shards = open_shards(storage, layout, cache)
-        self.path: str = layout.spec.path
-        self.attributes: dict[str, Any] = layout.attributes
-        self.shape: tuple[int, ...] = (rows, *layout.spec.shape)
-        self.dtype = layout.spec.numpy_dtype
+        spec = layout.spec
+        # With those that other programs added.
+        self.attributes = {**layout.foreign_attributes, **spec.attributes}
+        self.path: str = spec.path
+        self.shape: tuple[int, ...] = (rows, *spec.shape)
+        self.dtype = spec.numpy_dtype
         self.ndim: int = len(self.shape)
         self.size: int = math.prod(self.shape)
         self.nbytes: int = self.size * self.dtype.itemsize
-        self.row_bytes: int = layout.spec.row_bytes
+        self.row_bytes: int = spec.row_bytes
         self.compression: str | None = layout.compression
         self.chunk_rows: int = layout.chunk_rows
         self.block_rows: int = layout.block_rows

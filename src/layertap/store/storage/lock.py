@@ -119,7 +119,6 @@ def _is_alive(writer: WriterRecord | None, path: str) -> bool:
 
 def _start_time(process: int) -> float | None:
     """Returns when a process started; None without it, 0 where that is not known."""
-    proc = Path("/proc")
     with suppress(PermissionError):  # Somebody else's process.
         try:
             os.kill(process, 0)
@@ -127,7 +126,7 @@ def _start_time(process: int) -> float | None:
             return None
     try:
         # See `man 5 proc`; the fields before may have spaces and parentheses.
-        _, _, rest = (proc / str(process) / "stat").read_text().rpartition(")")
+        _, _, rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")
         return float(rest.split()[19])
     except OSError:
         return 0.0

@@ -18,8 +18,8 @@ from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import TakenError, write_error
 from layertap.store.storage.lock import this_process
 
-# Attributes, or a function that returns them.
-Attributes = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+# Returns the attributes that a complete store has besides those of `create`.
+Attributes = Callable[[], Mapping[str, Any]]
 
 LockedStore = tuple[Location, Root, Layouts]
 
@@ -61,11 +61,9 @@ class BaseWriter:
 
     def _completed(self, attributes: Attributes, rows: int) -> Root:
         """Returns the root of the complete store; raises OptionError if not JSON."""
-        if callable(attributes):
-            attributes = attributes()
-        attributes = {**self._root.attributes, **attributes}
+        merged = {**self._root.attributes, **attributes()}
         root = replace(
-            self._root, attributes=attributes, complete=True, rows=rows, writer=None
+            self._root, attributes=merged, complete=True, rows=rows, writer=None
         )
         root.contents()
         return root

@@ -89,13 +89,11 @@ class BlockWorker:
         # The save may have ended since, or the store may have been replaced.
         self._check()
         file = record_file(record.block, record.rows)
-        if self._storage.create(file, record.contents()):
-            return
-        if self._records.read(record.block, record.rows) == record:
-            return
-        # It is not known whose shards are in the store now.
-        self._storage.delete([file])
-        raise StoreError(
-            f"{self._storage}: two workers have computed different values for block "
-            f"{record.block}. It was not saved. Do the same again."
-        )
+        created = self._storage.create(file, record.contents())
+        if not created and self._records.read(record.block, record.rows) != record:
+            # It is not known whose shards are in the store now.
+            self._storage.delete([file])
+            raise StoreError(
+                f"{self._storage}: two workers have computed different values for "
+                f"block {record.block}. It was not saved. Do the same again."
+            )

@@ -152,11 +152,8 @@ class Writer(BaseWriter):
     def finish(self, attributes: Attributes = dict) -> None:
         """Commits all rows, adds attributes to the store, and marks it as complete.
 
-        A function for the attributes is called once the observer got all rows.
+        The attributes are asked for once the observer got all rows.
         """
-        if not callable(attributes):
-            # Before it costs anything.
-            self._completed(attributes, self.rows)
         self.commit()
         if 0 < self._block.filled < self._block_rows:
             self._blocks.observe(self._block)
