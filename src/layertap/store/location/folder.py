@@ -40,13 +40,13 @@ class Folder(Location):
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target)
         lock = None
-        while lock is None:
-            building = _sibling(target, _CREATING)
-            building.mkdir()
-            # Another process may sweep it away before it is locked.
-            with suppress(FileNotFoundError):
-                lock = lock_folder(building)
         try:
+            while lock is None:
+                building = _sibling(target, _CREATING)
+                building.mkdir()
+                # Another process may sweep it away before it is locked.
+                with suppress(FileNotFoundError):
+                    lock = lock_folder(building)
             for name in files:
                 (building / name).parent.mkdir(parents=True, exist_ok=True)
             LocalStorage(building).replace(files)
@@ -54,7 +54,8 @@ class Folder(Location):
             sync(target.parent)
         except BaseException as error:
             shutil.rmtree(building, ignore_errors=True)
-            lock.release()
+            if lock is not None:
+                lock.release()
             if isinstance(error, OSError) and error.errno == errno.ENOTEMPTY:
                 raise self.already_exists() from error
             raise
