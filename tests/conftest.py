@@ -23,31 +23,41 @@ KINDS = ("every_backend", "one_backend", "ray", "no_backend")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--needs", choices=KINDS, help="Run the tests of this kind.")
+    parser.addoption(
+        "--needs",
+        action="append",
+        default=[],
+        choices=KINDS,
+        help="Run the tests of this kind; can be repeated.",
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     # Before the file is imported: tests that need no backend run without one.
     needs = config.getoption("needs")
-    if needs is None or not collection_path.match("test_*.py"):
+    if not needs or not collection_path.match("test_*.py"):
         return None
     text = collection_path.read_text()
     kinds = set(re.findall(r"pytest\.mark\.(\w+_backend|ray)\b", text))
     if not re.search(r"^pytestmark\b", text, re.MULTILINE):
         kinds.add("no_backend")
-    return needs not in (kinds or {"no_backend"}) or None
+    return (kinds or {"no_backend"}).isdisjoint(needs) or None
 
 
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
+    # Slow tests repeat in many ways what others do once; to be traced doubles their time.
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker("no_cover")
     # A test's own mark goes before that of its file.
     needs = config.getoption("needs")
-    if needs is None:
+    if not needs:
         return
-    others = [item for item in items if kind_of(item) != needs]
+    others = [item for item in items if kind_of(item) not in needs]
     config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if kind_of(item) == needs]
+    items[:] = [item for item in items if kind_of(item) in needs]
 
 
 def pytest_collection_finish() -> None:

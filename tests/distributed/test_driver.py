@@ -85,7 +85,7 @@ CASES = {
         of_any_length,
         Lengths,
         {"pad": 9},
-        {"workers": 2},
+        {"workers": 1},
     ),
 }
 

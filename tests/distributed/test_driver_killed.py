@@ -89,7 +89,7 @@ def test_others_resume_after_a_killed_driver(
     alone = shutil.copytree(path, tmp_path / "alone.zarr")
 
     (data.folder / "log").unlink()
-    save(model, data, path, workers=3)
+    save(model, data, path, workers=1)
     assert_same(path, local)
     computed = {n for p, n in faulty.read_by(data.folder) if p != os.getpid()} & INNER
     assert computed == INNER - batches_of(there)

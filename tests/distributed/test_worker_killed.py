@@ -60,7 +60,7 @@ def test_all_workers_killed_at_once(model, data, local, tmp_path):
                 os.kill(process, signal.SIGKILL)
 
     killed = set()
-    save(model, data, path, workers=3, progress=kill_all)
+    save(model, data, path, workers=2, progress=kill_all)
     assert killed
     assert_same(path, local)
     others = {process for process, _ in faulty.read_by(data.folder)} - killed - {mine}

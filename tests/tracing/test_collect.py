@@ -18,10 +18,15 @@ pytestmark = pytest.mark.every_backend
 ROWS = 5
 
 
-@pytest.fixture(params=CASES, ids=lambda case: case.name)
+@pytest.fixture(params=CASES, ids=lambda case: case.name, scope="module")
 def case(request: pytest.FixtureRequest) -> Case:
-    keras.utils.clear_session(free_memory=False)
     return request.param
+
+
+@pytest.fixture(scope="module")
+def model(case: Case) -> keras.Model:
+    """One model for all tests of a case: none of them changes it."""
+    return case.build()
 
 
 def nodes(model: keras.Model) -> list[tuple[int, int]]:
@@ -32,29 +37,24 @@ def nodes(model: keras.Model) -> list[tuple[int, int]]:
     ]
 
 
-def test_a_plan_has_the_joins_and_the_makers_of_their_branches(case):
-    model = case.build()
-    plan = layertap.plan(model, like=case.inputs(ROWS))
+def test_the_plan_and_the_captured_branches_are_right(case, model):
+    inputs = case.inputs(ROWS)
+    plan = layertap.plan(model, like=inputs)
     assert {join.path: join.axis for join in plan.joins} == case.joins
     made_by = {value.address: value.made_by for value in plan.values}
     assert made_by | case.made_by == made_by
 
-
-def test_the_captured_branches_are_right(case):
-    model = case.build()
-    inputs = case.inputs(ROWS)
     values = layertap.capture(model, inputs, batch_size=2)
     truth = case.truth(model, inputs)
     assert set(values) == set(truth)
     for address, expected in truth.items():
         case.assert_close(values[address], expected)
-    for value in layertap.plan(model, like=inputs).values:
+    for value in plan.values:
         assert values[value.address].shape == (ROWS, *value.shape[1:])
         assert values[value.address].dtype.name == value.dtype
 
 
-def test_the_model_is_not_changed(case):
-    model = case.build()
+def test_the_model_is_not_changed(case, model):
     inputs = case.inputs(ROWS)
     expected = model.predict(inputs, verbose=0)
     before = nodes(model), [keras.ops.convert_to_numpy(w) for w in model.weights]

@@ -38,8 +38,14 @@ def large() -> tuple[keras.Model, np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     ("build", "before", "epochs", "batch_size", "rate"),
     # The outputs of an untrained network hardly differ: training needs large steps.
-    [(small, "fusion", 4, 64, 0.001), (large, "mixed10", 3, 8, 1.0)],
-    ids=["digits", "InceptionV3"],
+    [
+        pytest.param(small, "fusion", 4, 64, 0.001, id="digits"),
+        pytest.param(
+            *(large, "mixed10", 3, 8, 1.0),
+            id="InceptionV3",
+            marks=pytest.mark.one_backend,
+        ),
+    ],
 )
 def test_the_loss_curve_is_that_of_the_frozen_model(
     build, before, epochs, batch_size, rate, tmp_path
