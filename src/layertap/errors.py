@@ -21,6 +21,9 @@ Each is also a subclass of the built-in class in parentheses:
 A message reports the expected and the received value, the place, and what to do.
 """
 
+from numbers import Integral
+from typing import Any
+
 
 class LayertapError(Exception):
     """Any error raised by layertap."""
@@ -114,3 +117,13 @@ class BackendMissingError(LayertapError, ImportError):
     """A package is not installed: the backend of Keras, or one of an extra."""
 
     __module__ = "layertap"
+
+
+def check_number(name: str, number: Any, least: int) -> None:
+    """Raises unless an argument is None, or a whole number of at least so much."""
+    whole = isinstance(number, Integral) and not isinstance(number, bool)
+    if number is not None and not (whole and number >= least):
+        raise OptionError(
+            f"{name} is invalid. Expected a whole number, at least {least}. Received "
+            f"{number!r}."
+        )

@@ -9,7 +9,7 @@ from layertap.analysis.comparison import Compared
 from layertap.analysis.reports import Difference
 from layertap.core import text, tolerance
 from layertap.core.address import IDS, LABELS, LENGTHS, SAMPLE_WEIGHT
-from layertap.errors import OptionError, StoreError
+from layertap.errors import StoreError, check_number
 from layertap.results.saved import Saved
 
 # Numbers that are compared at a time: in 64 bits, and a few times, they take memory.
@@ -48,10 +48,7 @@ def diff(
     assert report, report
     ```
     """
-    if rows is not None and rows < 1:
-        raise OptionError(
-            f"`rows` is too small. Expected 1 or more. Received rows={rows}."
-        )
+    check_number("`rows`", rows, 1)
     first, second = (s if isinstance(s, Saved) else Saved(s) for s in (a, b))
     names = _names(first, second)
     compared = [_begin(name, first, second) for name in names]

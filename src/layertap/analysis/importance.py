@@ -21,7 +21,13 @@ from layertap.analysis.importance_report import BranchImportance, Change, Import
 from layertap.analysis.perturbation import ConstantRows, HeadInputs
 from layertap.core.plan import Branch, Join
 from layertap.core.progress import OnProgress, Show, show_progress
-from layertap.errors import AddressError, DataError, NoJoinsError, OptionError
+from layertap.errors import (
+    AddressError,
+    DataError,
+    NoJoinsError,
+    OptionError,
+    check_number,
+)
 from layertap.planning.split import split
 from layertap.results.saved import Saved
 from layertap.results.statistics.moments import Statistics
@@ -83,18 +89,10 @@ def importance(
     """
     saved = saved if isinstance(saved, Saved) else Saved(saved)
     chosen = np.asarray(select_rows(rows, saved.rows), np.intp)
-    least = {
-        "`repeats`": (repeats, 1),
-        "`seed`": (seed, 0),
-        "`batch_size`": (batch_size, 1),
-        "number of `rows`": (len(chosen), 2),
-    }
-    for what, (number, minimum) in least.items():
-        if number is not None and number < minimum:
-            raise OptionError(
-                f"The {what} is too small. Expected at least {minimum}. Received "
-                f"{number}."
-            )
+    check_number("`repeats`", repeats, 1)
+    check_number("`seed`", seed, 0)
+    check_number("`batch_size`", batch_size, 1)
+    check_number("The number of `rows`", len(chosen), 2)
     names, joined = _accepted(saved, head)
     targets = _targets(saved, labels)
     inputs = HeadInputs(saved, names, joined, targets, chosen, batch_size)

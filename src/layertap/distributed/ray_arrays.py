@@ -101,13 +101,6 @@ class _Form(NamedTuple):
     def __str__(self) -> str:
         return f"{self.dtype} of shape {(self.rows, *self.row_shape)}"
 
-    def fits(self, other: "_Form") -> bool:
-        """Whether both can be rows of one array. Texts have any length."""
-        texts = self.dtype.kind in "OSU" and other.dtype.kind in "OSU"
-        return self.row_shape == other.row_shape and (
-            texts or self.dtype == other.dtype
-        )
-
 
 def _split_block(
     block: Mapping[str, NDArray[Any]], names: Sequence[str]
@@ -122,13 +115,16 @@ def _split_block(
 
 def _column(name: str, forms: Sequence[_Form], refs: Sequence[Any]) -> RayArray:
     first = forms[0]
-    for form in forms[1:]:
-        if not form.fits(first):
+    same = all(form.dtype == first.dtype for form in forms)
+    # These have any length.
+    texts = all(form.dtype.kind in "OSU" for form in forms)
+    for form in forms:
+        fits = texts or form.dtype == first.dtype
+        if form.row_shape != first.row_shape or not fits:
             raise DataError(
                 f"Column {name!r} of the ray.data.Dataset changes its form. Expected "
                 f"{first}, as in its first block. Received {form}. Give its rows one "
                 f"form, or drop it: dataset.drop_columns([{name!r}])."
             )
-    same = all(form.dtype == first.dtype for form in forms)
     dtype = first.dtype if same else np.dtype(object)
     return RayArray(refs, [form.rows for form in forms], first.row_shape, dtype)

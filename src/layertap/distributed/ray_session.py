@@ -13,7 +13,7 @@ import keras
 from layertap.core.optional import require
 from layertap.distributed.retries import start_counting
 from layertap.distributed.worker import Assignment, Worker
-from layertap.errors import OptionError
+from layertap.errors import OptionError, check_number
 
 
 class Resources(NamedTuple):
@@ -79,11 +79,7 @@ def plan_resources(
     if workers is None:
         kind, amount = ("GPU", num_gpus) if num_gpus else ("CPU", num_cpus)
         workers = max(int(ray.cluster_resources().get(kind, 0) / amount), 1)
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise OptionError(
-            f"`workers` is invalid. Expected an integer, at least 1. Received "
-            f"{workers}."
-        )
+    check_number("`workers`", workers, 1)
     each = {"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}
     return Resources(workers, each)
 

@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain
-from numbers import Integral
 from typing import Any
 
 import keras
 import numpy as np
 
-from layertap.errors import DataError, DataTypeError, OptionError
+from layertap.errors import DataError, DataTypeError, OptionError, check_number
 from layertap.inputs.convert import (
     Converter,
     common_rows,
@@ -58,13 +58,8 @@ class ArrayBatches(Source):
     batch_size: int
 
     def __init__(self, data: Any, converter: Converter, batch_size: int | None) -> None:
-        size: Any = BATCH_SIZE if batch_size is None else batch_size
-        if not isinstance(size, Integral) or size < 1:
-            raise OptionError(
-                "`batch_size` is wrong. Expected a whole number of rows, at least 1. "
-                f"Received {size!r}."
-            )
-        self.batch_size = self.size = int(size)
+        check_number("`batch_size`", batch_size, 1)
+        self.batch_size = self.size = int(batch_size or BATCH_SIZE)
         x, y, weight = converter.unpack(data)
         x = keras.tree.map_structure(lambda leaf: sliceable(leaf, is_input=True), x)
         y, weight = keras.tree.map_structure(sliceable, (y, weight))
@@ -102,22 +97,20 @@ class ArrayBatches(Source):
         )
 
 
+@dataclass
 class StreamBatches(Source):
     """Batches that come one after the other."""
 
-    def __init__(
-        self, iterate: Callable[[], Iterator[Any]], converter: Converter
-    ) -> None:
-        self._iterate = iterate
-        self._converter = converter
-        self._last: Iterator[Any] | None = None
-        self._peeked: Iterator[Any] | None = None
+    iterate: Callable[[], Iterator[Any]]
+    converter: Converter
+    _last: Iterator[Any] | None = None
+    _peeked: Iterator[Any] | None = None
 
     def peek(self) -> Iterator[Any]:
         """Yields the first element with rows; the next reading begins with it."""
         reading = self._start()
         for element in reading:
-            if self._converter.count_rows(element):
+            if self.converter.count_rows(element):
                 self._peeked = chain([element], reading)
                 yield element
                 return
@@ -127,7 +120,7 @@ class StreamBatches(Source):
         reading, self._peeked = self._peeked or self._start(), None
         row = 0
         for element in reading:
-            rows = self._converter.count_rows(element)
+            rows = self.converter.count_rows(element)
             if rows and row + rows > start:
                 yield row, element
             row += rows
@@ -135,7 +128,7 @@ class StreamBatches(Source):
                 return
 
     def _start(self) -> Iterator[Any]:
-        reading = self._iterate()
+        reading = self.iterate()
         if reading is self._last:
             raise DataError(
                 f"{type(reading).__name__} was read before, and gives its batches only "

@@ -17,7 +17,7 @@ from layertap.core.values import (
     overflow_counts,
     unknown_address,
 )
-from layertap.errors import OptionError, StoreCorruptError
+from layertap.errors import StoreCorruptError, check_number
 from layertap.results.manifest import ValueArray, read_manifest
 from layertap.results.training.row_order import RowOrder
 from layertap.store import LazyArray, Reader
@@ -108,9 +108,7 @@ class SavedRows(PlannedValues[ValueArray]):
         Raises:
             OptionError: If `n` or `seed` is out of range.
         """
-        n = operator.index(n)
-        if n < 1:
-            raise OptionError(f"A batch has at least 1 row. Received n={n}.")
+        check_number("`n`", n, 1)
         order = RowOrder(
             range(self.rows), self.reader.block_rows, shuffle=shuffle, seed=seed
         )

@@ -118,5 +118,5 @@ def test_threads_read_the_same_order():
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "one"])
 def test_a_seed_is_an_integer(seed):
-    with pytest.raises(OptionError, match="Expected an integer from 0 on"):
+    with pytest.raises(OptionError, match="whole number, at least 0"):
         RowOrder(range(3), 2, shuffle=True, seed=seed)

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layertap.core import tables, text
-from layertap.results.statistics.moments import Statistics, Totals
+from layertap.results.statistics.moments import Statistics
 
 _HEADINGS = (
     *("mean", "deviation", "minimum", "maximum", "zeros"),
@@ -21,24 +21,18 @@ def table(statistics: Mapping[str, Statistics]) -> Table:
     for heading in _HEADINGS:
         rows.add_column(heading, justify="right", no_wrap=True)
     for name, known in statistics.items():
-        rows.add_row(Text(text.printable(name)), *_cells(known.total))
+        total = known.total
+        moments = (total.mean, total.deviation, total.minimum, total.maximum)
+        dead = f"{total.dead:,} of {total.units:,}"
+        rows.add_row(
+            Text(text.printable(name)),
+            *(Text(f"{number:.4g}") for number in moments),
+            Text(_percent(total.share_of_zeros)),
+            Text(f"{total.nan:,}", style="red" if total.nan else "dim"),
+            Text(f"{total.inf:,}", style="red" if total.inf else "dim"),
+            Text(dead, style="yellow" if total.dead else "dim"),
+        )
     return rows
-
-
-def _cells(total: Totals) -> list[Text]:
-    moments = (total.mean, total.deviation, total.minimum, total.maximum)
-    return [
-        *(Text(f"{number:.4g}") for number in moments),
-        Text(_percent(total.share_of_zeros)),
-        *(
-            Text(f"{count:,}", style="red" if count else "dim")
-            for count in (total.nan, total.inf)
-        ),
-        Text(
-            f"{total.dead:,} of {total.units:,}",
-            style="yellow" if total.dead else "dim",
-        ),
-    ]
 
 
 def _percent(share: float) -> str:

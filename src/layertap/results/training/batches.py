@@ -1,6 +1,5 @@
 """Batches of examples, read from a store in pieces of many batches."""
 
-import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 
 from layertap.core import tree
 from layertap.core.lru import LRU
-from layertap.errors import OptionError
+from layertap.errors import OptionError, check_number
 from layertap.results.training.row_order import RowOrder
 
 Arrays = list[NDArray[Any]]
@@ -60,11 +59,8 @@ class Batches:
     """Examples in batches; any thread may request any batch at any time."""
 
     def __init__(self, examples: Examples, size: int, drop_remainder: bool) -> None:
-        self.size = operator.index(size)
-        if self.size < 1:
-            raise OptionError(
-                f"A batch has at least 1 row. Received batch_size={size}."
-            )
+        check_number("`batch_size`", size, 1)
+        self.size = int(size)
         self.examples = examples
         self._rows = len(examples)
         if drop_remainder:

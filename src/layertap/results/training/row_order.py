@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core.lru import LRU
-from layertap.errors import OptionError
+from layertap.errors import check_number
 
 Rows = range | NDArray[np.intp]
 
@@ -38,11 +38,7 @@ class RowOrder:
         shuffle: bool = False,
         seed: int | None = None,
     ) -> None:
-        if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):
-            raise OptionError(
-                "`seed` is not usable. Expected an integer from 0 on, or None. "
-                f"Received {seed!r}."
-            )
+        check_number("`seed`", seed, 0)
         self.shuffle = shuffle
         self._rows = _sorted(rows) if shuffle else rows
         self._block_rows = block_rows
