@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from layertap.analysis.branch_facts import (
     alignment,
@@ -94,13 +93,19 @@ def importance(
     check_number("`batch_size`", batch_size, 1)
     check_number("The number of `rows`", len(chosen), 2)
     names, joined = _accepted(saved, head)
-    targets = _targets(saved, labels)
-    inputs = HeadInputs(saved, names, joined, targets, chosen, batch_size)
+    y, weights = select_targets(saved, True if labels is None else labels, True)
+    if y is None:
+        raise DataError(
+            f"{saved.path} has no labels, which a loss needs. Pass `labels=`, or save "
+            "them: save(model, (x, y), path)."
+        )
+    inputs = HeadInputs(saved, names, joined, (y, weights), chosen, batch_size)
+    arrays = inputs.arrays
     compiled = _compiled(head, loss, metrics)
     joins = [
         join
         for join in saved.plan.joins
-        if {branch.address for branch in join.branches} <= inputs.arrays.keys()
+        if {branch.address for branch in join.branches} <= arrays.keys()
     ]
     if not joins:
         raise AddressError(
@@ -114,31 +119,17 @@ def importance(
         branches = [
             measured for join in joins for measured in measurement.branches(join, base)
         ]
-    places = _comparable_places(inputs, joins)
+    widest = max(arrays[b.address].row_bytes for j in joins for b in j.branches)
+    most = max(len(join.branches) for join in joins)
+    places = comparable(len(chosen), widest, most)
     redundancy = {
-        join.path: alignment(inputs.arrays[b.address][places] for b in join.branches)
+        join.path: alignment(arrays[b.address][places] for b in join.branches)
         for join in joins
     }
     return Importance(
         *(head.name, len(chosen), repeats, base, tuple(branches)),
         *(redundancy, len(places)),
     )
-
-
-def _targets(saved: Saved, labels: Any) -> tuple[Any, Any]:
-    """Returns labels and sample weights, of the store or passed."""
-    y, weights = select_targets(
-        (saved.labels, saved.sample_weight),
-        True if labels is None else labels,
-        True,
-        saved.reader,
-    )
-    if y is None:
-        raise DataError(
-            f"{saved.path} has no labels, which a loss needs. Pass `labels=`, or save "
-            "them: save(model, (x, y), path)."
-        )
-    return y, weights
 
 
 @dataclass
@@ -165,22 +156,18 @@ class _Measurement:
     def branches(self, join: Join, base: Metrics) -> Iterator[BranchImportance]:
         """Yields the importance of the branches of a join."""
         statistics = [
-            unit_statistics(self.inputs.pieces(branch.address))
-            for branch in join.branches
+            unit_statistics(self.inputs.pieces(b.address)) for b in join.branches
         ]
         widths = _width_shares(join)
         norms = shares(list(map(mean_square, statistics)))
         for branch, known, width, norm in zip(
             join.branches, statistics, widths, norms, strict=True
         ):
-            permuted, zeroed, averaged = self._changes(branch, known, base)
             yield BranchImportance(
                 branch.address,
                 branch.made_by,
                 join.path,
-                permuted=permuted,
-                zeroed=zeroed,
-                averaged=averaged,
+                **self._changes(branch, known, base),
                 width_share=width,
                 norm_share=norm,
                 dead=int(known.dead.sum()),
@@ -191,7 +178,7 @@ class _Measurement:
 
     def _changes(
         self, branch: Branch, known: Statistics, base: Metrics
-    ) -> tuple[dict[str, Change], Metrics, Metrics]:
+    ) -> dict[str, Any]:
         """Returns the changes of metrics: permuted, zeroed and averaged."""
         name = branch.address
         array = self.inputs.arrays[name]
@@ -206,19 +193,11 @@ class _Measurement:
             self.evaluate({name: ConstantRows(row, len(self.inputs.rows))})
             for row in (np.zeros_like(mean), mean)
         )
-        return (
-            {metric: _change(base, permuted, metric) for metric in base},
-            {metric: zeroed[metric] - base[metric] for metric in base},
-            {metric: averaged[metric] - base[metric] for metric in base},
-        )
-
-
-def _comparable_places(inputs: HeadInputs, joins: Sequence[Join]) -> NDArray[np.intp]:
-    """Returns the places of rows to compare the branches of joins on."""
-    branches = [branch.address for join in joins for branch in join.branches]
-    widest = max(inputs.arrays[name].row_bytes for name in branches)
-    most = max(len(join.branches) for join in joins)
-    return comparable(len(inputs.rows), widest, most)
+        return {
+            "permuted": {metric: _change(base, permuted, metric) for metric in base},
+            "zeroed": {metric: zeroed[metric] - base[metric] for metric in base},
+            "averaged": {metric: averaged[metric] - base[metric] for metric in base},
+        }
 
 
 def _accepted(saved: Saved, head: keras.Model) -> tuple[list[str], Join | None]:

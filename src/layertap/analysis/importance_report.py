@@ -116,13 +116,11 @@ class Importance(tables.Tabular):
         """Returns the table for `rich` to print, the most important branch first."""
         title = text.printable(f"Importance of branches to {self.head}")
         table = tables.titled(title, self._summary())
-        for heading in ("branch", "made by"):
-            table.add_column(heading, overflow="fold")
+        tables.add_columns(table, "branch", "made by", overflow="fold")
         table.add_column("", no_wrap=True)
-        for heading in ("permuted", "zeroed", "mean", "width", "norm", "dead units"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for heading in ("NaN/Inf", "most alike"):
-            table.add_column(heading, no_wrap=True)
+        numbers = ("permuted", "zeroed", "mean", "width", "norm", "dead units")
+        tables.add_columns(table, *numbers, justify="right", no_wrap=True)
+        tables.add_columns(table, "NaN/Inf", "most alike", no_wrap=True)
         for branch in self.ranked:
             for number, metric in enumerate(branch.permuted):
                 names = ["", ""] if number else [branch.address, branch.made_by]

@@ -57,8 +57,8 @@ class Report(tables.Tabular):
         """Returns the report as a table for `rich` to print."""
         title = text.printable(f"Verified {self.path}")
         table = tables.titled(title, self._summary())
-        for heading in ("address", "compared", "rows", "verdict", "largest difference"):
-            table.add_column(heading, overflow="fold")
+        headings = ("address", "compared", "rows", "verdict", "largest difference")
+        tables.add_columns(table, *headings, overflow="fold")
         for check in self.checks:
             verdict: str = check.verdict
             if check.damage:
@@ -150,10 +150,8 @@ class Difference(tables.Tabular):
         table.add_column("address", overflow="fold")
         table.add_column("rows", justify="right", no_wrap=True)
         table.add_column("verdict", no_wrap=True)
-        for heading in ("largest", "relative", "mean"):
-            table.add_column(heading, justify="right")
-        for heading in ("where", "in A", "in B"):
-            table.add_column(heading, overflow="fold")
+        tables.add_columns(table, "largest", "relative", "mean", justify="right")
+        tables.add_columns(table, "where", "in A", "in B", overflow="fold")
         for comparison in self.compared:
             table.add_row(*_cells(comparison))
         return table

@@ -44,6 +44,12 @@ def titled(title: str, caption: str | Text = "") -> Table:
     )
 
 
+def add_columns(table: Table, *headings: str, **settings: Any) -> None:
+    """Adds columns of the same settings to a table."""
+    for heading in headings:
+        table.add_column(heading, **settings)
+
+
 def plain(renderable: Any) -> str:
     """Returns the output of `rich` as text without colours."""
     return _printed(renderable).export_text().rstrip("\n")

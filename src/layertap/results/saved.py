@@ -255,8 +255,7 @@ class Saved(SavedRows):
         if joined:
             branches, axis = branches_of_join(self.plan, names)
             x = JoinedArray([self[name] for name in branches], axis)
-        saved = (self.labels, self.sample_weight)
-        targets = select_targets(saved, labels, sample_weight, self.reader)
+        targets = select_targets(self, labels, sample_weight)
         chosen = select_rows(rows, self.rows)
         order = RowOrder(chosen, self.reader.block_rows, shuffle=shuffle, seed=seed)
         return Examples((x, *(part for part in targets if part is not None)), order)

@@ -18,8 +18,7 @@ def table(statistics: Mapping[str, Statistics]) -> Table:
     """Returns a table of statistics by address."""
     rows = tables.titled("Statistics")
     rows.add_column("address", overflow="fold")
-    for heading in _HEADINGS:
-        rows.add_column(heading, justify="right", no_wrap=True)
+    tables.add_columns(rows, *_HEADINGS, justify="right", no_wrap=True)
     for name, known in statistics.items():
         total = known.total
         moments = (total.mean, total.deviation, total.minimum, total.maximum)

@@ -11,7 +11,7 @@ from layertap.core.plan import Plan
 from layertap.errors import DataError, DataTypeError, OptionError
 from layertap.results.joined_array import JoinedArray
 from layertap.results.training.row_order import Rows
-from layertap.store import LazyArray, Reader
+from layertap.store import LazyArray
 
 Globs = str | Sequence[str] | None
 
@@ -51,21 +51,19 @@ def branches_of_join(plan: Plan, names: Sequence[str]) -> tuple[list[str], int]:
     )
 
 
-def select_targets(
-    saved: tuple[Any, Any], labels: Any, sample_weight: Any, reader: Reader
-) -> tuple[Any, Any]:
+def select_targets(saved: Any, labels: Any, sample_weight: Any) -> tuple[Any, Any]:
     """Returns labels and sample weights as structures of arrays, or None.
 
-    True chooses the saved ones, False none; others need an entry for each row.
+    True chooses those of `saved`, False none; others need an entry for each row.
     """
-    y, weights = map(_with_tuples, saved)
+    y, weights = map(_with_tuples, (saved.labels, saved.sample_weight))
     if labels is not True:
-        y = _row_arrays("labels", labels, reader.rows)
+        y = _row_arrays("labels", labels, saved.rows)
     if sample_weight is not True:
-        weights = _row_arrays("sample_weight", sample_weight, reader.rows)
+        weights = _row_arrays("sample_weight", sample_weight, saved.rows)
         if y is None and weights is not None:
             raise DataError(
-                f"`sample_weight=` has no labels to weigh: {reader.path} has none. "
+                f"`sample_weight=` has no labels to weigh: {saved.path} has none. "
                 "Pass `labels=`, too."
             )
     return y, None if y is None else weights
