@@ -13,6 +13,7 @@ import numpy as np
 from layertap.core.optional import import_users
 from layertap.errors import DataError
 from layertap.inputs.images import read_images
+from layertap.inputs.lazy_array import reporting
 from layertap.inputs.parquet import SUFFIX as PARQUET
 from layertap.inputs.parquet import parquet_files, read_parquet
 from layertap.inputs.zarr_arrays import is_zarr, open_zarr
@@ -98,16 +99,16 @@ def _input_names(model: Any) -> set[str]:
 
 
 def _load_npy(path: Path) -> Any:
-    try:
+    with reporting(f"{path} is not a readable .npy file", *_UNREADABLE):
         return np.lib.format.open_memmap(path, mode="r")
-    except _UNREADABLE as error:
-        raise DataError(f"{path} is not a readable .npy file: {error}") from error
 
 
 def _load_npz(path: Path) -> dict[str, Any]:
-    try:
+    errors = (*_UNREADABLE, TypeError, zipfile.BadZipFile, zlib.error)
+    with (
+        reporting(f"{path} is not a readable .npz file", *errors),
         # Opened here: NumPy leaves a file open if it is not an archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (*_UNREADABLE, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a readable .npz file: {error}") from error
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as archive,
+    ):
+        return {name: archive[name] for name in archive.files}

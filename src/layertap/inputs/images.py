@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from layertap.core.optional import require
 from layertap.errors import DataError, OptionError
-from layertap.inputs.lazy_array import LazyRows
+from layertap.inputs.lazy_array import LazyRows, reporting
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -84,9 +84,9 @@ class ImageFolder(LazyRows):
 
     def _pixels(self, name: str) -> NDArray[np.uint8]:
         image = _pillow()
-        too_large = image.DecompressionBombError
         height, width = self._size
-        try:
+        errors = (OSError, SyntaxError, ValueError, image.DecompressionBombError)
+        with reporting(f"{self.folder / name} is not a readable image", *errors):
             with image.open(self.folder / name) as opened:
                 if opened.mode.startswith("I"):
                     # The upper 8 of 16 bits, as TensorFlow does: Pillow would make
@@ -95,10 +95,6 @@ class ImageFolder(LazyRows):
                 picture = opened.convert(MODES[self._channels])
             if picture.size != (width, height):
                 picture = picture.resize((width, height), image.Resampling.BILINEAR)
-        except (OSError, SyntaxError, ValueError, too_large) as error:
-            raise DataError(
-                f"{self.folder / name} is not a readable image: {error}"
-            ) from error
         return np.asarray(picture, "uint8").reshape(height, width, self._channels)
 
 

@@ -1,8 +1,10 @@
 """Arrays of rows that are read when they are sliced."""
 
+import re
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core.lru import LRU
+from layertap.errors import DataError
 
 # Rows may begin in one piece and end in the next.
 _CACHED_PIECES = 2
@@ -76,3 +79,14 @@ class PiecewiseRows(LazyRows):
     @abstractmethod
     def fetch(self, numbers: Sequence[int]) -> Iterable[NDArray[Any]]:
         """Fetches the pieces of some numbers, maybe of none, in their order."""
+
+
+@contextmanager
+def reporting(problem: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turns errors of a library that reads data into a DataError with the problem."""
+    try:
+        yield
+    except errors as error:
+        # Without the places in TensorStore's own source.
+        why = re.split(r" \[(?:tensorstore_spec|source locations)", str(error))[0]
+        raise DataError(f"{problem}: {why}") from error

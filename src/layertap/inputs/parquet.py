@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from layertap.core.optional import require
 from layertap.errors import DataError
-from layertap.inputs.lazy_array import PiecewiseRows
+from layertap.inputs.lazy_array import PiecewiseRows, reporting
 
 SUFFIX = ".parquet"
 
@@ -22,10 +22,7 @@ class _Group(NamedTuple):
     file: Path
     metadata: Any
     number: int
-
-    @property
-    def rows(self) -> int:
-        return int(self.metadata.row_group(self.number).num_rows)
+    rows: int
 
     def __str__(self) -> str:
         return f"row group {self.number} of {self.file}"
@@ -79,18 +76,13 @@ class ParquetColumn(PiecewiseRows):
 
     def _read(self, group: _Group) -> NDArray[Any]:
         arrow = _pyarrow()
-        try:
+        problem = f"Column {self.name!r}, {group}, can't be read"
+        with reporting(problem, arrow.ArrowException, OSError, ValueError):
             with arrow.parquet.ParquetFile(group.file, metadata=group.metadata) as file:
                 table = file.read_row_group(group.number, columns=[self.name])
             array = np.concatenate(
                 [_array(chunk) for chunk in table.column(self.name).chunks]
             )
-        except DataError as error:
-            raise DataError(f"Column {self.name!r}, {group}: {error}") from error
-        except (arrow.ArrowException, OSError, ValueError) as error:
-            raise DataError(
-                f"Column {self.name!r}, {group}, can't be read: {error}"
-            ) from error
         shape = _tensor_shape(table.schema.field(self.name))
         return array if shape is None else array.reshape(len(array), *shape)
 
@@ -113,22 +105,20 @@ def read_parquet(files: Sequence[Path]) -> dict[str, ParquetColumn]:
     groups: list[_Group] = []
     names: list[str] = []
     for file in files:
-        try:
+        problem = f"{file} is not a readable Parquet file"
+        with reporting(problem, arrow.ArrowException, OSError, ValueError):
             metadata = arrow.parquet.read_metadata(file)
             columns = metadata.schema.to_arrow_schema().names
-        except (arrow.ArrowException, OSError, ValueError) as error:
-            raise DataError(
-                f"{file} is not a readable Parquet file: {error}"
-            ) from error
         names = names or columns
         if columns != names:
             raise DataError(
                 f"{file} has other columns than {files[0]}. Expected "
                 f"{', '.join(names)}. Received {', '.join(columns)}."
             )
-        numbers = range(metadata.num_row_groups)
-        parts = [_Group(file, metadata, number) for number in numbers]
-        groups += [part for part in parts if part.rows]
+        for number in range(metadata.num_row_groups):
+            rows = metadata.row_group(number).num_rows
+            if rows:
+                groups.append(_Group(file, metadata, number, rows))
     return {name: ParquetColumn(name, groups) for name in names}
 
 

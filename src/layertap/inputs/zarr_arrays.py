@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import DataError
-from layertap.inputs.lazy_array import LazyRows
+from layertap.inputs.lazy_array import LazyRows, reporting
 from layertap.store.storage.buckets import SCHEMES, bucket_spec, tensorstore
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
@@ -38,18 +38,16 @@ class ZarrArray(LazyRows):
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Reads only the chunks with these rows."""
-        try:
+        problem = f"Rows {start} to {stop - 1} of {self.location} can't be read"
+        # TensorStore's errors depend on the kind of store.
+        with reporting(problem, Exception):
             return np.asarray(self._opened[start:stop].read().result())
-        except Exception as error:  # TensorStore's errors depend on the kind of store.
-            raise DataError(
-                f"Rows {start} to {stop - 1} of {self.location} can't be read: "
-                f"{_short(error)}"
-            ) from error
 
     @cached_property
     def _opened(self) -> Any:
         context = _context()
-        try:
+        problem = f"{self.location} is not a Zarr array that TensorStore can read"
+        with reporting(problem, Exception):
             opening = tensorstore().open(
                 {"driver": "auto", "kvstore": _kvstore(self.location)},
                 open=True,
@@ -60,11 +58,6 @@ class ZarrArray(LazyRows):
                 recheck_cached_data="open",
             )
             return opening.result()
-        except Exception as error:
-            raise DataError(
-                f"{self.location} is not a Zarr array that TensorStore can read: "
-                f"{_short(error)}"
-            ) from error
 
 
 def is_zarr(source: str) -> bool:
@@ -82,10 +75,8 @@ def open_zarr(
     All arrays of a group are listed only if one of `inputs` is missing, because listing
     a bucket takes time. Else the group's `optional` arrays are added.
     """
-    try:
+    with reporting(f"{source} can't be opened", ValueError):
         store = tensorstore().KvStore.open(_kvstore(source)).result()
-    except ValueError as error:
-        raise DataError(f"{source} can't be opened: {_short(error)}") from error
     node = _node(store, source, "")
     if node is None:
         raise DataError(
@@ -133,11 +124,10 @@ def _members(store: Any) -> list[str]:
 
 
 def _json(store: Any, source: str, key: str) -> dict[str, Any] | None:
-    try:
+    # Errors of the network, the disk or the content.
+    with reporting(f"{key} of {source} can't be read", Exception):
         result = store.read(key).result()
         value = json.loads(result.value) if result.state == "value" else None
-    except Exception as error:  # Of the network, the disk or the content.
-        raise DataError(f"{key} of {source} can't be read: {_short(error)}") from error
     if value is not None and not isinstance(value, dict):
         raise DataError(f"{key} of {source} is not metadata of Zarr.")
     return value
@@ -152,11 +142,6 @@ def _kvstore(location: str) -> Any:
     if separator:
         return f"{location.rstrip('/')}/"
     return {"driver": "file", "path": f"{Path(location).absolute()}/"}
-
-
-def _short(error: Exception) -> str:
-    """Returns TensorStore's message without the places in its own source."""
-    return re.split(r" \[(?:tensorstore_spec|source locations)", str(error))[0]
 
 
 @cache
