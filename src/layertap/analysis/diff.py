@@ -154,9 +154,8 @@ def _compare(comparison: Compared, block: range, first: Saved, second: Saved) ->
             comparison.add(start, *pair, _share(name, first, second))
         except MemoryError as error:
             raise StoreError(
-                f"{name}: a row of {pair[0][0].size:,} numbers can't be compared: it "
-                "does not fit into memory several times. Compare it on a larger "
-                "machine."
+                f"{name}: a row of {pair[0][0].size:,} numbers does not fit into memory"
+                " several times, to be compared. Compare it on a larger machine."
             ) from error
 
 

@@ -122,7 +122,7 @@ def save(
     ```
     """
     ray = ray_session.start_ray(num_gpus)
-    resources = ray_session.plan_resources(ray, workers, num_cpus, num_gpus)
+    workers, each = ray_session.plan_resources(ray, workers, num_cpus, num_gpus)
     loaded, shared_model = _load(model)
     check_model(loaded)
     shared_data = share(data, ids)
@@ -137,7 +137,6 @@ def save(
     saved = find_existing_store(run, path, options, sampled=True)
     if saved is not None and saved.complete:
         return saved
-    workers = resources.workers
     with raise_on_sigterm(), _writer(run, path, saved, workers, options) as writer:
         missing = writer.missing()
         if saved is not None:
@@ -152,7 +151,7 @@ def save(
             writer.claim,
             workers,
         )
-        blocks = ray_session.write_blocks(ray, missing, assignment, resources)
+        blocks = ray_session.write_blocks(ray, missing, assignment, each)
         _follow(blocks, writer, missing, progress, len(plan.stored))
         writer.finish(lambda: {STATISTICS: _statistics(plan, writer)})
     return Saved(path)
@@ -168,7 +167,15 @@ def _load(model: Any) -> tuple[keras.Model, SharedModel | None]:
 
 
 def _share_model(model: keras.Model) -> SharedModel:
-    """Returns a model as the contents of a file."""
+    """Returns a model as the contents of a file, with all registered objects."""
+    from ray import cloudpickle
+
+    objects = {}
+    for name, custom in keras.saving.get_custom_objects().items():
+        # Objects with a lock or a connection can't be pickled, and may be of another
+        # model.
+        with suppress(Exception):
+            objects[name] = cloudpickle.dumps(custom)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
         try:
@@ -179,19 +186,7 @@ def _share_model(model: keras.Model) -> SharedModel:
                 f"it: {error}. Give its layers a `get_config`, or pass the path of a "
                 ".keras file that all workers can read."
             ) from error
-        return SharedModel(contents=file.read_bytes(), objects=_custom_objects())
-
-
-def _custom_objects() -> dict[str, bytes]:
-    """Pickles the objects that are registered with Keras, if they can be pickled."""
-    from ray import cloudpickle
-
-    pickled = {}
-    for name, custom in keras.saving.get_custom_objects().items():
-        # Objects with a lock or a connection can't, and may be of another model.
-        with suppress(Exception):
-            pickled[name] = cloudpickle.dumps(custom)
-    return pickled
+        return SharedModel(contents=file.read_bytes(), objects=objects)
 
 
 def _writer(

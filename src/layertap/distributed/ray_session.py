@@ -4,9 +4,9 @@ import logging
 import os
 import pickle
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
@@ -14,13 +14,6 @@ from layertap.core.optional import require
 from layertap.distributed.retries import start_counting
 from layertap.distributed.worker import Assignment, Worker
 from layertap.errors import OptionError, check_number
-
-
-class Resources(NamedTuple):
-    """The number of workers, and the CPUs or GPUs of each; Ray accepts one of them."""
-
-    workers: int
-    each: dict[str, float]
 
 
 def start_ray(num_gpus: float) -> Any:
@@ -74,18 +67,18 @@ def _start(ray: Any, address: str | None) -> None:
 
 def plan_resources(
     ray: Any, workers: int | None, num_cpus: float, num_gpus: float
-) -> Resources:
-    """Returns the resources of a save, by default all of the cluster."""
+) -> tuple[int, dict[str, float]]:
+    """Returns how many workers there are, by default on all nodes; what each needs."""
     if workers is None:
         kind, amount = ("GPU", num_gpus) if num_gpus else ("CPU", num_cpus)
         workers = max(int(ray.cluster_resources().get(kind, 0) / amount), 1)
     check_number("`workers`", workers, 1)
-    each = {"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}
-    return Resources(workers, each)
+    # Ray accepts one of them.
+    return workers, {"num_gpus": num_gpus} if num_gpus else {"num_cpus": num_cpus}
 
 
 def write_blocks(
-    ray: Any, blocks: Sequence[int], assignment: Assignment, resources: Resources
+    ray: Any, blocks: Sequence[int], assignment: Assignment, each: Mapping[str, float]
 ) -> Generator[tuple[int, int]]:
     """Has workers write blocks, and yields the rows and the bytes of each one.
 
@@ -93,7 +86,7 @@ def write_blocks(
     """
     if not blocks:
         return
-    workers = min(resources.workers, len(blocks))
+    workers = min(assignment.workers, len(blocks))
     # In memory from the start: reading tasks would wait for CPUs that workers hold.
     numbers = ray.data.from_items(
         [{"block": block} for block in blocks], override_num_blocks=len(blocks)
@@ -111,7 +104,7 @@ def write_blocks(
             # The next block is there when one is written, and no more wait behind it.
             max_tasks_in_flight_per_actor=2,
         ),
-        **resources.each,
+        **each,
         # In a list, it stays a reference: a worker first needs to know the backend.
         fn_constructor_args=[
             keras.config.backend(),

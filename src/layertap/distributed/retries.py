@@ -54,6 +54,5 @@ def check_attempts(times: int, task: int, rows: range, workers: int) -> None:
     raise LayertapError(
         f"{subject} {dead} times, and died each time without an error: the "
         "system or native code ended the process. The usual cause is a lack of memory. "
-        "Pass a smaller batch_size, or a larger num_cpus for fewer workers on each "
-        "node."
+        "Pass a smaller batch_size, or a larger num_cpus for fewer workers a node."
     )

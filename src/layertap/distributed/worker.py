@@ -132,8 +132,7 @@ class Worker:
         if problems:
             raise OtherRunError(
                 f"A worker on {os.uname().nodename} differs from the driver. "
-                f"{'; '.join(problems)}. Give all nodes the same packages, files and "
-                "data."
+                f"{'; '.join(problems)}. Give nodes the same packages, files and data."
             )
 
     def __call__(self, numbers: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -143,9 +143,8 @@ def _match(x: Any, specs: Any) -> Any:
     if isinstance(specs, Mapping) and list(specs) != sorted(specs):
         # Keras refuses this, too: the model's order or that of flattening?
         raise DataError(
-            "The inputs have no names, but the model's names are not sorted. Expected "
-            f"a dictionary of {', '.join(map(repr, specs))}. Received "
-            f"{type(x).__name__}."
+            "The inputs have no names, but the model's are not sorted. Expected a "
+            f"dictionary of {', '.join(map(repr, specs))}. Received {type(x).__name__}."
         )
     lists = isinstance(x, list | tuple) and isinstance(specs, list | tuple)
     if lists and len(x) == len(specs):
@@ -211,8 +210,7 @@ def sliceable(leaf: Any, *, is_input: bool = False) -> Any:
         leaf = array_of(leaf)
     if not leaf.shape:
         raise DataError(
-            "The data hold a scalar. Expected arrays with at least one axis, that of "
-            "the rows."
+            "The data hold a scalar. Expected arrays with at least an axis of rows."
         )
     return leaf
 

@@ -52,11 +52,16 @@ class ImageFolder(LazyRows):
         _pillow()
         if channels not in MODES:
             raise OptionError(
-                "The channels of the images are invalid. Expected 1, 3 or 4. Received "
-                f"{channels}."
+                f"The channels are invalid. Expected 1, 3 or 4. Received {channels}."
             )
         self.folder = folder
-        self.ids = sorted(_images_below(folder))
+        files = (f.relative_to(folder) for f in folder.rglob("*") if f.is_file())
+        self.ids = sorted(
+            file.as_posix()
+            for file in files
+            if file.suffix.lower() in SUFFIXES
+            and not any(part.startswith(".") for part in file.parts)
+        )
         if not self.ids:
             raise DataError(
                 f"{folder} has no images. Expected files that end in "
@@ -105,27 +110,15 @@ def read_images(folder: Path, specs: Any) -> ImageFolder:
     shape: Any = getattr(specs, "shape", ())
     if len(shape) == 4 and None not in shape[1:]:
         if shape[3] in MODES:
-            return ImageFolder(folder, (shape[1], shape[2]), shape[3])
+            return ImageFolder(folder, shape[1:3], shape[3])
         if shape[1] in MODES:
-            size = (shape[2], shape[3])
-            return ImageFolder(folder, size, shape[1], "channels_first")
+            return ImageFolder(folder, shape[2:], shape[1], "channels_first")
     received = f" Received {shape}." if shape else ""
     raise DataError(
         f"{folder} is read as a folder of images, which does not fit the model. "
         "Expected one input of shape (rows, height, width, channels), all known but "
-        f"the rows, with 1, 3 or 4 channels.{received} Pass package.module:callable "
-        "for other data."
+        f"the rows, and 1, 3 or 4 channels.{received} Or pass package.module:callable."
     )
-
-
-def _images_below(folder: Path) -> list[str]:
-    files = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
-    return [
-        file.as_posix()
-        for file in files
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.parts)
-    ]
 
 
 def _pillow() -> Any:

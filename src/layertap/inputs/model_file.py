@@ -71,8 +71,7 @@ def _check_file(file: Path, trust: bool) -> None:
         raise ModelFileError(f"{file} {kind}. Expected a .keras or .h5 file.")
     if file.suffix not in _SUFFIXES:
         raise ModelFileError(
-            f"{file} is not a model file by its name. Expected one that ends in "
-            f"{', '.join(_SUFFIXES)}."
+            f"{file} is not a model. Expected one that ends in {', '.join(_SUFFIXES)}."
         )
     if file.suffix == ".keras" and not zipfile.is_zipfile(file):
         raise ModelFileError(

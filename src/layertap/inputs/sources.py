@@ -226,8 +226,7 @@ def check_end(dataset: Any) -> None:
     """Raises if a `keras.utils.PyDataset` has no end."""
     if dataset.num_batches is None:
         raise DataError(
-            f"{type(dataset).__name__} has no end: its num_batches is None. Give it a "
-            "number of batches."
+            f"{type(dataset).__name__} has no end: its num_batches is None. Set that."
         )
 
 

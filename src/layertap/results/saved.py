@@ -136,9 +136,8 @@ class Saved(SavedRows):
         """
         from layertap.results.training.keras import SavedDataset
 
-        examples = self._examples(
-            before, outputs, joined, rows, labels, sample_weight, shuffle, seed
-        )
+        parts = self._parts(before, outputs, joined, labels, sample_weight)
+        examples = Examples(parts, self._order(rows, shuffle, seed))
         return SavedDataset(
             Batches(examples, batch_size, drop_remainder),
             workers=workers,
@@ -183,9 +182,8 @@ class Saved(SavedRows):
         """
         from layertap.results.training.torch import TorchDataset
 
-        return TorchDataset(
-            self._examples(before, outputs, joined, rows, labels, sample_weight)
-        )
+        parts = self._parts(before, outputs, joined, labels, sample_weight)
+        return TorchDataset(Examples(parts, self._order(rows)))
 
     def tf(
         self,
@@ -233,32 +231,28 @@ class Saved(SavedRows):
         """
         from layertap.results.training.tensorflow import dataset
 
-        examples = self._examples(
-            before, outputs, joined, rows, labels, sample_weight, shuffle, seed
-        )
+        parts = self._parts(before, outputs, joined, labels, sample_weight)
+        examples = Examples(parts, self._order(rows, shuffle, seed))
         batches = Batches(examples, batch_size, drop_remainder)
         return dataset(batches, drop_remainder=drop_remainder)
 
-    def _examples(
-        self,
-        before: Globs,
-        outputs: Globs,
-        joined: bool,
-        rows: Any,
-        labels: Any,
-        sample_weight: Any,
-        shuffle: bool = False,
-        seed: int | None = None,
-    ) -> Examples:
+    def _parts(
+        self, before: Globs, outputs: Globs, joined: bool, labels: Any, weights: Any
+    ) -> tuple[Any, ...]:
+        """Returns `(x,)`, `(x, y)` or `(x, y, sample_weight)` of all rows."""
         names = select_addresses(self.plan, before, outputs)
         x: Any = {name: self[name] for name in names}
         if joined:
             branches, axis = branches_of_join(self.plan, names)
             x = JoinedArray([self[name] for name in branches], axis)
-        targets = select_targets(self, labels, sample_weight)
+        targets = select_targets(self, labels, weights)
+        return (x, *(part for part in targets if part is not None))
+
+    def _order(
+        self, rows: Any, shuffle: bool = False, seed: int | None = None
+    ) -> RowOrder:
         chosen = select_rows(rows, self.rows)
-        order = RowOrder(chosen, self.reader.block_rows, shuffle=shuffle, seed=seed)
-        return Examples((x, *(part for part in targets if part is not None)), order)
+        return RowOrder(chosen, self.reader.block_rows, shuffle=shuffle, seed=seed)
 
     def to_json(self) -> dict[str, Any]:
         """Returns a description of the saved values as data for JSON."""
@@ -275,10 +269,8 @@ class Saved(SavedRows):
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "not complete"
-        return (
-            f"<layertap.Saved {self.path}: {len(self)} values, {self.rows:,} rows, "
-            f"{state}>"
-        )
+        size = f"{len(self)} values, {self.rows:,} rows"
+        return f"<layertap.Saved {self.path}: {size}, {state}>"
 
 
 def open(path: str | os.PathLike[str]) -> Saved:
