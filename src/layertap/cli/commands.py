@@ -102,7 +102,8 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
 def save(model: str, data: str, output: str, **options: Any) -> None:
     """Save the values of MODEL for DATA. Repeat it to resume a stopped save."""
     names = (*_SELECTION, "batch_size", "pad", "compression", "overwrite")
-    chosen = _given(options, *names) | {"progress": _progress(options)}
+    chosen = _given(options, *names)
+    chosen["progress"] = False if options["quiet"] else None
     if options["ray"] is not None:
         saved = _save_on_ray(model, data, output, chosen, options)
     else:
@@ -203,7 +204,7 @@ def importance(store: str, model: str, rows: slice | None, **options: Any) -> No
         head,
         metrics=list(options["metric"]) or None,
         rows=rows,
-        progress=_progress(options),
+        progress=False if options["quiet"] else None,
         **_given(options, "loss", "repeats", "seed"),
     )
     _show(report.to_json() if options["as_json"] else report)
@@ -282,10 +283,6 @@ def _load_with_data(model: str, data: str, options: dict[str, Any]) -> tuple[Any
 def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """Returns the options that the user gave; the API has the same defaults."""
     return {name: options[name] for name in names if options[name]}
-
-
-def _progress(options: dict[str, Any]) -> bool | None:
-    return False if options["quiet"] else None
 
 
 def _show_verdict(report: Any, as_json: bool) -> None:

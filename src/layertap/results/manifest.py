@@ -3,11 +3,10 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from layertap.core import text, tree
-from layertap.core.address import DIGESTS, IDS, LABELS, SAMPLE_WEIGHT
+from layertap.core.address import DIGESTS, IDS
 from layertap.core.plan import Plan, Recipe
 from layertap.core.values import auxiliary_arrays
 from layertap.errors import StoreCorruptError
@@ -26,39 +25,6 @@ _DAMAGE = (
 ValueArray = LazyArray | JoinedArray
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """A checked manifest, with the arrays that it names.
-
-    Attributes:
-        identity: What makes two runs the same: model, versions, options.
-        labels: A structure of arrays, or None; so is `sample_weight`.
-        arrays: The array of each value, by address.
-    """
-
-    plan: Plan
-    identity: dict[str, Any]
-    labels: Any
-    sample_weight: Any
-    arrays: dict[str, ValueArray]
-
-
-def read_manifest(reader: Reader, path: str | os.PathLike[str]) -> Manifest:
-    """Reads the manifest of a store, and checks it against the store's arrays."""
-    with report_damage(path):
-        plan = Plan.from_json(reader.attributes["plan"])
-        identity = dict(reader.attributes["identity"])
-        _check_arrays(plan, reader)
-        _check_ids(identity["ids"], reader)
-        return Manifest(
-            plan,
-            identity,
-            labels=_resolve(identity[LABELS], reader),
-            sample_weight=_resolve(identity.get(SAMPLE_WEIGHT), reader),
-            arrays=_value_arrays(plan, reader),
-        )
-
-
 @contextmanager
 def report_damage(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns the errors of a damaged manifest into a `StoreCorruptError`."""
@@ -72,7 +38,7 @@ def report_damage(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def _check_arrays(plan: Plan, reader: Reader) -> None:
+def check_arrays(plan: Plan, reader: Reader) -> None:
     """Checks that the store has the arrays of a plan, with their shapes and dtypes."""
     if not plan.stored:
         raise ValueError("the plan stores no value")
@@ -92,7 +58,8 @@ def _check_array(array: LazyArray, shape: tuple[int | None, ...], dtype: str) ->
         raise ValueError(f"{array!r} should have rows of shape {shape} and {dtype}")
 
 
-def _check_ids(kind: str | None, reader: Reader) -> None:
+def check_ids(kind: str | None, reader: Reader) -> None:
+    """Checks that the ids are `"number"` or `"text"`, or None for a store without."""
     if kind not in (None, "number", "text"):
         raise ValueError(f"ids are numbers or texts, not {kind!r}")
     if kind is not None:
@@ -101,7 +68,7 @@ def _check_ids(kind: str | None, reader: Reader) -> None:
             raise ValueError(f"{ids!r} can't hold ids of kind {kind!r}")
 
 
-def _resolve(paths: Any, reader: Reader) -> Any:
+def resolve(paths: Any, reader: Reader) -> Any:
     """Returns a structure of paths as the same structure of arrays."""
     for path in tree.leaves(paths):
         if not isinstance(path, str):
@@ -109,7 +76,7 @@ def _resolve(paths: Any, reader: Reader) -> Any:
     return tree.mapped(reader.array, paths)
 
 
-def _value_arrays(plan: Plan, reader: Reader) -> dict[str, ValueArray]:
+def value_arrays(plan: Plan, reader: Reader) -> dict[str, ValueArray]:
     """Returns the arrays of all values; those that are not stored are joined."""
     arrays: dict[str, ValueArray] = {}
 

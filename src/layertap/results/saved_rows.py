@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core import text, tree
-from layertap.core.address import IDS, OVERFLOWED
+from layertap.core.address import IDS, LABELS, OVERFLOWED, SAMPLE_WEIGHT
+from layertap.core.plan import Plan
 from layertap.core.values import (
     PlannedValues,
     Values,
@@ -18,7 +19,8 @@ from layertap.core.values import (
     unknown_address,
 )
 from layertap.errors import StoreCorruptError, check_number
-from layertap.results.manifest import ValueArray, read_manifest
+from layertap.results import manifest
+from layertap.results.manifest import ValueArray
 from layertap.results.training.row_order import RowOrder
 from layertap.store import LazyArray, Reader
 
@@ -34,13 +36,16 @@ class SavedRows(PlannedValues[ValueArray]):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.reader = Reader(path)
         self.path = os.fspath(path)
-        manifest = read_manifest(self.reader, self.path)
-        self.plan = manifest.plan
-        self.identity = manifest.identity
-        self.labels = manifest.labels
-        self.sample_weight = manifest.sample_weight
         self.complete = self.reader.complete
-        self._arrays = manifest.arrays
+        with manifest.report_damage(path):
+            self.plan = Plan.from_json(self.reader.attributes["plan"])
+            self.identity: dict[str, Any] = dict(self.reader.attributes["identity"])
+            manifest.check_arrays(self.plan, self.reader)
+            manifest.check_ids(self.identity[IDS], self.reader)
+            self.labels = manifest.resolve(self.identity[LABELS], self.reader)
+            weights = self.identity.get(SAMPLE_WEIGHT)
+            self.sample_weight = manifest.resolve(weights, self.reader)
+            self._arrays = manifest.value_arrays(self.plan, self.reader)
 
     @property
     def rows(self) -> int:
