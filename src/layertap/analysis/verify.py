@@ -1,6 +1,5 @@
 """Verifies saved values: recomputes rows and compares, or reads every file."""
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,78 +72,61 @@ def verify(
     if batch_size is None and feed.batch_size is not None:
         feed = Feed(data, specs, saved.identity.get("batch size"))
     _check_same_model(saved, model)
-    recomputation = _Recomputation(saved, model, _reduction(saved, reduce))
-    for batch in _sample(feed, saved.rows, rows):
-        recomputation.compare(batch)
-    return recomputation.report()
+    reduction, batches = _reduction(saved, reduce), _sample(feed, saved.rows, rows)
+    return _recompute(saved, model, reduction, batches)
 
 
-class _Recomputation:
-    """Compares the rows of recomputed batches with saved ones."""
-
-    def __init__(self, saved: Saved, model: keras.Model, reduction: Reduction) -> None:
-        self._saved = saved
-        # Reduced branches don't join.
-        joined = reduction.reduce is None
-        self._tap = Tap(model, saved.plan, reduction, joined=joined)
-        stored = [value.address for value in saved.plan.stored]
-        self._values = {
-            name: Check(name, what="saved, recomputed")
-            for name in (*stored, *auxiliary_arrays(saved.plan))
-        }
-        what = "branches joined, join recomputed"
-        self._joins = {
-            join.path: Check(address.output(join.path), what=what)
-            for join in saved.plan.joins
-            if joined and join.rebuildable
-        }
-        self._nonfinite: Counter[str] = Counter()
-        self._other_inputs = 0
-
-    def compare(self, batch: Batch) -> None:
-        """Recomputes a batch, and compares its rows as far as they are saved."""
-        plan, reader = self._saved.plan, self._saved.reader
-        rows = slice(batch.row, min(batch.row + batch.rows, self._saved.rows))
+def _recompute(
+    saved: Saved, model: keras.Model, reduction: Reduction, batches: Iterator[Batch]
+) -> Report:
+    """Recomputes batches, and compares their rows as far as they are saved."""
+    plan, reader = saved.plan, saved.reader
+    # Reduced branches don't join.
+    joined = reduction.reduce is None
+    tap = Tap(model, plan, reduction, joined=joined)
+    names = (*(value.address for value in plan.stored), *auxiliary_arrays(plan))
+    values = {name: Check(name, what="saved, recomputed") for name in names}
+    what = "branches joined, join recomputed"
+    joins = {
+        join: Check(address.output(join.path), what=what)
+        for join in plan.joins
+        if joined and join.rebuildable
+    }
+    report = Report(saved.path, saved.rows, [*values.values(), *joins.values()])
+    for batch in batches:
+        rows = slice(batch.row, min(batch.row + batch.rows, saved.rows))
         digests = reader.array(address.DIGESTS)[rows]
         same_inputs = digests == fingerprint.inputs_digest(batch.inputs)
-        self._other_inputs += not same_inputs.all()
-        fresh = self._tap(batch)
-        stored = {name: reader.array(name)[rows] for name in self._values}
+        report.other_inputs += not same_inputs.all()
+        fresh = tap(batch)
+        stored = {name: reader.array(name)[rows] for name in values}
         for name, array in stored.items():
             computed = plan.narrowed.get(name)
-            self._values[name].add(
-                batch.row, array, fresh[name][: len(array)], computed
-            )
-            if array.dtype.kind in "fcV":
-                self._nonfinite[name] += int(np.count_nonzero(~np.isfinite(array)))
+            values[name].add(batch.row, array, fresh[name][: len(array)], computed)
+            if array.dtype.kind in "fcV" and not np.isfinite(array).all():
+                count = int(np.count_nonzero(~np.isfinite(array)))
+                report.nonfinite[name] = report.nonfinite.get(name, 0) + count
         # A join has the rows of this batch without their padding.
         for name, axes in plan.padded.items():
             lengths = fresh[address.LENGTHS][0, length_columns(plan, name)]
             for arrays in (stored, fresh):
                 sizes = np.atleast_1d(lengths).tolist()
                 arrays[name] = cut_to(arrays[name], axes, sizes)
-        values = Values(plan, stored)
-        for path, check in self._joins.items():
-            join, output = plan.join(path), fresh[address.output(path)]
+        for join, check in joins.items():
+            output = fresh[address.output(join.path)]
             if join.axis:
                 output = output[: len(digests)]
             elif len(digests) < batch.rows:
                 continue
-            parts = [values[b.address].astype(join.dtype) for b in join.branches]
+            branches = Values(plan, stored)
+            parts = [branches[b.address].astype(join.dtype) for b in join.branches]
             combine = np.stack if join.kind == "stack" else np.concatenate
-            joined = combine(parts, axis=join.axis or 0).astype(output.dtype)
+            rebuilt = combine(parts, axis=join.axis or 0).astype(output.dtype)
             computed = join.dtype if output.dtype.name != join.dtype else None
-            check.add(batch.row, joined, output, computed)
-
-    def report(self) -> Report:
-        """Returns the report on all batches."""
-        saved = self._saved
-        checks = [*self._values.values(), *self._joins.values()]
-        if saved.rows and not any(check.rows for check in checks):
-            raise DataError("The data have none of the saved rows. Pass those rows.")
-        # Without those that are zero.
-        nonfinite = dict(+self._nonfinite)
-        return Report(saved.path, saved.rows, checks, nonfinite, self._other_inputs)
+            check.add(batch.row, rebuilt, output, computed)
+    if saved.rows and not any(check.rows for check in report.checks):
+        raise DataError("The data have none of the saved rows. Pass those rows.")
+    return report
 
 
 def _reduction(saved: Saved, reduce: Reduce) -> Reduction:
