@@ -17,7 +17,7 @@ from layertap.analysis.branch_facts import (
     unit_statistics,
 )
 from layertap.analysis.importance_report import BranchImportance, Change, Importance
-from layertap.analysis.perturbation import ConstantRows, HeadInputs
+from layertap.analysis.perturbation import ChosenRows, HeadInputs
 from layertap.core.plan import Branch, Join
 from layertap.core.progress import OnProgress, Show, show_progress
 from layertap.errors import (
@@ -189,8 +189,9 @@ class _Measurement:
             for _ in range(self.repeats)
         ]
         mean = known.mean.reshape(array.shape[1:]).astype(array.dtype)
+        first = np.zeros_like(self.inputs.rows)
         zeroed, averaged = (
-            self.evaluate({name: ConstantRows(row, len(self.inputs.rows))})
+            self.evaluate({name: ChosenRows(row[None], first)})
             for row in (np.zeros_like(mean), mean)
         )
         return {

@@ -109,8 +109,7 @@ class Importance(tables.Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """Returns the report as data for JSON, with None for NaN."""
-        data: dict[str, Any] = tables.finite(asdict(self))
-        return data
+        return tables.finite(asdict(self))
 
     def table(self) -> Table:
         """Returns the table for `rich` to print, the most important branch first."""

@@ -34,17 +34,6 @@ class ChosenRows:
         return np.asarray(self._array[self._rows[places]])
 
 
-class ConstantRows:
-    """An array in which all rows are equal."""
-
-    def __init__(self, row: Array, count: int) -> None:
-        self._row, self._places = row, np.arange(count)
-        self.dtype, self.shape = row.dtype, (count, *row.shape)
-
-    def __getitem__(self, places: Any) -> Array:
-        return np.repeat(self._row[None], len(self._places[places]), axis=0)
-
-
 @dataclass
 class HeadInputs:
     """The saved values that a head accepts, with labels and weights, at chosen rows.

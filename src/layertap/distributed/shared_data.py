@@ -49,7 +49,14 @@ def share(data: Any, ids: Any = None) -> SharedData:
 
     from layertap.inputs.sources import is_ray_dataset
 
-    shared_ids = None if ids is None else _share_ids(ids)
+    if ids is not None:
+        ids = np.asarray(ids)
+        if ids.ndim != 1:
+            raise DataError(
+                "`ids` does not have one integer or string for each row. Expected "
+                f"shape (rows,). Received shape {ids.shape}."
+            )
+        ids = put_array(ids)
     opener: Callable[[Any], Data]
     if isinstance(data, str | os.PathLike):
         # A path does not depend on the working directory of a worker.
@@ -62,7 +69,7 @@ def share(data: Any, ids: Any = None) -> SharedData:
         opener = partial(_open_dataset, _share_dataset(data))
     else:
         opener = partial(_open_arrays, _share_arrays(data))
-    return SharedData(opener, shared_ids)
+    return SharedData(opener, ids)
 
 
 def _open_path(source: str, model: Any) -> "Data":
@@ -98,16 +105,6 @@ def _open_arrays(structure: Any, model: Any) -> "Data":
     from layertap.inputs.data_file import Data
 
     return Data(structure)
-
-
-def _share_ids(ids: Any) -> RayArray:
-    array = np.asarray(ids)
-    if array.ndim != 1:
-        raise DataError(
-            "`ids` does not have one integer or string for each row. Expected shape "
-            f"(rows,). Received shape {array.shape}."
-        )
-    return put_array(array)
 
 
 def _share_arrays(data: Any) -> Any:

@@ -101,7 +101,17 @@ class Worker:
         return ray.get(self._attempts.begin.remote(task))
 
     def _open(self, reference: Any, times: int) -> None:
-        assignment = _receive(reference)
+        import ray
+
+        try:
+            assignment: Assignment = ray.get(reference)
+        except ray.exceptions.RaySystemError as error:
+            message = str(error).strip().splitlines()[-1]
+            raise LayertapError(
+                f"A worker on {os.uname().nodename} can't unpickle the driver's "
+                f"assignment: {message}. Put the module where workers can import it: "
+                "in a package on all nodes, or in a folder of PYTHONPATH."
+            ) from error
         check_attempts(times, START, range(0), assignment.workers)
         import keras
 
@@ -180,20 +190,6 @@ class Worker:
 
 def _result(rows: int = 0, written: int = 0, error: bytes = b"") -> dict[str, Any]:
     return {"rows": [rows], "bytes": [written], "error": [error]}
-
-
-def _receive(reference: Any) -> Assignment:
-    import ray
-
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RaySystemError as error:
-        message = str(error).strip().splitlines()[-1]
-        raise LayertapError(
-            f"A worker on {os.uname().nodename} can't unpickle the driver's "
-            f"assignment: {message}. Put the module where workers can import it: in a "
-            "package on all nodes, or in a folder of PYTHONPATH."
-        ) from error
 
 
 def _pickled(error: BaseException) -> bytes:

@@ -40,7 +40,8 @@ def load_data(source: str | os.PathLike[str], model: Any) -> Data:
     source = os.fspath(source)
     path = Path(source)
     if path.suffix == ".npy" and path.is_file():
-        return Data(_load_npy(path))
+        with reporting(f"{path} is not a readable .npy file", *_UNREADABLE):
+            return Data(np.lib.format.open_memmap(path, mode="r"))
     if path.suffix == ".npz" and path.is_file():
         return data_from_columns(_load_npz(path), model, source)
     if is_zarr(source):
@@ -96,11 +97,6 @@ def _input_names(model: Any) -> set[str]:
     """Returns the names of a model's inputs; the empty set if it has no graph."""
     specs = input_specs(model)
     return {spec.name for spec in keras.tree.flatten(specs)} if specs else set()
-
-
-def _load_npy(path: Path) -> Any:
-    with reporting(f"{path} is not a readable .npy file", *_UNREADABLE):
-        return np.lib.format.open_memmap(path, mode="r")
 
 
 def _load_npz(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A folder of images as an array of rows, read when it is sliced."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +14,9 @@ from layertap.inputs.lazy_array import LazyRows, reporting
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-Format = Literal["channels_last", "channels_first"]
 
 
+@dataclass(eq=False)
 class ImageFolder(LazyRows):
     """All images below a folder, in the order of their paths, as float32.
 
@@ -42,19 +43,18 @@ class ImageFolder(LazyRows):
     ```
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        size: tuple[int, int],
-        channels: int,
-        data_format: Format = "channels_last",
-    ) -> None:
+    folder: Path
+    size: tuple[int, int]
+    channels: int
+    data_format: Literal["channels_last", "channels_first"] = "channels_last"
+
+    def __post_init__(self) -> None:
         _pillow()
+        folder, channels = self.folder, self.channels
         if channels not in MODES:
             raise OptionError(
                 f"The channels are invalid. Expected 1, 3 or 4. Received {channels}."
             )
-        self.folder = folder
         files = (f.relative_to(folder) for f in folder.rglob("*") if f.is_file())
         self.ids = sorted(
             file.as_posix()
@@ -73,9 +73,10 @@ class ImageFolder(LazyRows):
         if self.classes:
             numbers = {name: number for number, name in enumerate(self.classes)}
             self.labels = np.array([numbers[name] for name in above], "int64")
-        self._size, self._channels = size, channels
-        self._channels_first = data_format == "channels_first"
-        image = (channels, *size) if self._channels_first else (*size, channels)
+        self._channels_first = self.data_format == "channels_first"
+        image = (
+            (channels, *self.size) if self._channels_first else (*self.size, channels)
+        )
         self.shape = (len(self.ids), *image)
         self.dtype = np.dtype("float32")
 
@@ -89,7 +90,7 @@ class ImageFolder(LazyRows):
 
     def _pixels(self, name: str) -> NDArray[np.uint8]:
         image = _pillow()
-        height, width = self._size
+        height, width = self.size
         errors = (OSError, SyntaxError, ValueError, image.DecompressionBombError)
         with reporting(f"{self.folder / name} is not a readable image", *errors):
             with image.open(self.folder / name) as opened:
@@ -97,10 +98,10 @@ class ImageFolder(LazyRows):
                     # The upper 8 of 16 bits, as TensorFlow does: Pillow would make
                     # all values above 255 white.
                     opened = image.fromarray((np.asarray(opened) >> 8).astype("uint8"))
-                picture = opened.convert(MODES[self._channels])
+                picture = opened.convert(MODES[self.channels])
             if picture.size != (width, height):
                 picture = picture.resize((width, height), image.Resampling.BILINEAR)
-        return np.asarray(picture, "uint8").reshape(height, width, self._channels)
+        return np.asarray(picture, "uint8").reshape(height, width, self.channels)
 
 
 def read_images(folder: Path, specs: Any) -> ImageFolder:
