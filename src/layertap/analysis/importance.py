@@ -9,13 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from layertap.analysis.branch_facts import (
-    alignment,
-    comparable,
-    mean_square,
-    shares,
-    unit_statistics,
-)
+from layertap.analysis import branch_facts
 from layertap.analysis.importance_report import BranchImportance, Change, Importance
 from layertap.analysis.perturbation import ChosenRows, HeadInputs
 from layertap.core.plan import Branch, Join
@@ -121,9 +115,11 @@ def importance(
         ]
     widest = max(arrays[b.address].row_bytes for j in joins for b in j.branches)
     most = max(len(join.branches) for join in joins)
-    places = comparable(len(chosen), widest, most)
+    places = branch_facts.comparable(len(chosen), widest, most)
     redundancy = {
-        join.path: alignment(arrays[b.address][places] for b in join.branches)
+        join.path: branch_facts.alignment(
+            arrays[b.address][places] for b in join.branches
+        )
         for join in joins
     }
     return Importance(
@@ -156,10 +152,11 @@ class _Measurement:
     def branches(self, join: Join, base: Metrics) -> Iterator[BranchImportance]:
         """Yields the importance of the branches of a join."""
         statistics = [
-            unit_statistics(self.inputs.pieces(b.address)) for b in join.branches
+            branch_facts.unit_statistics(self.inputs.pieces(b.address))
+            for b in join.branches
         ]
         widths = _width_shares(join)
-        norms = shares(list(map(mean_square, statistics)))
+        norms = branch_facts.shares(list(map(branch_facts.mean_square, statistics)))
         for branch, known, width, norm in zip(
             join.branches, statistics, widths, norms, strict=True
         ):
@@ -306,4 +303,4 @@ def _width_shares(join: Join) -> Sequence[float | None]:
     axis = join.axis
     if axis is None or join.kind != "concatenate":
         return [None] * len(join.branches)
-    return shares([branch.shape[axis] or 0 for branch in join.branches])
+    return branch_facts.shares([branch.shape[axis] or 0 for branch in join.branches])

@@ -11,26 +11,7 @@ from typing import Any
 import click
 
 import layertap
-from layertap.cli.options import (
-    DATA_HELP,
-    WRONG,
-    Command,
-    Commands,
-    Resumable,
-    fail,
-    flag,
-    json_option,
-    line_of,
-    model_options,
-    number,
-    pad_size,
-    quiet_option,
-    ray_options,
-    row_range,
-    selection_options,
-    several,
-    verbose_option,
-)
+from layertap.cli import options
 from layertap.cli.quiet_tensorflow import quiet_start
 from layertap.core.optional import require_keras
 
@@ -45,7 +26,9 @@ def run() -> None:
 
 
 @click.group(
-    "layertap", cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}
+    "layertap",
+    cls=options.Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="layertap")
 def main() -> None:
@@ -64,19 +47,19 @@ def main() -> None:
     """  # noqa: D301 -- the character itself, for click
 
 
-@main.command(cls=Command)
+@main.command(cls=options.Command)
 @click.argument("model")
-@selection_options
-@number("--rows", 0, "Rows of data, for the total.")
-@json_option
-@model_options
-def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
+@options.selection
+@options.number("--rows", 0, "Rows of data, for the total.")
+@options.json
+@options.model
+def plan(model: str, rows: int | None, as_json: bool, **given: Any) -> None:
     """Show what a save of MODEL captures. Nothing is computed."""
-    planned = layertap.plan(_load(model, options), **_given(options, *_SELECTION))
+    planned = layertap.plan(_load(model, given), **_chosen(given, *_SELECTION))
     _show(planned.to_json() if as_json else planned.table(rows))
 
 
-@main.command(cls=Resumable, epilog=DATA_HELP)
+@main.command(cls=options.Resumable, epilog=options.DATA_HELP)
 @click.argument("model")
 @click.argument("data")
 @click.option(
@@ -86,36 +69,36 @@ def plan(model: str, rows: int | None, as_json: bool, **options: Any) -> None:
     metavar="STORE",
     help="The store: a folder, values.zarr; or s3://bucket/values.zarr, or gs://...",
 )
-@selection_options
-@number("--batch-size", 1, "Rows per batch; by default 32.")
+@options.selection
+@options.number("--batch-size", 1, "Rows per batch; by default 32.")
 @click.option(
     "--pad",
-    type=pad_size,
+    type=options.pad_size,
     metavar="N|longest",
     help="Pad batches of different sizes: to the longest, or to N.",
 )
 @click.option("--compression", type=click.Choice(["zstd"]), help="None by default.")
-@flag("--overwrite", "Replace the store of another run.")
-@quiet_option
-@ray_options
-@model_options
-def save(model: str, data: str, output: str, **options: Any) -> None:
+@options.flag("--overwrite", "Replace the store of another run.")
+@options.quiet
+@options.ray
+@options.model
+def save(model: str, data: str, output: str, **given: Any) -> None:
     """Save the values of MODEL for DATA. Repeat it to resume a stopped save."""
     names = (*_SELECTION, "batch_size", "pad", "compression", "overwrite")
-    chosen = _given(options, *names)
-    chosen["progress"] = False if options["quiet"] else None
-    if options["ray"] is not None:
-        saved = _save_on_ray(model, data, output, chosen, options)
+    chosen = _chosen(given, *names)
+    chosen["progress"] = False if given["quiet"] else None
+    if given["ray"] is not None:
+        saved = _save_on_ray(model, data, output, chosen, given)
     else:
-        loaded, source = _load_with_data(model, data, options)
+        loaded, source = _load_with_data(model, data, given)
         saved = layertap.save(loaded, source.data, output, ids=source.ids, **chosen)
     click.echo(_state(saved))
 
 
-@main.command(cls=Command)
+@main.command(cls=options.Command)
 @click.argument("store")
-@json_option
-@verbose_option
+@options.json
+@options.verbose
 def show(store: str, as_json: bool, verbose: bool) -> None:
     """Show the values in STORE."""
     saved = layertap.open(store)
@@ -130,20 +113,20 @@ def show(store: str, as_json: bool, verbose: bool) -> None:
     click.echo(_state(saved))
 
 
-@main.command(cls=Command, epilog=DATA_HELP)
+@main.command(cls=options.Command, epilog=options.DATA_HELP)
 @click.argument("store")
 @click.option("--model", metavar="MODEL", help="The model of the save.")
 @click.option("--data", metavar="DATA", help="The data of the save.")
-@number(
+@options.number(
     "--rows",
     0,
     "About how many rows to recompute; by default 1024; 0 for all.",
     default=1024,
 )
-@json_option
-@model_options
+@options.json
+@options.model
 def verify(
-    store: str, model: str | None, data: str | None, rows: int, **options: Any
+    store: str, model: str | None, data: str | None, rows: int, **given: Any
 ) -> None:
     """Recompute rows of STORE and compare.
 
@@ -158,64 +141,66 @@ def verify(
         if model is None or data is None:
             report = layertap.verify(saved)
         else:
-            loaded, source = _load_with_data(model, data, options)
+            loaded, source = _load_with_data(model, data, given)
             report = layertap.verify(saved, loaded, source.data, rows=rows or None)
     except StoreCorruptError as error:
-        fail(line_of(error), WRONG)
-    _show_verdict(report, options["as_json"])
+        options.fail(options.line_of(error), options.WRONG)
+    _show_verdict(report, given["as_json"])
 
 
-@main.command(cls=Command)
+@main.command(cls=options.Command)
 @click.argument("store")
 @click.argument("model")
 @click.option(
     "--loss", metavar="NAME", help="A loss; by default that of the compiled MODEL."
 )
-@several("--metric", "NAME", "A metric, with --loss.")
-@number(
+@options.several("--metric", "NAME", "A metric, with --loss.")
+@options.number(
     "--repeats", 1, "How often each branch is permuted.", default=5, show_default=True
 )
-@number("--seed", 0, "For other permutations.", default=0)
+@options.number("--seed", 0, "For other permutations.", default=0)
 @click.option(
     "--rows",
-    type=row_range,
+    type=options.row_range,
     metavar="START:STOP",
     help="Rows to measure on, best not trained on; by default all.",
 )
-@quiet_option
-@json_option
-@model_options
-def importance(store: str, model: str, rows: slice | None, **options: Any) -> None:
+@options.quiet
+@options.json
+@options.model
+def importance(store: str, model: str, rows: slice | None, **given: Any) -> None:
     """Show how much MODEL depends on each branch in STORE.
 
     STORE has the branches of MODEL. If connections run past the join, it was saved
     with --for-head. MODEL may also be just the head.
     """
     saved = layertap.open(store)
-    loaded = _load(model, options)
+    loaded = _load(model, given)
     from layertap.analysis.importance import head_of
     from layertap.inputs.model_file import compile_as_saved
 
     head = head_of(saved, loaded)
-    if options["loss"] is None:
+    if given["loss"] is None:
         compile_as_saved(head, model)
     report = layertap.importance(
         saved,
         head,
-        metrics=list(options["metric"]) or None,
+        metrics=list(given["metric"]) or None,
         rows=rows,
-        progress=False if options["quiet"] else None,
-        **_given(options, "loss", "repeats", "seed"),
+        progress=False if given["quiet"] else None,
+        **_chosen(given, "loss", "repeats", "seed"),
     )
-    _show(report.to_json() if options["as_json"] else report)
+    _show(report.to_json() if given["as_json"] else report)
 
 
-@main.command(cls=Command)
+@main.command(cls=options.Command)
 @click.argument("a")
 @click.argument("b")
-@number("--rows", 1, "How many rows to compare, from the first on; by default all.")
-@json_option
-@verbose_option
+@options.number(
+    "--rows", 1, "How many rows to compare, from the first on; by default all."
+)
+@options.json
+@options.verbose
 def diff(a: str, b: str, rows: int | None, as_json: bool, verbose: bool) -> None:
     """Compare the values of two stores, A and B, number by number.
 
@@ -224,9 +209,9 @@ def diff(a: str, b: str, rows: int | None, as_json: bool, verbose: bool) -> None
     _show_verdict(layertap.diff(a, b, rows=rows), as_json)
 
 
-@main.command(cls=Command)
+@main.command(cls=options.Command)
 @click.argument("folder", default="layertap-demo")
-@verbose_option
+@options.verbose
 def demo(folder: str, verbose: bool) -> None:
     """Train a small network on handwritten digits and save its branches.
 
@@ -242,54 +227,54 @@ def demo(folder: str, verbose: bool) -> None:
 
 
 def _save_on_ray(
-    model: str, data: str, output: str, chosen: dict[str, Any], options: dict[str, Any]
+    model: str, data: str, output: str, chosen: dict[str, Any], given: dict[str, Any]
 ) -> Any:
     """Saves with many workers, each of which opens MODEL and DATA by itself."""
-    _warn_of_trust(model, options)
+    _warn_of_trust(model, given)
     require_keras()
     from layertap import distributed
     from layertap.distributed import ray_session
     from layertap.distributed.worker import SharedModel
 
-    path, trust = str(Path(model).absolute()), options["trust_model"]
-    shared = SharedModel(path, trust=trust, modules=options["import"])
-    chosen |= _given(options, "workers", "num_gpus")
-    with ray_session.connection(options["ray"]):
+    path, trust = str(Path(model).absolute()), given["trust_model"]
+    shared = SharedModel(path, trust=trust, modules=given["import"])
+    chosen |= _chosen(given, "workers", "num_gpus")
+    with ray_session.connection(given["ray"]):
         return distributed.save(shared, data, output, **chosen)
 
 
-def _warn_of_trust(model: str, options: dict[str, Any]) -> None:
-    if options["trust_model"]:
+def _warn_of_trust(model: str, given: dict[str, Any]) -> None:
+    if given["trust_model"]:
         click.echo(
             f"Keras' safe mode is off: code that {model} holds may run.", err=True
         )
 
 
-def _load(model: str, options: dict[str, Any]) -> Any:
+def _load(model: str, given: dict[str, Any]) -> Any:
     require_keras()
     from layertap.inputs.model_file import load_model
 
-    _warn_of_trust(model, options)
-    return load_model(model, trust=options["trust_model"], modules=options["import"])
+    _warn_of_trust(model, given)
+    return load_model(model, trust=given["trust_model"], modules=given["import"])
 
 
-def _load_with_data(model: str, data: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    loaded = _load(model, options)
+def _load_with_data(model: str, data: str, given: dict[str, Any]) -> tuple[Any, Any]:
+    loaded = _load(model, given)
     from layertap.inputs.data_file import load_data
 
     return loaded, load_data(data, loaded)
 
 
-def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
+def _chosen(given: dict[str, Any], *names: str) -> dict[str, Any]:
     """Returns the options that the user gave; the API has the same defaults."""
-    return {name: options[name] for name in names if options[name]}
+    return {name: given[name] for name in names if given[name]}
 
 
 def _show_verdict(report: Any, as_json: bool) -> None:
     """Shows a report; ends the process if it is false."""
     _show(report.to_json() if as_json else report)
     if not report:
-        sys.exit(WRONG)
+        sys.exit(options.WRONG)
 
 
 def _show(report: Any) -> None:

@@ -168,11 +168,11 @@ def _group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-verbose_option = flag("--verbose", "Show the backend's messages, and tracebacks.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-quiet_option = flag("--quiet", "Show no progress.")
+verbose = flag("--verbose", "Show the backend's messages, and tracebacks.")
+json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+quiet = flag("--quiet", "Show no progress.")
 
-model_options = _group(
+model = _group(
     several(
         "--import", "MODULE", "Import this module first: it registers custom objects."
     ),
@@ -180,10 +180,10 @@ model_options = _group(
         "--trust-model",
         "Run code that the model file holds (turns Keras' safe mode off).",
     ),
-    verbose_option,
+    verbose,
 )
 
-selection_options = _group(
+selection = _group(
     several("--before", "GLOB", "Joins whose branches are saved; by default all."),
     several("--outputs", "GLOB", "Operations whose outputs are saved."),
     several(
@@ -208,7 +208,7 @@ selection_options = _group(
     ),
 )
 
-ray_options = _group(
+ray = _group(
     click.option(
         "--ray",
         is_flag=False,

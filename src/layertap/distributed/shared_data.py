@@ -10,15 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from layertap.distributed.ray_arrays import RayArray, dataset_columns, put_array
 from layertap.errors import DataError, DataTypeError
-
-if TYPE_CHECKING:
-    from layertap.inputs.data_file import Data
+from layertap.inputs.lazy_array import Data
 
 
 @dataclass(frozen=True)
@@ -29,10 +27,10 @@ class SharedData:
     """
 
     # Opens the data in a worker, for a model.
-    opener: "Callable[[Any], Data]"
+    opener: Callable[[Any], Data]
     ids: Any = None
 
-    def open(self, model: Any) -> "Data":
+    def open(self, model: Any) -> Data:
         """Opens the data, and the ids of their rows, for `Feed(…, anywhere=True)`."""
         data = self.opener(model)
         return data if self.ids is None else data._replace(ids=self.ids)
@@ -57,7 +55,6 @@ def share(data: Any, ids: Any = None) -> SharedData:
                 f"shape (rows,). Received shape {ids.shape}."
             )
         ids = put_array(ids)
-    opener: Callable[[Any], Data]
     if isinstance(data, str | os.PathLike):
         # A path does not depend on the working directory of a worker.
         path = Path(data)
@@ -72,7 +69,7 @@ def share(data: Any, ids: Any = None) -> SharedData:
     return SharedData(opener, ids)
 
 
-def _open_path(source: str, model: Any) -> "Data":
+def _open_path(source: str, model: Any) -> Data:
     from layertap.inputs.data_file import load_data
     from layertap.inputs.sources import check_no_stream, is_ray_dataset
 
@@ -86,24 +83,20 @@ def _open_path(source: str, model: Any) -> "Data":
     return loaded
 
 
-def _open_columns(columns: Mapping[str, RayArray], model: Any) -> "Data":
+def _open_columns(columns: Mapping[str, RayArray], model: Any) -> Data:
     from layertap.inputs.data_file import data_from_columns
 
     return data_from_columns(columns, model, "The ray.data.Dataset", any_name=True)
 
 
-def _open_dataset(pickled: Any, model: Any) -> "Data":
+def _open_dataset(pickled: Any, model: Any) -> Data:
     import ray
-
-    from layertap.inputs.data_file import Data
 
     # Each worker has a copy: a data set may write to its own arrays.
     return Data(pickle.loads(ray.get(pickled)))
 
 
-def _open_arrays(structure: Any, model: Any) -> "Data":
-    from layertap.inputs.data_file import Data
-
+def _open_arrays(structure: Any, model: Any) -> Data:
     return Data(structure)
 
 

@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from layertap.core.optional import import_users
 from layertap.errors import DataError
 from layertap.inputs.images import read_images
-from layertap.inputs.lazy_array import reporting
+from layertap.inputs.lazy_array import Data, reporting
 from layertap.inputs.parquet import SUFFIX as PARQUET
 from layertap.inputs.parquet import parquet_files, read_parquet
 from layertap.inputs.zarr_arrays import is_zarr, open_zarr
@@ -22,13 +22,6 @@ from layertap.tracing.model_structure import input_specs
 _UNREADABLE = (ValueError, OSError, EOFError)
 # Names that are not inputs, unless the model has inputs of these names.
 _AUXILIARY = ("labels", "sample_weight", "ids")
-
-
-class Data(NamedTuple):
-    """Data for `layertap.save`, and the ids of their rows."""
-
-    data: Any
-    ids: Any = None
 
 
 def load_data(source: str | os.PathLike[str], model: Any) -> Data:

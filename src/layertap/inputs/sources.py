@@ -14,13 +14,8 @@ import keras
 import numpy as np
 
 from layertap.errors import DataError, DataTypeError, OptionError, check_number
-from layertap.inputs.convert import (
-    Converter,
-    common_rows,
-    is_array,
-    named_leaves,
-    sliceable,
-)
+from layertap.inputs import convert
+from layertap.inputs.convert import Converter
 
 BATCH_SIZE = 32
 
@@ -61,10 +56,12 @@ class ArrayBatches(Source):
         check_number("`batch_size`", batch_size, 1)
         self.batch_size = self.size = int(batch_size or BATCH_SIZE)
         x, y, weight = converter.unpack(data)
-        x = keras.tree.map_structure(lambda leaf: sliceable(leaf, is_input=True), x)
-        y, weight = keras.tree.map_structure(sliceable, (y, weight))
-        self._leaves = named_leaves(x, y, weight)
-        self.rows = common_rows(self._leaves)
+        x = keras.tree.map_structure(
+            lambda leaf: convert.sliceable(leaf, is_input=True), x
+        )
+        y, weight = keras.tree.map_structure(convert.sliceable, (y, weight))
+        self._leaves = convert.named_leaves(x, y, weight)
+        self.rows = convert.common_rows(self._leaves)
         self._arrays = (x, y, weight)
         self._converter = converter
 
@@ -209,7 +206,7 @@ def open_source(
 def check_arrays(data: Any) -> None:
     """Raises unless the data are arrays, or lists or dictionaries of arrays."""
     leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
-    other = next((leaf for leaf in leaves if not is_array(leaf)), None)
+    other = next((leaf for leaf in leaves if not convert.is_array(leaf)), None)
     if other is None and leaves:
         return
     other = data if other is None else other
@@ -266,7 +263,7 @@ def _stream_of(data: Any) -> Callable[[], Iterator[Any]] | None:
     torch_data = sys.modules.get("torch.utils.data")
     if torch_data is not None and isinstance(data, torch_data.DataLoader):
         return lambda: map(_as_tuple, data)
-    if isinstance(data, Mapping | list | tuple | str | bytes) or is_array(data):
+    if isinstance(data, Mapping | list | tuple | str | bytes) or convert.is_array(data):
         return None
     return (lambda: iter(data)) if isinstance(data, Iterable) else None
 

@@ -10,15 +10,10 @@ from layertap.results.manifest import STATISTICS, report_damage
 from layertap.results.saved_rows import SavedRows
 from layertap.results.statistics import encoding, feature_axes
 from layertap.results.statistics.moments import Statistics
+from layertap.results.training import selection
 from layertap.results.training.batches import Batches, Examples
 from layertap.results.training.row_order import RowOrder
-from layertap.results.training.selection import (
-    Globs,
-    branches_of_join,
-    select_addresses,
-    select_rows,
-    select_targets,
-)
+from layertap.results.training.selection import Globs
 
 
 class Saved(SavedRows):
@@ -240,18 +235,18 @@ class Saved(SavedRows):
         self, before: Globs, outputs: Globs, joined: bool, labels: Any, weights: Any
     ) -> tuple[Any, ...]:
         """Returns `(x,)`, `(x, y)` or `(x, y, sample_weight)` of all rows."""
-        names = select_addresses(self.plan, before, outputs)
+        names = selection.select_addresses(self.plan, before, outputs)
         x: Any = {name: self[name] for name in names}
         if joined:
-            branches, axis = branches_of_join(self.plan, names)
+            branches, axis = selection.branches_of_join(self.plan, names)
             x = JoinedArray([self[name] for name in branches], axis)
-        targets = select_targets(self, labels, weights)
+        targets = selection.select_targets(self, labels, weights)
         return (x, *(part for part in targets if part is not None))
 
     def _order(
         self, rows: Any, shuffle: bool = False, seed: int | None = None
     ) -> RowOrder:
-        chosen = select_rows(rows, self.rows)
+        chosen = selection.select_rows(rows, self.rows)
         return RowOrder(chosen, self.reader.block_rows, shuffle=shuffle, seed=seed)
 
     def to_json(self) -> dict[str, Any]:
