@@ -96,11 +96,7 @@ def importance(
     inputs = HeadInputs(saved, names, joined, (y, weights), chosen, batch_size)
     arrays = inputs.arrays
     compiled = _compiled(head, loss, metrics)
-    joins = [
-        join
-        for join in saved.plan.joins
-        if {branch.address for branch in join.branches} <= arrays.keys()
-    ]
+    joins = [join for join in saved.plan.joins if arrays.keys() >= {*join.addresses}]
     if not joins:
         raise AddressError(
             f"The head accepts {', '.join(names)}. Expected all branches of a join."
@@ -113,12 +109,12 @@ def importance(
         branches = [
             measured for join in joins for measured in measurement.branches(join, base)
         ]
-    widest = max(arrays[b.address].row_bytes for j in joins for b in j.branches)
+    widest = max(arrays[name].row_bytes for j in joins for name in j.addresses)
     most = max(len(join.branches) for join in joins)
     places = branch_facts.comparable(len(chosen), widest, most)
     redundancy = {
         join.path: branch_facts.alignment(
-            arrays[b.address][places] for b in join.branches
+            arrays[name][places] for name in join.addresses
         )
         for join in joins
     }
@@ -151,10 +147,8 @@ class _Measurement:
 
     def branches(self, join: Join, base: Metrics) -> Iterator[BranchImportance]:
         """Yields the importance of the branches of a join."""
-        statistics = [
-            branch_facts.unit_statistics(self.inputs.pieces(b.address))
-            for b in join.branches
-        ]
+        pieces = map(self.inputs.pieces, join.addresses)
+        statistics = list(map(branch_facts.unit_statistics, pieces))
         widths = _width_shares(join)
         norms = branch_facts.shares(list(map(branch_facts.mean_square, statistics)))
         for branch, known, width, norm in zip(
@@ -211,7 +205,7 @@ def _accepted(saved: Saved, head: keras.Model) -> tuple[list[str], Join | None]:
                 "needs: save(model, data, path, before=…, for_head=True)."
             )
         return sorted(specs), None
-    names = [branch.address for join in plan.joins for branch in join.branches]
+    names = [name for join in plan.joins for name in join.addresses]
     if not names:
         raise AddressError(
             f"{saved.path} has no branches, only outputs of operations. Save the "
@@ -240,13 +234,12 @@ def head_of(saved: Saved, model: keras.Model) -> keras.Model:
         return model
     kinds = sorted({join.kind for join in plan.joins})
     try:
-        _, head = split(model, [join.path for join in plan.joins], joins=kinds)
+        return split(model, [join.path for join in plan.joins], joins=kinds)[1]
     except (NoJoinsError, AddressError):
         shapes = [spec.shape[1:] for spec in keras.tree.flatten(specs)]
         if any(shapes == [join.shape[1:]] for join in plan.joins):
             return model
         raise
-    return head
 
 
 class _CompiledHead(keras.Model):

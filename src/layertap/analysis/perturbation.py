@@ -97,7 +97,7 @@ class _HeadDataset(SavedDataset):
         values, *targets = super().__getitem__(index)
         x: Any = {name: _widened(array) for name, array in values.items()}
         if self._joined is not None:
-            branches = [x[branch.address] for branch in self._joined.branches]
+            branches = [x[name] for name in self._joined.addresses]
             x = np.concatenate(branches, self._joined.axis)
         return (x, *targets)
 

@@ -220,10 +220,7 @@ def demo(folder: str, verbose: bool) -> None:
     require_keras()
     from layertap.cli.demo import run
 
-    def command(*words: str) -> None:
-        main.main([*words], standalone_mode=False)
-
-    run(Path(folder), command)
+    run(Path(folder), lambda *words: main.main([*words], standalone_mode=False))
 
 
 def _save_on_ray(

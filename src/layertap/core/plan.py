@@ -117,6 +117,11 @@ class Join:
     whole: bool = True
 
     @property
+    def addresses(self) -> list[str]:
+        """The addresses of its branches."""
+        return [branch.address for branch in self.branches]
+
+    @property
     def rebuildable(self) -> bool:
         """Whether its output can be rebuilt from its stored branches."""
         joins = self.kind in ("concatenate", "stack") and self.axis is not None

@@ -234,8 +234,8 @@ def _follow(
     title = f"saving {values} values"
     try:
         with (
-            show_progress(title, writer.rows, done, progress) as report,
             closing(blocks),
+            show_progress(title, writer.rows, done, progress) as report,
         ):
             report(done, 0)
             for rows, size in blocks:

@@ -111,9 +111,8 @@ def _share_arrays(data: Any) -> Any:
     check_arrays(data)
 
     def put(leaf: Any, *, is_input: bool = False) -> Any:
-        if leaf is None:
-            return None
-        return put_array(sliceable(leaf, is_input=is_input))
+        array = sliceable(leaf, is_input=is_input)
+        return None if array is None else put_array(array)
 
     # Further members may be labels. Inputs get a last axis of size 1 when converted.
     x, *others = data if isinstance(data, tuple) else (data,)

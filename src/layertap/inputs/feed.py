@@ -41,16 +41,15 @@ class Feed:
 
     def first(self) -> Batch:
         """Returns the first batch. A one-shot iterator loses nothing by it."""
-        if self._first is None:
-            for element in self._source.peek():
-                self._first = next(self._convert(element, 0).parts(self.batch_size))
-                break
-            else:
-                raise DataError(
-                    "The data are empty. Expected at least one row. If they are an "
-                    "iterator that was used up before, create a new one."
-                )
-        return self._first
+        if self._first is not None:
+            return self._first
+        for element in self._source.peek():
+            self._first = next(self._convert(element, 0).parts(self.batch_size))
+            return self._first
+        raise DataError(
+            "The data are empty. Expected at least one row. If they are an iterator "
+            "that was used up before, create a new one."
+        )
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Yields the batches, from the one that holds the row `start`.

@@ -86,11 +86,10 @@ class ArrayBatches(Source):
         if not all(isinstance(leaf, np.ndarray) for leaf in leaves):
             return True
         part = self._part(slice(0, self.batch_size))
+        batch = self._converter.convert(part, 0, copy=False)
         return not all(
-            any(np.may_share_memory(converted, leaf) for leaf in leaves)
-            for converted in keras.tree.flatten(
-                self._converter.convert(part, 0, copy=False).inputs
-            )
+            any(np.may_share_memory(array, leaf) for leaf in leaves)
+            for array in keras.tree.flatten(batch.inputs)
         )
 
 
@@ -206,10 +205,10 @@ def open_source(
 def check_arrays(data: Any) -> None:
     """Raises unless the data are arrays, or lists or dictionaries of arrays."""
     leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
-    other = next((leaf for leaf in leaves if not convert.is_array(leaf)), None)
-    if other is None and leaves:
+    others = [leaf for leaf in leaves if not convert.is_array(leaf)]
+    if leaves and not others:
         return
-    other = data if other is None else other
+    other = others[0] if others else data
     is_path = isinstance(other, str | bytes | os.PathLike)
     raise DataTypeError(
         "The data have an unknown type. Expected arrays, lists or dictionaries of "

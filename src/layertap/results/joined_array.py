@@ -87,6 +87,5 @@ class JoinedArray:
         return array if dtype is None else array.astype(dtype)
 
     def __repr__(self) -> str:
-        return (
-            f"<layertap.JoinedArray {self.shape} {self.dtype}, of {len(self._parts)}>"
-        )
+        parts = len(self._parts)
+        return f"<layertap.JoinedArray {self.shape} {self.dtype}, of {parts}>"

@@ -8,16 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core import text, tree
+from layertap.core import text, tree, values
 from layertap.core.address import IDS, LABELS, OVERFLOWED, SAMPLE_WEIGHT
 from layertap.core.plan import Plan
-from layertap.core.values import (
-    PlannedValues,
-    Values,
-    auxiliary_arrays,
-    overflow_counts,
-    unknown_address,
-)
 from layertap.errors import StoreCorruptError, check_number
 from layertap.results import manifest
 from layertap.results.manifest import ValueArray
@@ -30,7 +23,7 @@ Rows = slice | NDArray[np.intp]
 _READ_BYTES = 2**20
 
 
-class SavedRows(PlannedValues[ValueArray]):
+class SavedRows(values.PlannedValues[ValueArray]):
     """Values on disk, by address, with their labels, weights and ids."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -87,19 +80,19 @@ class SavedRows(PlannedValues[ValueArray]):
         for start in range(0, reader.rows, reader.block_rows):
             part = reader.array(OVERFLOWED)[start : start + reader.block_rows]
             counts += part.sum(axis=0, dtype=np.int64)
-        return overflow_counts(plan, counts)
+        return values.overflow_counts(plan, counts)
 
     def _auxiliary_array(self, name: str) -> LazyArray:
         return self.reader.array(name)
 
     def __getitem__(self, name: str) -> ValueArray:
         if name not in self.plan.addresses:
-            raise unknown_address(self.plan, name)
+            raise values.unknown_address(self.plan, name)
         return self._arrays[name]
 
     def batches(
         self, n: int, *, shuffle: bool = False, seed: int | None = None
-    ) -> Iterator[Values]:
+    ) -> Iterator[values.Values]:
         """Yields all rows in batches.
 
         Args:
@@ -114,17 +107,16 @@ class SavedRows(PlannedValues[ValueArray]):
             OptionError: If `n` or `seed` is out of range.
         """
         check_number("`n`", n, 1)
-        order = RowOrder(
-            range(self.rows), self.reader.block_rows, shuffle=shuffle, seed=seed
-        )
+        size = self.reader.block_rows
+        order = RowOrder(range(self.rows), size, shuffle=shuffle, seed=seed)
         # Small batches are read together.
         arrays = map(self.reader.array, self.reader.paths)
         row_bytes = sum(array.row_bytes for array in arrays)
         read_rows = n * max(_READ_BYTES // (n * row_bytes), 1)
         for rows in self._read_ahead(order, read_rows):
-            values = self._read(rows)
-            for start in range(0, values.rows, n):
-                yield values.map(operator.itemgetter(slice(start, start + n)))
+            read = self._read(rows)
+            for start in range(0, read.rows, n):
+                yield read.map(operator.itemgetter(slice(start, start + n)))
 
     def _read_ahead(self, order: RowOrder, n: int) -> Iterator[Rows]:
         """Yields all rows, `n` at a time, while their next blocks are read."""
@@ -135,17 +127,17 @@ class SavedRows(PlannedValues[ValueArray]):
                 yield order.rows(start, min(start + n, end))
                 start += n
 
-    def _read(self, rows: Rows) -> Values:
+    def _read(self, rows: Rows) -> values.Values:
         read = operator.itemgetter(rows)
 
         def read_all(names: Iterable[str]) -> dict[str, NDArray[Any]]:
             return {name: read(self.reader.array(name)) for name in names}
 
-        return Values(
+        return values.Values(
             self.plan,
             read_all(value.address for value in self.plan.stored),
             tree.mapped(read, self.labels),
             None if self.identity[IDS] is None else self.ids_of(rows),
             tree.mapped(read, self.sample_weight),
-            read_all(auxiliary_arrays(self.plan)),
+            read_all(values.auxiliary_arrays(self.plan)),
         )

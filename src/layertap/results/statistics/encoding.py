@@ -34,10 +34,8 @@ def encode(statistics: Statistics, *, exact: bool = False) -> dict[str, Any]:
     if exact:
         packed = {name: _pack(n) for name, n in present.items()}
         return {"axis": statistics.axis, "count": statistics.count, **packed}
-    return {
-        "axis": statistics.axis,
-        **{name: _format(n, name) for name, n in present.items()},
-    }
+    texts = {name: _format(n, name) for name, n in present.items()}
+    return {"axis": statistics.axis, **texts}
 
 
 def decode(texts: Mapping[str, Any], shape: Sequence[int]) -> Statistics:

@@ -6,7 +6,7 @@ Statistics are gathered and stored for stored values; others are derived from th
 import functools
 from collections.abc import Mapping, Sequence
 
-from layertap.core.plan import Plan, Recipe, Value
+from layertap.core.plan import Plan, Recipe
 from layertap.results.statistics.moments import Statistics
 
 # The most units of one value, of all stored values, and of all values. Other values
@@ -20,27 +20,23 @@ def unit_axes(plan: Plan) -> dict[str, int | None]:
     None stands for a value that is one unit. Complex values have no statistics.
     """
     joined = {
-        branch.address: join.axis
+        name: join.axis
         for join in plan.joins
-        for branch in join.branches
+        for name in join.addresses
         if join.kind == "concatenate" and plan.reduce is None
     }
     axes: dict[str, int | None] = {}
     total = 0
     for value in plan.stored:
         if not value.dtype.startswith("complex"):
-            axis = _unit_axis(value, joined.get(value.address))
+            last = len(value.shape) - 1
+            axis = min(joined.get(value.address) or last, last) or None
             units = 1 if axis is None else value.shape[axis] or 0
             if not 0 < units <= MOST_UNITS or total + units > MOST_STORED:
                 axis = None
             total += units if axis is not None else 1
             axes[value.address] = axis
     return axes
-
-
-def _unit_axis(value: Value, joined: int | None) -> int | None:
-    last = len(value.shape) - 1
-    return (joined if joined and joined <= last else last) or None
 
 
 def derive_statistics(
@@ -80,8 +76,7 @@ def _join_statistics(
     axes = {part.axis for part in parts}
     if axes == {recipe.axis} and sum(part.units for part in parts) <= most:
         return Statistics.concatenate(recipe.axis, parts)
-    if len(axes) > 1 or recipe.axis in axes or parts[0].units > most:
-        parts = [part.whole for part in parts]
-    if len({part.units for part in parts}) > 1:
+    forms = {(part.axis, part.units) for part in parts}
+    if len(forms) > 1 or recipe.axis in axes or parts[0].units > most:
         parts = [part.whole for part in parts]
     return functools.reduce(Statistics.merge, parts)

@@ -74,9 +74,8 @@ class Batches:
         self._piece_batches = min(batches, len(self))
         self._cache_all = len(examples) * examples.row_bytes <= _CACHED_BYTES
         pieces = -(-len(self) // self._piece_batches)
-        self._cache: LRU[tuple[int, int], Arrays] = LRU(
-            pieces if self._cache_all else _CACHED_PIECES
-        )
+        cached = pieces if self._cache_all else _CACHED_PIECES
+        self._cache: LRU[tuple[int, int], Arrays] = LRU(cached)
         self._last = -1
 
     def __len__(self) -> int:

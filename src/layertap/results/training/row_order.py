@@ -47,9 +47,8 @@ class RowOrder:
             self._blocks, self._bounds = _blocks_of(self._rows, block_rows)
         # Threads may be in two epochs at the same time.
         self._epochs: LRU[int, tuple[NDArray[np.intp], NDArray[np.intp]]] = LRU(2)
-        self._cache: LRU[tuple[int, int], NDArray[np.intp]] = LRU(
-            max(_CACHED_ROWS // block_rows, 2)
-        )
+        cached = max(_CACHED_ROWS // block_rows, 2)
+        self._cache: LRU[tuple[int, int], NDArray[np.intp]] = LRU(cached)
 
     def __len__(self) -> int:
         return len(self._rows)

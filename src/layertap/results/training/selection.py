@@ -28,7 +28,7 @@ def select_addresses(plan: Plan, before: Globs, outputs: Globs) -> list[str]:
     if of_joins:
         paths = [join.path for join in plan.joins]
         for path in address.match(of_joins, paths, what="join"):
-            addresses.update(branch.address for branch in plan.join(path).branches)
+            addresses.update(plan.join(path).addresses)
         addresses.update(plan.skips)
     if of_outputs:
         made_by = {o.address: o.parts.path for o in plan.outputs}
@@ -41,10 +41,9 @@ def select_addresses(plan: Plan, before: Globs, outputs: Globs) -> list[str]:
 def branches_of_join(plan: Plan, names: Sequence[str]) -> tuple[list[str], int]:
     """Returns the branches of the only join among values, and the axis it joins."""
     for join in plan.joins:
-        branches = [branch.address for branch in join.branches]
         concatenates = join.kind == "concatenate" and join.whole and join.axis
-        if concatenates and set(branches) == set(names):
-            return branches, concatenates
+        if concatenates and set(join.addresses) == set(names):
+            return join.addresses, concatenates
     raise OptionError(
         "`joined=True` can't concatenate these values. Expected the branches of one "
         f"concatenation. Received {', '.join(names)}. Choose a join with `before=`."
