@@ -19,10 +19,8 @@ _COMPARED_BYTES, _MOST_COMPARED = 2**28, 2048
 
 def unit_statistics(pieces: Iterable[Array]) -> Statistics:
     """Computes the statistics of each number of a branch, from pieces of its rows."""
-    return functools.reduce(
-        Statistics.merge,
-        (compute_statistics(piece.reshape(len(piece), -1), 1) for piece in pieces),
-    )
+    parts = (compute_statistics(piece.reshape(len(piece), -1), 1) for piece in pieces)
+    return functools.reduce(Statistics.merge, parts)
 
 
 def mean_square(statistics: Statistics) -> float:
@@ -37,12 +35,9 @@ def comparable(rows: int, row_bytes: int, branches: int) -> NDArray[np.intp]:
 
     `row_bytes` are those of the largest branch.
     """
-    count = min(
-        rows,
-        _MOST_COMPARED,
-        max(2, _COMPARED_BYTES // max(2 * row_bytes, 1)),
-        max(2, math.isqrt(_COMPARED_BYTES // (8 * branches))),
-    )
+    fitting = max(2, _COMPARED_BYTES // max(2 * row_bytes, 1))
+    fitting_grams = max(2, math.isqrt(_COMPARED_BYTES // (8 * branches)))
+    count = min(rows, _MOST_COMPARED, fitting, fitting_grams)
     return np.linspace(0, rows - 1, count).astype(np.intp)
 
 

@@ -147,9 +147,8 @@ class Compared(Comparison):
         close = not exact and tolerance.within(distances, second, share)
         self._grade("within rounding" if close else "different")
         # Unequal integers can be equal in 64 bits.
-        at = np.unravel_index(
-            np.argmax(np.where(unequal, distances, -1)), distances.shape
-        )
+        farthest = np.argmax(np.where(unequal, distances, -1))
+        at = np.unravel_index(farthest, distances.shape)
         if self.at is None or distances[at] > self.largest:
             self.largest = float(distances[at])
             self.at = (row + int(at[0]), *map(int, at[1:]))

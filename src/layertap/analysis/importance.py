@@ -112,12 +112,10 @@ def importance(
     widest = max(arrays[name].row_bytes for j in joins for name in j.addresses)
     most = max(len(join.branches) for join in joins)
     places = branch_facts.comparable(len(chosen), widest, most)
-    redundancy = {
-        join.path: branch_facts.alignment(
-            arrays[name][places] for name in join.addresses
-        )
-        for join in joins
-    }
+    redundancy = {}
+    for join in joins:
+        rows_of_branches = (arrays[name][places] for name in join.addresses)
+        redundancy[join.path] = branch_facts.alignment(rows_of_branches)
     return Importance(
         *(head.name, len(chosen), repeats, base, tuple(branches)),
         *(redundancy, len(places)),
@@ -137,9 +135,8 @@ class _Measurement:
 
     def evaluate(self, changed: Mapping[str, Any]) -> Metrics:
         """Returns the loss and the metrics, with other arrays at some addresses."""
-        metrics = self.head.evaluate(
-            self.inputs.dataset(changed), verbose=0, return_dict=True
-        )
+        data = self.inputs.dataset(changed)
+        metrics = self.head.evaluate(data, verbose=0, return_dict=True)
         self.done += len(self.inputs.rows)
         self.report(self.done, 0)
         names = sorted(metrics, key=lambda name: (name != "loss", name))

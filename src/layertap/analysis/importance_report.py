@@ -141,12 +141,10 @@ class Importance(tables.Tabular):
     def _most_alike(self, branch: BranchImportance) -> str:
         """Returns the branch of the same join that is most similar."""
         siblings = [other for other in self.branches if other.join == branch.join]
-        at = siblings.index(branch)
+        values = self.redundancy[branch.join][siblings.index(branch)]
         alike = [
             (value, other.address)
-            for other, value in zip(
-                siblings, self.redundancy[branch.join][at], strict=True
-            )
+            for other, value in zip(siblings, values, strict=True)
             if other is not branch and not math.isnan(value)
         ]
         if not alike:
@@ -155,13 +153,11 @@ class Importance(tables.Tabular):
         return f"{value:.2f} {name.removeprefix(branch.join + '/')}"
 
     def _summary(self) -> Text:
-        measured = ", ".join(
-            f"{name} {value:.4g}" for name, value in self.metrics.items()
-        )
+        measured = (f"{name} {value:.4g}" for name, value in self.metrics.items())
         return Text(
-            f"{self.rows:,} rows; unchanged: {measured}. Changes of these when a "
-            f"branch is permuted between rows ({self.repeats} times), zeroed, or its "
-            "mean. width, norm: shares of the join. most alike: linear CKA "
+            f"{self.rows:,} rows; unchanged: {', '.join(measured)}. Changes of these "
+            f"when a branch is permuted between rows ({self.repeats} times), zeroed, "
+            "or its mean. width, norm: shares of the join. most alike: linear CKA "
             f"({self.compared_rows:,} rows), 1 for the same up to a rotation."
         )
 
