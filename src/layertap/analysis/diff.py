@@ -69,11 +69,7 @@ def diff(
 
 def _names(first: Saved, second: Saved) -> list[str]:
     """Returns the addresses to compare, without those rebuilt alike in both."""
-    rebuilt = {
-        name
-        for name, recipe in first.plan.recipes.items()
-        if second.plan.recipes.get(name) == recipe
-    }
+    rebuilt = dict(first.plan.recipes.items() & second.plan.recipes.items())
     auxiliary = [
         name
         for saved in (first, second)
@@ -124,11 +120,8 @@ def _share(name: str, first: Saved, second: Saved) -> float:
     """
     if name not in first.plan.addresses:
         return 0.0
-    stored = [saved[name].dtype.name for saved in (first, second)]
-    computed = [
-        saved.plan.narrowed.get(name, dtype)
-        for saved, dtype in zip((first, second), stored, strict=True)
-    ]
+    stored = [s[name].dtype.name for s in (first, second)]
+    computed = [s.plan.narrowed.get(name, s[name].dtype.name) for s in (first, second)]
     fine = min(map(_step, computed))
     coarse = max(map(_step, stored))
     return tolerance.ROUNDING * fine + (coarse if coarse > fine else 0.0)

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -56,9 +57,7 @@ class ArrayBatches(Source):
         check_number("`batch_size`", batch_size, 1)
         self.batch_size = self.size = int(batch_size or BATCH_SIZE)
         x, y, weight = converter.unpack(data)
-        x = keras.tree.map_structure(
-            lambda leaf: convert.sliceable(leaf, is_input=True), x
-        )
+        x = keras.tree.map_structure(partial(convert.sliceable, is_input=True), x)
         y, weight = keras.tree.map_structure(convert.sliceable, (y, weight))
         self._leaves = convert.named_leaves(x, y, weight)
         self.rows = convert.common_rows(self._leaves)
