@@ -47,7 +47,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    # Slow tests repeat in many ways what others do once; to be traced doubles their time.
+    # Slow tests repeat in many ways what others do once; tracing doubles their time.
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker("no_cover")

@@ -14,7 +14,10 @@ def server():
 
 
 # Arrays without compression, and a compressed stream.
-CASES = [campaign.CASES[0], campaign.CASES[-1]]
+CASES = [
+    pytest.param(campaign.CASES[0], marks=pytest.mark.one_backend),
+    campaign.CASES[-1],
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

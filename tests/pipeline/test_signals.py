@@ -104,7 +104,19 @@ def wrapped_calls():
     return [inspect.getattr_static(owner, name) for owner, name, _ in hooks.points()]
 
 
-@pytest.mark.parametrize("failure", FAILURES)
+# Where the backend computes, and otherwise on one for all.
+OF_THE_BACKEND = ("ctrl-c", "memory", "rank")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        name
+        if name in OF_THE_BACKEND
+        else pytest.param(name, marks=pytest.mark.one_backend)
+        for name in FAILURES
+    ],
+)
 def test_rows_before_are_safe_and_the_model_is_unharmed(failure, tmp_path):
     bad, options, error, words = FAILURES[failure]
     model = model_of_any_length()
@@ -137,6 +149,7 @@ def test_rows_before_are_safe_and_the_model_is_unharmed(failure, tmp_path):
     assert any((mine != now).any() for mine, now in changed)
 
 
+@pytest.mark.one_backend
 def test_a_bar_that_can_not_be_drawn_loses_no_rows(tmp_path, monkeypatch):
     class Closed:
         """A closed standard error."""
@@ -175,6 +188,7 @@ def test_nan_and_infinity_are_saved_as_they_are(tmp_path):
     np.testing.assert_allclose(found[finite], expected[finite], rtol=1e-5)
 
 
+@pytest.mark.one_backend
 def test_progress_can_be_a_function(tmp_path):
     seen = []
 
@@ -249,7 +263,10 @@ def go_on(path):
 
 @pytest.mark.parametrize(
     ("number", "statuses"),
-    [(signal.SIGINT, {-signal.SIGINT, 130}), (signal.SIGTERM, {143})],
+    [
+        (signal.SIGINT, {-signal.SIGINT, 130}),
+        pytest.param(signal.SIGTERM, {143}, marks=pytest.mark.one_backend),
+    ],
 )
 def test_a_signal_ends_a_save_with_its_rows(number, statuses, tmp_path):
     path = tmp_path / "v.zarr"
@@ -261,6 +278,7 @@ def test_a_signal_ends_a_save_with_its_rows(number, statuses, tmp_path):
     go_on(path)
 
 
+@pytest.mark.one_backend
 def test_a_second_ctrl_c_ends_it_at_once_and_harms_nothing(tmp_path):
     path = tmp_path / "v.zarr"
     more = f"t.KILLED_TWICE = {str(path)!r}; sys.addaudithook(again)"
@@ -273,6 +291,7 @@ def test_a_second_ctrl_c_ends_it_at_once_and_harms_nothing(tmp_path):
     go_on(path)
 
 
+@pytest.mark.one_backend
 def test_a_program_that_handles_sigterm_itself_still_does(tmp_path):
     path = tmp_path / "v.zarr"
     more = "signal.signal(signal.SIGTERM, lambda *_: print('mine', flush=True))"
@@ -284,6 +303,7 @@ def test_a_program_that_handles_sigterm_itself_still_does(tmp_path):
     assert layertap.open(path).complete
 
 
+@pytest.mark.one_backend
 def test_a_save_in_a_thread_leaves_signals_alone(tmp_path):
     handlers = []
 

@@ -17,7 +17,14 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize("name", KNOWN)
+# One backend shows the larger ones for all.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "InceptionV3",
+        *(pytest.param(n, marks=pytest.mark.one_backend) for n in [*KNOWN][1:]),
+    ],
+)
 def test_joins_and_branches_of_known_networks(name):
     if name == "NASNetMobile" and keras.backend.backend() == "torch":
         pytest.skip("Keras does not build NASNetMobile on PyTorch")

@@ -58,6 +58,7 @@ class StoppedError(Exception):
     """Raised by the data."""
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("stop", [7, 420, 833])
 def test_counts_are_right_when_a_save_resumes_after_a_stop(tmp_path, stop):
     model, data = passing_through(), planted(1000)
@@ -94,6 +95,7 @@ def at(index: int):
     return lambda x: x[:, index]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("first", "second", "named"),
     [
