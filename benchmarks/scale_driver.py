@@ -17,7 +17,7 @@ from typing import Any, Self
 from benchmarks.scale_plan import Size, noted, plan, record, specs
 from layertap.results.statistics.gather import Gatherer
 from layertap.store import BlockWorker, Reader, SharedWriter
-from layertap.store.storage import objects
+from layertap.store.storage import buckets
 from layertap.store.writing.block_records import record_file
 
 # So many names are in one answer, of S3 and of Google's storage.
@@ -34,7 +34,7 @@ class Counted:
     """
 
     def __init__(self) -> None:
-        self._values = objects.tensorstore().KvStore.open("memory://").result()
+        self._values = buckets.tensorstore().KvStore.open("memory://").result()
         self.asked: Counter[str] = Counter()
 
     def read(self, key: str, **options: Any) -> Any:
@@ -56,12 +56,12 @@ class Counted:
 @contextmanager
 def counted() -> Iterator[Counted]:
     """Puts all buckets into memory while the context is open."""
-    before, found = objects.open_bucket, Counted()
-    objects.open_bucket = lambda *_: found
+    before, found = buckets.open_bucket, Counted()
+    buckets.open_bucket = lambda *_: found
     try:
         yield found
     finally:
-        objects.open_bucket = before
+        buckets.open_bucket = before
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _recorded(memory: int, blocks: int, notes: Any) -> Iterator[SharedWriter]:
     with SharedWriter.create(
         _PATH, specs(), {}, rows=blocks * size.block_rows, memory=memory
     ) as writer:
-        bucket = objects.open_bucket("s3", "bucket")
+        bucket = buckets.open_bucket("s3", "bucket")
         for number in range(blocks):
             one = record(layouts, number, notes)
             one = type(one)(writer.store, number, one.rows, one.digests, notes)
