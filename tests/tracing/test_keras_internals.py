@@ -28,7 +28,8 @@ from layertap.tracing import hooks
 from layertap.tracing.forward_pass import Wanted
 from layertap.tracing.graphs.cut import cut
 from layertap.tracing.graphs.subgraph import subgraph
-from layertap.tracing.model_structure import config_of, input_specs, learned
+from layertap.tracing.keras_internals import config_of
+from layertap.tracing.model_structure import input_specs, learned
 
 pytestmark = pytest.mark.every_backend
 

@@ -18,7 +18,7 @@ from layertap.planning import fingerprint
 from layertap.planning.padding import cut_to
 from layertap.planning.reduction import NAMED, Reduce, Reduction
 from layertap.results.saved import Saved
-from layertap.tracing.collect import versions
+from layertap.tracing.collect import VERSIONS
 from layertap.tracing.model_structure import check_model, input_specs
 
 
@@ -153,7 +153,7 @@ def _check_same_model(saved: Saved, model: keras.Model) -> None:
         {"configuration": fingerprint.configuration_digest(model)},
         "the model",
     )
-    if versions()["backend"] == saved.identity.get("backend") and differences:
+    if VERSIONS["backend"] == saved.identity.get("backend") and differences:
         raise OtherRunError(
             f"{saved.path} was saved from another model than {model.name!r}: "
             f"{'; '.join(differences)}. Verify it with the model of the save."

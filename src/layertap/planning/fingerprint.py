@@ -13,8 +13,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from layertap.core.plan import Plan
-from layertap.tracing.collect import versions
-from layertap.tracing.model_structure import config_of, learned
+from layertap.tracing.collect import VERSIONS
+from layertap.tracing.keras_internals import config_of
+from layertap.tracing.model_structure import learned
 
 
 def run_identity(
@@ -35,7 +36,7 @@ def run_identity(
         "pad": _padding_summary(plan),
         "plan": _digest(planned),
         "batch size": batch_size,
-        **versions(),
+        **VERSIONS,
     }
 
 

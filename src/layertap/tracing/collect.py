@@ -2,20 +2,20 @@
 
 import functools
 import importlib.metadata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import keras
 
 from layertap.errors import ListeningError
-from layertap.tracing.backends import backend_module
+from layertap.tracing.backends import current_backend
 from layertap.tracing.forward_pass import (
+    Addresses,
     Done,
     Frame,
     Keep,
     Pass,
-    Shortcut,
     Step,
     Tensor,
     Wanted,
@@ -40,13 +40,13 @@ def tapped(model: keras.Model, wanted: Wanted, finish: Finish = dict) -> Step:
     def run(inputs: Any, keep: Keep) -> dict[str, Any]:
         return finish(collect(model, inputs, wanted, keep))
 
-    def shortcut() -> Shortcut | None:
+    def shortcut() -> Callable[[Any], dict[str, Any]] | None:
         graph = subgraph(model, wanted)
         if graph is None:
             return None
         return lambda inputs: finish(graph(inputs, training=False))
 
-    return backend_module().compile(run, model, shortcut)
+    return current_backend().compile(run, model, shortcut)
 
 
 def collect(
@@ -60,7 +60,7 @@ def collect(
     run = functools.partial(forward, model)
     with suppress(Done), recording(pass_):
         if any(map(is_native, (*wanted.branches, *wanted.outputs))):
-            backend_module().run_with_native_joins(pass_, run, inputs)
+            current_backend().run_with_native_joins(pass_, run, inputs)
         else:
             run(inputs)
     missing = sorted(set(wanted.addresses) - pass_.values.keys())
@@ -84,34 +84,28 @@ class CollectPass(Pass):
         self._branches = wanted.branches
         self._outputs = wanted.outputs
         self._keep = keep
-        self._missing = len(wanted.addresses)
+        self._count = len(wanted.addresses)
 
     def begin(self, frame: Frame, args: Any, kwargs: Any) -> None:
         """Collects the model's inputs, if they are wanted."""
         super().begin(frame, args, kwargs)
         if not frame.path and self._outputs:
             for name, tensor in named_inputs(frame.operation, args[0]).items():
-                if name in self._outputs:
-                    self._collect(self._outputs[name], [tensor])
+                self._collect(self._outputs, name, [tensor])
 
     def leave(self, frame: Frame, outputs: Any) -> None:
         """Collects the operation's outputs, if they are wanted."""
-        wanted = self._outputs.get(frame.path)
-        if wanted and not self.loops:
-            self._collect(wanted, tensors_of(outputs))
+        if frame.path in self._outputs:
+            self._collect(self._outputs, frame.path, tensors_of(outputs))
 
     def begin_join(self, join: TracedJoin, inputs: list[Tensor]) -> TracedJoin:
         """Collects the join's branches, if they are wanted."""
-        wanted = self._branches.get(join.path)
-        if wanted and not self.loops:
-            self._collect(wanted, inputs)
+        self._collect(self._branches, join.path, inputs)
         return join
 
     def end_join(self, join: TracedJoin, output: Tensor) -> None:
         """Collects the join's output, if it is wanted."""
-        wanted = self._outputs.get(join.path)
-        if wanted and not self.loops:
-            self._collect(wanted, [output])
+        self._collect(self._outputs, join.path, [output])
 
     def held_tensors(self) -> list[Tensor]:
         """Returns the collected values."""
@@ -125,29 +119,25 @@ class CollectPass(Pass):
             for name, tensor in self.values.items()
         }
 
-    def _collect(self, wanted: Mapping[int, str], tensors: Sequence[Tensor]) -> None:
-        for index, name in wanted.items():
+    def _collect(self, wanted: Addresses, path: str, tensors: Sequence[Tensor]) -> None:
+        if self.loops:
+            return
+        for index, name in wanted.get(path, {}).items():
             if name not in self.values and index < len(tensors):
                 self.values[name] = self._keep(tensors[index])
-                self._missing -= 1
-        if not self._missing:
+        if len(self.values) == self._count:
             raise Done
 
 
 def _versions() -> dict[str, str]:
-    backend = keras.backend.backend()
-    names = ["tensorflow", "tensorflow-cpu"] if backend == "tensorflow" else [backend]
+    """Returns the versions of Keras and of the backend in use."""
+    backend, version = keras.backend.backend(), "unknown"
+    names = ["tensorflow-cpu", "tensorflow"] if backend == "tensorflow" else [backend]
     for name in names:
         with suppress(importlib.metadata.PackageNotFoundError):
             version = importlib.metadata.version(name)
-            return {"keras": keras.__version__, "backend": backend, backend: version}
-    return {"keras": keras.__version__, "backend": backend, backend: "unknown"}
+    return {"keras": keras.__version__, "backend": backend, backend: version}
 
 
 # Read on import: later, there may be too many open files.
-_VERSIONS = _versions()
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of Keras and of the backend in use."""
-    return dict(_VERSIONS)
+VERSIONS = _versions()

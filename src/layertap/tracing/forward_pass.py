@@ -17,14 +17,16 @@ from layertap.tracing.records import TracedJoin
 
 Tensor = Any
 Keep = Callable[[Tensor], Tensor]
+# Runs a model on its inputs.
+Run = Callable[[Any], Any]
 # Runs a model on its inputs, and returns the wanted tensors by address.
 Collector = Callable[[Any, Keep], dict[str, Tensor]]
 Arrays = dict[str, NDArray[Any]]
 # Begins the pass of a batch. It returns a function that is called for the arrays,
 # before those of the next batch, which may have begun by then.
 Step = Callable[[Any], Callable[[], Arrays]]
-# Computes the wanted values with a graph that has nothing else.
-Shortcut = Callable[[Any], dict[str, Tensor]]
+# Makes a function that computes the wanted values with a graph that has nothing else.
+Shortcut = Callable[[], Callable[[Any], dict[str, Tensor]] | None]
 Call = Callable[..., Any]
 # A call to be wrapped: its owner, its name, and its handler during a pass. The handler
 # receives the pass, the original call, and the arguments.
@@ -136,8 +138,6 @@ class Pass:
 
     # Whether it computes values. Only passes that do not look for the origin of joins.
     computes = False
-    # Whether it records operations of `keras.ops` with symbolic tensors.
-    symbolic = False
 
     def __init__(self, kinds: Iterable[str]) -> None:
         self.kinds = frozenset(kinds)
@@ -216,7 +216,7 @@ class Pass:
     def replace_tensors(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Receives the held tensors, each with its counterpart outside the trace."""
 
-    def trace(self, run: Callable[[Any], Any], inputs: Any) -> list[Tensor]:
+    def trace(self, run: Run, inputs: Any) -> list[Tensor]:
         """Runs a model inside a trace, and returns the tensors that are held."""
         with suppress(Done):
             run(inputs)
@@ -263,6 +263,5 @@ def tensors_of(structure: Any) -> list[Tensor]:
 def rank(tensor: Tensor) -> int | None:
     """Returns a tensor's number of axes, or None if that is unknown."""
     if hasattr(tensor.shape, "rank"):
-        known: int | None = tensor.shape.rank
-        return known
+        return tensor.shape.rank
     return len(tensor.shape)

@@ -15,7 +15,7 @@ from typing import Any
 
 import keras
 
-from layertap.tracing.backends import backend_module
+from layertap.tracing.backends import current_backend
 from layertap.tracing.forward_pass import (
     Call,
     Frame,
@@ -26,6 +26,7 @@ from layertap.tracing.forward_pass import (
     tensors_of,
 )
 from layertap.tracing.join_kinds import (
+    FUNCTIONS,
     OPERATIONS,
     RNN_LOOP,
     WHOLE_LAYERS,
@@ -35,21 +36,6 @@ from layertap.tracing.join_kinds import (
 )
 from layertap.tracing.keras_internals import Functional, backend, moved, private
 from layertap.tracing.records import TracedJoin
-
-# The kind of join of functions in the backend's `numpy`, by name.
-FUNCTIONS = {
-    "concatenate": "concatenate",
-    "hstack": "concatenate",
-    "append": "concatenate",
-    "stack": "stack",
-    "add": "add",
-    "subtract": "subtract",
-    "multiply": "multiply",
-    "maximum": "maximum",
-    "minimum": "minimum",
-    "dot": "dot",
-    "matmul": "dot",
-}
 
 # Operations whose bodies run in a separate trace, or as often as the data require.
 LOOPS = (
@@ -71,39 +57,11 @@ _signature = functools.cache(inspect.signature)
 
 
 def _layer_call(
-    pass_: Pass, original: Call, layer: Any, /, *args: Any, **kwargs: Any
-) -> Any:
-    if not pass_.listens:
-        return original(layer, *args, **kwargs)
-    return _call_around(pass_, original, layer, args, kwargs)
-
-
-def _operation_call(
     pass_: Pass, original: Call, operation: Any, /, *args: Any, **kwargs: Any
-) -> Any:
-    frame = pass_.frames[-1] if pass_.frames else None
-    if frame is not None and frame.operation is operation and not frame.inside:
-        # The frame of a layer was opened by `Layer.__call__`.
-        return _call_inside(pass_, frame, original, args, kwargs)
-    if not pass_.listens:
-        return original(operation, *args, **kwargs)
-    inside = partial(_operation_call, pass_, original)
-    return _call_around(pass_, inside, operation, args, kwargs)
-
-
-def _symbolic_call(
-    pass_: Pass, original: Call, operation: Any, /, *args: Any, **kwargs: Any
-) -> Any:
-    outputs = original(operation, *args, **kwargs)
-    if pass_.symbolic and pass_.frames and pass_.listens:
-        pass_.record_symbolic(operation, args, kwargs, outputs)
-    return outputs
-
-
-def _call_around(
-    pass_: Pass, original: Call, operation: Any, args: Any, kwargs: Any
 ) -> Any:
     """Calls an operation in a frame of its own."""
+    if not pass_.listens:
+        return original(operation, *args, **kwargs)
     frame = pass_.enter(operation, args, kwargs)
     try:
         with pass_.listener.covered():
@@ -115,6 +73,29 @@ def _call_around(
         raise
     finally:
         pass_.frames.pop()
+
+
+def _operation_call(
+    pass_: Pass, original: Call, operation: Any, /, *args: Any, **kwargs: Any
+) -> Any:
+    """Runs an operation's own `call`, in the frame that `Layer.__call__` opened."""
+    frame = pass_.frames[-1] if pass_.frames else None
+    if frame is not None and frame.operation is operation and not frame.inside:
+        return _call_inside(pass_, frame, original, args, kwargs)
+    if not pass_.listens:
+        return original(operation, *args, **kwargs)
+    # It is not a layer, so that it has no frame yet.
+    inside = partial(_operation_call, pass_, original)
+    return _layer_call(pass_, inside, operation, *args, **kwargs)
+
+
+def _symbolic_call(
+    pass_: Pass, original: Call, operation: Any, /, *args: Any, **kwargs: Any
+) -> Any:
+    outputs = original(operation, *args, **kwargs)
+    if pass_.frames and pass_.listens:
+        pass_.record_symbolic(operation, args, kwargs, outputs)
+    return outputs
 
 
 def _call_inside(
@@ -139,7 +120,7 @@ def _call_inside(
 
 def _whole_join(pass_: Pass, frame: Frame) -> TracedJoin | None:
     """Returns the join that a complete operation is, or None."""
-    for kind in pass_.kinds & WHOLE_LAYERS.keys():
+    for kind in pass_.kinds:
         if isinstance(frame.operation, WHOLE_LAYERS[kind]) and frame.path:
             frame.covered = True
             return TracedJoin(frame.path, kind, None, whole=True)
@@ -152,11 +133,9 @@ def _inputs_of(operation: Any, kind: str, args: Any, kwargs: Any) -> list[Any]:
         return tensors_of(args[0] if args else kwargs)
     arguments = inspect.signature(operation.call).bind(*args, **kwargs).arguments
     if "inputs" in arguments:
-        query, value, *rest = arguments["inputs"]
-        key = rest[0] if rest else None
+        query, value, key = (*arguments["inputs"], None)[:3]
     else:
-        query, value = arguments["query"], arguments["value"]
-        key = arguments.get("key")
+        query, value, key = map(arguments.get, ("query", "value", "key"))
     return [query, value if key is None else key, value]
 
 
@@ -175,38 +154,27 @@ def _function(
 ) -> Any:
     """Calls a function of the backend's `numpy`, which may join."""
     kind = FUNCTIONS[name]
-    inputs = None
-    if (
-        pass_.frames
-        and pass_.listens
-        and pass_.counts(kind)
-        and not pass_.frames[-1].covered
-    ):
-        bound = _signature(original).bind(*args, **kwargs)
-        bound.apply_defaults()
-        inputs = _convert_inputs(name, bound.arguments)
+    frame = pass_.frames[-1] if pass_.frames and pass_.listens else None
+    if frame is None or frame.covered or not pass_.counts(kind):
+        return original(*args, **kwargs)
+    bound = _signature(original).bind(*args, **kwargs)
+    bound.apply_defaults()
+    inputs = _convert_inputs(name, bound.arguments)
     if inputs is None:
         return original(*args, **kwargs)
     pass_.listener.flush()
     join = _join(pass_, name, kind, bound.arguments.get("axis"), inputs)
     join = pass_.begin_join(join, inputs)
-    with _covered(pass_):
-        output = original(*bound.args, **bound.kwargs)
-    pass_.end_join(join, output)
-    return output
-
-
-@contextmanager
-def _covered(pass_: Pass) -> Iterator[None]:
-    """Keeps the steps inside a join from being traced as joins."""
-    frame = pass_.frames[-1]
+    # The steps inside a join are not joins.
     frame.covered = True
     try:
         with pass_.listener.covered():
-            yield
+            output = original(*bound.args, **bound.kwargs)
         pass_.listener.flush()
     finally:
         frame.covered = False
+    pass_.end_join(join, output)
+    return output
 
 
 def _convert_inputs(name: str, arguments: dict[str, Any]) -> list[Any] | None:
@@ -283,7 +251,7 @@ def points() -> list[Point]:
         calls.append((core, "remat", _remat))
     calls += [(numpy, name, partial(_function, name)) for name in FUNCTIONS]
     calls += [(core, name, partial(_loop, f"`keras.ops.{name}`")) for name in LOOPS]
-    calls += backend_module().points()
+    calls += current_backend().points()
     for owner, name, _ in calls:
         if not callable(vars(owner).get(name)):
             raise moved(f"there is no `{owner.__name__}.{name}`")
@@ -308,7 +276,6 @@ Hook = tuple[Any, str, Call, Call]
 
 _lock = threading.Lock()
 _holders = 0
-_in_place: list[Hook] = []
 # Cached: on PyTorch, every batch is a pass.
 _hooks: list[Hook] = []
 
@@ -319,7 +286,7 @@ def recording(pass_: Pass) -> Iterator[None]:
     _install()
     token = _current.set(pass_)
     try:
-        with backend_module().retrace():
+        with current_backend().retrace():
             yield
     finally:
         _current.reset(token)
@@ -338,9 +305,7 @@ def _install() -> None:
                     (owner, name, vars(owner)[name], _wrap(vars(owner)[name], handler))
                     for owner, name, handler in points()
                 ]
-            for hook in _hooks:
-                owner, name, _, wrapped = hook
-                _in_place.append(hook)
+            for owner, name, _, wrapped in _hooks:
                 setattr(owner, name, wrapped)
         _holders += 1
 
@@ -351,8 +316,7 @@ def _remove() -> None:
         _holders -= 1
         if _holders:
             return
-        while _in_place:
-            owner, name, original, wrapped = _in_place.pop()
+        for owner, name, original, wrapped in _hooks:
             # A wrap that someone else has added since stays.
             if vars(owner).get(name) is wrapped:
                 setattr(owner, name, original)

@@ -11,45 +11,36 @@ from typing import Any
 import keras
 from keras import layers
 
-from layertap.tracing.keras_internals import operations, private
+from layertap.tracing.keras_internals import numpy, private
 
-# Layers whose arguments are the join's inputs, however they compute its output.
-WHOLE_LAYERS: dict[str, tuple[type, ...]] = {
-    "add": (layers.Add,),
-    "subtract": (layers.Subtract,),
-    "multiply": (layers.Multiply,),
-    "average": (layers.Average,),
-    "maximum": (layers.Maximum,),
-    "minimum": (layers.Minimum,),
-    "dot": (layers.Dot,),
+# By kind: the layers whose arguments are the join's inputs, however they compute its
+# output, and the names of the operations that join.
+_JOINS: dict[str, tuple[tuple[type, ...], tuple[str, ...]]] = {
+    "concatenate": ((), ("Concatenate", "Hstack", "Append")),
+    "add": ((layers.Add,), ("Add",)),
+    "subtract": ((layers.Subtract,), ("Subtract",)),
+    "multiply": ((layers.Multiply,), ("Multiply",)),
+    "average": ((layers.Average,), ()),
+    "maximum": ((layers.Maximum,), ("Maximum",)),
+    "minimum": ((layers.Minimum,), ("Minimum",)),
+    "dot": ((layers.Dot,), ("Dot", "Matmul")),
+    "stack": ((), ("Stack",)),
     "attention": (
-        layers.MultiHeadAttention,
-        layers.GroupQueryAttention,
-        layers.Attention,
+        (layers.MultiHeadAttention, layers.GroupQueryAttention, layers.Attention),
+        (),
     ),
 }
-# The names of operations that join, by kind.
-_OPERATIONS = {
-    "concatenate": ("Concatenate", "Hstack", "Append"),
-    "add": ("Add",),
-    "subtract": ("Subtract",),
-    "multiply": ("Multiply",),
-    "average": (),
-    "maximum": ("Maximum",),
-    "minimum": ("Minimum",),
-    "dot": ("Dot", "Matmul"),
-    "stack": ("Stack",),
-    "attention": (),
+KINDS = tuple(_JOINS)
+WHOLE_LAYERS = {kind: whole for kind, (whole, _) in _JOINS.items()}
+# The kind of join of functions in the backend's `numpy`, by name.
+FUNCTIONS = {
+    name.lower(): kind for kind, (_, names) in _JOINS.items() for name in names
 }
-KINDS = tuple(_OPERATIONS)
 
 # Layers and operations that are a join themselves, by kind. The join has their path.
 OPERATIONS: dict[str, tuple[type, ...]] = {
-    kind: (
-        *WHOLE_LAYERS.get(kind, ()),
-        *(private(operations, name) for name in names),
-    )
-    for kind, names in _OPERATIONS.items()
+    kind: (*whole, *(private(numpy, name) for name in names))
+    for kind, (whole, names) in _JOINS.items()
 }
 OPERATIONS["concatenate"] += (layers.Concatenate,)
 

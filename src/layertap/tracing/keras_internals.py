@@ -1,8 +1,6 @@
 """All access to private parts of Keras. An error names a missing part."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -32,37 +30,25 @@ def private(owner: Any, name: str) -> Any:
 
 
 try:
-    from keras.src import backend
-    from keras.src.models.functional import Functional
-    from keras.src.ops import numpy as operations
-    from keras.src.ops.node import Node
+    from keras.src import backend as backend
+    from keras.src.models.functional import Functional as Functional
+    from keras.src.ops import numpy as numpy
+    from keras.src.ops.node import Node as Node
     from keras.src.utils.module_utils import tensorflow as _tensorflow
 except ImportError as error:
     raise moved(error.msg) from error
 
-__all__ = [
-    "Functional",
-    "Node",
-    "backend",
-    "moved",
-    "operations",
-    "private",
-    "without_tensorflow",
-]
 
+def config_of(model: keras.Model) -> Any:
+    """Returns `model.get_config()`, which may raise a `NotImplementedError`.
 
-@contextmanager
-def without_tensorflow() -> Iterator[None]:
-    """Keeps Keras from importing TensorFlow, which takes seconds.
-
-    Keras looks for TensorFlow's types in a configuration. There are none unless it has
-    been imported.
+    Keras would import TensorFlow, which takes seconds, to look for its types. There are
+    none unless it has been imported.
     """
     if private(_tensorflow, "_available") is not None or "tensorflow" in sys.modules:
-        yield
-        return
+        return model.get_config()
     _tensorflow._available = False
     try:
-        yield
+        return model.get_config()
     finally:
         _tensorflow._available = None

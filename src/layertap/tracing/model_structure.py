@@ -2,15 +2,17 @@
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 
 from layertap.core import address
 from layertap.errors import DataError, ModelError
-from layertap.tracing.keras_internals import Functional, private, without_tensorflow
+from layertap.tracing.keras_internals import Functional, private
 
 
 @dataclass(frozen=True)
@@ -73,21 +75,15 @@ def built_specs(model: keras.Model) -> Any:
         return None
     if isinstance(shapes, dict) and len(shapes) == 1:
         shapes = next(iter(shapes.values()))
-    dtype = keras.config.floatx()
-    return specs_of(
-        keras.tree.map_shape_structure(
-            lambda shape: keras.KerasTensor(shape, dtype), shapes
-        )
-    )
+    tensor = partial(keras.KerasTensor, dtype=keras.config.floatx())
+    return specs_of(keras.tree.map_shape_structure(tensor, shapes))
 
 
 def specs_of(inputs: Any, declared: Any = None) -> Any:
     """Returns the specs of a batch of arrays, with the names of the declared specs."""
     if declared is not None:
         return keras.tree.map_structure(
-            lambda spec, leaf: InputSpec(
-                spec.name, (None, *leaf.shape[1:]), spec.dtype
-            ),
+            lambda spec, leaf: replace(spec, shape=(None, *leaf.shape[1:])),
             declared,
             inputs,
         )
@@ -116,9 +112,7 @@ def named_inputs(model: keras.Model, inputs: Any) -> dict[str, Any]:
     """
     specs = specs_of(inputs, input_specs(model))
     taken = {
-        layer.name
-        for layer in model.layers
-        if not isinstance(layer, keras.layers.InputLayer)
+        layer.name for layer in model.layers if not isinstance(layer, layers.InputLayer)
     }
     return {
         address.component(spec.name): tensor
@@ -143,22 +137,12 @@ def learned(model: keras.Model) -> list[Any]:
             layer.save_own_variables(own)
             weights = {name: np.asarray(array).tolist() for name, array in own.items()}
             states.append([[str(word) for word in layer.get_vocabulary()], weights])
-        elif isinstance(layer, keras.layers.Discretization):
+        elif isinstance(layer, layers.Discretization):
             states.append([float(edge) for edge in layer.bin_boundaries])
     return states
 
 
-_VOCABULARIES = (
-    keras.layers.IntegerLookup,
-    keras.layers.StringLookup,
-    keras.layers.TextVectorization,
-)
-
-
-def config_of(model: keras.Model) -> Any:
-    """Returns `model.get_config()`, which may raise a `NotImplementedError`."""
-    with without_tensorflow():
-        return model.get_config()
+_VOCABULARIES = (layers.IntegerLookup, layers.StringLookup, layers.TextVectorization)
 
 
 def functional(model: Any) -> Any:
@@ -168,11 +152,15 @@ def functional(model: Any) -> Any:
     return model if isinstance(model, Functional) else None
 
 
-def forward(model: keras.Model, inputs: Any) -> Any:
-    """Calls the model as `model.predict` does."""
-    if "training" in inspect.signature(model.call).parameters:
-        return model(inputs, training=False)
-    return model(inputs)
+def accepts_training(operation: Any) -> bool:
+    """Whether an operation has a `training` argument."""
+    return "training" in inspect.signature(operation.call).parameters
+
+
+def forward(model: keras.Model, inputs: Any, *, training: bool = False) -> Any:
+    """Calls the model as `model.predict` does, or as `model.fit` does."""
+    kwargs = {"training": training} if accepts_training(model) else {}
+    return model(inputs, **kwargs)
 
 
 def nodes_in_order(graph: Functional) -> Iterator[Any]:
@@ -184,13 +172,6 @@ def nodes_in_order(graph: Functional) -> Iterator[Any]:
                 yield node
 
 
-def nodes_of(graph: Functional, operation: Any) -> list[Any]:
-    """Returns the nodes of an operation in a graph, in the order of their creation."""
-    inside = {id(node) for node in nodes_in_order(graph)}
-    made = private(operation, "_inbound_nodes")
-    return [node for node in made if id(node) in inside]
-
-
 def call_number(caller: Any, operation: Any, count: int) -> int:
     """Returns the number of a call of an operation, 1 for the first.
 
@@ -198,15 +179,13 @@ def call_number(caller: Any, operation: Any, count: int) -> int:
     a shared layer in its own order. In a functional graph, they are numbered in the
     order in which they were written.
     """
-    if len(private(operation, "_inbound_nodes")) < 2:
+    made = private(operation, "_inbound_nodes")
+    if len(made) < 2:
         return count
     graph = functional(caller)
     if graph is None or type(graph).call is not Functional.call:
         return count
-    made = nodes_of(graph, operation)
-    run = [
-        node
-        for node in nodes_in_order(graph)
-        if private(node, "operation") is operation
-    ]
-    return made.index(run[count - 1]) + 1 if count <= len(run) else count
+    run = [n for n in nodes_in_order(graph) if private(n, "operation") is operation]
+    if count > len(run):
+        return count
+    return [node for node in made if node in run].index(run[count - 1]) + 1

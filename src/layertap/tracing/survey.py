@@ -1,16 +1,17 @@
 """Traces a model with symbolic tensors: no data is run."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import keras
 
 from layertap.errors import LayertapError, ListeningError
-from layertap.tracing.backends import backend_module
+from layertap.tracing.backends import current_backend
 from layertap.tracing.hooks import points, recording
-from layertap.tracing.model_structure import InputSpec, forward
+from layertap.tracing.keras_internals import backend
+from layertap.tracing.model_structure import forward
 from layertap.tracing.records import Trace, merge
 from layertap.tracing.survey_pass import SurveyPass
 
@@ -39,8 +40,9 @@ def survey(
     except LayertapError:
         raise
     except Exception as first:
-        name = f"{model.name!r} ({type(model).__name__})"
-        return _with_rows(trace, rows, f"{name} with {_shapes(specs)}", first)
+        shapes = (f"{s.name} {s.shape} {s.dtype}" for s in keras.tree.flatten(specs))
+        subject = f"{model.name!r} ({type(model).__name__}) with {', '.join(shapes)}"
+        return _with_rows(trace, rows, subject, first)
     if keras.backend.backend() != "tensorflow":
         return traced
     return _with_known_rows(traced, trace)
@@ -95,62 +97,51 @@ def _trace(
     rows: int | None = None,
     size: int | None = None,
 ) -> Trace:
-    surveyor = _Surveyor(model, specs, kinds, eager=rows is not None)
-    surveyor.compute_output_spec(
+    names = [spec.name for spec in keras.tree.flatten(specs)]
+    traces: list[Trace] = []
+
+    def call(inputs: Any) -> Any:
+        flat = keras.tree.flatten(inputs)
+        # PyTorch's tensors have values if Keras could not run the model without any.
+        if rows is None and not getattr(flat[0], "is_meta", True):
+            raise RuntimeError("Keras replaced an unknown number of rows by a number")
+        traces.append(_run(SurveyPass(kinds, names, model.name), model, inputs))
+        return flat[0]
+
+    backend.compute_output_spec(
+        call,
         keras.tree.map_structure(
             lambda spec: keras.KerasTensor(
                 [rows, *(size if n is None else n for n in spec.shape[1:])],
                 dtype=spec.dtype,
             ),
             specs,
-        )
+        ),
     )
-    return merge(surveyor.traces)
+    return merge(traces)
 
 
-class ComputedError(Exception):
-    """Keras replaced symbolic tensors, which failed, with real ones."""
+def _run(survey: SurveyPass, model: keras.Model, inputs: Any) -> Trace:
+    """Runs a pass of the model, to its end or to where Python decides by values."""
+    used = current_backend()
+    survey.version = used.version
+    survey.belongs = used.belongs(keras.tree.flatten(inputs))
 
+    def run(inputs: Any) -> None:
+        try:
+            forward(model, inputs)
+        except Exception as error:
+            reason = _undecidable(error)
+            if reason is None or not (survey.joins or survey.outputs):
+                raise
+            survey.stopped = survey.failed[1] or model.name, reason
 
-class _Surveyor(keras.Operation):
-    """A call of the model that the backend may run with symbolic tensors."""
-
-    def __init__(
-        self, model: keras.Model, specs: Any, kinds: Iterable[str], *, eager: bool
-    ) -> None:
-        super().__init__(name="layertap_survey")
-        self.eager = eager
-        self.model = model
-        self.kinds = kinds
-        self.input_names = [spec.name for spec in keras.tree.flatten(specs)]
-        self.traces: list[Trace] = []
-
-    def call(self, inputs: Any) -> Any:
-        flat = keras.tree.flatten(inputs)
-        backend = backend_module()
-        if not (self.eager or backend.symbolic(flat[0])):
-            raise ComputedError("with a number of rows in place of an unknown one")
-        survey = SurveyPass(self.kinds, self.input_names, self.model.name)
-        survey.belongs, survey.version = backend.belongs(flat), backend.version
-        stopped = None
-
-        def run(inputs: Any) -> None:
-            nonlocal stopped
-            try:
-                forward(self.model, inputs)
-            except Exception as error:
-                reason = _undecidable(error)
-                if reason is None or not (survey.joins or survey.outputs):
-                    raise
-                stopped = survey.failed[1] or self.model.name, reason
-
-        with recording(survey):
-            if survey.kinds:
-                backend.run_with_native_joins(survey, run, inputs)
-            else:
-                run(inputs)
-        self.traces.append(survey.result(stopped))
-        return flat[0]
+    with recording(survey):
+        if survey.kinds:
+            used.run_with_native_joins(survey, run, inputs)
+        else:
+            run(inputs)
+    return survey.result()
 
 
 def _undecidable(error: BaseException | None) -> str | None:
@@ -158,7 +149,7 @@ def _undecidable(error: BaseException | None) -> str | None:
 
     Keras raises new errors for those that pass through it.
     """
-    undecidable = backend_module().undecidable
+    undecidable = current_backend().undecidable
     while error is not None and not undecidable(error):
         error = error.__cause__ or error.__context__
     if error is None:
@@ -170,8 +161,3 @@ def _message(error: BaseException) -> str:
     """Returns an error's message without the text that Keras adds to it."""
     message = re.search(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL)
     return (message[1] if message else str(error)).strip()
-
-
-def _shapes(specs: Any) -> str:
-    flat: Sequence[InputSpec] = keras.tree.flatten(specs)
-    return ", ".join(f"{spec.name} {spec.shape} {spec.dtype}" for spec in flat)

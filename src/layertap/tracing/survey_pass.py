@@ -1,6 +1,6 @@
 """The pass that records every join and every operation's outputs."""
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,8 @@ class SurveyPass(Pass):
         super().__init__(kinds)
         self.joins: dict[str, TracedJoin] = {}
         self.outputs: dict[str, tuple[TracedValue, ...]] = {}
+        # The path and the reason of an early end.
+        self.stopped: tuple[str, str] | None = None
         self._inputs: dict[str, TracedValue] = {}
         self._input_names = input_names
         self._model_name = model_name
@@ -41,7 +43,7 @@ class SurveyPass(Pass):
         # By id. Once a tensor is freed, another may get its id.
         self._held: dict[int, Tensor] = {}
 
-    def result(self, stopped: tuple[str, str] | None) -> Trace:
+    def result(self) -> Trace:
         """Returns the trace of a pass that has ended."""
         joins = {
             path: replace(
@@ -55,7 +57,7 @@ class SurveyPass(Pass):
             path: tuple(map(self._attribute, values))
             for path, values in self.outputs.items()
         }
-        return Trace(joins, outputs, self._inputs, stopped)
+        return Trace(joins, outputs, self._inputs, self.stopped)
 
     def enter(self, operation: Any, args: Any, kwargs: Any) -> Frame:
         """Notes that arguments nobody returned were made by the caller."""
@@ -191,8 +193,7 @@ class SurveyPass(Pass):
 
 
 def _dtype(tensor: Tensor) -> str:
-    dtype: str = keras.backend.standardize_dtype(tensor.dtype)
-    return dtype
+    return keras.backend.standardize_dtype(tensor.dtype)
 
 
 def _shape(tensor: Tensor) -> tuple[int | None, ...]:
@@ -202,14 +203,11 @@ def _shape(tensor: Tensor) -> tuple[int | None, ...]:
     return tuple(size if isinstance(size, int) else None for size in tensor.shape)
 
 
-def _pairs(passed: Any, received: Any) -> Iterator[tuple[Any, Any]]:
+def _pairs(passed: Any, received: Any) -> Iterable[tuple[Any, Any]]:
     """Pairs the leaves of a call's arguments before and after their conversion."""
     common = passed[1].keys() & received[1].keys()
-    structures = [
-        (passed[0], received[0]),
-        *((passed[1][name], received[1][name]) for name in common),
-    ]
-    for structure, converted in structures:
-        before, after = list(leaves(structure)), list(leaves(converted))
-        if len(before) == len(after):
-            yield from zip(before, after, strict=True)
+    before, after = (
+        list(leaves((args, {name: kwargs[name] for name in common})))
+        for args, kwargs in (passed, received)
+    )
+    return zip(before, after, strict=True) if len(before) == len(after) else ()

@@ -1,65 +1,63 @@
-"""The interface of a backend, and the module that implements it for Keras' own."""
+"""The interface of a backend, and the one that Keras uses."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import keras
 
 from layertap.errors import ModelError
-from layertap.tracing.forward_pass import Collector, Pass, Point, Shortcut, Step
+from layertap.tracing.forward_pass import Collector, Pass, Point, Run, Shortcut, Step
 
 
-class Backend(Protocol):
-    """The interface of a backend. Modules implement it."""
+class Backend(ABC):
+    """What tracing needs of a backend. Where most of them agree, here is how."""
 
-    def belongs(self, tensors: Sequence[Any]) -> Callable[[Any], bool]:
-        """Returns a test of whether a tensor is in the same trace as `tensors`."""
-
-    def compile(
-        self,
-        run: Collector,
-        model: keras.Model,
-        shortcut: Callable[[], Shortcut | None],
-    ) -> Step:
+    @abstractmethod
+    def compile(self, run: Collector, model: keras.Model, shortcut: Shortcut) -> Step:
         """Compiles a run of the model, whose variables are read and never assigned."""
 
-    def points(self) -> list[Point]:
-        """Returns the backend's own calls that are wrapped."""
-
-    def retrace(self) -> AbstractContextManager[Any]:
-        """Returns a context in which no earlier trace is used again."""
-
-    def run_with_native_joins(
-        self, pass_: Pass, run: Callable[[Any], Any], inputs: Any
-    ) -> None:
+    @abstractmethod
+    def run_with_native_joins(self, pass_: Pass, run: Run, inputs: Any) -> None:
         """Runs the model, and traces joins that are written with the backend too."""
 
-    def symbolic(self, tensor: Any) -> bool:
-        """Whether a tensor of a survey has no values."""
-
+    @abstractmethod
     def undecidable(self, error: BaseException) -> bool:
         """Whether Python had to decide by values that symbolic tensors do not have."""
 
+    def belongs(self, tensors: Sequence[Any]) -> Callable[[Any], bool]:
+        """Returns a test of whether a tensor is in the same trace as `tensors`."""
+        return lambda tensor: True
+
+    def points(self) -> list[Point]:
+        """Returns the backend's own calls that are wrapped."""
+        return []
+
+    def retrace(self) -> AbstractContextManager[Any]:
+        """Returns a context in which no earlier trace is used again."""
+        return nullcontext()
+
     def version(self, tensor: Any) -> int:
         """Returns how often a tensor was changed in place."""
+        return 0
 
 
-def backend_module() -> Backend:
-    """Returns the module of the backend in use."""
+def current_backend() -> Backend:
+    """Returns the backend that Keras uses."""
     match keras.backend.backend():
         case "tensorflow":
-            from layertap.tracing.backends import tensorflow
+            from layertap.tracing.backends.tensorflow import TensorFlow
 
-            return tensorflow
+            return TensorFlow()
         case "jax":
-            from layertap.tracing.backends import jax
+            from layertap.tracing.backends.jax import Jax
 
-            return jax
+            return Jax()
         case "torch":
-            from layertap.tracing.backends import torch
+            from layertap.tracing.backends.torch import Torch
 
-            return torch
+            return Torch()
         case name:
             raise ModelError(
                 f"The backend {name!r} of Keras is not supported. Expected tensorflow, "

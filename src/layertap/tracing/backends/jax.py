@@ -11,86 +11,52 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from numpy.typing import NDArray
 
-from layertap.tracing.backends.jaxpr import belongs, run_with_native_joins
-from layertap.tracing.forward_pass import (
-    Arrays,
-    Collector,
-    Point,
-    Shortcut,
-    Step,
-    as_is,
-)
-
-__all__ = [
-    "belongs",
-    "compile",
-    "points",
-    "retrace",
-    "run_with_native_joins",
-    "symbolic",
-    "undecidable",
-    "version",
-]
+from layertap.tracing.backends import Backend, jaxpr
+from layertap.tracing.forward_pass import Arrays, Collector, Shortcut, Step, as_is
 
 _passes = itertools.count()
 
 
-def undecidable(error: BaseException) -> bool:
-    """Whether Python had to decide by values that a trace does not have."""
-    return isinstance(
-        error,
-        jax.errors.ConcretizationTypeError
-        | jax.errors.TracerArrayConversionError
-        | jax.errors.TracerIntegerConversionError,
-    )
+class Jax(Backend):
+    """Tracing on JAX."""
 
+    belongs = staticmethod(jaxpr.belongs)
+    run_with_native_joins = staticmethod(jaxpr.run_with_native_joins)
 
-def retrace() -> AbstractContextManager[Any]:
-    """Returns a context in which JAX traces every function again.
+    def compile(self, run: Collector, model: keras.Model, shortcut: Shortcut) -> Step:
+        """Compiles a run of the model, once for each shape."""
+        # Passed at each call, so that they are not constants of the compiled code.
+        variables = model.variables
 
-    JAX may have traced a function of the model: its layers would not be called. The
-    metadata has no other effect.
-    """
-    metadata: AbstractContextManager[Any] = set_xla_metadata(
-        layertap=str(next(_passes))
-    )
-    return metadata
+        @jax.jit
+        def compiled(values: list[Any], inputs: Any) -> dict[str, Any]:
+            with keras.StatelessScope(zip(variables, values, strict=True)):
+                return run(inputs, as_is)
 
+        def step(inputs: Any) -> Callable[[], Arrays]:
+            # JAX computes in the background until the values are read.
+            values = [variable.value for variable in variables]
+            tensors = compiled(values, _distributed(inputs))
+            return lambda: {name: np.asarray(value) for name, value in tensors.items()}
 
-def symbolic(tensor: Any) -> bool:
-    """Whether a tensor of a survey has no values: always."""
-    return True
+        return step
 
+    def undecidable(self, error: BaseException) -> bool:
+        """Whether Python had to decide by values that a trace does not have."""
+        return isinstance(
+            error,
+            jax.errors.ConcretizationTypeError
+            | jax.errors.TracerArrayConversionError
+            | jax.errors.TracerIntegerConversionError,
+        )
 
-def version(tensor: Any) -> int:
-    """Returns how often a tensor was changed in place: never."""
-    return 0
+    def retrace(self) -> AbstractContextManager[Any]:
+        """Returns a context in which JAX traces every function again.
 
-
-def points() -> list[Point]:
-    """Returns the calls of JAX that are wrapped: none."""
-    return []
-
-
-def compile(
-    run: Collector, model: keras.Model, shortcut: Callable[[], Shortcut | None]
-) -> Step:
-    """Compiles a run of the model, once for each shape."""
-    # Passed at each call, so that they are not constants of the compiled code.
-    variables = model.variables
-
-    @jax.jit
-    def compiled(values: list[Any], inputs: Any) -> dict[str, Any]:
-        with keras.StatelessScope(zip(variables, values, strict=True)):
-            return run(inputs, as_is)
-
-    def step(inputs: Any) -> Callable[[], Arrays]:
-        # JAX computes in the background until the values are read.
-        values = [variable.value for variable in variables]
-        tensors = compiled(values, _distributed(inputs))
-        return lambda: {name: np.asarray(value) for name, value in tensors.items()}
-
-    return step
+        JAX may have traced a function of the model: its layers would not be called. The
+        metadata has no other effect.
+        """
+        return set_xla_metadata(layertap=str(next(_passes)))
 
 
 def _distributed(inputs: Any) -> Any:

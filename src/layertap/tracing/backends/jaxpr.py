@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ import jax
 import keras
 from jax.extend import core
 
-from layertap.tracing.forward_pass import BackendListener, Frame, Pass, rank
+from layertap.tracing.forward_pass import BackendListener, Frame, Pass, Run, rank
 from layertap.tracing.join_kinds import RNN_LOOP, joins_by_name
 from layertap.tracing.keras_internals import private
-from layertap.tracing.records import TracedJoin
 
 # The kind of join of a primitive, by its name.
 PRIMITIVES = {
@@ -78,8 +76,7 @@ class ScopeListener(BackendListener):
         return self.frames[int(scopes[-1])]
 
     def _scope(self, name: str) -> AbstractContextManager[Any]:
-        scope: AbstractContextManager[Any] = jax.named_scope(f"{self._prefix}.{name}")
-        return scope
+        return jax.named_scope(f"{self._prefix}.{name}")
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
     return lambda tensor: getattr(tensor, "_trace", trace) is trace
 
 
-def run_with_native_joins(pass_: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
+def run_with_native_joins(pass_: Pass, run: Run, inputs: Any) -> None:
     """Traces the model to a jaxpr, and reads the jaxpr.
 
     If the pass computes values, so does the reading, in the trace around it.
@@ -147,7 +144,8 @@ class _JaxprReader:
     def __init__(self, pass_: Pass, listener: ScopeListener) -> None:
         self._pass = pass_
         self._listener = listener
-        self._reports: list[Callable[[], None]] = []
+        # By join: its operation, its place, itself, its inputs and its output.
+        self._joins: list[tuple[Frame, _Context, Any, list[Any], Any]] = []
         # By id: a value, and the value that a join reshaped to it.
         self._unformed: dict[int, tuple[Any, Any]] = {}
 
@@ -185,20 +183,10 @@ class _JaxprReader:
 
     def report(self) -> None:
         """Reports the joins, in their order."""
-        for report in self._reports:
-            report()
+        for frame, context, join, inputs, output in self._joins:
+            self._pass.frames, self._pass.loops = [frame], list(context.loops)
+            self._pass.end_join(self._pass.begin_join(join, inputs), output)
         self._pass.frames, self._pass.loops = [], []
-
-    def _report(
-        self,
-        frame: Frame,
-        loops: Sequence[str],
-        join: TracedJoin,
-        inputs: list[Any],
-        output: Any,
-    ) -> None:
-        self._pass.frames, self._pass.loops = [frame], list(loops)
-        self._pass.end_join(self._pass.begin_join(join, inputs), output)
 
     def _read_loop(self, equation: core.JaxprEqn, context: _Context) -> None:
         """Reads the joins in the bodies of a loop or a condition."""
@@ -238,9 +226,7 @@ class _JaxprReader:
             return
         axis = equation.params.get("dimension", equation.params.get("axis"))
         join = frame.native_join(kind, axis, stack)
-        self._reports.append(
-            partial(self._report, frame, context.loops, join, inputs, outputs[0])
-        )
+        self._joins.append((frame, context, join, inputs, outputs[0]))
 
     def _undo_forming(self, value: Any) -> Any:
         """Returns the value that the user passed, before the join reshaped it."""

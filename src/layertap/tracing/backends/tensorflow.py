@@ -1,8 +1,8 @@
 """Tracing on TensorFlow: the pass runs while `tf.function` traces the model."""
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from layertap.tracing.backends import Backend
 from layertap.tracing.forward_pass import (
     Arrays,
     BackendListener,
@@ -17,6 +18,7 @@ from layertap.tracing.forward_pass import (
     Collector,
     Pass,
     Point,
+    Run,
     Shortcut,
     Step,
     as_is,
@@ -39,21 +41,6 @@ NODES = {
 }
 
 
-def undecidable(error: BaseException) -> bool:
-    """Whether Python had to decide by values that a trace does not have."""
-    if isinstance(error, tf.errors.OperatorNotAllowedInGraphError):
-        return True
-    if isinstance(error, AttributeError):
-        return error.name == "numpy" and isinstance(error.obj, tf.Tensor)
-    return isinstance(error, NotImplementedError) and "symbolic tf.Tensor" in str(error)
-
-
-def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
-    """Returns a test of whether a tensor is in the same graph as `tensors`."""
-    graph = tensors[0].graph
-    return lambda tensor: getattr(tensor, "graph", graph) is graph
-
-
 class GraphListener(BackendListener):
     """Reports the joins among the nodes that are new in the graph.
 
@@ -63,19 +50,15 @@ class GraphListener(BackendListener):
 
     def __init__(self, pass_: Pass) -> None:
         self._pass = pass_
-        # By the id of a graph, how many of its nodes were read.
-        self._read: dict[int, int] = {}
-        # Once a graph is freed, another may get its id.
-        self._graphs: list[Any] = []
+        # By graph, how many of its nodes were read.
+        self._read: dict[Any, int] = {}
 
     def flush(self) -> None:
         """Reports the new joins of the model."""
         graph = tf.compat.v1.get_default_graph()
-        if id(graph) not in self._read:
-            self._graphs.append(graph)
         nodes = graph.get_operations()
-        new = nodes[self._read.get(id(graph), 0) :]
-        self._read[id(graph)] = len(nodes)
+        new = nodes[self._read.get(graph, 0) :]
+        self._read[graph] = len(nodes)
         if self._pass.frames and self._pass.listens:
             for node in new:
                 self._report(node)
@@ -99,52 +82,81 @@ class GraphListener(BackendListener):
         self._pass.end_join(join, node.outputs[0])
 
 
-def run_with_native_joins(pass_: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
-    """Runs the model in a graph, and reads the graph's nodes."""
-    if tf.executing_eagerly():
-        _run_in_a_graph(pass_, run, inputs)
-        return
-    pass_.listener = GraphListener(pass_)
-    # The earlier nodes of the graph are not of this pass.
-    pass_.listener.flush()
-    run(inputs)
-    pass_.listener.flush()
+class TensorFlow(Backend):
+    """Tracing on TensorFlow. Its functions inside a model are inlined: see `points`."""
 
+    def compile(self, run: Collector, model: keras.Model, shortcut: Shortcut) -> Step:
+        """Compiles a run of the model, if possible once for all numbers of rows."""
+        traced: dict[Any, Any] = {}
 
-def _run_in_a_graph(pass_: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
-    """Makes a graph of an eager run, which has no nodes."""
-    tensors: list[Any] = []
+        def trace(inputs: Any, flat: list[Any], rows: int | None) -> Any:
+            def scoped(*flat: Any) -> dict[str, Any]:
+                with keras.StatelessScope():
+                    return run(keras.tree.pack_sequence_as(inputs, flat), as_is)
 
-    def traced(inputs: Any) -> list[Any]:
-        with_joins = functools.partial(run_with_native_joins, pass_, run)
-        tensors.extend(pass_.trace(with_joins, inputs))
-        return tensors
+            specs = [tf.TensorSpec((rows, *x.shape[1:]), x.dtype) for x in flat]
+            return tf.function(scoped, autograph=False).get_concrete_function(*specs)
 
-    function = tf.function(traced, autograph=False)
-    values = function.get_concrete_function(inputs)(inputs)
-    pass_.replace_tensors(zip(tensors, values, strict=True))
+        def step(inputs: Any) -> Callable[[], Arrays]:
+            flat = [tf.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
+            rows = flat[0].shape[0]
+            key = tuple((x.dtype, tuple(x.shape[1:])) for x in flat)
+            function = traced.get(key) or traced.get((rows, key))
+            if function is None:
+                try:
+                    function = traced[key] = trace(inputs, flat, None)
+                except (TypeError, ValueError):
+                    # A model may compute with the number of rows in Python.
+                    function = traced[rows, key] = trace(inputs, flat, rows)
+            tensors = function(*flat)
+            return lambda: {name: _array(tensor) for name, tensor in tensors.items()}
 
+        return step
 
-def symbolic(tensor: Any) -> bool:
-    """Whether a tensor of a survey has no values: always."""
-    return True
+    def run_with_native_joins(self, pass_: Pass, run: Run, inputs: Any) -> None:
+        """Runs the model in a graph, and reads the graph's nodes."""
+        if tf.executing_eagerly():
+            self._run_in_a_graph(pass_, run, inputs)
+            return
+        pass_.listener = GraphListener(pass_)
+        # The earlier nodes of the graph are not of this pass.
+        pass_.listener.flush()
+        run(inputs)
+        pass_.listener.flush()
 
+    def undecidable(self, error: BaseException) -> bool:
+        """Whether Python had to decide by values that a trace does not have."""
+        if isinstance(error, tf.errors.OperatorNotAllowedInGraphError):
+            return True
+        if isinstance(error, AttributeError):
+            return error.name == "numpy" and isinstance(error.obj, tf.Tensor)
+        unable = isinstance(error, NotImplementedError)
+        return unable and "symbolic tf.Tensor" in str(error)
 
-def version(tensor: Any) -> int:
-    """Returns how often a tensor was changed in place: never."""
-    return 0
+    def belongs(self, tensors: Sequence[Any]) -> Callable[[Any], bool]:
+        """Returns a test of whether a tensor is in the same graph as `tensors`."""
+        graph = tensors[0].graph
+        return lambda tensor: getattr(tensor, "graph", graph) is graph
 
+    def points(self) -> list[Point]:
+        """Returns the calls of TensorFlow that are wrapped."""
+        return [
+            (type(tf.function(as_is)), "__call__", _call_inlined),
+            (tf.__internal__.FuncGraph, "as_default", _read_graph),
+        ]
 
-# TensorFlow's functions inside a model are inlined: none is traced before.
-retrace = nullcontext
+    def _run_in_a_graph(self, pass_: Pass, run: Run, inputs: Any) -> None:
+        """Makes a graph of an eager run, which has no nodes."""
+        tensors: list[Any] = []
 
+        def traced(inputs: Any) -> list[Any]:
+            with_joins = partial(self.run_with_native_joins, pass_, run)
+            tensors.extend(pass_.trace(with_joins, inputs))
+            return tensors
 
-def points() -> list[Point]:
-    """Returns the calls of TensorFlow that are wrapped."""
-    return [
-        (type(tf.function(as_is)), "__call__", _call_inlined),
-        (tf.__internal__.FuncGraph, "as_default", _read_graph),
-    ]
+        function = tf.function(traced, autograph=False)
+        values = function.get_concrete_function(inputs)(inputs)
+        pass_.replace_tensors(zip(tensors, values, strict=True))
 
 
 def _call_inlined(
@@ -187,42 +199,10 @@ def _with_autograph(function: Call) -> Call:
     return converted
 
 
-def compile(
-    run: Collector, model: keras.Model, shortcut: Callable[[], Shortcut | None]
-) -> Step:
-    """Compiles a run of the model, if possible once for all numbers of rows."""
-    traced: dict[Any, Any] = {}
-
-    def trace(inputs: Any, flat: list[Any], rows: int | None) -> Any:
-        def scoped(*flat: Any) -> dict[str, Any]:
-            with keras.StatelessScope():
-                return run(keras.tree.pack_sequence_as(inputs, flat), as_is)
-
-        specs = [tf.TensorSpec((rows, *x.shape[1:]), x.dtype) for x in flat]
-        return tf.function(scoped, autograph=False).get_concrete_function(*specs)
-
-    def step(inputs: Any) -> Callable[[], Arrays]:
-        flat = [tf.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
-        rows = flat[0].shape[0]
-        key = tuple((x.dtype, tuple(x.shape[1:])) for x in flat)
-        function = traced.get(key) or traced.get((rows, key))
-        if function is None:
-            try:
-                function = traced[key] = trace(inputs, flat, None)
-            except (TypeError, ValueError):
-                # A model may compute with the number of rows in Python.
-                function = traced[rows, key] = trace(inputs, flat, rows)
-        tensors = function(*flat)
-        return lambda: {name: _array(tensor) for name, tensor in tensors.items()}
-
-    return step
-
-
 def _array(tensor: Any) -> NDArray[Any]:
     """Returns the values of a tensor, without a copy on the CPU."""
     try:
         return np.asarray(memoryview(tensor))
     except ValueError:
         # Python's buffers do not support bfloat16.
-        array: NDArray[Any] = tensor.numpy()
-        return array
+        return tensor.numpy()

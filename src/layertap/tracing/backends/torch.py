@@ -2,8 +2,6 @@
 
 import inspect
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -13,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
 
+from layertap.core import tolerance
+from layertap.tracing.backends import Backend
 from layertap.tracing.forward_pass import (
     Arrays,
     Collector,
     Pass,
-    Point,
+    Run,
     Shortcut,
     Step,
     is_tensor,
@@ -127,57 +127,39 @@ def _axis(
         return AXES[function][rank(inputs[0]) != 1]
     if kind not in ("concatenate", "stack"):
         return None
-    axis = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
-    return int(axis)
+    return int(args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0)))
 
 
-def undecidable(error: BaseException) -> bool:
-    """Whether Python had to decide by values that symbolic tensors do not have."""
-    return isinstance(error, UndecidedError)
+class Torch(Backend):
+    """Tracing on PyTorch. Nothing is traced beforehand, so every tensor belongs."""
 
+    def compile(self, run: Collector, model: keras.Model, shortcut: Shortcut) -> Step:
+        """Makes a step that runs eagerly, when the arrays of a batch are requested.
 
-def belongs(tensors: Sequence[Any]) -> Callable[[Any], bool]:
-    """Returns a test that every tensor passes: there is no trace."""
-    return lambda tensor: True
+        Nothing begins early: the model may use the memory of its values again.
+        """
+        step = _EagerStep(run, shortcut)
+        return lambda inputs: lambda: step(inputs)
 
+    def run_with_native_joins(self, pass_: Pass, run: Run, inputs: Any) -> None:
+        """Runs the model, and detects the functions of PyTorch that it calls."""
+        with FunctionListener(pass_):
+            run(inputs)
 
-def symbolic(tensor: Any) -> bool:
-    """Whether a tensor of a survey has no values."""
-    return not isinstance(tensor, torch.Tensor) or tensor.is_meta
+    def undecidable(self, error: BaseException) -> bool:
+        """Whether Python had to decide by values that symbolic tensors do not have."""
+        return isinstance(error, UndecidedError)
+
+    def version(self, tensor: Any) -> int:
+        """Returns how often a tensor was changed in place."""
+        return version(tensor)
 
 
 def version(tensor: Any) -> int:
-    """Returns how often a tensor was changed in place."""
+    """Returns how often a tensor was changed in place, as far as PyTorch counts."""
     if isinstance(tensor, torch.Tensor) and not tensor.is_inference():
-        changes: int = private(tensor, "_version")
-        return changes
+        return private(tensor, "_version")
     return 0
-
-
-# Nothing is traced, so nothing is traced before.
-retrace = nullcontext
-
-
-def points() -> list[Point]:
-    """Returns the calls of PyTorch that are wrapped: none."""
-    return []
-
-
-def run_with_native_joins(pass_: Pass, run: Callable[[Any], Any], inputs: Any) -> None:
-    """Runs the model, and detects the functions of PyTorch that it calls."""
-    with FunctionListener(pass_):
-        run(inputs)
-
-
-def compile(
-    run: Collector, model: keras.Model, shortcut: Callable[[], Shortcut | None]
-) -> Step:
-    """Makes a step that runs eagerly, when the arrays of a batch are requested.
-
-    Nothing begins early: the model may use the memory of its values again.
-    """
-    step = _EagerStep(run, shortcut)
-    return lambda inputs: lambda: step(inputs)
 
 
 class _EagerStep:
@@ -187,10 +169,10 @@ class _EagerStep:
     small model that is the second batch, otherwise a later one.
     """
 
-    def __init__(self, run: Collector, shortcut: Callable[[], Shortcut | None]) -> None:
+    def __init__(self, run: Collector, shortcut: Shortcut) -> None:
         self._collector = run
         self._make_shortcut = shortcut
-        self._shortcut: Shortcut | None = None
+        self._shortcut: Any = None
         self._batches = 0
         self._tried = False
         # Whether the model changes any tensor in place, and a collected one later.
@@ -199,23 +181,20 @@ class _EagerStep:
 
     def __call__(self, inputs: Any) -> Arrays:
         if self._shortcut is not None:
-            return _arrays(_run_batch(self._shortcut, inputs))
+            return _run_batch(self._shortcut, inputs)
         began = time.perf_counter()
-        arrays = _arrays(self._collect(inputs))
+        arrays = self._collect(inputs)
         self._batches += 1
         small = self._batches > 1 and time.perf_counter() - began < _SMALL_PASS
         if not self._tried and (small or self._batches == _MANY):
             self._tried = True
-            self._try_shortcut(inputs, arrays)
+            # A graph returns the last value of tensors that are changed in place.
+            shortcut = None if self._in_place else self._make_shortcut()
+            if shortcut and _same(arrays, _run_batch(shortcut, inputs)):
+                self._shortcut = shortcut
         return arrays
 
-    def _try_shortcut(self, inputs: Any, arrays: Arrays) -> None:
-        # A graph returns the last value of tensors that are changed in place.
-        shortcut = None if self._in_place else self._make_shortcut()
-        if shortcut and _same(arrays, _arrays(_run_batch(shortcut, inputs))):
-            self._shortcut = shortcut
-
-    def _collect(self, inputs: Any) -> dict[str, Any]:
+    def _collect(self, inputs: Any) -> Arrays:
         versions: list[tuple[torch.Tensor, int]] = []
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -225,27 +204,23 @@ class _EagerStep:
             cloning = self._cloning or tensor.is_inference()
             return tensor.clone() if cloning else tensor
 
-        tensors = _run_batch(self._collector, inputs, keep)
+        arrays = _run_batch(self._collector, inputs, keep)
         if self._cloning or all(version(tensor) == was for tensor, was in versions):
-            return tensors
+            return arrays
         # The model changes tensors in place after it has joined them.
         self._in_place = self._cloning = True
         return self._collect(inputs)
 
 
-def _run_batch(function: Any, inputs: Any, *args: Any) -> dict[str, torch.Tensor]:
+def _run_batch(function: Any, inputs: Any, *args: Any) -> Arrays:
     """Runs a function on tensors of a batch; nothing is differentiated or assigned."""
     with torch.no_grad(), keras.StatelessScope():
         # A copy: PyTorch would share the memory of the caller's array.
         tensors = keras.tree.map_structure(
             lambda x: keras.ops.convert_to_tensor(np.array(x)), inputs
         )
-        values: dict[str, torch.Tensor] = function(tensors, *args)
-        return values
-
-
-def _arrays(tensors: dict[str, torch.Tensor]) -> Arrays:
-    return {name: _array(tensor) for name, tensor in tensors.items()}
+        values = function(tensors, *args)
+    return {name: _array(tensor) for name, tensor in values.items()}
 
 
 def _array(tensor: torch.Tensor) -> NDArray[Any]:
@@ -254,16 +229,12 @@ def _array(tensor: torch.Tensor) -> NDArray[Any]:
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         # NumPy can read the bits, but not the dtype.
-        narrow: NDArray[Any] = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return narrow
-    array: NDArray[Any] = tensor.numpy()
-    return array
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
 
 
 def _same(one: Arrays, other: Arrays) -> bool:
     return all(
-        array.dtype == other[name].dtype
-        and array.shape == other[name].shape
-        and array.tobytes() == other[name].tobytes()
+        tolerance.compare(array, other[name]) == "identical"
         for name, array in one.items()
     )
