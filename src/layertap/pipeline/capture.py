@@ -63,8 +63,8 @@ def capture(
     """
     check_model(model)
     reduction = Reduction(dtype, reduce)
-    feed = Feed(data, input_specs(model), batch_size)
     selection = Selection(before, outputs, joins, for_head, reduction, pad)
+    feed = Feed(data, input_specs(model), batch_size)
     plan = plan_from_data(model, feed, selection)
     tap = Tap(model, plan, reduction)
     batches, labels, weights = [], [], []

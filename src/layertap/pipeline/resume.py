@@ -45,9 +45,8 @@ def find_existing_store(
     problems = differences(run, saved)
     if not problems and (saved.complete or (options.overwrite and again)):
         if sampled:
-            starts = range(0, saved.rows, saved.reader.block_rows)
-            ends = (min(s + saved.reader.block_rows, saved.rows) for s in starts)
-            blocks = list(map(range, starts, ends))
+            rows, size = range(saved.rows), saved.reader.block_rows
+            blocks = [rows[start : start + size] for start in rows[::size]]
             problems = sampled_differences(run, saved.reader, blocks)
         else:
             problems = data_differences(run, saved)
@@ -86,11 +85,8 @@ def other_run(saved: Saved, problems: Sequence[str], *, again: bool) -> OtherRun
 def differences(run: Run, saved: Saved) -> list[str]:
     """Compares a run with a store by its identity, its rows and its first batch."""
     problems = tolerance.differences(saved.identity, run.identity)
-    rows = run.feed.rows
-    if rows is not None and (
-        saved.rows > rows or (saved.complete and saved.rows != rows)
-    ):
-        problems.append(_other_rows(saved, rows))
+    if run.feed.rows is not None:
+        problems += _row_differences(saved, run.feed.rows)
     return problems or batch_differences(
         run, saved.reader, run.feed.first(), compute=True
     )
@@ -109,10 +105,10 @@ def data_differences(run: Run, saved: Saved) -> list[str]:
             return problems
         if last and not saved.complete:
             return []
-    if rows < saved.rows or (saved.complete and rows != saved.rows):
-        return [_other_rows(saved, rows)]
-    run.check_rows(rows)
-    return []
+    problems = _row_differences(saved, rows)
+    if not problems:
+        run.check_rows(rows)
+    return problems
 
 
 def sampled_differences(
@@ -165,8 +161,9 @@ def _differences(
             yield f"data: {name} of {describe_difference(saved, fresh, rows.start)}"
 
 
-def _other_rows(saved: Saved, rows: int) -> str:
-    return f"rows: the store has {saved.rows}, the data {rows}"
+def _row_differences(saved: Saved, rows: int) -> list[str]:
+    fit = rows == saved.rows if saved.complete else rows >= saved.rows
+    return [] if fit else [f"rows: the store has {saved.rows}, the data {rows}"]
 
 
 def _other_inputs(

@@ -1,5 +1,6 @@
 """One run of a model over data: everything that it computes of a batch."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,12 +20,8 @@ from layertap.planning import fingerprint
 from layertap.planning.reduction import Reduction
 
 # What backends report when there is no memory for a tensor.
-_NO_MEMORY = (
-    "out of memory",
-    "oom when",
-    "resource_exhausted",
-    "allocate",
-    "bad_alloc",
+_NO_MEMORY = re.compile(
+    "out of memory|oom when|resource_exhausted|allocate|bad_alloc", re.IGNORECASE
 )
 
 
@@ -45,10 +42,7 @@ class Run:
         self.feed = feed
         self.plan = plan
         self._tap = Tap(model, plan, reduction)
-        self._ids: Any = None
-        kind = None
-        if ids is not None:
-            self._ids, kind = _encode_ids(ids, feed.rows)
+        self._ids, kind = _encode_ids(ids, feed.rows)
         self._labels = tree.paths(feed.first().labels, LABELS)
         self._weights = tree.paths(feed.first().sample_weight, SAMPLE_WEIGHT)
         self.identity: dict[str, Any] = {
@@ -118,9 +112,7 @@ def _noting(batch: Batch) -> Iterator[None]:
         )
         rows = f"rows {batch.row} to {batch.row + batch.rows - 1}"
         note = f"layertap: this happened in {rows}, with inputs {inputs}."
-        if isinstance(error, MemoryError) or any(
-            words in str(error).lower() for words in _NO_MEMORY
-        ):
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
             note += " A smaller batch_size needs less memory."
         error.add_note(note)
         raise
@@ -149,8 +141,10 @@ def _by_path(name: str, paths: Any, structure: Any) -> Arrays:
     return arrays
 
 
-def _encode_ids(ids: Any, rows: int | None) -> tuple[Any, str]:
-    """Returns ids as an array, and whether they are numbers or texts."""
+def _encode_ids(ids: Any, rows: int | None) -> tuple[Any, str | None]:
+    """Returns ids, if any, as an array, and whether they are numbers or texts."""
+    if ids is None:
+        return None, None
     # Lazy numbers stay where they are, and are read when they are sliced.
     lazy = isinstance(ids, LazyRows) and ids.dtype.kind in "iu"
     array = ids if lazy else np.asarray(ids)

@@ -108,8 +108,8 @@ def save(
     """
     check_model(model)
     reduction = Reduction(dtype, reduce)
-    feed = Feed(data, input_specs(model), batch_size)
     selection = Selection(before, outputs, joins, for_head, reduction, pad)
+    feed = Feed(data, input_specs(model), batch_size)
     plan = plan_from_data(model, feed, selection)
     run = Run(model, feed, plan, reduction, ids)
     options = StoreOptions(compression, resume, overwrite, memory)

@@ -82,9 +82,8 @@ class Tap:
                 for axis in axes
             ]
             arrays[LENGTHS] = np.tile(np.array(true_sizes, np.int32), (batch.rows, 1))
-            for value in self.plan.stored:
-                if value.address in self.plan.padded:
-                    arrays[value.address] = pad_to(arrays[value.address], value)
+            for name in self.plan.padded:
+                arrays[name] = pad_to(arrays[name], self._sizes[name])
         return arrays
 
     def _check_shape(self, name: str, shape: tuple[int, ...], batch: Batch) -> None:

@@ -98,15 +98,6 @@ def ignored_reason(join: TracedJoin) -> str:
     return ""
 
 
-def undecidable_reason(reason: str) -> str:
-    """Returns why no value is available after Python decides by values."""
-    return (
-        f"here Python decides by values, which a plan does not have ({reason}). Later "
-        "values are not available; with `keras.ops.where` or `keras.ops.cond` the "
-        "model could be traced to its end"
-    )
-
-
 def _no_joins(
     model: str, trace: Trace, kinds: Sequence[str], ignored: Sequence[Ignored]
 ) -> LayertapError:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core.plan import Shape, Value
+from layertap.core.plan import Shape
 from layertap.errors import DataError, OptionError
 from layertap.inputs.feed import Feed
 from layertap.planning.reduction import Reduction
@@ -62,15 +62,11 @@ def padded_specs(model: keras.Model, feed: Feed, pad: Pad) -> tuple[Any, Any]:
     """Returns input specs with the largest sizes, and with unknown sizes instead."""
     declared = input_specs(model)
     first = specs_of(feed.first().inputs, declared)
-    flat: list[InputSpec] = keras.tree.flatten(first)
-    seen = _sizes(feed) if pad is True else []
-    if declared is not None:
-        axes = [_unknown_axes(spec.shape) for spec in keras.tree.flatten(declared)]
-    elif pad is True:
-        axes = [
-            tuple(i for i, values in enumerate(sizes) if i and len(values) > 1)
-            for sizes in seen
-        ]
+    flat: list[InputSpec] = keras.tree.flatten(first if declared is None else declared)
+    if pad is True:
+        seen = _sizes(feed)
+    elif declared is not None:
+        seen = [[{pad}] * len(spec.shape) for spec in flat]
     else:
         raise OptionError(
             f"{model.name!r} does not declare which sizes of its inputs are open, so "
@@ -78,24 +74,25 @@ def padded_specs(model: keras.Model, feed: Feed, pad: Pad) -> tuple[Any, Any]:
             "twice."
         )
     largest, opened = [], []
-    for index, spec in enumerate(flat):
-        sizes: list[int | None] = list(spec.shape)
-        for axis in axes[index]:
-            sizes[axis] = max(seen[index][axis]) if pad is True else pad
-        largest.append(replace(spec, shape=tuple(sizes)))
-        for axis in axes[index]:
-            sizes[axis] = None
-        opened.append(replace(spec, shape=tuple(sizes)))
+    for spec, sizes in zip(flat, seen, strict=True):
+        shape = spec.shape
+        if declared is None:
+            axes = zip(shape, sizes, strict=True)
+            shape = tuple(n if len(values) == 1 else None for n, values in axes)
+        opened.append(replace(spec, shape=shape))
+        axes = zip(shape[1:], sizes[1:], strict=True)
+        known = (max(values) if n is None else n for n, values in axes)
+        largest.append(replace(spec, shape=(None, *known)))
     return (
         keras.tree.pack_sequence_as(first, largest),
         keras.tree.pack_sequence_as(first, opened),
     )
 
 
-def pad_to(array: Array, value: Value) -> Array:
-    """Fills up the axes of a batch with zeros to the planned shape."""
-    sizes = zip(value.shape[1:], array.shape[1:], strict=True)
-    return np.pad(array, [(0, 0), *((0, (n or size) - size) for n, size in sizes)])
+def pad_to(array: Array, sizes: Sequence[int | None]) -> Array:
+    """Fills up the axes of a batch, but for the rows, with zeros to planned sizes."""
+    both = zip(sizes, array.shape[1:], strict=True)
+    return np.pad(array, [(0, 0), *((0, (n or size) - size) for n, size in both)])
 
 
 def cut_to(array: Array, axes: Sequence[int], sizes: Sequence[int]) -> Array:
@@ -103,8 +100,7 @@ def cut_to(array: Array, axes: Sequence[int], sizes: Sequence[int]) -> Array:
     index: list[Any] = [slice(None)] * array.ndim
     for axis, size in zip(axes, sizes, strict=True):
         index[axis] = slice(size)
-    part: Array = array[tuple(index)]
-    return part
+    return array[tuple(index)]
 
 
 def _sizes(feed: Feed) -> list[list[set[int]]]:

@@ -13,11 +13,7 @@ from layertap.errors import ModelError, OptionError
 from layertap.inputs.feed import Feed
 from layertap.planning.builder import PlanBuilder
 from layertap.planning.cut import cut_before
-from layertap.planning.join_filter import (
-    requested_kinds,
-    select_joins,
-    undecidable_reason,
-)
+from layertap.planning.join_filter import requested_kinds, select_joins
 from layertap.planning.padding import Pad, Padding, padded_specs
 from layertap.planning.reduction import AS_COMPUTED, Reduce, Reduction
 from layertap.tracing.model_structure import (
@@ -172,7 +168,12 @@ def plan_from_specs(
     builder.add_joins(joins)
     if trace.stopped is not None:
         path, reason = trace.stopped
-        builder.refused.append(Refused(path, undecidable_reason(reason)))
+        reason = (
+            f"here Python decides by values, which a plan does not have ({reason}). "
+            "Later values are not available; with `keras.ops.where` or "
+            "`keras.ops.cond` the model could be traced to its end"
+        )
+        builder.refused.append(Refused(path, reason))
     inputs = {name: (value,) for name, value in trace.inputs.items()}
     outputs: dict[str, dict[str, Any]] = {
         path: {address.output(path, n, len(values)): v for n, v in enumerate(values)}

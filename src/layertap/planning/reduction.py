@@ -17,6 +17,7 @@ from layertap.core.address import OVERFLOWED
 from layertap.core.plan import Plan, Shape
 from layertap.errors import OptionError
 from layertap.planning.fingerprint import function_fingerprint
+from layertap.tracing.keras_internals import backend
 
 Tensor = Any
 Reduce = str | Callable[[Tensor], Tensor] | None
@@ -158,51 +159,41 @@ def _overflows(tensor: Tensor, limit: float) -> Tensor:
     return ops.sum(over, axis=axes) if axes else over
 
 
-class _Function(keras.Operation):
-    """A call of a function that the backend may run with symbolic tensors."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(name="layertap_reduce")
-        self.function = function
-
-    def call(self, tensor: Tensor) -> Tensor:
-        return self.function(tensor)
-
-
 def _function_spec(
     function: Callable[[Tensor], Tensor], name: str, shape: Shape, dtype: str
 ) -> tuple[Shape, str]:
     """Returns the shape and the dtype that a function makes of a value."""
 
-    def run(rows: int | None) -> Any:
-        sizes = [rows if n is None else n for n in shape]
-        tensor = keras.KerasTensor(sizes, dtype=dtype)
-        return _Function(function).compute_output_spec(tensor)
+    def run(*numbers: int | None) -> dict[int | None, Any]:
+        return {
+            rows: backend.compute_output_spec(
+                function,
+                keras.KerasTensor([rows if n is None else n for n in shape], dtype),
+            )
+            for rows in numbers
+        }
 
     shown = tables.shape(shape)
-    rows: tuple[int | None, ...] = (None,)
     try:
         try:
-            specs = [run(None)]
+            specs = run(None)
         except Exception:  # A function may need the rows as a number.
-            rows = _STAND_INS
-            specs = [run(n) for n in rows]
+            specs = run(*_STAND_INS)
     except Exception as error:  # A function may raise anything.
         raise OptionError(
             f"`reduce` does not accept {name}, {shown} {dtype}. It raised "
             f"{type(error).__name__}: {error}"
         ) from error
-    shapes = [getattr(spec, "shape", None) for spec in specs]
-    if any(
-        s is None or tuple(s[:1]) != (n,) for s, n in zip(shapes, rows, strict=True)
-    ):
-        returned = type(specs[0]).__name__ if shapes[0] is None else tuple(shapes[0])
-        raise OptionError(
-            f"`reduce` does not keep the rows of {name}, {shown}. Expected one "
-            f"tensor of shape (rows, …). Received {returned}. Reduce over other axes "
-            "than the first."
-        )
-    sizes = (set(size) for size in zip(*shapes, strict=True))
+    for rows, spec in specs.items():
+        returned = getattr(spec, "shape", None)
+        if returned is None or tuple(returned[:1]) != (rows,):
+            raise OptionError(
+                f"`reduce` does not keep the rows of {name}, {shown}. Expected one "
+                "tensor of shape (rows, …). Received "
+                f"{type(spec).__name__ if returned is None else tuple(returned)}. "
+                "Reduce over other axes than the first."
+            )
+    sizes = map(set, zip(*(spec.shape for spec in specs.values()), strict=True))
     # Sizes that differ between two numbers of rows are unknown, such as the rows.
     merged = tuple(size.pop() if len(size) == 1 else None for size in sizes)
-    return merged, _dtype(specs[0])
+    return merged, _dtype(spec)

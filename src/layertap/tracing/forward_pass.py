@@ -184,7 +184,7 @@ class Pass:
         """Receives a call of `keras.ops` with symbolic tensors."""
 
     def convert(self, before: Any, after: Any) -> None:
-        """Receives an input of a functional model before and after its conversion."""
+        """Receives the inputs of a functional model, before and after a conversion."""
 
     def leave(self, frame: Frame, outputs: Any) -> None:
         """Receives the outputs of an operation."""

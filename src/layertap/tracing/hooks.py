@@ -142,10 +142,7 @@ def _inputs_of(operation: Any, kind: str, args: Any, kwargs: Any) -> list[Any]:
 def _standardize_inputs(pass_: Pass, original: Call, model: Any, /, inputs: Any) -> Any:
     outputs = original(model, inputs)
     if pass_.listens:
-        before, after = keras.tree.flatten(inputs), keras.tree.flatten(outputs)
-        if len(before) == len(after):
-            for pair in zip(before, after, strict=True):
-                pass_.convert(*pair)
+        pass_.convert(inputs, outputs)
     return outputs
 
 

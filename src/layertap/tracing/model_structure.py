@@ -46,19 +46,16 @@ def input_specs(model: keras.Model) -> Any:
     graph = functional(model)
     if graph is None:
         return None
-    structure = private(graph, "_inputs_struct")
 
-    def spec(name: Any, tensor: Any) -> InputSpec:
-        return InputSpec(str(name), (None, *tensor.shape[1:]), tensor.dtype)
+    def spec(tensor: Any) -> InputSpec:
+        name = private(tensor, "_keras_history").operation.name
+        return InputSpec(name, (None, *tensor.shape[1:]), tensor.dtype)
 
-    specs = keras.tree.map_structure(
-        lambda tensor: spec(private(tensor, "_keras_history").operation.name, tensor),
-        structure,
-    )
-    if isinstance(structure, dict):
-        for key, tensor in structure.items():
-            if not keras.tree.is_nested(tensor):
-                specs[key] = spec(key, tensor)
+    specs = keras.tree.map_structure(spec, private(graph, "_inputs_struct"))
+    if isinstance(specs, dict):
+        for key, value in specs.items():
+            if isinstance(value, InputSpec):
+                specs[key] = replace(value, name=str(key))
     return specs
 
 

@@ -64,7 +64,6 @@ class SurveyPass(Pass):
         if self.frames:
             for tensor in tensors_of((args, kwargs)):
                 if self._key(tensor) not in self._makers:
-                    self._held[id(tensor)] = tensor
                     self._set_scope(tensor)
         return super().enter(operation, args, kwargs)
 
@@ -75,14 +74,23 @@ class SurveyPass(Pass):
             inputs = keras.tree.flatten(args[0])
             self._rows = inputs[0].shape[0]
             for name, tensor in zip(self._input_names, inputs, strict=True):
-                self._set_maker(tensor, name)
+                self._makers[self._key(tensor)] = name
             named = named_inputs(frame.operation, args[0])
             self._inputs = {name: self._value(tensor) for name, tensor in named.items()}
             return
-        for before, after in _pairs(frame.arguments, (args, kwargs)):
-            self.convert(before, after)
+        positional, named = frame.arguments
+        self.convert(positional, args)
+        for name in named.keys() & kwargs.keys():
+            self.convert(named[name], kwargs[name])
 
     def convert(self, before: Any, after: Any) -> None:
+        """Follows the tensors of a structure through a conversion."""
+        pairs = list(leaves(before)), list(leaves(after))
+        if len(pairs[0]) == len(pairs[1]):
+            for pair in zip(*pairs, strict=True):
+                self._convert_one(*pair)
+
+    def _convert_one(self, before: Any, after: Any) -> None:
         """Follows a tensor through a conversion: its maker, and whether it is new.
 
         Two casts of one tensor to one dtype are one value. PyTorch copies symbolic
@@ -91,13 +99,11 @@ class SurveyPass(Pass):
         if before is after or not (is_tensor(before) and is_tensor(after)):
             return
         if self._key(before) in self._makers and self._key(after) not in self._makers:
-            self._set_maker(after, self._makers[self._key(before)])
+            self._makers[self._key(after)] = self._makers[self._key(before)]
         if before.shape == after.shape:
             token, dtype = self._token(before), _dtype(after)
             same = _dtype(before) == dtype
             self._tokens[self._key(after)] = token if same else (token, dtype)
-            self._held[id(before)] = before
-            self._held[id(after)] = after
 
     def leave(self, frame: Frame, outputs: Any) -> None:
         """Records the operation's outputs."""
@@ -105,7 +111,7 @@ class SurveyPass(Pass):
             return
         tensors = tensors_of(outputs)
         for tensor in tensors:
-            self._set_maker(tensor, frame.path)
+            self._makers[self._key(tensor)] = frame.path
         self.outputs[frame.path] = tuple(map(self._value, tensors))
 
     def begin_join(self, join: TracedJoin, inputs: list[Tensor]) -> TracedJoin:
@@ -131,22 +137,18 @@ class SurveyPass(Pass):
     def replace_tensors(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Identifies tensors with their counterparts outside the trace."""
         for before, after in pairs:
-            self._held[id(after)] = after
             self._tokens[self._key(after)] = self._token(before)
             if self._key(before) in self._makers:
                 self._makers[self._key(after)] = self._makers[self._key(before)]
 
     def _key(self, tensor: Tensor) -> Hashable:
-        """Returns the identity of a tensor until it is changed in place."""
+        """Holds a tensor, and returns its identity until it is changed in place."""
+        self._held[id(tensor)] = tensor
         return id(tensor), self.version(tensor)
 
     def _token(self, tensor: Tensor) -> Hashable:
         key = self._key(tensor)
         return self._tokens.get(key, key)
-
-    def _set_maker(self, tensor: Tensor, path: str) -> None:
-        self._makers[self._key(tensor)] = path
-        self._held[id(tensor)] = tensor
 
     def _set_scope(self, tensor: Tensor) -> None:
         path = self.frames[-1].path or self._model_name
@@ -160,7 +162,6 @@ class SurveyPass(Pass):
         return replace(value, made_by=self._joined.get(token, self._scopes[token]))
 
     def _value(self, tensor: Tensor) -> TracedValue:
-        self._held[id(tensor)] = tensor
         maker = self._makers.get(self._key(tensor), "")
         if not maker:
             self._set_scope(tensor)
@@ -201,13 +202,3 @@ def _shape(tensor: Tensor) -> tuple[int | None, ...]:
     if rank(tensor) is None:
         return (None,)
     return tuple(size if isinstance(size, int) else None for size in tensor.shape)
-
-
-def _pairs(passed: Any, received: Any) -> Iterable[tuple[Any, Any]]:
-    """Pairs the leaves of a call's arguments before and after their conversion."""
-    common = passed[1].keys() & received[1].keys()
-    before, after = (
-        list(leaves((args, {name: kwargs[name] for name in common})))
-        for args, kwargs in (passed, received)
-    )
-    return zip(before, after, strict=True) if len(before) == len(after) else ()

@@ -5,10 +5,9 @@ import itertools
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import keras
@@ -39,10 +38,9 @@ class OperationCall:
         """The tensors among its arguments, flat."""
         return tensors_in((self.args, self.kwargs))
 
-    def map_inputs(self, function: Callable[[Any], Any]) -> tuple[Any, Any]:
-        """Returns its arguments with each tensor replaced by a function of it."""
-        args, kwargs = map_tensors(function, (self.args, self.kwargs))
-        return args, kwargs
+    def map_inputs(self, values: Mapping[int, Any]) -> tuple[Any, Any]:
+        """Returns its arguments with the tensors replaced that have a value, by id."""
+        return map_tensors(values, (self.args, self.kwargs))
 
 
 def tensors_in(structure: Any) -> list[Any]:
@@ -51,17 +49,9 @@ def tensors_in(structure: Any) -> list[Any]:
     return [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
 
 
-def map_tensors(function: Callable[[Any], Any], structure: Any) -> Any:
-    """Returns a structure with each symbolic tensor replaced by a function of it."""
-    return keras.tree.map_structure(
-        lambda leaf: function(leaf) if isinstance(leaf, keras.KerasTensor) else leaf,
-        structure,
-    )
-
-
-def by_id(values: Mapping[int, Any], tensor: Any) -> Any:
-    """Returns the value of a tensor by its id."""
-    return values[id(tensor)]
+def map_tensors(values: Mapping[int, Any], structure: Any) -> Any:
+    """Returns a structure with the tensors replaced that have a value, by id."""
+    return keras.tree.map_structure(lambda leaf: values.get(id(leaf), leaf), structure)
 
 
 def functional_model(
@@ -78,19 +68,17 @@ def functional_model(
         new = tensors[id(tensor)] = new_input(tensor, names)
         names.add(new.name)
 
-    own = partial(by_id, tensors)
     calls = _distinctly_named(calls, {tensor.name for tensor in tensors.values()})
     nodes = _Nodes(call.operation for call in calls)
     with nodes.exchanged():
         for call in calls:
-            args, kwargs = call.map_inputs(own)
+            args, kwargs = call.map_inputs(tensors)
             made = list(map(new_tensor, call.outputs))
             Node(call.operation, call_args=args, call_kwargs=kwargs, outputs=made)
             tensors.update(zip(map(id, call.outputs), made, strict=True))
         with _without_key_warnings():
-            model = keras.Model(
-                map_tensors(own, inputs), map_tensors(own, outputs), name=name
-            )
+            own_inputs, own_outputs = map_tensors(tensors, (inputs, outputs))
+            model = keras.Model(own_inputs, own_outputs, name=name)
         _add_config(model, nodes)
     return model
 
@@ -190,8 +178,7 @@ def _distinctly_named(
             continue
         inputs = list({id(tensor): tensor for tensor in call.inputs}.values())
         numbers = {id(tensor): number for number, tensor in enumerate(inputs)}
-        arguments = call.map_inputs(partial(by_id, numbers))
-        key = id(operation), repr(arguments)
+        key = id(operation), repr(call.map_inputs(numbers))
         if key not in wrappers:
             name = _unused_name(call.path or operation.name, {*owners, *names})
             wrappers[key] = owners[name] = functional_model(
@@ -223,7 +210,7 @@ def new_tensor(tensor: Any) -> Any:
 
 
 def new_input(tensor: Any, taken: Iterable[str] = ()) -> Any:
-    """Returns a new input like a symbolic tensor, under a name that is not taken.
+    """Returns a new input like a tensor or a spec, under a name that is not taken.
 
     An input of another model keeps the configuration of its layer.
     """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -16,9 +17,8 @@ from layertap.tracing.graphs.build import (
     tensors_in,
 )
 from layertap.tracing.graphs.flatten import FlatModel, flatten
-from layertap.tracing.graphs.record_pass import mask_of
 from layertap.tracing.join_kinds import IN_ORDER
-from layertap.tracing.keras_internals import private
+from layertap.tracing.keras_internals import backend, private
 
 # By the path of a join, the dtypes in which it receives its branches, by address.
 Branches = Mapping[str, Mapping[str, str]]
@@ -30,13 +30,34 @@ class Cut:
 
     # The branches of the joins, by address.
     branches: Mapping[str, Any]
-    # Other values that are needed after the cut, by address.
-    skips: Mapping[str, Any]
     _model: FlatModel
     # The addresses of the branches of each join, by the id of its call.
     _joins: Mapping[int, Sequence[str]]
     _after: list[OperationCall]
     _dtypes: Mapping[str, str]
+
+    @cached_property
+    def skips(self) -> dict[str, Any]:
+        """Other values that are needed after the cut, by address."""
+        available = {id(tensor) for call in self._after for tensor in call.outputs}
+        available |= {
+            id(tensor)
+            for name, tensor in self.branches.items()
+            if tensor.dtype == self._dtypes[name]
+        }
+        arguments = [call.args for call in self._after if id(call) not in self._joins]
+        arguments += [call.kwargs for call in self._after]
+        addresses = _addresses(self._model)
+        return {
+            addresses[id(tensor)]: tensor
+            for tensor in tensors_in((arguments, self._model.outputs))
+            if id(tensor) not in available
+        }
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All values that cross the cut, by address."""
+        return {**self.branches, **self.skips}
 
     def stem(self, name: str, only: Iterable[str] | None = None) -> keras.Model:
         """Makes the model before the cut, which returns values by address.
@@ -44,12 +65,12 @@ class Cut:
         It returns all values, or those with the addresses in `only`: a single one
         without a dictionary.
         """
-        tensors = {**self.branches, **self.skips}
-        wanted = sorted(tensors if only is None else only)
-        calls = _needed(self._model.calls, [tensors[name] for name in wanted])
+        values = self.values
+        wanted = sorted(values if only is None else only)
+        calls = _needed(self._model.calls, [values[name] for name in wanted])
         outputs = {}
         for value in wanted:
-            tensor, dtype = tensors[value], self._dtypes.get(value)
+            tensor, dtype = values[value], self._dtypes.get(value)
             if dtype is not None and tensor.dtype != dtype:
                 # Of a new tensor, so that the layer of this one gets no node.
                 cast = keras.ops.cast(new_tensor(tensor), dtype)
@@ -63,32 +84,25 @@ class Cut:
 
     def head(self, name: str) -> keras.Model:
         """Makes the model after the cut, which accepts all values by address."""
-        tensors = {**self.branches, **self.skips}
         inputs = {
             value: keras.KerasTensor(
-                tensors[value].shape,
-                self._dtypes.get(value, tensors[value].dtype),
-                name=value,
+                tensor.shape, self._dtypes.get(value, tensor.dtype), name=value
             )
-            for value in sorted(tensors)
+            for value, tensor in sorted(self.values.items())
         }
         crossing = {
             id(tensor): inputs[value]
-            for value, tensor in reversed(tensors.items())
+            for value, tensor in reversed(self.values.items())
             if inputs[value].dtype == tensor.dtype
         }
-
-        def after_cut(tensor: Any) -> Any:
-            return crossing.get(id(tensor), tensor)
-
         calls = []
         for call in self._after:
-            args, kwargs = call.map_inputs(after_cut)
+            args, kwargs = call.map_inputs(crossing)
             if id(call) in self._joins:
                 branches = [inputs[value] for value in self._joins[id(call)]]
                 args = _replace_in_order(call.args, branches)
             calls.append(replace(call, args=args, kwargs=kwargs))
-        outputs = map_tensors(after_cut, self._model.outputs)
+        outputs = map_tensors(crossing, self._model.outputs)
         head = functional_model(inputs, calls, outputs, name)
         if self._model.output_names is not None:
             # Losses and metrics may be passed by these names.
@@ -98,8 +112,11 @@ class Cut:
 
 def _replace_in_order(structure: Any, tensors: Iterable[Any]) -> Any:
     """Returns a structure with its tensors replaced by others, in order."""
-    iterator = iter(tensors)
-    return map_tensors(lambda _: next(iterator), structure)
+    others = iter(tensors)
+    return keras.tree.map_structure(
+        lambda leaf: next(others) if isinstance(leaf, keras.KerasTensor) else leaf,
+        structure,
+    )
 
 
 def cut(model: keras.Model, specs: Any, joins: Branches, kinds: Iterable[str]) -> Cut:
@@ -129,16 +146,16 @@ def cut(model: keras.Model, specs: Any, joins: Branches, kinds: Iterable[str]) -
         cut_joins[id(call)] = names
         branches |= zip(names, tensors, strict=True)
         dtypes |= wanted
-    after = _after(flat, cut_joins.keys())
+    after = _after(flat, set(cut_joins))
     _check_after(after, {path: by_path[path] for path in joins})
-    skips = _skips(flat, after, cut_joins, branches, dtypes)
-    for name, tensor in {**branches, **skips}.items():
-        if mask_of(tensor) is not None:
+    made = Cut(branches, flat, cut_joins, after, dtypes)
+    for name, tensor in made.values.items():
+        if backend.get_keras_mask(tensor) is not None:
             raise ModelError(
                 f"{name} has a mask, which would be lost between the parts of "
                 f"{model.name!r}."
             )
-    return Cut(branches, skips, flat, cut_joins, after, dtypes)
+    return made
 
 
 def _check_after(
@@ -159,9 +176,8 @@ def _check_after(
             )
 
 
-def _after(flat: FlatModel, joins: Iterable[int]) -> list[OperationCall]:
+def _after(flat: FlatModel, joins: set[int]) -> list[OperationCall]:
     """Returns the calls that the outputs need, and that depend on joins."""
-    joins = set(joins)
     dependent: set[int] = set()
     for call in flat.calls:
         if id(call) in joins or any(id(tensor) in dependent for tensor in call.inputs):
@@ -172,34 +188,6 @@ def _after(flat: FlatModel, joins: Iterable[int]) -> list[OperationCall]:
         return bool(nameless) or any(id(tensor) in dependent for tensor in call.outputs)
 
     return _needed(flat.calls, tensors_in(flat.outputs), is_after, joins)
-
-
-def _skips(
-    flat: FlatModel,
-    after: list[OperationCall],
-    joins: Mapping[int, Sequence[str]],
-    branches: Mapping[str, Any],
-    dtypes: Mapping[str, str],
-) -> dict[str, Any]:
-    """Returns the values that are needed after the cut besides branches, by address."""
-    available = {id(tensor) for call in after for tensor in call.outputs}
-    available |= {
-        id(tensor) for name, tensor in branches.items() if tensor.dtype == dtypes[name]
-    }
-    needed = [
-        tensor
-        for call in after
-        if id(call) not in joins
-        for tensor in tensors_in(call.args)
-    ]
-    needed += [tensor for call in after for tensor in tensors_in(call.kwargs)]
-    needed += tensors_in(flat.outputs)
-    addresses = _addresses(flat)
-    return {
-        addresses[id(tensor)]: tensor
-        for tensor in needed
-        if id(tensor) not in available
-    }
 
 
 def _addresses(flat: FlatModel) -> dict[int, str]:

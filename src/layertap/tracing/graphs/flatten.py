@@ -14,10 +14,10 @@ from layertap.tracing.graphs.build import (
     new_input,
     node_lists,
 )
-from layertap.tracing.graphs.record_pass import RecordPass, accepts_training
+from layertap.tracing.graphs.record_pass import RecordPass
 from layertap.tracing.hooks import points, recording
 from layertap.tracing.keras_internals import backend, private
-from layertap.tracing.model_structure import functional
+from layertap.tracing.model_structure import accepts_training, forward, functional
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,13 @@ def flatten(
 def _flatten(
     model: keras.Model, specs: Any, pass_: RecordPass, *, training: bool
 ) -> FlatModel:
-    inputs = _new_inputs(model, specs)
-    kwargs = {"training": training} if accepts_training(model) else {}
+    graph = functional(model)
+    declared = specs if graph is None else private(graph, "_inputs_struct")
+    inputs = keras.tree.map_structure(new_input, declared)
     scope = _VariableScope()
     try:
         with _without_new_nodes(model), scope, recording(pass_):
-            outputs = model(inputs, **kwargs)
+            outputs = forward(model, inputs, training=training)
     except LayertapError:
         raise
     except Exception as error:  # A `call` may raise anything.
@@ -101,19 +102,6 @@ class _VariableScope(keras.StatelessScope):
         """Notes a variable that is read."""
         self.variables.append(variable.path)
         return super().get_current_value(variable)
-
-
-def _new_inputs(model: keras.Model, specs: Any) -> Any:
-    """Returns new inputs like those of a model."""
-    graph = functional(model)
-    if graph is not None:
-        return keras.tree.map_structure(new_input, private(graph, "_inputs_struct"))
-    return keras.tree.map_structure(
-        lambda spec: new_input(
-            keras.KerasTensor(spec.shape, spec.dtype, name=spec.name)
-        ),
-        specs,
-    )
 
 
 @contextmanager
@@ -156,15 +144,11 @@ def _merge_training(
 def _signatures(calls: list[OperationCall]) -> Iterator[Any]:
     """Yields the parts of each call that are equal when the model runs again."""
     numbers: dict[int, int] = {}
-
-    def number(tensor: Any) -> int:
-        return numbers.setdefault(id(tensor), len(numbers))
-
     for call in calls:
+        for tensor in (*call.inputs, *call.outputs):
+            numbers.setdefault(id(tensor), len(numbers))
         kwargs = {k: v for k, v in call.kwargs.items() if k != "training"}
-        arguments = repr(map_tensors(number, (call.args, kwargs)))
-        for tensor in call.outputs:
-            number(tensor)
+        arguments = repr(map_tensors(numbers, (call.args, kwargs)))
         if isinstance(call.operation, keras.layers.Layer):
             yield id(call.operation), call.path, arguments
             continue

@@ -2,17 +2,20 @@
 
 import inspect
 from collections.abc import Collection, Iterable
-from functools import partial
 from typing import Any
 
 import keras
 
 from layertap.errors import ModelError
 from layertap.tracing.forward_pass import Call, Frame, Pass, tensors_of
-from layertap.tracing.graphs.build import OperationCall, by_id, map_tensors, new_tensor
+from layertap.tracing.graphs.build import OperationCall, map_tensors, new_tensor
 from layertap.tracing.join_kinds import OPERATIONS, operation_name
 from layertap.tracing.keras_internals import Functional, backend, private
-from layertap.tracing.model_structure import functional, nodes_in_order
+from layertap.tracing.model_structure import (
+    accepts_training,
+    functional,
+    nodes_in_order,
+)
 
 # Keras' own `call` of a graph, which runs the nodes of the graph.
 GRAPH_CALLS = (Functional.call, keras.Sequential.call)
@@ -26,7 +29,6 @@ class RecordPass(Pass):
     """
 
     computes = True
-    symbolic = True
 
     def __init__(
         self, joins: Iterable[str], kinds: Iterable[str], opened: Collection[int] = ()
@@ -37,10 +39,8 @@ class RecordPass(Pass):
         self.opened = set(opened)
         self._always_opened = frozenset(opened)
         self._joins = tuple(joins)
-        # By opened operation: the `training` argument of its calls by default.
+        # By opened operation or node: the `training` argument of its calls by default.
         self._defaults: list[bool | None] = []
-        # The default for the operation that is called next, if a node has one.
-        self._next_default: bool | None = None
 
     def again(self) -> "RecordPass":
         """Returns a new pass that opens all calls of the opened operations."""
@@ -72,9 +72,7 @@ class RecordPass(Pass):
         operation = frame.operation
         if not frame.inside:
             return call(operation, *args, **kwargs)
-        default, self._next_default = self._next_default, None
-        if default is None:
-            default = self._defaults[-1] if self._defaults else _default(operation)
+        default = self._defaults[-1] if self._defaults else _default(operation)
         self._defaults.append(default)
         try:
             graph = functional(operation)
@@ -92,9 +90,8 @@ class RecordPass(Pass):
     def leave(self, frame: Frame, outputs: Any) -> None:
         """Records the call of an operation that is not opened."""
         if not self._opens(frame.operation, frame.path):
-            args, kwargs = frame.arguments
-            _check_constants(self.frames[-2], frame.operation, (args, kwargs))
-            self._record(frame.operation, frame.path, args, kwargs, outputs)
+            _check_constants(self.frames[-2], frame.operation, frame.arguments)
+            self._record(frame.operation, frame.path, frame.arguments, outputs)
 
     def record_symbolic(
         self, operation: Any, args: Any, kwargs: Any, outputs: Any
@@ -105,20 +102,11 @@ class RecordPass(Pass):
             if self.counts(kind) and isinstance(operation, classes):
                 path = self.frames[-1].next_join(operation_name(kind))
         _check_constants(self.frames[-1], operation, (args, kwargs))
-        self._record(operation, path, args, kwargs, outputs)
+        self._record(operation, path, (args, kwargs), outputs)
 
-    def _record(
-        self,
-        operation: Any,
-        path: str,
-        args: Any,
-        kwargs: Any,
-        outputs: Any,
-        default: bool | None = None,
-    ) -> None:
-        if default is None:
-            default = self._defaults[-1]
-        tensors = keras.tree.flatten(outputs)
+    def _record(self, operation: Any, path: str, arguments: Any, outputs: Any) -> None:
+        args, kwargs = arguments
+        tensors, default = keras.tree.flatten(outputs), self._defaults[-1]
         self.calls.append(
             OperationCall(operation, path, args, dict(kwargs), tensors, default)
         )
@@ -128,17 +116,16 @@ class RecordPass(Pass):
         inputs = _graph_inputs(frame, graph, args, kwargs)
         tensors = dict(zip(map(id, graph.inputs), inputs, strict=True))
         training, default = kwargs.get("training"), self._defaults[-1]
-
-        own = partial(by_id, tensors)
         for node in nodes_in_order(graph):
             operation = private(node, "operation")
             arguments = private(node, "arguments")
             if any(id(t) not in tensors for t in private(arguments, "keras_tensors")):
                 continue
-            args, kwargs = map_tensors(own, (arguments.args, arguments.kwargs))
+            args, kwargs = map_tensors(tensors, (arguments.args, arguments.kwargs))
             _check_constants(frame, operation, (args, kwargs), of_graph=True)
             # A graph passes its `training` argument on to all of its layers.
             own_default = kwargs.get("training") if default is None else default
+            self._defaults.append(own_default)
             if training is not None and accepts_training(operation):
                 kwargs["training"] = training
             made = tensors_of(private(node, "outputs"))
@@ -146,13 +133,14 @@ class RecordPass(Pass):
             path = frame.next_call(operation)
             if self._opens(operation, path):
                 # `enter` will count this call.
-                frame.calls, self._next_default = counted, own_default
+                frame.calls = counted
                 outputs = keras.tree.flatten(operation(*args, **kwargs))
             else:
                 outputs = list(map(_new_masked_tensor, made))
-                self._record(operation, path, args, kwargs, outputs, own_default)
+                self._record(operation, path, (args, kwargs), outputs)
+            self._defaults.pop()
             tensors.update(zip(map(id, made), outputs, strict=True))
-        return map_tensors(own, private(graph, "_outputs_struct"))
+        return map_tensors(tensors, private(graph, "_outputs_struct"))
 
 
 def _graph_inputs(frame: Frame, graph: Any, args: Any, kwargs: Any) -> list[Any]:
@@ -174,29 +162,18 @@ def _graph_inputs(frame: Frame, graph: Any, args: Any, kwargs: Any) -> list[Any]
     ]
 
 
-def accepts_training(operation: Any) -> bool:
-    """Whether an operation has a `training` argument."""
-    return "training" in inspect.signature(operation.call).parameters
-
-
 def _default(operation: Any) -> bool | None:
     """Returns an operation's default for its `training` argument, if it is a flag."""
-    if not accepts_training(operation):
-        return None
-    default = inspect.signature(operation.call).parameters["training"].default
+    parameter = inspect.signature(operation.call).parameters.get("training")
+    default = None if parameter is None else parameter.default
     return default if isinstance(default, bool) else None
-
-
-def mask_of(tensor: Any) -> Any:
-    """Returns the mask of a symbolic tensor, or None."""
-    return backend.get_keras_mask(tensor)
 
 
 def _new_masked_tensor(tensor: Any) -> Any:
     """Returns a new symbolic tensor like another, with the same mask."""
-    made = new_tensor(tensor)
-    if mask_of(tensor) is not None:
-        backend.set_keras_mask(made, mask_of(tensor))
+    made, mask = new_tensor(tensor), backend.get_keras_mask(tensor)
+    if mask is not None:
+        backend.set_keras_mask(made, mask)
     return made
 
 

@@ -21,15 +21,16 @@ def subgraph(model: keras.Model, wanted: Wanted) -> keras.Model | None:
     if graph is None or type(model).call not in GRAPH_CALLS:
         return None
     nodes = _nodes_by_path(graph)
-    tensors: dict[str, Any] = {}
     sides = (wanted.branches, _branches), (wanted.outputs, _outputs)
-    for addresses, tensors_at in sides:
-        for path, names in addresses.items():
-            available = tensors_at(nodes[path]) if path in nodes else []
-            for index, name in names.items():
-                if index >= len(available):
-                    return None
-                tensors[name] = available[index]
+    try:
+        tensors = {
+            name: tensors_at(nodes[path])[index]
+            for addresses, tensors_at in sides
+            for path, names in addresses.items()
+            for index, name in names.items()
+        }
+    except LookupError:
+        return None
     if not all(isinstance(tensor, keras.KerasTensor) for tensor in tensors.values()):
         return None
     inputs = private(graph, "_inputs_struct")
@@ -39,8 +40,7 @@ def subgraph(model: keras.Model, wanted: Wanted) -> keras.Model | None:
 def _branches(node: Any) -> list[Any]:
     if not isinstance(private(node, "operation"), IN_ORDER):
         return []
-    arguments: list[Any] = keras.tree.flatten(private(node, "arguments").args)
-    return arguments
+    return keras.tree.flatten(private(node, "arguments").args)
 
 
 def _outputs(node: Any) -> list[Any]:
