@@ -15,7 +15,7 @@ from layertap.pipeline.tap import Tap
 from layertap.planning.padding import Pad
 from layertap.planning.planner import Selection, plan_from_data
 from layertap.planning.reduction import Reduce, Reduction
-from layertap.tracing.model_structure import check_model, input_specs
+from layertap.tracing.model_structure import input_specs
 
 
 def capture(
@@ -61,10 +61,9 @@ def capture(
     values.before("fusion")  # by operation: array
     ```
     """
-    check_model(model)
-    reduction = Reduction(dtype, reduce)
+    specs, reduction = input_specs(model), Reduction(dtype, reduce)
     selection = Selection(before, outputs, joins, for_head, reduction, pad)
-    feed = Feed(data, input_specs(model), batch_size)
+    feed = Feed(data, specs, batch_size)
     plan = plan_from_data(model, feed, selection)
     tap = Tap(model, plan, reduction)
     batches, labels, weights = [], [], []

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,9 +167,7 @@ def _row_differences(saved: Saved, rows: int) -> list[str]:
     return [] if fit else [f"rows: the store has {saved.rows}, the data {rows}"]
 
 
-def _other_inputs(
-    saved: NDArray[np.uint64], fresh: NDArray[np.uint64], rows: slice
-) -> str:
+def _other_inputs(saved: NDArray[Any], fresh: NDArray[Any], rows: slice) -> str:
     digests = ", ".join(f"{digest:016x}" for digest in np.unique(saved))
     return (
         f"data: the inputs of rows {rows.start} to {rows.stop - 1} have digest "

@@ -24,7 +24,7 @@ from layertap.results.manifest import STATISTICS
 from layertap.results.saved import Saved
 from layertap.results.statistics.gather import Gatherer
 from layertap.store import DEFAULT_MEMORY, Writer
-from layertap.tracing.model_structure import check_model, input_specs
+from layertap.tracing.model_structure import input_specs
 
 # At least as many rows are recomputed before a save resumes.
 _LEAST_RECOMPUTED = 1024
@@ -106,10 +106,9 @@ def save(
     saved = layertap.save(model, dataset, "fusion.zarr", before="fusion")
     ```
     """
-    check_model(model)
-    reduction = Reduction(dtype, reduce)
+    specs, reduction = input_specs(model), Reduction(dtype, reduce)
     selection = Selection(before, outputs, joins, for_head, reduction, pad)
-    feed = Feed(data, input_specs(model), batch_size)
+    feed = Feed(data, specs, batch_size)
     plan = plan_from_data(model, feed, selection)
     run = Run(model, feed, plan, reduction, ids)
     options = StoreOptions(compression, resume, overwrite, memory)
@@ -119,9 +118,8 @@ def save(
     gatherer = Gatherer(plan)
     with raise_on_sigterm():
         if saved is None:
-            schema = store_schema(run)
             writer = Writer.create(
-                path, *schema, observer=gatherer.add, **options.layout
+                path, *store_schema(run), observer=gatherer.add, **options.layout
             )
         else:
             writer = Writer.resume(path, memory=memory, observer=gatherer.add)

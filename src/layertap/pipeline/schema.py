@@ -27,6 +27,7 @@ class StoreOptions:
 def store_schema(run: Run) -> tuple[list[ArraySpec], dict[str, Any]]:
     """Returns the arrays and the manifest of a store for a run."""
     plan = run.plan
+    arrays = []
     for value in plan.stored:
         if value.bytes_per_row is None:
             raise DataError(
@@ -34,15 +35,9 @@ def store_schema(run: Run) -> tuple[list[ArraySpec], dict[str, Any]]:
                 "only known row by row. Pad the data to one size, or pass the largest "
                 "size, for example pad=512."
             )
-    arrays = [
-        ArraySpec(
-            value.address,
-            tuple(n for n in value.shape[1:] if n is not None),
-            value.dtype,
-            {"made_by": value.made_by},
-        )
-        for value in plan.stored
-    ]
+        sizes = tuple(n for n in value.shape[1:] if n is not None)
+        made_by = {"made_by": value.made_by}
+        arrays.append(ArraySpec(value.address, sizes, value.dtype, made_by))
     arrays += [
         ArraySpec(name, (len(columns),), "int32", {"columns": columns})
         for name, columns in auxiliary_arrays(plan).items()

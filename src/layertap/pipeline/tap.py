@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core import address
-from layertap.core.address import LENGTHS
 from layertap.core.plan import Plan
 from layertap.errors import DataError
 from layertap.inputs.convert import Batch
@@ -44,11 +43,10 @@ class Tap:
             parts = value.parts
             wanted = branches if parts.side == "in" else outputs
             wanted.setdefault(parts.path, {})[parts.number] = value.address
-        if joined:
-            for join in plan.joins:
-                if join.rebuildable:
-                    name = address.output(join.path)
-                    outputs.setdefault(join.path, {}).setdefault(0, name)
+        for join in plan.joins:
+            if joined and join.rebuildable:
+                name = address.output(join.path)
+                outputs.setdefault(join.path, {}).setdefault(0, name)
         self._step = tapped(
             model,
             Wanted(branches, outputs, {join.kind for join in plan.joins}),
@@ -81,7 +79,8 @@ class Tap:
                 for name, axes in self.plan.padded.items()
                 for axis in axes
             ]
-            arrays[LENGTHS] = np.tile(np.array(true_sizes, np.int32), (batch.rows, 1))
+            lengths = np.array(true_sizes, np.int32)
+            arrays[address.LENGTHS] = np.tile(lengths, (batch.rows, 1))
             for name in self.plan.padded:
                 arrays[name] = pad_to(arrays[name], self._sizes[name])
         return arrays

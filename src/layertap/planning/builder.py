@@ -126,15 +126,12 @@ class PlanBuilder:
 
     def _rebuilds(self, join: Join, traced: TracedJoin) -> bool:
         """Returns whether the stored branches, joined, are the output of the join."""
-        if self._reduction.reduce is not None or join.kind != "concatenate":
+        concatenated = join.kind == "concatenate" and join.whole and join.axis
+        cast = any(value.dtype != join.dtype for value in traced.inputs)
+        if self._reduction.reduce is not None or not concatenated or cast:
             return False
-        if not (join.whole and join.axis):
-            return False
-        if any(value.dtype != join.dtype for value in traced.inputs):
-            return False
-        return self._padding is None or all(
-            join.axis not in self._padding.axes(name) for name in self._leaves(join)
-        )
+        leaves = self._leaves(join)
+        return all(join.axis not in self._padded.get(name, ()) for name in leaves)
 
     def _leaves(self, join: Join) -> Iterator[str]:
         """Yields the addresses that a join is rebuilt from, inner joins resolved."""

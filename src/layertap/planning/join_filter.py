@@ -49,11 +49,7 @@ def requested_kinds(joins: str | Sequence[str]) -> tuple[list[str], bool]:
 
 
 def select_joins(
-    model: str,
-    trace: Trace,
-    kinds: Sequence[str],
-    patterns: Sequence[str],
-    everything: bool,
+    model: str, trace: Trace, kinds: list[str], patterns: list[str], everything: bool
 ) -> tuple[list[TracedJoin], list[Ignored]]:
     """Selects the joins of data that match patterns, and lists the ignored joins.
 

@@ -6,6 +6,7 @@ is computed: from one pass over the data, or from the user.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -32,14 +33,10 @@ class Padding:
     # The shapes of values by address, as computed, for inputs of unknown sizes.
     shapes: Mapping[str, Shape]
 
-    def axes(self, name: str) -> tuple[int, ...]:
-        """Returns the axes of a value, as computed, that follow from the inputs."""
-        return _unknown_axes(self.shapes.get(name, ()))
-
     def reduced_axes(
         self, name: str, value: TracedValue, reduction: Reduction
     ) -> tuple[int, ...]:
-        """Returns the axes of a value, after its reduction, that follow from them."""
+        """Returns the axes of a value, after its reduction, that follow from inputs."""
         shape = self.shapes.get(name, value.shape)
         return _unknown_axes(reduction.reduced_spec(name, shape, value.dtype)[0])
 
@@ -83,10 +80,8 @@ def padded_specs(model: keras.Model, feed: Feed, pad: Pad) -> tuple[Any, Any]:
         axes = zip(shape[1:], sizes[1:], strict=True)
         known = (max(values) if n is None else n for n, values in axes)
         largest.append(replace(spec, shape=(None, *known)))
-    return (
-        keras.tree.pack_sequence_as(first, largest),
-        keras.tree.pack_sequence_as(first, opened),
-    )
+    pack = partial(keras.tree.pack_sequence_as, first)
+    return pack(largest), pack(opened)
 
 
 def pad_to(array: Array, sizes: Sequence[int | None]) -> Array:

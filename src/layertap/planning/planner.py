@@ -16,12 +16,8 @@ from layertap.planning.cut import cut_before
 from layertap.planning.join_filter import requested_kinds, select_joins
 from layertap.planning.padding import Pad, Padding, padded_specs
 from layertap.planning.reduction import AS_COMPUTED, Reduce, Reduction
-from layertap.tracing.model_structure import (
-    built_specs,
-    check_model,
-    input_specs,
-    specs_of,
-)
+from layertap.tracing.forward_pass import is_tensor
+from layertap.tracing.model_structure import built_specs, input_specs, specs_of
 from layertap.tracing.survey import survey
 
 Patterns = str | Sequence[str] | None
@@ -83,7 +79,6 @@ def plan(
     layertap.plan(model, before="fusion").bytes_per_row
     ```
     """
-    check_model(model)
     selection = Selection(before, outputs, joins, for_head, Reduction(dtype, reduce))
     specs, rows = specs_for(model, like)
     return plan_from_specs(model, specs, selection, rows=rows)
@@ -101,13 +96,14 @@ class Selection:
     pad: Pad | None = None
 
     def __post_init__(self) -> None:
-        if self.pads and (not isinstance(self.pad, int) or self.pad < 1):
+        integer = isinstance(self.pad, int)
+        if not (self.pad is None or self.pad is False or (integer and self.pad >= 1)):
             raise OptionError(
                 "`pad` is invalid. Expected True or a positive integer. "
                 f"Received {self.pad!r}."
             )
         reduces = self.reduction.reduce is not None
-        if self.for_head and (reduces or self.pads):
+        if self.for_head and (reduces or self.pad):
             raise OptionError(
                 f"for_head=True and `{'reduce' if reduces else 'pad'}` can't be "
                 "combined: a head accepts complete values of their true sizes. Leave "
@@ -118,16 +114,11 @@ class Selection:
                 "for_head=True needs joins, which a head comes after. Pass `before=`."
             )
 
-    @property
-    def pads(self) -> bool:
-        """Whether values are padded."""
-        return self.pad is not None and self.pad is not False
-
 
 def plan_from_data(model: keras.Model, feed: Feed, selection: Selection) -> Plan:
     """Plans a model for data: of the sizes of the first batch, or the largest sizes."""
     first = feed.first()
-    if selection.pad is None or not selection.pads:
+    if not selection.pad:
         specs = specs_of(first.inputs, input_specs(model))
         return plan_from_specs(model, specs, selection, rows=first.rows)
     largest, opened = padded_specs(model, feed, selection.pad)
@@ -216,7 +207,5 @@ def specs_for(model: keras.Model, like: Any) -> tuple[Any, int | None]:
 
 
 def _is_spec(leaf: Any) -> bool:
-    described = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
-    return (described and not hasattr(leaf, "__getitem__")) or isinstance(
-        leaf, keras.KerasTensor
-    )
+    symbolic = isinstance(leaf, keras.KerasTensor)
+    return is_tensor(leaf) and (symbolic or not hasattr(leaf, "__getitem__"))

@@ -122,7 +122,7 @@ def submodels(
             made_by: BranchModel(model, join, index, name=_name(address))
             for index, (made_by, address) in enumerate(names)
         }
-    return {made_by: cut.stem(_name(name), [name]) for made_by, name in names}
+    return {made_by: cut.stem(_name(name), name) for made_by, name in names}
 
 
 def _name(branch: str) -> str:
@@ -137,14 +137,13 @@ class BranchModel(keras.Model):
         super().__init__(name=name)
         self.original = model
         self.branch = join.branches[index].address
-        self.join, self.kind, self.index = join.path, join.kind, index
+        self.wanted = Wanted({join.path: {index: self.branch}}, {}, {join.kind})
         # All its variables are the original's.
         self.built = True
 
     def call(self, inputs: Any) -> Any:
         """Returns the value of the branch."""
-        wanted = Wanted({self.join: {self.index: self.branch}}, {}, {self.kind})
-        return collect(self.original, inputs, wanted)[self.branch]
+        return collect(self.original, inputs, self.wanted)[self.branch]
 
     def get_config(self) -> dict[str, Any]:
         """Raises a ModelError: this model has no graph."""

@@ -82,9 +82,8 @@ class Frame:
     def next_call(self, operation: Any) -> str:
         """Counts a call of an operation in here, and returns its path."""
         part = component(_name(operation))
-        return self._path(
-            part, call_number(self.operation, operation, self._count(part))
-        )
+        number = call_number(self.operation, operation, self._count(part))
+        return self._path(part, number)
 
     def native_join(
         self, kind: str, axis: int | None, stack: Iterable[tuple[str, str]]
@@ -178,9 +177,7 @@ class Pass:
         """Runs an operation's own `call`, and returns its outputs."""
         return call(frame.operation, *args, **kwargs)
 
-    def record_symbolic(
-        self, operation: Any, args: Any, kwargs: Any, outputs: Any
-    ) -> None:
+    def record_symbolic(self, operation: Any, arguments: Any, outputs: Any) -> None:
         """Receives a call of `keras.ops` with symbolic tensors."""
 
     def convert(self, before: Any, after: Any) -> None:
@@ -194,13 +191,9 @@ class Pass:
 
         Keras raises new errors for those that pass through it.
         """
-        known: BaseException | None = error
-        while known is not None:
-            if known is self.failed[0]:
-                self.failed = error, self.failed[1]
-                return
-            known = known.__cause__ or known.__context__
-        self.failed = error, frame.path
+        known, path = self.failed
+        same = any(cause is known for cause in causes(error))
+        self.failed = error, path if same else frame.path
 
     def begin_join(self, join: TracedJoin, inputs: list[Tensor]) -> TracedJoin:
         """Receives a join and its inputs, before it is computed."""
@@ -223,16 +216,21 @@ class Pass:
         return self.held_tensors()
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error, and the errors that it comes from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _name(operation: Any) -> str:
     """Returns the name of an operation, the same in every pass.
 
     Operations made during a `call` have names that count all earlier ones.
     """
-    name: str = operation.name
-    in_a_graph = bool(private(operation, "_inbound_nodes"))
-    if isinstance(operation, keras.layers.Layer) or in_a_graph:
-        return name
-    return re.sub(r"_\d+$", "", name)
+    in_a_graph = private(operation, "_inbound_nodes")
+    stays = in_a_graph or isinstance(operation, keras.layers.Layer)
+    return operation.name if stays else re.sub(r"_\d+$", "", operation.name)
 
 
 def is_tensor(leaf: Any) -> bool:

@@ -80,28 +80,11 @@ def _operation_call(
 ) -> Any:
     """Runs an operation's own `call`, in the frame that `Layer.__call__` opened."""
     frame = pass_.frames[-1] if pass_.frames else None
-    if frame is not None and frame.operation is operation and not frame.inside:
-        return _call_inside(pass_, frame, original, args, kwargs)
-    if not pass_.listens:
-        return original(operation, *args, **kwargs)
-    # It is not a layer, so that it has no frame yet.
-    inside = partial(_operation_call, pass_, original)
-    return _layer_call(pass_, inside, operation, *args, **kwargs)
-
-
-def _symbolic_call(
-    pass_: Pass, original: Call, operation: Any, /, *args: Any, **kwargs: Any
-) -> Any:
-    outputs = original(operation, *args, **kwargs)
-    if pass_.frames and pass_.listens:
-        pass_.record_symbolic(operation, args, kwargs, outputs)
-    return outputs
-
-
-def _call_inside(
-    pass_: Pass, frame: Frame, original: Call, args: Any, kwargs: Any
-) -> Any:
-    """Runs an operation's own `call`."""
+    if frame is None or frame.operation is not operation or frame.inside:
+        if pass_.listens:
+            # It is not a layer, so that it has no frame yet.
+            original = partial(_operation_call, pass_, original)
+        return _layer_call(pass_, original, operation, *args, **kwargs)
     pass_.begin(frame, args, kwargs)
     join = _whole_join(pass_, frame)
     try:
@@ -116,6 +99,15 @@ def _call_inside(
         return outputs
     finally:
         frame.inside = False
+
+
+def _symbolic_call(
+    pass_: Pass, original: Call, operation: Any, /, *args: Any, **kwargs: Any
+) -> Any:
+    outputs = original(operation, *args, **kwargs)
+    if pass_.frames and pass_.listens:
+        pass_.record_symbolic(operation, (args, kwargs), outputs)
+    return outputs
 
 
 def _whole_join(pass_: Pass, frame: Frame) -> TracedJoin | None:
@@ -160,7 +152,7 @@ def _function(
     if inputs is None:
         return original(*args, **kwargs)
     pass_.listener.flush()
-    join = _join(pass_, name, kind, bound.arguments.get("axis"), inputs)
+    join = _join(pass_, name, bound.arguments.get("axis"), inputs)
     join = pass_.begin_join(join, inputs)
     # The steps inside a join are not joins.
     frame.covered = True
@@ -196,11 +188,9 @@ def _convert_inputs(name: str, arguments: dict[str, Any]) -> list[Any] | None:
     return inputs
 
 
-def _join(
-    pass_: Pass, name: str, kind: str, axis: int | None, inputs: list[Any]
-) -> TracedJoin:
+def _join(pass_: Pass, name: str, axis: int | None, inputs: list[Any]) -> TracedJoin:
     """Describes the join that a function of the backend's `numpy` is about to do."""
-    frame = pass_.frames[-1]
+    frame, kind = pass_.frames[-1], FUNCTIONS[name]
     if name == "hstack":
         axis = 0 if rank(inputs[0]) == 1 else 1
     whole = isinstance(frame.operation, OPERATIONS[kind]) and not frame.joined
@@ -268,13 +258,11 @@ def _wrap(original: Call, handler: Call) -> Call:
     return call
 
 
-# The owner, the name, the original and the wrapped call of each hook.
-Hook = tuple[Any, str, Call, Call]
-
 _lock = threading.Lock()
 _holders = 0
-# Cached: on PyTorch, every batch is a pass.
-_hooks: list[Hook] = []
+# The owner, the name, the original and the wrapped call of each hook. They are cached:
+# on PyTorch, every batch is a pass.
+_hooks: list[tuple[Any, str, Call, Call]] = []
 
 
 @contextmanager

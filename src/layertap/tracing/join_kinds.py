@@ -45,12 +45,7 @@ OPERATIONS: dict[str, tuple[type, ...]] = {
 OPERATIONS["concatenate"] += (layers.Concatenate,)
 
 # Operations whose branches are the arguments of their call, in the same order.
-IN_ORDER = tuple(
-    operation
-    for kind, classes in OPERATIONS.items()
-    if kind != "attention"
-    for operation in classes
-)
+IN_ORDER = tuple(OPERATIONS[kind] for kind in KINDS if kind != "attention")
 
 # Layers of Keras that join on behalf of the user, but are not a join themselves.
 MERGING = (layers.Bidirectional,)

@@ -26,23 +26,22 @@ class InputSpec:
 
 def check_model(model: Any) -> None:
     """Raises unless this is a model of the Keras that is in use."""
-    if isinstance(model, keras.Model):
-        return
-    received = f"{type(model).__module__}.{type(model).__name__}"
-    raise ModelError(
-        f"The model has the wrong type. Expected a keras.Model of Keras 3. Received "
-        f"{received}. Save a model of Keras 2 or tf_keras as .keras or .h5, and load "
-        "it with keras.models.load_model; wrap a bare layer in "
-        "keras.Sequential([layer])."
-    )
+    if not isinstance(model, keras.Model):
+        raise ModelError(
+            "The model has the wrong type. Expected a keras.Model of Keras 3. Received "
+            f"{type(model).__module__}.{type(model).__name__}. Save a model of Keras 2 "
+            "or tf_keras as .keras or .h5, and load it with keras.models.load_model; "
+            "wrap a bare layer in keras.Sequential([layer])."
+        )
 
 
 def input_specs(model: keras.Model) -> Any:
     """Returns the structure of `InputSpec` that a model declares.
 
     The result is None for a model without a graph: a subclassed model, or a
-    `Sequential` that is not built yet.
+    `Sequential` that is not built yet. It raises unless this is a model.
     """
+    check_model(model)
     graph = functional(model)
     if graph is None:
         return None
@@ -64,9 +63,7 @@ def built_specs(model: keras.Model) -> Any:
 
     Keras stores the shapes but not the dtypes: the default dtype is assumed.
     """
-    config = model.get_build_config() if model.built else None
-    if not config:
-        return None
+    config = (model.get_build_config() if model.built else None) or {}
     shapes = config.get("input_shape") or config.get("shapes_dict")
     if not shapes:
         return None
@@ -107,15 +104,13 @@ def named_inputs(model: keras.Model, inputs: Any) -> dict[str, Any]:
 
     An input with the name of a layer is left out: that path is the layer's.
     """
-    specs = specs_of(inputs, input_specs(model))
+    specs = keras.tree.flatten(specs_of(inputs, input_specs(model)))
     taken = {
         layer.name for layer in model.layers if not isinstance(layer, layers.InputLayer)
     }
     return {
         address.component(spec.name): tensor
-        for spec, tensor in zip(
-            keras.tree.flatten(specs), keras.tree.flatten(inputs), strict=True
-        )
+        for spec, tensor in zip(specs, keras.tree.flatten(inputs), strict=True)
         if spec.name not in taken
     }
 

@@ -9,6 +9,7 @@ import keras
 
 from layertap.errors import LayertapError, ListeningError
 from layertap.tracing.backends import current_backend
+from layertap.tracing.forward_pass import causes
 from layertap.tracing.hooks import points, recording
 from layertap.tracing.keras_internals import backend
 from layertap.tracing.model_structure import forward
@@ -97,7 +98,6 @@ def _trace(
     rows: int | None = None,
     size: int | None = None,
 ) -> Trace:
-    names = [spec.name for spec in keras.tree.flatten(specs)]
     traces: list[Trace] = []
 
     def call(inputs: Any) -> Any:
@@ -105,7 +105,7 @@ def _trace(
         # PyTorch's tensors have values if Keras could not run the model without any.
         if rows is None and not getattr(flat[0], "is_meta", True):
             raise RuntimeError("Keras replaced an unknown number of rows by a number")
-        traces.append(_run(SurveyPass(kinds, names, model.name), model, inputs))
+        traces.append(_run(SurveyPass(kinds, specs, model.name), model, inputs))
         return flat[0]
 
     backend.compute_output_spec(
@@ -144,17 +144,14 @@ def _run(survey: SurveyPass, model: keras.Model, inputs: Any) -> Trace:
     return survey.result()
 
 
-def _undecidable(error: BaseException | None) -> str | None:
+def _undecidable(error: BaseException) -> str | None:
     """Returns the message of an error if Python had to decide by values, or None.
 
     Keras raises new errors for those that pass through it.
     """
-    undecidable = current_backend().undecidable
-    while error is not None and not undecidable(error):
-        error = error.__cause__ or error.__context__
-    if error is None:
-        return None
-    return _message(error).splitlines()[0].split(". ")[0]
+    for cause in filter(current_backend().undecidable, causes(error)):
+        return _message(cause).splitlines()[0].split(". ")[0]
+    return None
 
 
 def _message(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """The pass that records every join and every operation's outputs."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -22,16 +22,14 @@ from layertap.tracing.records import Trace, TracedJoin, TracedValue
 class SurveyPass(Pass):
     """A pass that records every join and every operation's outputs."""
 
-    def __init__(
-        self, kinds: Iterable[str], input_names: Sequence[str], model_name: str
-    ) -> None:
+    def __init__(self, kinds: Iterable[str], specs: Any, model_name: str) -> None:
         super().__init__(kinds)
         self.joins: dict[str, TracedJoin] = {}
         self.outputs: dict[str, tuple[TracedValue, ...]] = {}
         # The path and the reason of an early end.
         self.stopped: tuple[str, str] | None = None
         self._inputs: dict[str, TracedValue] = {}
-        self._input_names = input_names
+        self._specs = keras.tree.flatten(specs)
         self._model_name = model_name
         self._rows: Any = None
         # The operation that returned a tensor, by `_key`. For others, by token: the
@@ -73,8 +71,8 @@ class SurveyPass(Pass):
         if frame.path == "":
             inputs = keras.tree.flatten(args[0])
             self._rows = inputs[0].shape[0]
-            for name, tensor in zip(self._input_names, inputs, strict=True):
-                self._makers[self._key(tensor)] = name
+            for spec, tensor in zip(self._specs, inputs, strict=True):
+                self._makers[self._key(tensor)] = spec.name
             named = named_inputs(frame.operation, args[0])
             self._inputs = {name: self._value(tensor) for name, tensor in named.items()}
             return
@@ -85,9 +83,9 @@ class SurveyPass(Pass):
 
     def convert(self, before: Any, after: Any) -> None:
         """Follows the tensors of a structure through a conversion."""
-        pairs = list(leaves(before)), list(leaves(after))
-        if len(pairs[0]) == len(pairs[1]):
-            for pair in zip(*pairs, strict=True):
+        passed, received = list(leaves(before)), list(leaves(after))
+        if len(passed) == len(received):
+            for pair in zip(passed, received, strict=True):
                 self._convert_one(*pair)
 
     def _convert_one(self, before: Any, after: Any) -> None:
@@ -117,10 +115,8 @@ class SurveyPass(Pass):
     def begin_join(self, join: TracedJoin, inputs: list[Tensor]) -> TracedJoin:
         """Adds the inputs to a join."""
         values = tuple(map(self._value, inputs))
-        axis = join.axis
-        if axis is not None:
-            extra = join.kind == "stack"
-            axis %= max(len(value.shape) for value in values) + extra
+        axes = max(len(value.shape) for value in values) + (join.kind == "stack")
+        axis = None if join.axis is None else join.axis % axes
         return replace(join, axis=axis, inputs=values)
 
     def end_join(self, join: TracedJoin, output: Tensor) -> None:

@@ -36,17 +36,8 @@ FUNCTIONS = {"matmul": "dot", "dot": "dot"}
 # Primitives that bring a function's arguments into the form that it needs.
 FORMING = ("broadcast_in_dim", "reshape", "squeeze", "transpose")
 # Primitives with a jaxpr that runs once, in their place.
-CALLS = (
-    "jit",
-    "pjit",
-    "closed_call",
-    "core_call",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
-    "remat",
-    "remat2",
-    "checkpoint",
+CALLS = re.compile(
+    "p?jit|(closed|core)_call|custom_(jvp|vjp)_call(_jaxpr)?|remat2?|checkpoint"
 )
 _JAX = str(Path(jax.__file__).parent / "_src")
 _passes = itertools.count()
@@ -201,18 +192,14 @@ class _JaxprReader:
             self.read(body.jaxpr, arguments, inside)
 
     def _read_join(
-        self,
-        equation: core.JaxprEqn,
-        inputs: list[Any],
-        outputs: list[Any],
-        context: _Context,
+        self, equation: core.JaxprEqn, inputs: list[Any], outputs: Any, here: _Context
     ) -> None:
         kind = PRIMITIVES.get(equation.primitive.name)
         kind = kind or FUNCTIONS.get(equation.params.get("name"))
-        frame = self._listener.frame(context.names) if kind else None
+        frame = self._listener.frame(here.names) if kind else None
         if kind is None or frame is None or frame.covered:
             return
-        stack = list(context.stack())
+        stack = list(here.stack())
         if kind == "concatenate":
             in_jax = itertools.takewhile(_in_jax, stack)
             if any(function == "stack" for _, function in in_jax):
@@ -226,7 +213,7 @@ class _JaxprReader:
             return
         axis = equation.params.get("dimension", equation.params.get("axis"))
         join = frame.native_join(kind, axis, stack)
-        self._joins.append((frame, context, join, inputs, outputs[0]))
+        self._joins.append((frame, here, join, inputs, outputs[0]))
 
     def _undo_forming(self, value: Any) -> Any:
         """Returns the value that the user passed, before the join reshaped it."""
@@ -265,7 +252,7 @@ def _is_jaxpr(leaf: Any) -> bool:
 
 def _body(equation: core.JaxprEqn) -> core.ClosedJaxpr | None:
     """Returns the jaxpr that an equation runs once in its place, or None."""
-    if equation.primitive.name not in CALLS:
+    if not CALLS.fullmatch(equation.primitive.name):
         return None
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         body = equation.params.get(name)

@@ -26,14 +26,17 @@ from layertap.tracing.forward_pass import (
 from layertap.tracing.join_kinds import origin, stack
 from layertap.tracing.keras_internals import private
 
-FUNCTIONS: dict[Any, str] = {
-    **dict.fromkeys(
-        (
-            *(torch.cat, torch.concat, torch.concatenate, torch.hstack, torch.vstack),
-            *(torch.dstack, torch.column_stack, torch.row_stack),
-        ),
-        "concatenate",
-    ),
+# The axes of functions without such an argument: for vectors, and for other tensors.
+AXES = {
+    torch.hstack: (0, 1),
+    torch.vstack: (0, 0),
+    torch.row_stack: (0, 0),
+    torch.dstack: (2, 2),
+    torch.column_stack: (1, 1),
+}
+# The kind of join of functions and methods.
+FUNCTIONS = {
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate, *AXES), "concatenate"),
     torch.stack: "stack",
     **{
         getattr(owner, name): kind
@@ -49,14 +52,6 @@ FUNCTIONS: dict[Any, str] = {
         for name in names
         if hasattr(owner, name)
     },
-}
-# The axes of functions without such an argument: for vectors, and for other tensors.
-AXES = {
-    torch.hstack: (0, 1),
-    torch.vstack: (0, 0),
-    torch.row_stack: (0, 0),
-    torch.dstack: (2, 2),
-    torch.column_stack: (1, 1),
 }
 
 
@@ -150,16 +145,12 @@ class Torch(Backend):
         """Whether Python had to decide by values that symbolic tensors do not have."""
         return isinstance(error, UndecidedError)
 
-    def version(self, tensor: Any) -> int:
-        """Returns how often a tensor was changed in place."""
-        return version(tensor)
-
-
-def version(tensor: Any) -> int:
-    """Returns how often a tensor was changed in place, as far as PyTorch counts."""
-    if isinstance(tensor, torch.Tensor) and not tensor.is_inference():
-        return private(tensor, "_version")
-    return 0
+    @staticmethod
+    def version(tensor: Any) -> int:
+        """Returns how often a tensor was changed in place, as far as PyTorch counts."""
+        if isinstance(tensor, torch.Tensor) and not tensor.is_inference():
+            return private(tensor, "_version")
+        return 0
 
 
 class _EagerStep:
@@ -171,10 +162,10 @@ class _EagerStep:
 
     def __init__(self, run: Collector, shortcut: Shortcut) -> None:
         self._collector = run
-        self._make_shortcut = shortcut
+        # Until it is tried.
+        self._make_shortcut: Shortcut | None = shortcut
         self._shortcut: Any = None
         self._batches = 0
-        self._tried = False
         # Whether the model changes any tensor in place, and a collected one later.
         self._in_place = False
         self._cloning = False
@@ -186,10 +177,10 @@ class _EagerStep:
         arrays = self._collect(inputs)
         self._batches += 1
         small = self._batches > 1 and time.perf_counter() - began < _SMALL_PASS
-        if not self._tried and (small or self._batches == _MANY):
-            self._tried = True
+        if self._make_shortcut and (small or self._batches == _MANY):
             # A graph returns the last value of tensors that are changed in place.
             shortcut = None if self._in_place else self._make_shortcut()
+            self._make_shortcut = None
             if shortcut and _same(arrays, _run_batch(shortcut, inputs)):
                 self._shortcut = shortcut
         return arrays
@@ -198,14 +189,14 @@ class _EagerStep:
         versions: list[tuple[torch.Tensor, int]] = []
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
-            versions.append((tensor, version(tensor)))
-            self._in_place |= version(tensor) > 0
+            versions.append((tensor, Torch.version(tensor)))
+            self._in_place |= versions[-1][1] > 0
             # PyTorch does not count the changes of tensors in inference mode.
             cloning = self._cloning or tensor.is_inference()
             return tensor.clone() if cloning else tensor
 
         arrays = _run_batch(self._collector, inputs, keep)
-        if self._cloning or all(version(tensor) == was for tensor, was in versions):
+        if self._cloning or all(Torch.version(t) == was for t, was in versions):
             return arrays
         # The model changes tensors in place after it has joined them.
         self._in_place = self._cloning = True

@@ -217,11 +217,6 @@ def new_input(tensor: Any, taken: Iterable[str] = ()) -> Any:
     history = getattr(tensor, "_keras_history", None)
     if history is not None and isinstance(history.operation, keras.layers.InputLayer):
         layer = history.operation
-        copied = type(layer).from_config(layer.get_config())
-    else:
-        copied = keras.layers.InputLayer(
-            batch_shape=tensor.shape,
-            dtype=tensor.dtype,
-            name=_unused_name(tensor.name, taken),
-        )
-    return copied.output
+        return type(layer).from_config(layer.get_config()).output
+    name = _unused_name(tensor.name, taken)
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)

@@ -59,14 +59,13 @@ class Cut:
         """All values that cross the cut, by address."""
         return {**self.branches, **self.skips}
 
-    def stem(self, name: str, only: Iterable[str] | None = None) -> keras.Model:
+    def stem(self, name: str, only: str | None = None) -> keras.Model:
         """Makes the model before the cut, which returns values by address.
 
-        It returns all values, or those with the addresses in `only`: a single one
-        without a dictionary.
+        It returns all values, or the one with the address `only`, without a dictionary.
         """
         values = self.values
-        wanted = sorted(values if only is None else only)
+        wanted = sorted(values) if only is None else [only]
         calls = _needed(self._model.calls, [values[name] for name in wanted])
         outputs = {}
         for value in wanted:
@@ -78,8 +77,7 @@ class Cut:
                 calls.append(OperationCall(maker, "", (tensor,), {}, [cast]))
                 tensor = cast
             outputs[value] = tensor
-        single = only is not None and len(wanted) == 1
-        returned = outputs[wanted[0]] if single else outputs
+        returned = outputs if only is None else outputs[only]
         return functional_model(self._model.inputs, calls, returned, name)
 
     def head(self, name: str) -> keras.Model:
@@ -147,23 +145,8 @@ def cut(model: keras.Model, specs: Any, joins: Branches, kinds: Iterable[str]) -
         branches |= zip(names, tensors, strict=True)
         dtypes |= wanted
     after = _after(flat, set(cut_joins))
-    _check_after(after, {path: by_path[path] for path in joins})
-    made = Cut(branches, flat, cut_joins, after, dtypes)
-    for name, tensor in made.values.items():
-        if backend.get_keras_mask(tensor) is not None:
-            raise ModelError(
-                f"{name} has a mask, which would be lost between the parts of "
-                f"{model.name!r}."
-            )
-    return made
-
-
-def _check_after(
-    after: list[OperationCall], joins: Mapping[str, OperationCall]
-) -> None:
-    """Raises if a head can't be made of the calls after the cut."""
-    for path, join in joins.items():
-        if join not in after:
+    for path in joins:
+        if by_path[path] not in after:
             raise OptionError(
                 f"{path!r} leads to the other joins only, so nothing after them needs "
                 "its branches. Leave it out, or cut before it alone."
@@ -174,6 +157,14 @@ def _check_after(
                 f"{call.path} always receives training={call.kwargs['training']}. In a "
                 "head it would receive the same `training` as the head."
             )
+    made = Cut(branches, flat, cut_joins, after, dtypes)
+    for name, tensor in made.values.items():
+        if backend.get_keras_mask(tensor) is not None:
+            raise ModelError(
+                f"{name} has a mask, which would be lost between the parts of "
+                f"{model.name!r}."
+            )
+    return made
 
 
 def _after(flat: FlatModel, joins: set[int]) -> list[OperationCall]:

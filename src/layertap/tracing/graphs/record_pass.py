@@ -93,16 +93,14 @@ class RecordPass(Pass):
             _check_constants(self.frames[-2], frame.operation, frame.arguments)
             self._record(frame.operation, frame.path, frame.arguments, outputs)
 
-    def record_symbolic(
-        self, operation: Any, args: Any, kwargs: Any, outputs: Any
-    ) -> None:
+    def record_symbolic(self, operation: Any, arguments: Any, outputs: Any) -> None:
         """Records an operation of `keras.ops`. Only joins among them have a path."""
         path = ""
         for kind, classes in OPERATIONS.items():
             if self.counts(kind) and isinstance(operation, classes):
                 path = self.frames[-1].next_join(operation_name(kind))
-        _check_constants(self.frames[-1], operation, (args, kwargs))
-        self._record(operation, path, (args, kwargs), outputs)
+        _check_constants(self.frames[-1], operation, arguments)
+        self._record(operation, path, arguments, outputs)
 
     def _record(self, operation: Any, path: str, arguments: Any, outputs: Any) -> None:
         args, kwargs = arguments
