@@ -17,9 +17,6 @@ class TracedValue:
     fault: str = ""  # the reason why it can't be captured
 
 
-_NOT_TRACED = TracedValue((), "", "", None, by_row=False)
-
-
 @dataclass(frozen=True)
 class TracedJoin:
     """One join of a trace. A survey adds its values as it begins and ends."""
@@ -28,7 +25,7 @@ class TracedJoin:
     kind: str
     axis: int | None  # None for kinds without an axis
     inputs: tuple[TracedValue, ...] = ()
-    output: TracedValue = _NOT_TRACED
+    output: TracedValue = TracedValue((), "", "", None, by_row=False)
     # Whether an operation of the model is this join, which then has its path.
     whole: bool = False
     # The library function or Keras layer that joins on its own account. Empty if user

@@ -1,6 +1,6 @@
 """A model that is cut in two before one or more joins."""
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -178,7 +178,7 @@ def _after(flat: FlatModel, joins: set[int]) -> list[OperationCall]:
         nameless = not call.path and call.inputs
         return bool(nameless) or any(id(tensor) in dependent for tensor in call.outputs)
 
-    return _needed(flat.calls, tensors_in(flat.outputs), is_after, joins)
+    return _needed(list(filter(is_after, flat.calls)), tensors_in(flat.outputs), joins)
 
 
 def _addresses(flat: FlatModel) -> dict[int, str]:
@@ -197,16 +197,13 @@ def _addresses(flat: FlatModel) -> dict[int, str]:
 
 
 def _needed(
-    calls: list[OperationCall],
-    tensors: list[Any],
-    relevant: Callable[[OperationCall], bool] = lambda call: True,
-    ends: Container[int] = (),
+    calls: list[OperationCall], tensors: list[Any], ends: Container[int] = ()
 ) -> list[OperationCall]:
-    """Returns the relevant calls that tensors need, back to the calls with some ids."""
+    """Returns those calls that tensors need, back to the calls with some ids."""
     needed = set(map(id, tensors))
     backwards = []
     for call in reversed(calls):
-        if needed & set(map(id, call.outputs)) and relevant(call):
+        if needed & set(map(id, call.outputs)):
             backwards.append(call)
             if id(call) not in ends:
                 needed |= set(map(id, call.inputs))

@@ -37,7 +37,6 @@ class RecordPass(Pass):
         self.calls: list[OperationCall] = []
         # The ids of the operations that were opened.
         self.opened = set(opened)
-        self._always_opened = frozenset(opened)
         self._joins = tuple(joins)
         # By opened operation or node: the `training` argument of its calls by default.
         self._defaults: list[bool | None] = []
@@ -49,8 +48,7 @@ class RecordPass(Pass):
     def _opens(self, operation: Any, path: str) -> bool:
         if not path or any(join.startswith(f"{path}/") for join in self._joins):
             self.opened.add(id(operation))
-            return True
-        return id(operation) in self._always_opened
+        return id(operation) in self.opened
 
     def begin(self, frame: Frame, args: Any, kwargs: Any) -> None:
         """Traces the inside of an operation only if it is opened.
