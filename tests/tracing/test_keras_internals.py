@@ -21,6 +21,7 @@ from keras.src.utils import module_utils
 
 import layertap
 from layertap import tracing
+from layertap.core.plan import Branch, Join
 from layertap.errors import ListeningError
 from layertap.inputs.feed import Feed
 from layertap.pipeline.tap import Tap
@@ -79,8 +80,12 @@ def shortcut(model: keras.Model) -> None:
 
 def cut_fusion(model: keras.Model) -> None:
     specs = input_specs(model)
-    branches = {"fusion/in/0": "float32", "fusion/in/1": "float32"}
-    cut(model, specs, {"fusion": branches}, ["concatenate"]).head("head")
+    branches = (
+        Branch("fusion/in/0", "dense", (None, 4, 2), "float32"),
+        Branch("fusion/in/1", "x", (None, 4, 3), "float32"),
+    )
+    join = Join("fusion", "concatenate", 2, (None, 4, 5), "float32", branches)
+    cut(model, specs, [join]).head("head")
 
 
 def sequential() -> keras.Model:

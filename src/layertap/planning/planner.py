@@ -12,11 +12,11 @@ from layertap.core.plan import Plan, Refused
 from layertap.errors import ModelError, OptionError
 from layertap.inputs.feed import Feed
 from layertap.planning.builder import PlanBuilder
-from layertap.planning.cut import cut_before
 from layertap.planning.join_filter import requested_kinds, select_joins
 from layertap.planning.padding import Pad, Padding, padded_specs
 from layertap.planning.reduction import AS_COMPUTED, Reduce, Reduction
 from layertap.tracing.forward_pass import is_tensor
+from layertap.tracing.graphs.cut import cut_before
 from layertap.tracing.model_structure import built_specs, input_specs, specs_of
 from layertap.tracing.survey import survey
 

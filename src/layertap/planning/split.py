@@ -8,11 +8,11 @@ import keras
 
 from layertap.core.plan import Join, named_branches
 from layertap.errors import ModelError, OptionError
-from layertap.planning.cut import cut_before
 from layertap.planning.planner import plan, specs_for
 from layertap.tracing.collect import collect
 from layertap.tracing.forward_pass import Wanted
 from layertap.tracing.graphs.build import clone
+from layertap.tracing.graphs.cut import cut_before
 
 
 def split(

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from layertap.core import address
+from layertap.core.plan import Join, Refused
 from layertap.errors import ModelError, OptionError
 from layertap.tracing.graphs.build import (
     OperationCall,
@@ -20,9 +21,6 @@ from layertap.tracing.graphs.flatten import FlatModel, flatten
 from layertap.tracing.join_kinds import IN_ORDER
 from layertap.tracing.keras_internals import backend, private
 
-# By the path of a join, the dtypes in which it receives its branches, by address.
-Branches = Mapping[str, Mapping[str, str]]
-
 
 @dataclass(frozen=True)
 class Cut:
@@ -34,6 +32,7 @@ class Cut:
     # The addresses of the branches of each join, by the id of its call.
     _joins: Mapping[int, Sequence[str]]
     _after: list[OperationCall]
+    # The dtypes in which the joins receive their branches, by address.
     _dtypes: Mapping[str, str]
 
     @cached_property
@@ -117,39 +116,60 @@ def _replace_in_order(structure: Any, tensors: Iterable[Any]) -> Any:
     )
 
 
-def cut(model: keras.Model, specs: Any, joins: Branches, kinds: Iterable[str]) -> Cut:
+def cut_before(
+    model: keras.Model, specs: Any, joins: Sequence[Join], refused: Iterable[Refused]
+) -> Cut:
+    """Cuts a model before joins of a plan. None of their branches may be refused."""
+    for join in joins:
+        if not join.whole:
+            reasons = "; ".join(f"{r.address}: {r.reason}" for r in refused)
+            raise ModelError(
+                f"{join.path!r} has branches that can't be captured. {reasons}"
+            )
+    try:
+        return cut(model, specs, joins)
+    except ModelError as error:
+        paths = ", ".join(repr(join.path) for join in joins)
+        raise ModelError(
+            f"{model.name!r} can't be cut before {paths}. "
+            f"{error} Instead, save the branches (layertap.save needs no graph), and "
+            "write the part after the join as a model of its own."
+        ) from error
+
+
+def cut(model: keras.Model, specs: Any, joins: Sequence[Join]) -> Cut:
     """Cuts a model before joins, without changing it.
 
     The calls that depend on the joins are after the cut. All others are before it, but
     for operations inside a `call`, which have no address: they are where their values
     are needed.
     """
+    kinds = {join.kind for join in joins}
     if "attention" in kinds:
         raise ModelError("A model can't be cut before an attention.")
-    flat = flatten(model, specs, joins, kinds)
+    flat = flatten(model, specs, [join.path for join in joins], kinds)
     by_path = {call.path: call for call in flat.calls if call.path}
     cut_joins: dict[int, Sequence[str]] = {}
     branches: dict[str, Any] = {}
     dtypes: dict[str, str] = {}
-    for path, wanted in joins.items():
-        call = by_path.get(path)
+    for join in joins:
+        call = by_path.get(join.path)
         tensors = [] if call is None else tensors_in(call.args)
-        names = [address.branch(path, index) for index in range(len(tensors))]
         in_order = call is not None and isinstance(call.operation, IN_ORDER)
-        if call is None or not in_order or names != list(wanted):
+        if call is None or not in_order or len(tensors) != len(join.branches):
             raise ModelError(
-                f"{path} is not a node with these branches in a graph of "
+                f"{join.path} is not a node with these branches in a graph of "
                 f"{model.name!r}."
             )
-        cut_joins[id(call)] = names
-        branches |= zip(names, tensors, strict=True)
-        dtypes |= wanted
+        cut_joins[id(call)] = [branch.address for branch in join.branches]
+        branches |= zip(cut_joins[id(call)], tensors, strict=True)
+        dtypes |= {branch.address: branch.dtype for branch in join.branches}
     after = _after(flat, set(cut_joins))
-    for path in joins:
-        if by_path[path] not in after:
+    for join in joins:
+        if by_path[join.path] not in after:
             raise OptionError(
-                f"{path!r} leads to the other joins only, so nothing after them needs "
-                "its branches. Leave it out, or cut before it alone."
+                f"{join.path!r} leads to the other joins only, so nothing after them "
+                "needs its branches. Leave it out, or cut before it alone."
             )
     for call in after:
         if call.fixed_training:
