@@ -25,9 +25,7 @@ def run_identity(
 
     The batch size counts, since rounding can depend on it.
     """
-    planned = json.dumps(
-        [(v.address, v.shape, v.dtype, v.alias_of) for v in plan.values]
-    )
+    planned = [(v.address, v.shape, v.dtype, v.alias_of) for v in plan.values]
     return {
         "weights": _weights_digest(model),
         "configuration": configuration_digest(model),
@@ -59,7 +57,7 @@ def configuration_digest(model: keras.Model) -> str:
     except NotImplementedError:
         # A subclassed model may have no configuration.
         config = {}
-    return _digest(json.dumps([name, _plain(config)], sort_keys=True))
+    return _digest([name, _plain(config)])
 
 
 def function_fingerprint(function: Callable[..., Any]) -> str:
@@ -68,7 +66,7 @@ def function_fingerprint(function: Callable[..., Any]) -> str:
     Names that the code looks up when it runs do not count.
     """
     owner = function if hasattr(function, "__qualname__") else type(function)
-    digest = _digest(json.dumps(_content(function, ())))
+    digest = _digest(_content(function, ()))
     return f"{owner.__module__}.{owner.__qualname__} ({digest})"
 
 
@@ -103,7 +101,8 @@ def _content(part: Any, within: tuple[int, ...]) -> Any:
     return owner.__qualname__
 
 
-def _digest(text: str) -> str:
+def _digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
