@@ -15,6 +15,9 @@ import keras
 from layertap.errors import ModelError
 from layertap.tracing.keras_internals import Functional, Node, private
 
+# Lists of nodes of operations, each with its content in another model.
+_Nodes = list[tuple[list[Any], list[Any]]]
+
 # Two models may have the same layers. One may be made while another is.
 _lock = threading.RLock()
 
@@ -69,8 +72,8 @@ def functional_model(
         names.add(new.name)
 
     calls = _distinctly_named(calls, {tensor.name for tensor in tensors.values()})
-    nodes = _Nodes(call.operation for call in calls)
-    with nodes.exchanged():
+    nodes: _Nodes = [(own, []) for own in node_lists(c.operation for c in calls)]
+    with _exchanged(nodes):
         for call in calls:
             args, kwargs = call.map_inputs(tensors)
             made = list(map(new_tensor, call.outputs))
@@ -83,7 +86,7 @@ def functional_model(
     return model
 
 
-def _add_config(model: keras.Model, nodes: "_Nodes") -> None:
+def _add_config(model: keras.Model, nodes: _Nodes) -> None:
     """Lets a model's configuration have the nodes that its layers have now."""
     config: dict[str, Any] | None = None
     # A layer without a configuration may raise anything. `get_config` raises it again.
@@ -93,7 +96,7 @@ def _add_config(model: keras.Model, nodes: "_Nodes") -> None:
 
     def get_config() -> Any:
         if config is None:
-            with nodes.exchanged():
+            with _exchanged(nodes):
                 return Functional.get_config(model)
         layers = []
         for layer in config["layers"]:
@@ -136,27 +139,20 @@ def node_lists(operations: Iterable[Any]) -> list[list[Any]]:
     return inbound + [private(operation, "_outbound_nodes") for operation in unique]
 
 
-class _Nodes:
-    """The nodes of a model that is made of another model's operations."""
+@contextmanager
+def _exchanged(nodes: _Nodes) -> Iterator[None]:
+    """Gives operations the nodes of another model within this context."""
 
-    def __init__(self, operations: Iterable[Any]) -> None:
-        self._lists: list[tuple[list[Any], list[Any]]] = [
-            (nodes, []) for nodes in node_lists(operations)
-        ]
-
-    @contextmanager
-    def exchanged(self) -> Iterator[None]:
-        """Gives the operations these nodes in place of their own."""
-        with _lock:
-            self._exchange()
-            try:
-                yield
-            finally:
-                self._exchange()
-
-    def _exchange(self) -> None:
-        for theirs, ours in self._lists:
+    def exchange() -> None:
+        for theirs, ours in nodes:
             theirs[:], ours[:] = list(ours), list(theirs)
+
+    with _lock:
+        exchange()
+        try:
+            yield
+        finally:
+            exchange()
 
 
 def _distinctly_named(
