@@ -7,7 +7,7 @@ from layertap.core import address
 from layertap.core.plan import Branch, Ignored, Join, Output, Plan, Recipe, Refused
 from layertap.errors import ModelError
 from layertap.planning.join_filter import inner_first
-from layertap.planning.padding import Padding
+from layertap.planning.padding import Padding, unknown_axes
 from layertap.planning.reduction import Reduction
 from layertap.tracing.records import TracedJoin, TracedValue
 
@@ -119,7 +119,9 @@ class PlanBuilder:
             self._narrowed[name] = dtype
         if self._padding is not None:
             shape = self._padding.fill(name, shape)
-            axes = self._padding.reduced_axes(name, traced, reduction)
+            computed = self._padding.shapes.get(name, traced.shape)
+            opened, _ = reduction.reduced_spec(name, computed, traced.dtype)
+            axes = unknown_axes(opened)
             if axes and recipe is None:
                 self._padded[name] = axes
         return kind(name, traced.made_by, shape, stored_dtype, alias)

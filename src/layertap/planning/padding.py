@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from layertap.core.plan import Shape
 from layertap.errors import DataError, OptionError
 from layertap.inputs.feed import Feed
-from layertap.planning.reduction import Reduction
 from layertap.tracing.model_structure import InputSpec, input_specs, specs_of
-from layertap.tracing.records import TracedValue
 
 Pad = bool | int
 Array = NDArray[Any]
@@ -33,20 +31,13 @@ class Padding:
     # The shapes of values by address, as computed, for inputs of unknown sizes.
     shapes: Mapping[str, Shape]
 
-    def reduced_axes(
-        self, name: str, value: TracedValue, reduction: Reduction
-    ) -> tuple[int, ...]:
-        """Returns the axes of a value, after its reduction, that follow from inputs."""
-        shape = self.shapes.get(name, value.shape)
-        return _unknown_axes(reduction.reduced_spec(name, shape, value.dtype)[0])
-
     def fill(self, name: str, shape: Shape) -> Shape:
         """Returns a shape with `pad` for sizes that even the inputs do not determine.
 
         Raises:
             DataError: If there is such a size, and `pad` is True.
         """
-        unknown = _unknown_axes(shape)
+        unknown = unknown_axes(shape)
         if unknown and self.pad is True:
             raise DataError(
                 f"{name} has shape {shape}: its size is not known before it is "
@@ -119,5 +110,6 @@ def _sizes(feed: Feed) -> list[list[set[int]]]:
     return seen
 
 
-def _unknown_axes(shape: Sequence[int | None]) -> tuple[int, ...]:
+def unknown_axes(shape: Sequence[int | None]) -> tuple[int, ...]:
+    """Returns the axes of unknown size, besides that of the rows."""
     return tuple(i for i, size in enumerate(shape) if i and size is None)
