@@ -158,7 +158,6 @@ def test_a_process_that_succeeds_prints_nothing_else(here, tmp_path):
     assert done.stdout.startswith(str(tmp_path / "v.zarr"))
 
 
-@pytest.mark.every_backend
 def test_ctrl_c_in_mid_save_and_the_same_command_again(here, tmp_path):
     """On a terminal, so that the progress shows."""
     store = tmp_path / "v.zarr"
