@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 import layertap
+from layertap.tracing import hooks
 from tests.support import native
 from tests.support.elsewhere import Towers
 from tests.support.native import NAME, Calling, compiled, concatenate, data
@@ -138,6 +139,19 @@ def test_a_join_that_fails_is_not_in_the_plan():
     plan = layertap.plan(Calling(call), like=X)
     assert [len(join.branches) for join in plan.joins] == [2]
     assert plan.joins[0].shape == (None, 7)
+
+
+def test_hooks_that_an_interrupted_pass_left_in_place_are_removed_by_the_next():
+    model = Calling(lambda model, x, left, right: concatenate([left, right], 1))
+    expected = layertap.capture(model, X)
+    installed = list(hooks._hooks)
+    # A signal may come when only some are in place.
+    for owner, name, _, wrapped in installed[::2]:
+        setattr(owner, name, wrapped)
+    values = layertap.capture(model, X)
+    assert list(values) == list(expected)
+    for owner, name, original, _ in installed:
+        assert vars(owner)[name] is original
 
 
 def test_a_submodel_of_a_native_join_also_runs_eagerly():

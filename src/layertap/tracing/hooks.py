@@ -282,6 +282,8 @@ def _install() -> None:
     global _holders
     with _lock:
         if not _holders:
+            # An interrupt may have left some in place.
+            _restore()
             if not _hooks or any(
                 vars(owner).get(name) is not original
                 for owner, name, original, _ in _hooks
@@ -299,9 +301,12 @@ def _remove() -> None:
     global _holders
     with _lock:
         _holders -= 1
-        if _holders:
-            return
-        for owner, name, original, wrapped in _hooks:
-            # A wrap that someone else has added since stays.
-            if vars(owner).get(name) is wrapped:
-                setattr(owner, name, original)
+        if not _holders:
+            _restore()
+
+
+def _restore() -> None:
+    for owner, name, original, wrapped in _hooks:
+        # A wrap that someone else has added since stays.
+        if vars(owner).get(name) is wrapped:
+            setattr(owner, name, original)
