@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before they are imported: their assertions say what differs.
@@ -18,6 +19,10 @@ COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 KINDS = ("every_backend", "one_backend", "ray", "no_backend")
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.ray
 X = np.random.default_rng(0).normal(size=(230, 3)).astype("float32")
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, max_examples=40)
 @given(
     rows=st.integers(1, 60),
     piece_rows=st.integers(1, 25),

@@ -202,7 +202,7 @@ def test_a_memory_map_is_not_read_into_memory(tmp_path):
 
 
 @pytest.mark.one_backend
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(
     rows=st.integers(1, 40),
     size=st.integers(1, 12),
@@ -246,7 +246,7 @@ class Counted(Batches):
 
 
 @pytest.mark.one_backend
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(
     rows=st.integers(1, 40),
     size=st.integers(1, 12),

@@ -69,7 +69,7 @@ def test_files_of_a_folder_are_in_the_order_of_their_paths(files):
     ]
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
+@settings(derandomize=True, max_examples=50)
 @given(
     start=st.none() | st.integers(-30, 30),
     stop=st.none() | st.integers(-30, 30),

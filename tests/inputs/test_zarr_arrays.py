@@ -53,7 +53,7 @@ def written(tmp_path_factory):
     ]
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
+@settings(derandomize=True, max_examples=50)
 @given(
     start=st.none() | st.integers(-30, 30),
     stop=st.none() | st.integers(-30, 30),

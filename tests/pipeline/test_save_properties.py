@@ -242,7 +242,6 @@ def assert_stored_once(graph: Graph, plan: layertap.Plan) -> None:
 
 @settings(
     derandomize=True,
-    deadline=None,
     max_examples=6,
     suppress_health_check=[HealthCheck.too_slow],
     # Shrinking takes minutes: each try plans, compiles and saves a model.

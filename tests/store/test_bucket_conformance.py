@@ -23,7 +23,7 @@ def new_place(object_store):
 class TestBucket(StoreSuite):
     """A store in a bucket behaves like every store."""
 
-    @settings(deadline=None, max_examples=5)
+    @settings(max_examples=5)
     @given(history=histories)
     def test_any_history_ends_in_the_same_store(self, new_place, history):
         self.check_history(new_place, *history)

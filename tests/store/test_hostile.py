@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def fuzz(examples):
     # The first example imports Keras, and every example writes files.
     health = [HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(deadline=None, max_examples=examples, suppress_health_check=health)
+    return settings(max_examples=examples, suppress_health_check=health)
 
 
 @pytest.fixture(scope="module")

@@ -227,7 +227,6 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(
-    deadline=None,
     max_examples=12,
     stateful_step_count=20,
     # Kills come at another moment each time, which can't be made simpler.

@@ -119,7 +119,7 @@ class StoreSuite:
                 (range(8, 11), None),
             ]
 
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     @given(history=histories)
     def test_any_history_ends_in_the_same_store(self, new_place, history):
         self.check_history(new_place, *history)

@@ -12,7 +12,7 @@ from layertap.results.statistics.moments import COUNTS, MOMENTS, Statistics
 from tests.support.statistics import arrays, assert_right
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(arrays())
 def test_encoded_as_texts(drawn):
     array, axis = drawn

@@ -13,14 +13,14 @@ from layertap.store import ArraySpec, Reader, Writer
 from tests.support.statistics import PLAN, arrays, assert_right, values_of
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(arrays())
 def test_arrays(drawn):
     array, axis = drawn
     assert_right(compute_statistics(array, axis), array, axis)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(arrays(), st.lists(st.integers(0, 300), max_size=5))
 def test_parts(drawn, cuts):
     """Merged statistics of parts equal those of the complete array."""
@@ -76,7 +76,7 @@ def specs(plan):
     return [ArraySpec(v.address, v.shape[1:], v.dtype) for v in plan.stored]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=6))
 def test_rows_are_observed_once_however_they_are_committed(tmp_path_factory, steps):
     """Appended, committed and resumed in any way: the statistics are equal."""

@@ -219,7 +219,6 @@ class ScatteredMachine(RuleBasedStateMachine):
 
 TestScatteredMachine = ScatteredMachine.TestCase
 TestScatteredMachine.settings = settings(
-    deadline=None,
     max_examples=15,
     stateful_step_count=25,
     # Kills come at another moment each time, which can't be made simpler.
