@@ -1,5 +1,6 @@
 """Shared by all tests: which of them run together, compiled code, an object store."""
 
+import functools
 import gc
 import os
 import re
@@ -38,15 +39,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    # Before the file is imported: tests that need no backend run without one.
+    # Before a file or a `conftest.py` is imported: tests that need no backend run
+    # without one.
     needs = config.getoption("needs")
-    if not needs or not collection_path.match("test_*.py"):
+    if collection_path.is_dir():
+        files = list(collection_path.rglob("test_*.py"))
+    else:
+        files = [collection_path] if collection_path.match("test_*.py") else []
+    if not needs or not files:
         return None
-    text = collection_path.read_text()
+    return all(kinds_in(file).isdisjoint(needs) for file in files) or None
+
+
+@functools.cache
+def kinds_in(file: Path) -> set[str]:
+    """Returns the kinds that the text of a file of tests names."""
+    text = file.read_text()
     kinds = set(re.findall(r"pytest\.mark\.(\w+_backend|ray)\b", text))
-    if not re.search(r"^pytestmark\b", text, re.MULTILINE):
+    if not kinds or not re.search(r"^pytestmark\b", text, re.MULTILINE):
         kinds.add("no_backend")
-    return (kinds or {"no_backend"}).isdisjoint(needs) or None
+    return kinds
 
 
 def pytest_collection_modifyitems(
