@@ -56,6 +56,8 @@ def kinds_in(file: Path) -> set[str]:
     """Returns the kinds that the text of a file of tests names."""
     text = file.read_text()
     kinds = set(re.findall(r"pytest\.mark\.(\w+_backend|ray)\b", text))
+    if "one_in(" in text:
+        kinds.add("one_backend")
     if not kinds or not re.search(r"^pytestmark\b", text, re.MULTILINE):
         kinds.add("no_backend")
     return kinds

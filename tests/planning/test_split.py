@@ -18,12 +18,9 @@ from tests.support.splits import (
     six,
     skipping,
 )
-from tests.zoo import CASES
+from tests.zoo import CASES, one_in
 
 pytestmark = pytest.mark.every_backend
-
-
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 # Where the join is inside a layer whose `call` can't be run with symbolic tensors, or a
@@ -41,7 +38,7 @@ if hasattr(layers.Bidirectional, "_can_attempt_fused_lstm"):
     REFUSED["bidirectional_last"] = "`call` of bidirectional"
 
 
-@every_case
+@pytest.mark.parametrize("case", one_in(3, CASES), ids=lambda case: case.name)
 def test_head_of_stem_is_the_model(case):
     model, inputs = case.build(), case.inputs(3)
     expected = run(model, inputs)
@@ -66,7 +63,7 @@ def test_head_of_stem_is_the_model(case):
 SAVED = [case for case in CASES if case.name not in REFUSED][::3]
 
 
-@pytest.mark.parametrize("case", SAVED, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", one_in(4, SAVED), ids=lambda case: case.name)
 def test_a_head_accepts_the_values_saved_for_it(case, tmp_path):
     model, inputs = case.build(), case.inputs(3)
     before = list(case.joins)[-1]

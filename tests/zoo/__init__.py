@@ -9,7 +9,10 @@ Sizes differ within a model wherever it allows that, so that swapped branches ar
 detected.
 """
 
+from typing import Any
+
 import keras
+import pytest
 
 from tests.zoo import (
     article,
@@ -41,6 +44,15 @@ CASES = [case for case in ALL if case.since <= KERAS]
 # With this release of Keras, these models' own `predict` fails.
 LATER = [case for case in ALL if case.since > KERAS]
 
+
+def one_in(step: int, cases: list[Any]) -> list[Any]:
+    """Leaves one case in `step` to every backend, and the others to one for all."""
+    return [
+        case if n % step == 0 else pytest.param(case, marks=pytest.mark.one_backend)
+        for n, case in enumerate(cases)
+    ]
+
+
 __all__ = [
     "CASES",
     "LATER",
@@ -51,5 +63,6 @@ __all__ = [
     "by_address",
     "find",
     "give_values",
+    "one_in",
     "run",
 ]

@@ -28,6 +28,7 @@ from tests.support.trained import (
     numbers,
     rows_of,
 )
+from tests.zoo import one_in
 
 pytestmark = [
     pytest.mark.every_backend,
@@ -46,7 +47,7 @@ WORKERS = [{"workers": 0}, {}, {"workers": 2}]
 PROCESSES = {"workers": 2, "use_multiprocessing": True}
 
 
-@pytest.mark.parametrize("options", [*WORKERS, PROCESSES], ids=str)
+@pytest.mark.parametrize("options", one_in(4, [*WORKERS, PROCESSES]), ids=str)
 def test_training_equals_training_on_arrays(store, truth, options):
     x, mine, theirs = first_of(truth), head(FIRST), head(FIRST)
     dataset = store.dataset("first", batch_size=BATCH, **options)
