@@ -5,7 +5,7 @@ BACKENDS := tensorflow jax torch
 RUN := TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/
 # Two at a time: most tests wait for one core. Whoever is done takes tests of the other.
 PYTEST := python -m pytest --numprocesses 2 --dist worksteal
-# Measured where it costs least: with JAX, and without a backend.
+# Measured where it costs least: on PyTorch, which compiles nothing, and without any.
 COVER := --cov --cov-append --cov-report=
 
 # The core: what a model's trace, plan, tap and store do, on one backend.
@@ -31,16 +31,16 @@ check: lint .venv/ready-test  ## For every edit: style, types, quick tests, the 
 test: .venv/ready-test  ## The complete suite, on all three backends
 	rm -f .coverage
 	@echo "== Keras on JAX"
-	KERAS_BACKEND=jax $(RUN)$(PYTEST) --needs every_backend $(COVER)
-	@echo "== Keras on TensorFlow, and what one backend shows for all"
-	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) --needs every_backend --needs one_backend
-	@echo "== Keras on PyTorch"
-	KERAS_BACKEND=torch $(RUN)$(PYTEST) --needs every_backend
+	KERAS_BACKEND=jax $(RUN)$(PYTEST) --needs every_backend
+	@echo "== Keras on TensorFlow"
+	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) --needs every_backend
+	@echo "== Keras on PyTorch, and what one backend shows for all"
+	KERAS_BACKEND=torch $(RUN)$(PYTEST) --needs every_backend --needs one_backend $(COVER)
 	@echo "== without a backend"
 	KERAS_BACKEND=jax $(RUN)$(PYTEST) --needs no_backend $(COVER)
 	@echo "== on Ray"
 	KERAS_BACKEND=jax $(RUN)python -m pytest --needs ray
-	@echo "== coverage of src/layertap by JAX and by the tests without a backend"
+	@echo "== coverage of src/layertap, on PyTorch and without a backend"
 	.venv/bin/coverage report
 
 test-oldest: .venv-oldest/ready  ## Tracing and splitting with the oldest Keras, on all three
