@@ -1,7 +1,6 @@
 """Ray on this machine, once for all tests here; by default with Keras on JAX."""
 
 import os
-import sys
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -11,6 +10,7 @@ import ray
 
 import layertap
 from tests.support import faulty_data, object_proxy
+from tests.support.processes import environment
 
 # Workers import the packages `tests` and `layertap`.
 ROOT = Path(__file__).parents[2]
@@ -28,9 +28,8 @@ def cluster(s3):
     """A cluster for four workers, which can import the tests' modules."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
-        patch.setenv(
-            "PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, sys.path)])
-        )
+        paths = [environment()["PYTHONPATH"], str(ROOT)]
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         options = {"include_dashboard": False, "log_to_driver": False}
         ray.init(address="local", num_cpus=4, **options)
         yield ray.get_runtime_context().gcs_address

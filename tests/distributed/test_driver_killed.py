@@ -12,6 +12,7 @@ import pytest
 import layertap.distributed
 from tests.support import driver
 from tests.support import faulty_data as faulty
+from tests.support.processes import environment
 from tests.support.same_store import assert_same
 
 pytestmark = pytest.mark.ray
@@ -145,8 +146,7 @@ def test_many_workers_resume_the_save_of_one_killed_process(
     path = tmp_path / "v.zarr"
     faulty.instruct(data.folder, 22, "kill")
     command = [sys.executable, "-c", SAVE, path, data.folder]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == faulty.KILLED, done.stderr
     rows = layertap.open(path).rows
     assert 0 < rows < 220

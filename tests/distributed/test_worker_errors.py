@@ -21,6 +21,7 @@ from layertap.errors import (
 )
 from tests.support import faulty_data as faulty
 from tests.support.faults import small_disk
+from tests.support.processes import environment
 from tests.support.same_store import assert_same
 
 pytestmark = pytest.mark.ray
@@ -194,7 +195,7 @@ print(sorted({"ray", "keras", "tensorstore"} & set(sys.modules)))
 def output_of(program, *arguments):
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env=environment(),
         capture_output=True,
         text=True,
     )

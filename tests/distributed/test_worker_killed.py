@@ -11,6 +11,7 @@ import pytest
 import layertap.distributed
 from tests.support import faulty_data as faulty
 from tests.support import nodes
+from tests.support.processes import environment
 from tests.support.same_store import assert_same
 
 pytestmark = pytest.mark.ray
@@ -85,7 +86,7 @@ def test_one_of_two_nodes_is_lost(data, local, tmp_path):
     path = tmp_path / "v.zarr"
     done = subprocess.run(
         [sys.executable, nodes.__file__, path, data.folder],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env=environment(),
         capture_output=True,
         text=True,
     )

@@ -1,6 +1,5 @@
 """Two equal saves have equal bits; other batches differ only by rounding."""
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -11,6 +10,7 @@ import pytest
 from keras import layers
 
 import layertap
+from tests.support.processes import environment
 
 pytestmark = pytest.mark.every_backend
 
@@ -37,14 +37,10 @@ def images(rows=100):
 
 
 def save_elsewhere(path):
-    # Each compiles for itself.
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "JAX_ENABLE_COMPILATION_CACHE": "0",
-    }
     subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), str(path)],
-        env=environment,
+        # It compiles for itself.
+        env=environment(JAX_ENABLE_COMPILATION_CACHE="0"),
         check=True,
         capture_output=True,
     )

@@ -1,7 +1,6 @@
 """Errors of the user's code and signals lose no rows and leave the model intact."""
 
 import inspect
-import os
 import re
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from keras import layers, ops
 import layertap
 from layertap.errors import DataError
 from layertap.tracing import hooks
+from tests.support.processes import environment
 
 pytestmark = pytest.mark.every_backend
 
@@ -234,7 +234,7 @@ def start(path, more=""):
     program = textwrap.dedent(CHILD).format(path=str(path), more=more)
     child = subprocess.Popen(
         [sys.executable, "-c", program],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,7 +1,6 @@
 """A save uses the distribution over devices that the user sets in Keras."""
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -12,6 +11,7 @@ import pytest
 
 import layertap
 from tests.support import devices
+from tests.support.processes import environment
 
 pytestmark = pytest.mark.every_backend
 
@@ -27,12 +27,11 @@ on_tensorflow = pytest.mark.skipif(
 )
 
 
-def run(program, path, **environment):
+def run(program, path, **variables):
     """Runs a program in its own process, since a process counts its devices once."""
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), str(path)],
-        env=os.environ | environment,
+        env=environment(**variables),
         capture_output=True,
         text=True,
     )

@@ -15,12 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import environment
+
 NOBODY = 65534
-
-
-def environment():
-    """What is imported here can be imported by programs, too."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def _mount(*arguments):

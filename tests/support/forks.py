@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 
-from tests.support.faults import environment, python
+from tests.support.faults import python
+from tests.support.processes import environment
 
 _PROGRAM = """
 import json, os, sys, traceback

@@ -12,7 +12,7 @@ import pytest
 
 from layertap.errors import StoreError
 from layertap.store import Writer
-from tests.support.faults import environment, failing, other_world, python, run, running
+from tests.support.faults import failing, other_world, python, run, running
 from tests.support.faulty_store import (
     ARRAYS,
     GO_ON,
@@ -21,6 +21,7 @@ from tests.support.faulty_store import (
     assert_right,
     write_from_the_start,
 )
+from tests.support.processes import environment
 
 pytestmark = pytest.mark.slow
 
