@@ -7,7 +7,7 @@ from keras import applications
 
 import layertap
 
-pytestmark = pytest.mark.every_backend
+pytestmark = pytest.mark.one_backend
 
 KNOWN = {
     "InceptionV3": (15, 50),
@@ -17,14 +17,7 @@ KNOWN = {
 }
 
 
-# One backend shows the larger ones for all.
-@pytest.mark.parametrize(
-    "name",
-    [
-        "InceptionV3",
-        *(pytest.param(n, marks=pytest.mark.one_backend) for n in [*KNOWN][1:]),
-    ],
-)
+@pytest.mark.parametrize("name", KNOWN)
 def test_joins_and_branches_of_known_networks(name):
     if name == "NASNetMobile" and keras.backend.backend() == "torch":
         pytest.skip("Keras does not build NASNetMobile on PyTorch")
@@ -38,7 +31,6 @@ def test_joins_and_branches_of_known_networks(name):
         assert plan.bytes_per_row * 6 <= naive
 
 
-@pytest.mark.one_backend
 def test_the_values_of_a_densely_connected_network(tmp_path):
     model = applications.DenseNet121(
         weights=None, include_top=False, input_shape=(32, 32, 3)
