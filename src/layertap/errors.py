@@ -21,8 +21,7 @@ Each is also a subclass of the built-in class in parentheses:
 A message reports the expected and the received value, the place, and what to do.
 """
 
-from numbers import Integral
-from typing import Any
+import numbers
 
 
 class LayertapError(Exception):
@@ -119,10 +118,13 @@ class BackendMissingError(LayertapError, ImportError):
     __module__ = "layertap"
 
 
-def check_number(name: str, number: Any, least: int) -> None:
+def check_number(name: str, number: object, least: int) -> None:
     """Raises unless an argument is None, or a whole number of at least so much."""
-    whole = isinstance(number, Integral) and not isinstance(number, bool)
-    if number is not None and not (whole and number >= least):
+    if number is not None and (
+        isinstance(number, bool)
+        or not isinstance(number, numbers.Integral)
+        or int(number) < least
+    ):
         raise OptionError(
             f"{name} is invalid. Expected a whole number, at least {least}. Received "
             f"{number!r}."

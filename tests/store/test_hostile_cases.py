@@ -191,7 +191,7 @@ def test_recipes_that_double(store, times):
     """A few hundred bytes of recipe for 2**24 numbers a row, and more."""
     made = doubled(times)
     recipes(store, made)
-    problems = use_alone(store.path, verify=False, seconds=15)
+    problems = use_alone(store.path, verify=False)
     if times > 32:
         assert "open" in problems or f"3 of {list(made)[-1]}" in problems
 
@@ -287,7 +287,7 @@ MANY = {
 def test_names_of_arrays(store, arrays):
     ours = store.ours()
     store.put_root(ours | {"arrays": arrays})
-    assert "open" in use_alone(store.path, verify=False, seconds=15)
+    assert "open" in use_alone(store.path, verify=False)
 
 
 LONG = {"words": "x " * 500_000, "lines": "\n" * 500_000, "a word": "x" * 10**6}
@@ -299,7 +299,7 @@ def test_names_that_fill_the_screen(store, text):
     ours["plan"]["model"] = text
     ours["plan"]["joins"][0]["branches"][0]["made_by"] = text
     store.put_root(ours)
-    use_alone(store.path, verify=False, seconds=15)
+    use_alone(store.path, verify=False)
 
 
 # Sizes.
