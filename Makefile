@@ -26,7 +26,7 @@ demo: .venv/ready-demo  ## Train a small network, save its branches, check them
 
 check: lint .venv/ready-test  ## For every edit: style, types, quick tests, the core
 	KERAS_BACKEND=jax $(RUN)$(PYTEST) --needs no_backend -m "not slow"
-	KERAS_BACKEND=jax $(RUN)$(PYTEST) -m "not slow" $(CORE)
+	KERAS_BACKEND=torch $(RUN)$(PYTEST) -m "not slow" $(CORE)
 
 test: .venv/ready-test  ## The complete suite, on all three backends
 	rm -f .coverage
