@@ -13,7 +13,6 @@ import pytest
 
 import layertap
 from layertap.errors import StoreError
-from layertap.pipeline import prefetch
 from tests.support.faults import few_files, small_disk, unprivileged
 from tests.support.faulty_save import (
     BATCH,
@@ -29,21 +28,10 @@ from tests.support.faulty_save import (
 from tests.support.store_folder import Folder
 from tests.support.store_rows import contents_of
 
-pytestmark = pytest.mark.one_backend
-
-
-@pytest.fixture(autouse=True)
-def one_batch_ahead(monkeypatch):
-    """Begins one batch at a time, so that the number in progress is known."""
-    monkeypatch.setattr(prefetch, "_MANY", 1)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """Saves a store without any fault."""
-    path = tmp_path_factory.mktemp("undisturbed") / "v"
-    save(path)
-    return path
+pytestmark = [
+    pytest.mark.one_backend,
+    pytest.mark.usefixtures("one_batch_ahead"),
+]
 
 
 def assert_reported(error, path, reason, advice):
