@@ -5,8 +5,8 @@ BACKENDS := tensorflow jax torch
 RUN := TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/
 # Two at a time: most tests wait for one core. Whoever is done takes tests of the other.
 PYTEST := python -m pytest --numprocesses 2 --dist worksteal
-# Measured where it costs least: on PyTorch, which compiles nothing, and without any.
-COVER := --cov --cov-append --cov-report=
+# All that one machine can show on one backend; PyTorch compiles nothing.
+ALONE := --needs every_backend --needs one_backend --needs no_backend
 
 # The core: what a model's trace, plan, tap and store do, on one backend.
 CORE := tests/tracing/test_collect.py tests/planning/test_planner.py \
@@ -19,7 +19,7 @@ OLDEST := tests/tracing tests/zoo tests/planning/test_split.py \
 
 KILLS ?= 200
 
-.PHONY: demo check test test-oldest crash bench bench-quick lint format clean
+.PHONY: demo check test test-campaigns test-oldest coverage crash bench bench-quick lint format clean
 
 demo: .venv/ready-demo  ## Train a small network, save its branches, check them
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(RUN)layertap demo
@@ -28,20 +28,24 @@ check: lint .venv/ready-test  ## For every edit: style, types, quick tests, the 
 	KERAS_BACKEND=jax $(RUN)$(PYTEST) --needs no_backend -m "not slow"
 	KERAS_BACKEND=torch $(RUN)$(PYTEST) -m "not slow" $(CORE)
 
-test: .venv/ready-test  ## The complete suite, on all three backends
-	rm -f .coverage
+test: .venv/ready-test  ## The suite, on all three backends
 	@echo "== Keras on JAX"
 	KERAS_BACKEND=jax $(RUN)$(PYTEST) --needs every_backend
 	@echo "== Keras on TensorFlow"
 	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) --needs every_backend
-	@echo "== Keras on PyTorch, and what one backend shows for all"
-	KERAS_BACKEND=torch $(RUN)$(PYTEST) --needs every_backend --needs one_backend $(COVER)
-	@echo "== without a backend"
-	KERAS_BACKEND=jax $(RUN)$(PYTEST) --needs no_backend $(COVER)
+	@echo "== Keras on PyTorch, what one backend shows for all, and what needs none"
+	KERAS_BACKEND=torch $(RUN)$(PYTEST) $(ALONE)
 	@echo "== on Ray"
 	KERAS_BACKEND=jax $(RUN)python -m pytest --needs ray
-	@echo "== coverage of src/layertap, on PyTorch and without a backend"
-	.venv/bin/coverage report
+
+test-campaigns: .venv/ready-test  ## All cases of tests of which the suite runs a share
+	KERAS_BACKEND=jax $(RUN)$(PYTEST) --campaigns --needs every_backend
+	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) --campaigns --needs every_backend
+	KERAS_BACKEND=torch $(RUN)$(PYTEST) --campaigns $(ALONE)
+	KERAS_BACKEND=jax $(RUN)python -m pytest --campaigns --needs ray
+
+coverage: .venv/ready-test  ## The lines that quick tests on PyTorch run
+	KERAS_BACKEND=torch $(RUN)$(PYTEST) $(ALONE) -m "not slow" --cov --cov-report=term
 
 test-oldest: .venv-oldest/ready  ## Tracing and splitting with the oldest Keras, on all three
 	set -e; for backend in $(BACKENDS); do \

@@ -12,7 +12,7 @@ import pytest
 # Before they are imported: their assertions say what differs.
 pytest.register_assert_rewrite("tests.support")
 
-from tests.support import object_proxy  # noqa: E402
+from tests.support import campaign, object_proxy  # noqa: E402
 from tests.support import object_store as stores  # noqa: E402
 
 # Tests, and the processes that they start, compile most of JAX's code once.
@@ -36,6 +36,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=KINDS,
         help="Run the tests of this kind; can be repeated.",
     )
+    parser.addoption(
+        "--campaigns",
+        action="store_true",
+        help="Run all of each campaign, and nothing else: see tests/support/campaign.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Before a test is imported, since campaigns are parameters of tests.
+    campaign.WHOLE = config.getoption("campaigns")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -66,17 +76,19 @@ def kinds_in(file: Path) -> set[str]:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    # Slow tests repeat in many ways what others do once; tracing doubles their time.
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker("no_cover")
     # A test's own mark goes before that of its file.
-    needs = config.getoption("needs")
-    if not needs:
-        return
-    others = [item for item in items if kind_of(item) not in needs]
-    config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if kind_of(item) in needs]
+    needs = config.getoption("needs") or KINDS
+    chosen = [i for i in items if kind_of(i) in needs and of_campaign(i, config)]
+    config.hook.pytest_deselected(items=list(set(items) - set(chosen)))
+    items[:] = chosen
+
+
+def of_campaign(item: pytest.Item, config: pytest.Config) -> bool:
+    """Whether a test belongs to this session: one of campaigns, or one of the suite."""
+    mark = item.get_closest_marker("campaign")
+    if config.getoption("campaigns"):
+        return mark is not None
+    return mark is None or not mark.kwargs.get("alone")
 
 
 def pytest_collection_finish() -> None:

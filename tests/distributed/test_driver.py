@@ -8,6 +8,7 @@ import zarr
 import layertap.distributed
 from layertap.errors import OtherRunError
 from tests.support import faulty_data as faulty
+from tests.support.campaign import share
 from tests.support.same_store import assert_same
 
 pytestmark = pytest.mark.ray
@@ -90,7 +91,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", share(4, CASES))
 def test_the_store_is_the_same(case, tmp_path):
     build, data, options, resources = CASES[case]
     model = build()

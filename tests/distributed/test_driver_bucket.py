@@ -90,6 +90,7 @@ def test_workers_killed_in_mid_block_and_between_shards_and_record(
     assert_same(place, local)
 
 
+@pytest.mark.campaign(alone=True)
 def test_a_driver_that_is_killed_and_started_again(
     model, data, local, place, cluster, tmp_path
 ):

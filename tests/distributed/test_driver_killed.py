@@ -12,6 +12,7 @@ import pytest
 import layertap.distributed
 from tests.support import driver
 from tests.support import faulty_data as faulty
+from tests.support.campaign import share
 from tests.support.processes import environment
 from tests.support.same_store import assert_same
 
@@ -68,7 +69,9 @@ def stand_still(data, path, blocks):
     faulty.until(lambda: len(list(data.folder.glob("waiting-*"))) == 2)
 
 
-@pytest.mark.parametrize(("wait_at", "blocks"), [(range(1, 16, 2), 0), ((13, 25), 3)])
+@pytest.mark.parametrize(
+    ("wait_at", "blocks"), share(2, [((13, 25), 3), (range(1, 16, 2), 0)])
+)
 def test_others_resume_after_a_killed_driver(
     model, data, local, tmp_path, start, wait_at, blocks
 ):
@@ -106,11 +109,14 @@ def test_others_resume_after_a_killed_driver(
 
 @pytest.mark.parametrize(
     ("number", "statuses", "own"),
-    [
-        # The exit status of an error that is not caught, and of `SystemExit`.
-        (signal.SIGINT, {1, 130, -signal.SIGINT}, True),
-        (signal.SIGTERM, {143}, False),
-    ],
+    # The exit status of `SystemExit`, and of an error that is not caught.
+    share(
+        2,
+        [
+            (signal.SIGTERM, {143}, False),
+            (signal.SIGINT, {1, 130, -signal.SIGINT}, True),
+        ],
+    ),
 )
 def test_a_signal_ends_a_save_in_order_and_its_rows_count(
     model, data, local, tmp_path, start, number, statuses, own

@@ -82,6 +82,7 @@ def test_a_block_that_always_kills_its_worker_ends_the_save(
     assert_same(path, local)
 
 
+@pytest.mark.campaign(alone=True)
 def test_one_of_two_nodes_is_lost(data, local, tmp_path):
     path = tmp_path / "v.zarr"
     done = subprocess.run(

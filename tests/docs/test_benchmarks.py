@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-pytestmark = pytest.mark.one_backend
+pytestmark = [pytest.mark.one_backend, pytest.mark.campaign(alone=True)]
 
 ROOT = Path(__file__).parents[2]
 # Reading is measured on it alone.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.one_backend
+pytestmark = [pytest.mark.one_backend, pytest.mark.campaign(alone=True)]
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 

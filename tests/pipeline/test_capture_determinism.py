@@ -10,6 +10,7 @@ import pytest
 from keras import layers
 
 import layertap
+from tests.support.campaign import share
 from tests.support.processes import environment
 
 pytestmark = pytest.mark.every_backend
@@ -56,7 +57,7 @@ def test_the_same_save_in_two_processes_gives_the_same_bits(tmp_path):
         assert first.tobytes() == second.tobytes()
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 33, 100])
+@pytest.mark.parametrize("batch_size", share(2, [7, 1, 33, 100]))
 def test_other_batches_are_within_rounding_of_the_same_model(tmp_path, batch_size):
     model, x = convolutions(), images()
     one = layertap.save(model, x, tmp_path / "a.zarr", batch_size=16)
@@ -73,12 +74,12 @@ def test_other_batches_are_within_rounding_of_the_same_model(tmp_path, batch_siz
     }
 
 
-@pytest.mark.parametrize("share", [1e-3, 1e-2, 1])
-def test_another_weight_is_not_rounding(tmp_path, share):
+@pytest.mark.parametrize("part", share(2, [1e-3, 1, 1e-2]))
+def test_another_weight_is_not_rounding(tmp_path, part):
     model, x = convolutions(), images()
     saved = layertap.save(model, x, tmp_path / "v.zarr", batch_size=16)
     kernel = model.get_layer("right").kernel
-    kernel.assign(kernel * (1 + share))
+    kernel.assign(kernel * (1 + part))
     for batch_size in (16, 7):
         report = layertap.verify(saved, model, x, batch_size=batch_size)
         verdicts = {check.address: check.verdict for check in report.checks}

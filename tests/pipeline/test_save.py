@@ -1,5 +1,6 @@
 """A save ends in the same store after any interruption, and refuses other runs."""
 
+from itertools import product
 from pathlib import Path
 
 import keras
@@ -12,6 +13,7 @@ from layertap.errors import (
     OtherRunError,
     StoreError,
 )
+from tests.support.campaign import share
 from tests.support.two_branches import DataBrokeError, numbers, two_branches
 from tests.zoo import CASES
 
@@ -40,7 +42,7 @@ def assert_same_store(one: Path, other: Path) -> None:
 
 
 # What is captured is shown by each backend for all of them; a store takes any of it.
-@pytest.mark.parametrize("case", CASES[::4], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", share(6, CASES), ids=lambda case: case.name)
 def test_saved_values_are_the_captured_values(case, tmp_path):
     model, inputs = case.build(), case.inputs(7)
     values = layertap.capture(model, inputs, batch_size=3)
@@ -116,8 +118,10 @@ def test_a_stream_of_unknown_length_is_saved_completely_and_in_order(tmp_path):
         np.testing.assert_array_equal(saved[address][:], expected)
 
 
-@pytest.mark.parametrize("error", [DataBrokeError, KeyboardInterrupt])
-@pytest.mark.parametrize("stop", [1, 40, 41, 600, 1000])
+@pytest.mark.parametrize(
+    ("error", "stop"),
+    share(3, [*product((DataBrokeError, KeyboardInterrupt), (1, 40, 41, 600, 1000))]),
+)
 def test_data_that_raise_lose_nothing_and_the_same_call_resumes(tmp_path, error, stop):
     model, x = two_branches(), numbers(1003)
     taken = []

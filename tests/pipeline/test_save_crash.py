@@ -3,6 +3,7 @@
 import pytest
 
 from tests.crash import campaign
+from tests.support.campaign import share
 
 pytestmark = pytest.mark.one_backend
 
@@ -14,7 +15,7 @@ def server():
 
 
 # Arrays without compression, and a compressed stream.
-CASES = [campaign.CASES[0], campaign.CASES[-1]]
+CASES = share(2, [campaign.CASES[-1], campaign.CASES[0]])
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -17,6 +17,7 @@ import layertap
 from layertap.inputs.feed import Feed
 from layertap.pipeline.tap import Tap
 from layertap.tracing.model_structure import input_specs
+from tests.support.campaign import times
 
 pytestmark = pytest.mark.every_backend
 
@@ -240,9 +241,10 @@ def assert_stored_once(graph: Graph, plan: layertap.Plan) -> None:
     assert len(plan.stored) <= len(distinct)
 
 
+@pytest.mark.campaign
 @settings(
     derandomize=True,
-    max_examples=6,
+    max_examples=times(3, 20),
     suppress_health_check=[HealthCheck.too_slow],
     # Shrinking takes minutes: each try plans, compiles and saves a model.
     phases=[Phase.explicit, Phase.generate],

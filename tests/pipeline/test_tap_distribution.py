@@ -48,21 +48,32 @@ def on_four_devices(what, path):
     return run(program, path, XLA_FLAGS="--xla_force_host_platform_device_count=4")
 
 
-def assert_saved(path):
+@pytest.fixture(scope="module")
+def captured():
+    """The values that one device computes."""
+    return layertap.capture(devices.two_inputs(), devices.rows())
+
+
+def assert_saved(path, captured):
     """Asserts that a store is complete, with the values that one device computes."""
     saved = layertap.open(path)
     assert (saved.rows, saved.complete) == (devices.ROWS, True)
     assert layertap.verify(saved)
-    model, data = devices.two_inputs(), devices.rows()
-    report = layertap.verify(saved, model, data, batch_size=devices.BATCH, rows=None)
-    assert report, report
-    for address, values in layertap.capture(model, data).items():
+    for address, values in captured.items():
         near = {"rtol": 1e-5, "atol": 1e-6}
         np.testing.assert_allclose(saved[address][:], values, **near)
 
 
+def assert_verified(path):
+    """Asserts that one device computes again what several have saved."""
+    model, data = devices.two_inputs(), devices.rows()
+    options = {"batch_size": devices.BATCH, "rows": None}
+    report = layertap.verify(layertap.open(path), model, data, **options)
+    assert report, report
+
+
 @on_jax
-def test_batches_are_spread_over_the_devices(tmp_path):
+def test_batches_are_spread_over_the_devices(tmp_path, captured):
     found = json.loads(on_four_devices("save", tmp_path))
     parts = {
         name: [part for _, (part, _) in batches] for name, batches in found.items()
@@ -75,27 +86,29 @@ def test_batches_are_spread_over_the_devices(tmp_path):
         "out_of_scope": [32, 6],
     }
     for name in parts:
-        assert_saved(tmp_path / name)
+        assert_saved(tmp_path / name, captured)
+    assert_verified(tmp_path / "data_parallel")
 
 
 @on_jax
-def test_a_save_resumes_with_more_devices(tmp_path):
+def test_a_save_resumes_with_more_devices(tmp_path, captured):
     path = tmp_path / "v.zarr"
     half = devices.batches(2 * devices.BATCH)
     with pytest.raises(RuntimeError, match="the data stopped"):
         layertap.save(devices.two_inputs(), half, path)
     assert layertap.open(path).rows == 2 * devices.BATCH
     on_four_devices("resume", path)
-    assert_saved(path)
+    assert_saved(path, captured)
 
 
 @on_jax
-def test_a_save_resumes_with_fewer_devices(tmp_path):
+@pytest.mark.campaign(alone=True)
+def test_a_save_resumes_with_fewer_devices(tmp_path, captured):
     path = tmp_path / "v.zarr"
     on_four_devices("stop", path)
     assert layertap.open(path).rows == 2 * devices.BATCH
     layertap.save(devices.two_inputs(), devices.batches(), path)
-    assert_saved(path)
+    assert_saved(path, captured)
 
 
 MIRRORED = """

@@ -9,6 +9,8 @@ import layertap
 
 pytestmark = pytest.mark.one_backend
 
+alone = pytest.mark.campaign(alone=True)
+
 KNOWN = {
     "InceptionV3": (15, 50),
     "DenseNet121": (58, 116),
@@ -22,9 +24,9 @@ KNOWN = {
     "name",
     [
         "InceptionV3",
-        "DenseNet121",
-        "InceptionResNetV2",
-        pytest.param("NASNetMobile", marks=pytest.mark.every_backend),
+        pytest.param("DenseNet121", marks=alone),
+        pytest.param("InceptionResNetV2", marks=alone),
+        pytest.param("NASNetMobile", marks=[pytest.mark.every_backend, alone]),
     ],
 )
 def test_joins_and_branches_of_known_networks(name):

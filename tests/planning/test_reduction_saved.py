@@ -2,6 +2,7 @@
 
 import functools
 import json
+from itertools import product
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ import tensorstore
 import layertap
 from layertap.errors import OptionError, OtherRunError
 from layertap.planning.fingerprint import function_fingerprint
+from tests.support.campaign import share
 from tests.support.reductions import (
     DTYPES,
     REDUCED,
@@ -59,7 +61,7 @@ class StoppedError(Exception):
 
 
 @pytest.mark.one_backend
-@pytest.mark.parametrize("stop", [7, 420, 833])
+@pytest.mark.parametrize("stop", share(2, [420, 7, 833]))
 def test_counts_are_right_when_a_save_resumes_after_a_stop(tmp_path, stop):
     model, data = passing_through(), planted(1000)
 
@@ -157,8 +159,10 @@ def test_a_function_is_identified_by_its_code_defaults_and_closure():
 # Verification.
 
 
-@pytest.mark.parametrize("dtype", [None, *DTYPES])
-@pytest.mark.parametrize("reduce", [None, "mean", "flatten"])
+STORED = [*product((None, *DTYPES), (None, "mean", "flatten"))]
+
+
+@pytest.mark.parametrize(("dtype", "reduce"), share(2, STORED))
 @pytest.mark.parametrize(
     "name",
     one_in(3, ["mixed_float16", "join_feeds_join", "float32_join_of_float16_branches"]),

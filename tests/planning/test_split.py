@@ -38,7 +38,7 @@ if hasattr(layers.Bidirectional, "_can_attempt_fused_lstm"):
     REFUSED["bidirectional_last"] = "`call` of bidirectional"
 
 
-@pytest.mark.parametrize("case", one_in(3, CASES), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", one_in(6, CASES), ids=lambda case: case.name)
 def test_head_of_stem_is_the_model(case):
     model, inputs = case.build(), case.inputs(3)
     expected = run(model, inputs)

@@ -10,6 +10,7 @@ from keras import layers
 
 import layertap
 from layertap.cli import main
+from tests.support.campaign import share
 
 pytestmark = pytest.mark.one_backend
 
@@ -72,7 +73,7 @@ def test_every_value_has_statistics(tmp_path):
     assert saved.statistics["outer/in/0"].units == 48
 
 
-@pytest.mark.parametrize("stops", [(25,), (300,), (325, 500, 975), (600, 600)])
+@pytest.mark.parametrize("stops", share(3, [[25], [300], [600, 600], [325, 500, 975]]))
 def test_a_resumed_save_has_the_same_statistics_to_the_bit(tmp_path, stops):
     model, x = model_with_aliases(), numbers()
     once = layertap.save(model, batches(x), tmp_path / "once", memory=SMALL)

@@ -7,6 +7,7 @@ than a folder does.
 import pytest
 from hypothesis import given, settings
 
+from tests.support.campaign import times
 from tests.support.store_bucket import Bucket
 from tests.support.store_damage_suite import DamageSuite
 from tests.support.store_flip_suite import FlipSuite
@@ -23,7 +24,8 @@ def new_place(object_store):
 class TestBucket(StoreSuite):
     """A store in a bucket behaves like every store."""
 
-    @settings(max_examples=5)
+    @pytest.mark.campaign
+    @settings(max_examples=times(3, 10))
     @given(history=histories)
     def test_any_history_ends_in_the_same_store(self, new_place, history):
         self.check_history(new_place, *history)
@@ -38,4 +40,4 @@ class TestDamagedBucket(DamageSuite):
 class TestFlippedBucket(FlipSuite):
     """No bit that flips in a bucket is silent."""
 
-    every = 101
+    every = times(151, 11)

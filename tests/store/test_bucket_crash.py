@@ -11,6 +11,7 @@ import pytest
 
 from layertap.errors import NotAStoreError
 from layertap.store import Reader, Writer, exists, remove
+from tests.support.campaign import times
 from tests.support.faulty_store import (
     ARRAYS,
     MEMORY,
@@ -23,7 +24,7 @@ from tests.support.nursery import nursery
 from tests.support.object_proxy import kills, served
 from tests.support.store_bucket import Bucket
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.campaign]
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def killed(object_store, proxy):
     """A function: a child does something, is killed; yields the store each time."""
 
     def each_time(children, action, prepare):
-        for number in itertools.count():
+        for number in itertools.count(step=times(3, 1)):
             place, child, writes = Bucket.new(object_store), Future(), itertools.count()
             prepare(place.path)
             proxy.fate = killing(child, writes, number)

@@ -14,6 +14,7 @@ import pytest
 
 from layertap.errors import StoreError
 from layertap.store import Reader, Writer, exists, remove
+from tests.support.campaign import times
 from tests.support.faulty_store import (
     ARRAYS,
     MEMORY,
@@ -123,11 +124,12 @@ def meeting(object_store, proxy, monkeypatch):
         yield Meeting(children, proxy, ours)
 
 
+@pytest.mark.campaign
 def test_another_host_takes_over_at_any_moment(
     object_store, meeting, undisturbed_bucket
 ):
     output = []
-    for first in itertools.count():
+    for first in itertools.count(step=times(3, 1)):
         place = Bucket.new(object_store)
         met = meeting.hold(place, first)
         if met is None:
@@ -140,13 +142,14 @@ def test_another_host_takes_over_at_any_moment(
     assert [said for said in output[1:-1] if TAKEN_OVER not in said] == []
     # All that was left to it is to call the store complete, which it is.
     assert output[-1] == "done"
-    assert len(output) > 20
+    assert len(output) > times(7, 20)
 
 
+@pytest.mark.campaign
 def test_two_hosts_at_once(object_store, meeting, undisturbed_bucket):
     """One of them ends, or both raise; then the same call ends. Nothing is mixed."""
     ended = {"first": 0, "second": 0, "neither": 0}
-    for first in range(20):
+    for first in range(0, 20, times(4, 1)):
         place = Bucket.new(object_store)
         said, error = meeting.hold(place, first, 7 * first % 16)
         assert said != "done" or error is not None

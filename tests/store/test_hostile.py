@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 from layertap import store as stores
 from layertap.errors import LayertapError
 from layertap.store import Writer
+from tests.support.campaign import times
 from tests.support.hostile import Store, make, use
 
 pytestmark = pytest.mark.slow
 
 
-def fuzz(examples):
+def fuzz(few, many):
     # The first example imports Keras, and every example writes files.
     health = [HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(max_examples=examples, suppress_health_check=health)
+    repeated = settings(max_examples=times(few, many), suppress_health_check=health)
+    return lambda test: pytest.mark.campaign(repeated(test))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def mutated_bytes(draw, content):
     return content[: token.start()] + new + content[token.end() :]
 
 
-@fuzz(70)
+@fuzz(15, 150)
 @given(st.data())
 def test_mutated_bytes_of_metadata(store, data):
     store.restore()
@@ -103,7 +105,7 @@ def test_mutated_bytes_of_metadata(store, data):
     use(store.path)
 
 
-@fuzz(30)
+@fuzz(10, 80)
 @given(st.data())
 def test_mutated_bytes_of_shards(store, data):
     store.restore()
@@ -200,7 +202,7 @@ def mutated(draw, tree, most=3):
     return tree
 
 
-@fuzz(90)
+@fuzz(20, 200)
 @given(st.data())
 def test_mutated_root(store, data):
     store.restore()
@@ -208,7 +210,7 @@ def test_mutated_root(store, data):
     use(store.path)
 
 
-@fuzz(70)
+@fuzz(15, 150)
 @given(st.data())
 def test_mutated_plan(store, data):
     store.restore()
@@ -217,7 +219,7 @@ def test_mutated_plan(store, data):
     use(store.path)
 
 
-@fuzz(30)
+@fuzz(10, 80)
 @given(st.data())
 def test_mutated_metadata_of_an_array(store, data):
     store.restore()
@@ -237,7 +239,7 @@ FORMS = {
 }
 
 
-@fuzz(30)
+@fuzz(10, 80)
 @given(st.data())
 def test_mutated_layout_of_an_array(store, data):
     """The claims agree with each other, like those of another store."""
@@ -256,7 +258,7 @@ def test_mutated_layout_of_an_array(store, data):
     use(store.path)
 
 
-@fuzz(30)
+@fuzz(10, 80)
 @given(st.data())
 def test_a_mutated_store_is_resumed_or_removed(growing, data):
     growing.reset()

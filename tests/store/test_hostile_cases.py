@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import layertap
 from layertap.core.plan import Plan
 from layertap.errors import StoreCorruptError
+from tests.support.campaign import share
 from tests.support.hostile import AUXILIARY, ROWS, Store, make, use, use_alone
 
 pytestmark = pytest.mark.slow
@@ -51,11 +52,18 @@ def recipes(store, made):
     store.put_root(ours)
 
 
-DTYPES = ["(1,2", "(,)i4", "1 1i4", ",,f4", "a5", "00f4", "O", "V8", "M8[s]", "f4,f4"]
+DTYPES = [
+    *("(1,2", "(,)i4", "1 1i4", ",,f4", "a5", "00f4", "O", "V8", "M8[s]", "f4,f4"),
+    *("T", "U9", "c32", "", "f4,(2147483647)i8"),
+]
 
 
-@pytest.mark.parametrize("dtype", [*DTYPES, "T", "U9", "c32", "", "f4,(2147483647)i8"])
-@pytest.mark.parametrize("where", ["join", "branch", "alias", "narrowed", "plan"])
+WHERE = ["join", "branch", "alias", "narrowed", "plan"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "where"), share(4, [*itertools.product(DTYPES, WHERE)])
+)
 def test_invalid_dtypes(store, dtype, where):
     ours = store.ours()
     plan = ours["plan"]

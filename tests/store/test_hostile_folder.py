@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from layertap.store import Writer
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
 from layertap.store.storage.files import LocalStorage
+from tests.support.campaign import share
 from tests.support.forks import Forks
 from tests.support.hostile import Store, make
 
@@ -196,8 +198,9 @@ LINKED = {
 }
 
 
-@pytest.mark.parametrize("action", ACTIONS)
-@pytest.mark.parametrize("linked", LINKED.values(), ids=LINKED)
+@pytest.mark.parametrize(
+    ("linked", "action"), share(3, [*product(LINKED.values(), ACTIONS)])
+)
 def test_links_that_lead_out(doer, store, outside, linked, action):
     """They lead to the right file, or else to a secret."""
     file, target = store.path / linked, outside / "target"

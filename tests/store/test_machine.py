@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 
 from layertap.errors import LayertapError, StoreError
 from layertap.store import Reader, Writer, exists
+from tests.support.campaign import times
 from tests.support.store_flip_suite import everything_read
 from tests.support.store_folder import Folder
 from tests.support.store_rows import (
@@ -225,9 +226,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert contents_of(Folder(self.path)) == contents_of(Folder(other))
 
 
-TestStoreMachine = StoreMachine.TestCase
+TestStoreMachine = pytest.mark.campaign(StoreMachine.TestCase)
 TestStoreMachine.settings = settings(
-    max_examples=12,
+    max_examples=times(4, 40),
     stateful_step_count=20,
     # Kills come at another moment each time, which can't be made simpler.
     phases=(Phase.reuse, Phase.generate),

@@ -1,7 +1,4 @@
-"""Every single bit of a store, flipped: detected, or of no consequence; never silent.
-
-`python tests/support/store_flip_suite.py` prints how many flips were detected.
-"""
+"""Every bit of a store, flipped: detected, or of no consequence; never silent."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,6 +7,7 @@ import pytest
 
 from layertap.errors import LayertapError, StoreError
 from layertap.store import ArraySpec, Reader, Writer
+from tests.support.campaign import times
 from tests.support.store_rows import rows_between
 
 ARRAYS = [
@@ -114,11 +112,13 @@ class FlipSuite:
     """What single bits do that change, on any storage.
 
     Attributes:
-        every: Every so many bits are flipped: an odd number, for all bits of bytes.
+        every: Every so many bits are flipped. In a share that is an odd number, which
+            comes to each bit of a byte.
     """
 
-    every = 5
+    every = times(15, 1)
 
+    @pytest.mark.campaign
     @pytest.mark.parametrize("state", STATES)
     def test_no_flipped_bit_is_silent(self, new_place, state):
         place = new_place()
@@ -158,22 +158,3 @@ class FlipSuite:
                 except LayertapError:
                     pass
             place.write(name, good)
-
-
-def main():
-    """Prints what became of all flips, by state of the store and by file."""
-    import tempfile
-
-    from tests.support.store_folder import Folder
-
-    for state in STATES:
-        with tempfile.TemporaryDirectory() as folder:
-            place = Folder(f"{folder}/v.zarr")
-            make(place.path, state)
-            for name, flips in flip_all(place).items():
-                numbers = flips.detected, flips.harmless, len(flips.silent)
-                print(state, name, "detected, harmless, silent:", *numbers)
-
-
-if __name__ == "__main__":
-    main()

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from layertap.errors import OptionError, StoreError
 from layertap.store import ArraySpec, Reader, Writer, remove
+from tests.support.campaign import times
 from tests.support.store_rows import (
     ARRAYS,
     DTYPES,
@@ -119,7 +120,8 @@ class StoreSuite:
                 (range(8, 11), None),
             ]
 
-    @settings(max_examples=25)
+    @pytest.mark.campaign
+    @settings(max_examples=times(6, 40))
     @given(history=histories)
     def test_any_history_ends_in_the_same_store(self, new_place, history):
         self.check_history(new_place, *history)

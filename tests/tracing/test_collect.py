@@ -11,6 +11,7 @@ from layertap.inputs.feed import Feed
 from layertap.pipeline.tap import Tap
 from layertap.tracing import hooks
 from layertap.tracing.model_structure import input_specs
+from tests.support.campaign import share
 from tests.zoo import CASES, Case
 
 pytestmark = pytest.mark.every_backend
@@ -54,6 +55,9 @@ def test_the_plan_and_the_captured_branches_are_right(case, model):
         assert values[value.address].dtype.name == value.dtype
 
 
+@pytest.mark.parametrize(
+    "case", share(3, CASES), ids=lambda case: case.name, scope="module"
+)
 def test_the_model_is_not_changed(case, model):
     inputs = case.inputs(ROWS)
     expected = model.predict(inputs, verbose=0)

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import pytest
 
+from tests.support import campaign
 from tests.zoo import (
     article,
     functional,
@@ -46,7 +47,12 @@ LATER = [case for case in ALL if case.since > KERAS]
 
 
 def one_in(step: int, cases: list[Any]) -> list[Any]:
-    """Leaves one case in `step` to every backend, and the others to one for all."""
+    """Leaves one case in `step` to every backend, and the others to one for all.
+
+    A campaign runs all cases on every backend.
+    """
+    if campaign.WHOLE:
+        return campaign.share(step, cases)
     return [
         case if n % step == 0 else pytest.param(case, marks=pytest.mark.one_backend)
         for n, case in enumerate(cases)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.zoo import CASES, LATER, Array, Case, Inputs, Joined, by_address, run
+from tests.zoo import CASES, LATER, Array, Case, Inputs, Joined, by_address, one_in, run
 
 pytestmark = pytest.mark.every_backend
 
@@ -72,7 +72,7 @@ def beside(*branches: Array) -> Array:
     return np.concatenate(branches, axis=1)
 
 
-@each_case
+@pytest.mark.parametrize("case", one_in(4, CASES), ids=lambda case: case.name)
 def test_joined_branches_finish_to_the_models_output(case: Case) -> None:
     model, inputs = case.build(), case.inputs(ROWS)
     joined = case.joined(case.truth(model, inputs))

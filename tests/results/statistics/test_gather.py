@@ -10,17 +10,20 @@ from layertap.errors import OptionError
 from layertap.results.statistics.gather import Gatherer, compute_statistics
 from layertap.results.statistics.moments import Statistics
 from layertap.store import ArraySpec, Reader, Writer
+from tests.support.campaign import times
 from tests.support.statistics import PLAN, arrays, assert_right, values_of
 
 
-@settings(max_examples=200)
+@pytest.mark.campaign
+@settings(max_examples=times(50, 200))
 @given(arrays())
 def test_arrays(drawn):
     array, axis = drawn
     assert_right(compute_statistics(array, axis), array, axis)
 
 
-@settings(max_examples=60)
+@pytest.mark.campaign
+@settings(max_examples=times(20, 60))
 @given(arrays(), st.lists(st.integers(0, 300), max_size=5))
 def test_parts(drawn, cuts):
     """Merged statistics of parts equal those of the complete array."""
@@ -76,7 +79,8 @@ def specs(plan):
     return [ArraySpec(v.address, v.shape[1:], v.dtype) for v in plan.stored]
 
 
-@settings(max_examples=25)
+@pytest.mark.campaign
+@settings(max_examples=times(8, 40))
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=6))
 def test_rows_are_observed_once_however_they_are_committed(tmp_path_factory, steps):
     """Appended, committed and resumed in any way: the statistics are equal."""

@@ -43,7 +43,7 @@ def large() -> tuple[keras.Model, np.ndarray, np.ndarray]:
         pytest.param(
             *(large, "mixed10", 3, 8, 1.0),
             id="InceptionV3",
-            marks=pytest.mark.one_backend,
+            marks=[pytest.mark.one_backend, pytest.mark.campaign(alone=True)],
         ),
     ],
 )

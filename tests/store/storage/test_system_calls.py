@@ -10,6 +10,7 @@ import shutil
 import pytest
 
 from layertap.errors import StoreError
+from tests.support.campaign import share
 from tests.support.faults import failing, run
 from tests.support.faulty_store import (
     ADVICE,
@@ -32,18 +33,21 @@ FOLDERS = ["a/0", "a/1", ""]
 
 @pytest.mark.parametrize(
     ("call", "code", "places"),
-    [
-        # A quota, which no file system here has to be used up, and the like.
-        ("write,writev,pwrite64,pwritev", "EDQUOT", PLACES),
-        ("write,writev,pwrite64,pwritev", "EIO", PLACES),
-        ("fsync,fdatasync", "EDQUOT", PLACES),
-        ("fsync,fdatasync", "EIO", PLACES + FOLDERS),
-        ("rename,renameat,renameat2", "EDQUOT", PLACES),
-        ("rename,renameat,renameat2", "EIO", PLACES),
-        ("openat", "EDQUOT", PLACES),
-        ("openat", "ENFILE", PLACES),
-        ("openat", "EPERM", PLACES),
-    ],
+    share(
+        2,
+        [
+            # A quota, which no file system here has to be used up, and the like.
+            ("write,writev,pwrite64,pwritev", "EDQUOT", PLACES),
+            ("write,writev,pwrite64,pwritev", "EIO", PLACES),
+            ("fsync,fdatasync", "EDQUOT", PLACES),
+            ("fsync,fdatasync", "EIO", PLACES + FOLDERS),
+            ("rename,renameat,renameat2", "EDQUOT", PLACES),
+            ("rename,renameat,renameat2", "EIO", PLACES),
+            ("openat", "EDQUOT", PLACES),
+            ("openat", "ENFILE", PLACES),
+            ("openat", "EPERM", PLACES),
+        ],
+    ),
 )
 def test_a_call_of_the_system_that_fails(tmp_path, undisturbed, call, code, places):
     """Calls are made to fail by strace: no file system here has quotas, or breaks."""

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 
 from layertap.errors import StoreError
 from layertap.store import BlockWorker, Reader, SharedWriter, Writer
+from tests.support.campaign import times
 from tests.support.store_folder import Folder
 from tests.support.store_rows import (
     ARRAYS,
@@ -217,9 +218,9 @@ class ScatteredMachine(RuleBasedStateMachine):
         assert contents_of(Folder(self.path)) == contents_of(Folder(other))
 
 
-TestScatteredMachine = ScatteredMachine.TestCase
+TestScatteredMachine = pytest.mark.campaign(ScatteredMachine.TestCase)
 TestScatteredMachine.settings = settings(
-    max_examples=15,
+    max_examples=times(4, 40),
     stateful_step_count=25,
     # Kills come at another moment each time, which can't be made simpler.
     phases=(Phase.reuse, Phase.generate),

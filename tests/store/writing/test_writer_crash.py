@@ -1,6 +1,7 @@
 """A store after a crash: it has complete rows, and a resume ends as without a crash."""
 
 import inspect
+import itertools
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import pytest
 import zarr
 
 from layertap.store import ArraySpec, Reader, Writer
+from tests.support.campaign import share
 from tests.support.store_folder import Folder
 from tests.support.store_rows import contents_of
 
@@ -119,7 +121,7 @@ def finish_and_compare(path, tmp_path):
 
 @pytest.mark.parametrize(
     ("lines", "batch", "commit_every"),
-    [(1, 50, 0), (3, 7, 2), (11, 33, 1), (25, 64, 0)],
+    share(2, [(1, 50, 0), (3, 7, 2), (25, 64, 0), (11, 33, 1)]),
 )
 def test_kill_in_the_middle_of_writing(tmp_path, lines, batch, commit_every):
     path = tmp_path / "v"
@@ -136,7 +138,7 @@ def test_kill_in_the_middle_of_writing(tmp_path, lines, batch, commit_every):
     finish_and_compare(path, tmp_path)
 
 
-@pytest.mark.parametrize("lines", [1, 8, 30])
+@pytest.mark.parametrize("lines", share(2, [1, 8, 30]))
 def test_interrupt_in_the_middle_of_writing(tmp_path, lines):
     path = tmp_path / "v"
     create(path).close()
@@ -166,9 +168,13 @@ def test_full_disk(tmp_path):
     finish_and_compare(path, tmp_path)
 
 
-@pytest.mark.parametrize("before", [0, 40, 64])
-@pytest.mark.parametrize("after", [96, 200])
-@pytest.mark.parametrize("renamed", [[], ["a/0"], ["a/1", "b"]])
+@pytest.mark.parametrize(
+    ("before", "after", "renamed"),
+    share(
+        4,
+        list(itertools.product((0, 40, 64), (96, 200), ([], ["a/0"], ["a/1", "b"]))),
+    ),
+)
 def test_crash_between_two_files(tmp_path, before, after, renamed):
     """All shards are there, but only some `zarr.json` count the rows in them."""
     path = tmp_path / "v"
