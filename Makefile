@@ -30,19 +30,19 @@ check: lint .venv/ready-test  ## For every edit: style, types, quick tests, the 
 
 test: .venv/ready-test  ## The suite, on all three backends
 	@echo "== Keras on JAX"
-	KERAS_BACKEND=jax $(RUN)$(PYTEST) --needs every_backend
+	KERAS_BACKEND=jax $(RUN)$(PYTEST) --needs every_backend --needs processes
 	@echo "== Keras on TensorFlow"
 	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) --needs every_backend
 	@echo "== Keras on PyTorch, what one backend shows for all, and what needs none"
 	KERAS_BACKEND=torch $(RUN)$(PYTEST) $(ALONE)
 	@echo "== on Ray"
-	KERAS_BACKEND=jax $(RUN)python -m pytest --needs ray
+	KERAS_BACKEND=jax $(RUN)$(PYTEST) --needs ray
 
-test-campaigns: .venv/ready-test  ## All cases of tests of which the suite runs a share
-	KERAS_BACKEND=jax $(RUN)$(PYTEST) --campaigns --needs every_backend
+test-campaigns: .venv/ready-test  ## All cases of the campaigns; the suite runs a share
+	KERAS_BACKEND=jax $(RUN)$(PYTEST) --campaigns --needs every_backend --needs processes
 	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) --campaigns --needs every_backend
 	KERAS_BACKEND=torch $(RUN)$(PYTEST) --campaigns $(ALONE)
-	KERAS_BACKEND=jax $(RUN)python -m pytest --campaigns --needs ray
+	KERAS_BACKEND=jax $(RUN)$(PYTEST) --campaigns --needs ray
 
 coverage: .venv/ready-test  ## The lines that quick tests on PyTorch run
 	KERAS_BACKEND=torch $(RUN)$(PYTEST) $(ALONE) -m "not slow" --cov --cov-report=term

@@ -25,7 +25,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
 
-KINDS = ("every_backend", "one_backend", "ray", "no_backend")
+KINDS = ("every_backend", "one_backend", "processes", "ray", "no_backend")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,9 +65,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def kinds_in(file: Path) -> set[str]:
     """Returns the kinds that the text of a file of tests names."""
     text = file.read_text()
-    kinds = set(re.findall(r"pytest\.mark\.(\w+_backend|ray)\b", text))
+    kinds = set(re.findall(r"pytest\.mark\.(\w+_backend|processes|ray)\b", text))
     if "one_in(" in text:
         kinds.add("one_backend")
+    if "@everywhere" in text:
+        kinds.add("processes")
     if not kinds or not re.search(r"^pytestmark\b", text, re.MULTILINE):
         kinds.add("no_backend")
     return kinds

@@ -151,7 +151,7 @@ def test_the_demo_and_the_commands_that_it_prints(tmp_path, monkeypatch):
     assert saved.before("fusion")["look_3x3"].shape == (1797, 256)
 
 
-@pytest.mark.every_backend
+@everywhere
 def test_a_process_that_succeeds_prints_nothing_else(here, tmp_path):
     words = ["save", "two.keras", "x.npy", "-o", str(tmp_path / "v.zarr")]
     done = subprocess.run([*PROCESS, *words], capture_output=True, text=True)
@@ -159,6 +159,7 @@ def test_a_process_that_succeeds_prints_nothing_else(here, tmp_path):
     assert done.stdout.startswith(str(tmp_path / "v.zarr"))
 
 
+@pytest.mark.processes
 def test_ctrl_c_in_mid_save_and_the_same_command_again(here, tmp_path):
     """On a terminal, so that the progress shows."""
     store = tmp_path / "v.zarr"

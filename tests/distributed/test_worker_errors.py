@@ -163,6 +163,7 @@ def test_a_disk_that_is_full_for_a_while(model, data, local, tmp_path):
         assert_same(path, local)
 
 
+@pytest.mark.campaign(alone=True)
 def test_more_workers_than_the_cluster_has_cpus_for(model, data, local, tmp_path):
     path = tmp_path / "v.zarr"
     save(model, data, path, workers=3, num_cpus=3)

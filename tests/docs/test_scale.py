@@ -205,6 +205,7 @@ def test_each_block_is_an_object_of_each_array_and_a_record():
     assert asked.resume["LIST"] == 1
 
 
+@pytest.mark.campaign(alone=True)
 def test_the_driver_holds_what_the_page_says():
     found = Driver.measured(64 * MIB, 400)
     assert found.held == pytest.approx(scale.HELD, rel=0.3)

@@ -22,7 +22,7 @@ from tests.support.store_folder import Folder
 from tests.support.store_rows import contents_of
 
 pytestmark = [
-    pytest.mark.one_backend,
+    pytest.mark.processes,
     pytest.mark.usefixtures("one_batch_ahead"),
 ]
 

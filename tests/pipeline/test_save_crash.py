@@ -5,7 +5,7 @@ import pytest
 from tests.crash import campaign
 from tests.support.campaign import share
 
-pytestmark = pytest.mark.one_backend
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from layertap.errors import (
     NotAStoreError,
     OtherRunError,
 )
+from tests.support.campaign import everywhere
 from tests.support.two_branches import DataBrokeError, numbers, two_branches
 
 pytestmark = pytest.mark.every_backend
@@ -152,6 +153,7 @@ print("tensorflow" in sys.modules)
 """
 
 
+@everywhere
 def test_other_backends_do_not_import_tensorflow(tmp_path):
     """Keras looks for TensorFlow's types in a configuration, by importing it."""
     done = subprocess.run(

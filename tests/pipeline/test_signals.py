@@ -16,6 +16,7 @@ from keras import layers, ops
 import layertap
 from layertap.errors import DataError
 from layertap.tracing import hooks
+from tests.support.campaign import everywhere
 from tests.support.processes import environment
 
 pytestmark = pytest.mark.every_backend
@@ -258,11 +259,12 @@ def go_on(path):
     assert layertap.verify(saved)
 
 
+@everywhere
 @pytest.mark.parametrize(
     ("number", "statuses"),
     [
         (signal.SIGINT, {-signal.SIGINT, 130}),
-        pytest.param(signal.SIGTERM, {143}, marks=pytest.mark.one_backend),
+        (signal.SIGTERM, {143}),
     ],
 )
 def test_a_signal_ends_a_save_with_its_rows(number, statuses, tmp_path):
@@ -275,7 +277,7 @@ def test_a_signal_ends_a_save_with_its_rows(number, statuses, tmp_path):
     go_on(path)
 
 
-@pytest.mark.one_backend
+@pytest.mark.processes
 def test_a_second_ctrl_c_ends_it_at_once_and_harms_nothing(tmp_path):
     path = tmp_path / "v.zarr"
     more = f"t.KILLED_TWICE = {str(path)!r}; sys.addaudithook(again)"
@@ -288,7 +290,7 @@ def test_a_second_ctrl_c_ends_it_at_once_and_harms_nothing(tmp_path):
     go_on(path)
 
 
-@pytest.mark.one_backend
+@pytest.mark.processes
 def test_a_program_that_handles_sigterm_itself_still_does(tmp_path):
     path = tmp_path / "v.zarr"
     more = "signal.signal(signal.SIGTERM, lambda *_: print('mine', flush=True))"

@@ -91,6 +91,7 @@ def test_batches_are_spread_over_the_devices(tmp_path, captured):
 
 
 @on_jax
+@pytest.mark.campaign(alone=True)
 def test_a_save_resumes_with_more_devices(tmp_path, captured):
     path = tmp_path / "v.zarr"
     half = devices.batches(2 * devices.BATCH)

@@ -42,6 +42,7 @@ def test_joins_and_branches_of_known_networks(name):
         assert plan.bytes_per_row * 6 <= naive
 
 
+@alone
 def test_the_values_of_a_densely_connected_network(tmp_path):
     model = applications.DenseNet121(
         weights=None, include_top=False, input_shape=(32, 32, 3)

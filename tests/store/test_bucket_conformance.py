@@ -7,10 +7,11 @@ than a folder does.
 import pytest
 from hypothesis import given, settings
 
-from tests.support.campaign import times
+from tests.support.campaign import share, times
 from tests.support.store_bucket import Bucket
 from tests.support.store_damage_suite import DamageSuite
 from tests.support.store_flip_suite import FlipSuite
+from tests.support.store_rows import DTYPES
 from tests.support.store_suite import StoreSuite, histories
 
 pytestmark = pytest.mark.slow
@@ -23,6 +24,17 @@ def new_place(object_store):
 
 class TestBucket(StoreSuite):
     """A store in a bucket behaves like every store."""
+
+    # What a dtype is does not depend on the storage.
+    @pytest.mark.parametrize("compression", [None, "zstd"])
+    @pytest.mark.parametrize("dtype", share(6, DTYPES))
+    def test_values_come_back_bit_for_bit(self, path, dtype, compression):
+        super().test_values_come_back_bit_for_bit(path, dtype, compression)
+
+    @pytest.mark.parametrize("compression", [None, "zstd"])
+    @pytest.mark.parametrize("dtype", share(6, [n for n in DTYPES if n != "bfloat16"]))
+    def test_zarr_python_reads_the_same(self, place, path, dtype, compression):
+        super().test_zarr_python_reads_the_same(place, path, dtype, compression)
 
     @pytest.mark.campaign
     @settings(max_examples=times(3, 10))

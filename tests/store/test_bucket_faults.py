@@ -11,6 +11,7 @@ import pytest
 
 from layertap.errors import OptionError, StoreError
 from layertap.store import Reader, Writer, exists, remove
+from tests.support.campaign import share
 from tests.support.faults import python, run
 from tests.support.faulty_store import (
     ARRAYS,
@@ -59,7 +60,7 @@ def every(number, fate):
     return lambda request: served if next(count) % number else fate
 
 
-@pytest.mark.parametrize("fate", FATES)
+@pytest.mark.parametrize("fate", share(3, FATES))
 def test_requests_that_fail_are_tried_again(place, proxy, undisturbed_bucket, fate):
     proxy.fate = every(7, FATES[fate])
     writer = Writer.create(place.path, ARRAYS, {"x": 1}, memory=MEMORY)

@@ -27,7 +27,7 @@ def share(step: int, cases: Iterable[Any]) -> list[Any]:
 def everywhere(test: Any) -> Any:
     """Marks a test that one backend runs for all, and each backend in a campaign."""
     if not WHOLE:
-        return pytest.mark.one_backend(test)
+        return pytest.mark.processes(test)
     return pytest.mark.campaign(pytest.mark.every_backend(test))
 
 

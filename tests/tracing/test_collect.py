@@ -55,17 +55,15 @@ def test_the_plan_and_the_captured_branches_are_right(case, model):
         assert values[value.address].dtype.name == value.dtype
 
 
-@pytest.mark.parametrize(
-    "case", share(3, CASES), ids=lambda case: case.name, scope="module"
-)
-def test_the_model_is_not_changed(case, model):
-    inputs = case.inputs(ROWS)
+@pytest.mark.parametrize("chosen", share(3, CASES), ids=lambda case: case.name)
+def test_the_model_is_not_changed(chosen):
+    model, inputs = chosen.build(), chosen.inputs(ROWS)
     expected = model.predict(inputs, verbose=0)
     before = nodes(model), [keras.ops.convert_to_numpy(w) for w in model.weights]
     originals = [vars(owner)[name] for owner, name, _ in hooks.points()]
 
     layertap.capture(model, inputs)
-    layertap.submodels(model, before=next(iter(case.joins)), like=inputs)
+    layertap.submodels(model, before=next(iter(chosen.joins)), like=inputs)
 
     assert nodes(model) == before[0]
     for weight, was in zip(model.weights, before[1], strict=True):

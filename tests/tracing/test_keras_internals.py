@@ -31,6 +31,7 @@ from layertap.tracing.graphs.cut import cut
 from layertap.tracing.graphs.subgraph import subgraph
 from layertap.tracing.keras_internals import config_of
 from layertap.tracing.model_structure import input_specs, learned
+from tests.support.campaign import everywhere
 
 pytestmark = pytest.mark.every_backend
 
@@ -152,6 +153,7 @@ for module, name in (functional, "Functional"), (numpy, "Stack"):
 """
 
 
+@everywhere
 def test_an_error_names_a_missing_class():
     process = subprocess.run(
         [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True

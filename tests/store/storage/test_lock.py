@@ -12,6 +12,7 @@ import pytest
 
 from layertap.errors import StoreError
 from layertap.store import Writer
+from tests.support.campaign import share
 from tests.support.faults import failing, other_world, python, run, running
 from tests.support.faulty_store import (
     ARRAYS,
@@ -59,7 +60,7 @@ NO_LOCKS = {"flock": "error=EBADF"}
 HERE = socket.gethostname()
 
 
-@pytest.mark.parametrize("code", ["EBADF", "ENOLCK", "ENOSYS"])
+@pytest.mark.parametrize("code", share(3, ["EBADF", "ENOLCK", "ENOSYS"]))
 def test_a_second_writer_where_nothing_can_be_locked(tmp_path, undisturbed, code):
     path = tmp_path / "v"
     no_locks = {"flock": f"error={code}"}
