@@ -71,7 +71,7 @@ __all__ = ["LayertapError", *_EXPORTS]
 
 def __getattr__(name: str) -> Any:
     error = vars(errors).get(name)
-    if isinstance(error, type) and issubclass(error, LayertapError):
+    if isinstance(error, type) and issubclass(error, LayertapError | Warning):
         # The names in tracebacks and pickles.
         return error
     if name not in _EXPORTS:

@@ -1,4 +1,4 @@
-"""Every error that layertap raises, in one tree.
+"""Every error that layertap raises, in one tree; and its warning.
 
 Each is also a subclass of the built-in class in parentheses:
 
@@ -6,6 +6,7 @@ Each is also a subclass of the built-in class in parentheses:
     ├── AddressError (KeyError)            no value, join or operation has the name
     ├── ModelError (ValueError)            the model can't be traced as requested
     │   ├── NoJoinsError                   nothing in the model is joined
+    │   ├── RefusedError                   a value requested by name can't be captured
     │   └── ListeningError                 Keras or the model did something unknown
     ├── ModelFileError (ValueError)        no model can be loaded from the file
     ├── DataError (ValueError)             the model does not accept the data
@@ -17,6 +18,9 @@ Each is also a subclass of the built-in class in parentheses:
     │   ├── StoreCorruptError              the bytes differ from the written ones
     │   └── OtherRunError                  another run made the store
     └── BackendMissingError (ImportError)  a package is missing, such as the backend
+
+A `PartialWarning` (UserWarning) names values that a glob selected and that can't be
+captured.
 
 A message reports the expected and the received value, the place, and what to do.
 """
@@ -48,6 +52,18 @@ class ModelError(LayertapError, ValueError):
 
 class NoJoinsError(ModelError):
     """Nothing in the model is joined, and no output was requested."""
+
+    __module__ = "layertap"
+
+
+class RefusedError(ModelError):
+    """A value that was requested by name can't be captured."""
+
+    __module__ = "layertap"
+
+
+class PartialWarning(UserWarning):
+    """Some of the values that a glob selected can't be captured."""
 
     __module__ = "layertap"
 

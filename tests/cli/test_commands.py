@@ -239,3 +239,25 @@ def test_a_callable_returns_data_for_save(here, tmp_path):
     store = tmp_path / "v.zarr"
     succeeds("save", "two.keras", "sources:array", "-o", store)
     succeeds("verify", store, "--model", "two.keras", "--data", "x.npy")
+
+
+def test_missing_values_are_named_last_and_in_the_exit_status(here, tmp_path):
+    x = keras.Input((4,), name="x")
+    table = np.ones((3, 4), "float32")
+    joined = keras.ops.concatenate([x, table], axis=0)
+    keras.Model(x, joined).save(tmp_path / "table.keras")
+    np.save(tmp_path / "four.npy", np.zeros((5, 4), "float32"))
+    words = ["save", tmp_path / "table.keras", tmp_path / "four.npy", "-o"]
+    store = tmp_path / "v.zarr"
+    saved = typed(*words, store)
+    assert saved.exit_code == 3
+    assert saved.stderr == ""
+    *_, state, missing = saved.stdout.splitlines()
+    assert "complete but for 1 missing value." in state
+    assert missing.startswith("concatenate/in/1 is missing: its shape (3, 4)")
+    verified = typed("verify", store)
+    assert verified.exit_code == 3
+    assert "concatenate/in/1 is missing" in " ".join(verified.stdout.split())
+    message = fails(2, *words, tmp_path / "w", "--before", "concatenate")
+    assert "'concatenate' is not complete" in message
+    assert not (tmp_path / "w").exists()

@@ -26,6 +26,8 @@ class Report(tables.Tabular):
         nonfinite: By address, how many NaN and infinities the checked rows have.
         other_inputs: How many of the recomputed batches have other inputs or rows than
             the saved ones.
+        missing: Why requested values are not in the store, by address: their joins are
+            incomplete.
     """
 
     path: str
@@ -33,6 +35,7 @@ class Report(tables.Tabular):
     checks: list[Check]
     nonfinite: dict[str, int] = field(default_factory=dict)
     other_inputs: int = 0
+    missing: dict[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -51,6 +54,7 @@ class Report(tables.Tabular):
             "checks": [vars(check) for check in self.checks],
             "nonfinite": self.nonfinite,
             "other_inputs": self.other_inputs,
+            "missing": self.missing,
         }
 
     def table(self) -> Table:
@@ -86,6 +90,10 @@ class Report(tables.Tabular):
                 f"{self.other_inputs} of the batches have other inputs than the saved "
                 "ones: the data differ, or their batches."
             )
+        lines += [
+            text.printable(f"{name} is missing: {why}.")
+            for name, why in self.missing.items()
+        ]
         damage = [line for check in self.checks for line in check.damage]
         return "\n".join([" ".join(lines), *damage])
 

@@ -92,7 +92,8 @@ def _recompute(
         for join in plan.joins
         if joined and join.rebuildable
     }
-    report = Report(saved.path, saved.rows, [*values.values(), *joins.values()])
+    every = [*values.values(), *joins.values()]
+    report = Report(saved.path, saved.rows, every, missing=saved.missing)
     for batch in batches:
         rows = slice(batch.row, min(batch.row + batch.rows, saved.rows))
         digests = reader.array(address.DIGESTS)[rows]
@@ -173,7 +174,7 @@ def _read_all(saved: Saved) -> Report:
         for rows, damage in saved.reader.array(name).check():
             check.add_damage(rows, damage)
         checks.append(check)
-    return Report(saved.path, saved.rows, checks)
+    return Report(saved.path, saved.rows, checks, missing=saved.missing)
 
 
 def _sample(feed: Feed, saved_rows: int, wanted: int | None) -> Iterator[Batch]:

@@ -43,7 +43,7 @@ def main() -> None:
     layertap diff out.zarr other.zarr                compare two stores
 
     Keras' backend is the one that KERAS_BACKEND names. Exit status: 0 success,
-    1 checked and found wrong, 2 bad input.
+    1 checked and found wrong, 2 bad input, 3 done but some values are missing.
     """  # noqa: D301 -- the character itself, for click
 
 
@@ -93,6 +93,8 @@ def save(model: str, data: str, output: str, **given: Any) -> None:
         loaded, source = _load_with_data(model, data, given)
         saved = layertap.save(loaded, source.data, output, ids=source.ids, **chosen)
     click.echo(_state(saved))
+    if saved.missing:
+        sys.exit(options.PARTIAL)
 
 
 @main.command(cls=options.Command)
@@ -272,6 +274,8 @@ def _show_verdict(report: Any, as_json: bool) -> None:
     _show(report.to_json() if as_json else report)
     if not report:
         sys.exit(options.WRONG)
+    if getattr(report, "missing", None):
+        sys.exit(options.PARTIAL)
 
 
 def _show(report: Any) -> None:
@@ -306,5 +310,11 @@ def _state(saved: Any) -> str:
         f"\n{name}: {count:,} numbers too large for {saved.plan.dtype} became infinite."
         for name, count in saved.overflowed.items()
     )
+    missing = "".join(
+        text.printable(f"\n{name} is missing: {why}.")
+        for name, why in saved.missing.items()
+    )
+    if missing:
+        state += f" but for {tables.counted(len(saved.missing), 'missing value')}"
     path = text.printable(saved.path)
-    return f"{path}: {saved.rows:,} rows{extra}{size}, {state}.{overflowed}"
+    return f"{path}: {saved.rows:,} rows{extra}{size}, {state}.{overflowed}{missing}"

@@ -3,12 +3,13 @@
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
 
-WRONG, BAD_INPUT, INTERRUPTED = 1, 2, 130
+WRONG, BAD_INPUT, PARTIAL, INTERRUPTED = 1, 2, 3, 130
 
 DATA_HELP = """\b
 DATA is one of
@@ -45,6 +46,10 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
+        from layertap.errors import PartialWarning
+
+        # The last line of the command names the missing values.
+        warnings.simplefilter("ignore", PartialWarning)
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):

@@ -10,10 +10,10 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, unquote
 
-from layertap.errors import AddressError
+from layertap.errors import AddressError, OptionError
 
 # Arrays of a store that are not values of the model. Where the labels are a structure
 # of arrays, their names begin with these.
@@ -36,6 +36,7 @@ RESERVED = frozenset(
 Side = Literal["in", "out"]
 
 _LOOKS_LIKE_A_LATER_CALL = re.compile(r"@(?=\d+$)")
+_LATER_CALL = re.compile(r"@\d+$")
 
 _ADDRESS = re.compile(
     r"(?P<path>.+)/(?:in/(?P<branch>\d+)|out(?:/(?P<output>\d+))?)", re.ASCII
@@ -99,6 +100,29 @@ def parse(text: str) -> Address:
     return Address(parts["path"], "out", int(parts["output"] or 0))
 
 
+class LayerName(str):
+    """The pattern of a layer: all paths that end in its name."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, layer: Any) -> "LayerName":
+        """Returns the pattern of a layer, or raises OptionError for another object."""
+        if isinstance(getattr(layer, "name", None), str):
+            return cls(component(layer.name))
+        raise OptionError(
+            "A pattern has the wrong type. Expected a glob of names, or a layer. "
+            f"Received {layer!r}."
+        )
+
+
+def names(pattern: str, path: str) -> bool:
+    """Whether a pattern is the complete name of a path, or the layer there."""
+    if isinstance(pattern, LayerName):
+        return _LATER_CALL.sub("", path.rpartition("/")[2]) == pattern
+    return pattern in (path, unquote(path))
+
+
 def match(patterns: Sequence[str], paths: Sequence[str], *, what: str) -> list[str]:
     """Selects the paths that match at least one pattern, in their order.
 
@@ -111,7 +135,8 @@ def match(patterns: Sequence[str], paths: Sequence[str], *, what: str) -> list[s
         matching = {
             path
             for path in paths
-            if fnmatch.fnmatchcase(path, pattern)
+            if names(pattern, path)
+            or fnmatch.fnmatchcase(path, pattern)
             or fnmatch.fnmatchcase(unquote(path), pattern)
         }
         if not matching:
@@ -137,8 +162,10 @@ def suggest(name: str, known: Iterable[str], *, what: str) -> str:
     return f"Known ({len(names)}): {shown}."
 
 
-def patterns(globs: str | Sequence[str] | None) -> list[str]:
-    """Returns a glob, a list of globs or None as a list."""
+def patterns(globs: Any) -> list[str]:
+    """Returns a glob or a layer, several of them, or None as a list of patterns."""
     if globs is None:
         return []
-    return [globs] if isinstance(globs, str) else list(globs)
+    if isinstance(globs, str) or not isinstance(globs, Iterable):
+        globs = [globs]
+    return [glob if isinstance(glob, str) else LayerName.of(glob) for glob in globs]

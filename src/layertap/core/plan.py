@@ -12,7 +12,7 @@ from rich.text import Text
 
 from layertap.core import tables, text
 from layertap.core.address import Address, parse, suggest
-from layertap.errors import AddressError
+from layertap.errors import AddressError, RefusedError
 
 # Limits of a plan that is read from a store.
 _MOST_AXES, _MOST_SIZE = 64, 2**62
@@ -204,6 +204,11 @@ class Plan(tables.Tabular):
         return [value.address for value in self.values]
 
     @property
+    def missing(self) -> dict[str, str]:
+        """The reasons why requested values can't be captured, by address."""
+        return {refused.address: refused.reason for refused in self.refused}
+
+    @property
     def stored(self) -> list[Value]:
         """The values that are stored; all others are rebuilt from them."""
         return [value for value in self.values if value.address not in self.recipes]
@@ -226,6 +231,20 @@ class Plan(tables.Tabular):
         raise AddressError(
             f"No join {path!r} in the plan of {self.model!r}. "
             + suggest(path, [join.path for join in self.joins], what="join")
+        )
+
+    def check_complete(self, path: str, advice: str) -> None:
+        """Raises a `RefusedError` if some branches of a join can't be captured."""
+        if self.join(path).whole:
+            return
+        reasons = [
+            f"{name}: {reason}"
+            for name, reason in self.missing.items()
+            if name.startswith(f"{path}/in/")
+        ]
+        raise RefusedError(
+            f"{path!r} is not complete: some of its branches can't be captured. "
+            f"{'; '.join(reasons)}. {advice}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -36,15 +36,25 @@ class PlannedValues(Mapping[str, AnyArray], Generic[AnyArray]):
     def __len__(self) -> int:
         return len(self.plan.addresses)
 
-    def before(self, join: str) -> dict[str, AnyArray]:
+    @property
+    def missing(self) -> dict[str, str]:
+        """The reasons why requested values are missing, by address."""
+        return self.plan.missing
+
+    def before(self, join: str, *, partial: bool = False) -> dict[str, AnyArray]:
         """Returns the branches of one join in their order, by their makers.
 
         Args:
             join: The path of the join.
+            partial: Whether to return the captured branches of a join of which others
+                are missing.
 
         Raises:
             AddressError: If there is no such join.
+            RefusedError: If branches of it are missing, unless `partial`.
         """
+        if not partial:
+            self.plan.check_complete(join, "Pass partial=True for the others.")
         names = named_branches(self.plan, join)
         return {made_by: self[name] for made_by, name in names}
 
@@ -116,9 +126,9 @@ class Values(PlannedValues[Array]):
         return self._auxiliary[name]
 
     def __getitem__(self, name: str) -> Array:
-        if name in self._arrays:
+        if isinstance(name, str) and name in self._arrays:
             return self._arrays[name]
-        recipe = self.plan.recipes.get(name)
+        recipe = self.plan.recipes.get(name) if isinstance(name, str) else None
         if recipe is None:
             raise unknown_address(self.plan, name)
         parts = [self[part] for part in recipe.addresses]
@@ -181,7 +191,8 @@ def unknown_address(plan: Plan, name: str) -> AddressError:
     """Returns the error for an address that a plan does not have."""
     if not isinstance(name, str):
         return AddressError(
-            f"An address is a string such as {plan.addresses[0]!r}. Received {name!r}."
+            f"An address is a string such as {plan.addresses[0]!r}. Received {name!r}. "
+            f"Rows are those of one array: values[{plan.addresses[0]!r}][:10]."
         )
     for refused in plan.refused:
         if refused.address == name:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from layertap.core.address import suggest
 from layertap.errors import DataError, DataTypeError
+from layertap.tracing.model_structure import fixed_rows
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Converter:
 
     def __init__(self, specs: Any) -> None:
         self._specs = specs
+        # The only number of rows that the model accepts, if it does not accept any.
+        self.fixed_rows = None if specs is None else fixed_rows(specs)
         self._flat_specs = [] if specs is None else keras.tree.flatten(specs)
 
     def unpack(self, element: Any) -> tuple[Any, Any, Any]:
@@ -100,6 +103,16 @@ class Converter:
         leaves = named_leaves(inputs, y, weight)
         rows = common_rows(leaves, f" from row {row} on")
         return Batch(row, rows, inputs, y, weight)
+
+    def check_rows(self, batch: Batch) -> None:
+        """Raises unless the model accepts the number of rows of a batch."""
+        if self.fixed_rows not in (None, batch.rows):
+            raise DataError(
+                f"The batch from row {batch.row} on has another number of rows than "
+                f"the model accepts. Expected {self.fixed_rows}, the batch size that "
+                f"its inputs declare. Received {batch.rows}. Pass batches of "
+                f"{self.fixed_rows} rows, or build the model without `batch_shape`."
+            )
 
     def _select(self, x: Any) -> Any:
         """Leaves out of a dictionary the names that the model does not have."""

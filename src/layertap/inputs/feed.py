@@ -45,6 +45,7 @@ class Feed:
             return self._first
         for element in self._source.peek():
             self._first = next(self._convert(element, 0).parts(self.batch_size))
+            self._converter.check_rows(self._first)
             return self._first
         raise DataError(
             "The data are empty. Expected at least one row. If they are an iterator "
@@ -65,6 +66,7 @@ class Feed:
             for part in batch.parts(self.batch_size):
                 if stop is not None and part.row >= stop:
                     return
+                self._converter.check_rows(part)
                 yield part
 
     def _convert(self, element: Any, row: int) -> Batch:

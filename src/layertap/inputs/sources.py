@@ -55,12 +55,22 @@ class ArrayBatches(Source):
 
     def __init__(self, data: Any, converter: Converter, batch_size: int | None) -> None:
         check_number("`batch_size`", batch_size, 1)
-        self.batch_size = self.size = int(batch_size or BATCH_SIZE)
+        size = batch_size or converter.fixed_rows or BATCH_SIZE
+        self.batch_size = self.size = int(size)
         x, y, weight = converter.unpack(data)
         x = keras.tree.map_structure(partial(convert.sliceable, is_input=True), x)
         y, weight = keras.tree.map_structure(convert.sliceable, (y, weight))
         self._leaves = convert.named_leaves(x, y, weight)
         self.rows = convert.common_rows(self._leaves)
+        fixed = converter.fixed_rows
+        if fixed is not None and (self.rows % fixed or self.size != fixed):
+            raise DataError(
+                "The data can't be cut into batches that the model accepts. Expected a "
+                f"multiple of {fixed} rows, the batch size that its inputs declare. "
+                f"Received {self.rows} rows and batch_size={self.size}. Leave "
+                f"{self.rows % fixed} rows out, or build the model without "
+                "`batch_shape`."
+            )
         self._arrays = (x, y, weight)
         self._converter = converter
 

@@ -51,6 +51,10 @@ def capture(
         `dtype` and `reduce`, they have the dtype that the join receives (`bfloat16` of
         `ml_dtypes`).
 
+    Warns:
+        PartialWarning: If values that a glob selected can't be captured: see `missing`
+            of the result.
+
     Raises:
         LayertapError: See `layertap.plan`; also if the model does not accept the data.
 

@@ -93,6 +93,10 @@ def save(
     Returns:
         The saved values.
 
+    Warns:
+        PartialWarning: If values that a glob selected can't be captured: see `missing`
+            of the result.
+
     Raises:
         OtherRunError: If the path has the store of another run: other weights, another
             plan, dtype, reduction, data, batch size or version. The message names the

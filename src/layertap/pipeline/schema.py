@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from layertap.core.values import auxiliary_arrays
-from layertap.errors import DataError
+from layertap.errors import DataError, check_number
 from layertap.pipeline.run import Run
 from layertap.store import DEFAULT_MEMORY, ArraySpec
 
@@ -17,6 +17,9 @@ class StoreOptions:
     resume: bool = True
     overwrite: bool = False
     memory: int = DEFAULT_MEMORY
+
+    def __post_init__(self) -> None:
+        check_number("`memory`", self.memory, 1)
 
     @property
     def layout(self) -> dict[str, Any]:

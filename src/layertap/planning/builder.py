@@ -99,7 +99,7 @@ class PlanBuilder:
     ) -> AnyValue | None:
         """Returns a value as it is stored; None if it is refused."""
         reason = traced.fault
-        if not reason and not traced.by_row:
+        if not reason and traced.by_row is False:
             reason = (
                 f"its shape {traced.shape} does not begin with one row for each row "
                 "of the data"

@@ -60,7 +60,7 @@ def select_joins(
         return [], []
     candidates, ignored = [], []
     for join in _first_rounds(j for j in trace.joins.values() if j.kind in kinds):
-        exempt = everything or join.path in patterns
+        exempt = everything or any(address.names(p, join.path) for p in patterns)
         reason = "" if exempt else ignored_reason(join)
         if reason:
             ignored.append(Ignored(join.path, join.kind, reason))
@@ -81,7 +81,7 @@ def ignored_reason(join: TracedJoin) -> str:
     """
     if join.origin:
         return f"it is done inside {join.origin}"
-    by_row = [value.by_row for value in join.inputs]
+    by_row = [value.by_row is not False for value in join.inputs]
     if join.kind in ("concatenate", "stack"):
         if not any(by_row):
             return "no input has the rows of the data: a shape, indices, weights"

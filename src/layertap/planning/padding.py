@@ -70,7 +70,7 @@ def padded_specs(model: keras.Model, feed: Feed, pad: Pad) -> tuple[Any, Any]:
         opened.append(replace(spec, shape=shape))
         axes = zip(shape[1:], sizes[1:], strict=True)
         known = (max(values) if n is None else n for n, values in axes)
-        largest.append(replace(spec, shape=(None, *known)))
+        largest.append(replace(spec, shape=(spec.shape[0], *known)))
     pack = partial(keras.tree.pack_sequence_as, first)
     return pack(largest), pack(opened)
 

@@ -1,26 +1,36 @@
 """Makes the plan of a model, with symbolic tensors: no data is run."""
 
+import warnings
 from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
 from layertap.core import address
 from layertap.core.plan import Plan, Refused
-from layertap.errors import ModelError, OptionError
+from layertap.errors import (
+    AddressError,
+    ModelError,
+    OptionError,
+    PartialWarning,
+    RefusedError,
+)
+from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
 from layertap.planning.builder import PlanBuilder
 from layertap.planning.join_filter import requested_kinds, select_joins
 from layertap.planning.padding import Pad, Padding, padded_specs
 from layertap.planning.reduction import AS_COMPUTED, Reduce, Reduction
+from layertap.planning.row_check import check_rows
 from layertap.tracing.forward_pass import is_tensor
 from layertap.tracing.graphs.cut import cut_before
 from layertap.tracing.model_structure import built_specs, input_specs, specs_of
 from layertap.tracing.survey import survey
 
-Patterns = str | Sequence[str] | None
+Pattern: TypeAlias = str | keras.Operation
+Patterns: TypeAlias = Pattern | Sequence[Pattern] | None
 
 
 def plan(
@@ -44,11 +54,11 @@ def plan(
             such as `keras.KerasTensor`). Required for a subclassed model that was
             never called, which is built with it. Sizes that the model leaves open are
             those of the data.
-        before: Glob, or globs, over paths of joins, whose branches are planned. All
-            joins by default; no joins if only `outputs` is passed. The complete path
-            of an ignored join includes it.
-        outputs: Glob, or globs, over paths of operations, whose outputs are planned.
-            The complete name of a model input includes that input.
+        before: Glob, or globs, over paths of joins, whose branches are planned; or
+            layers. All joins by default; no joins if only `outputs` is passed. The
+            complete path of an ignored join includes it.
+        outputs: Glob, or globs, over paths of operations, whose outputs are planned;
+            or layers. The complete name of a model input includes that input.
         joins: Kind, or kinds, of join: `"concatenate"`, `"add"`, `"subtract"`,
             `"multiply"`, `"average"`, `"maximum"`, `"minimum"`, `"dot"`, `"stack"`,
             `"attention"` (query, key and value); `"*"` for all kinds. `"all"` also
@@ -67,6 +77,9 @@ def plan(
 
     Raises:
         NoJoinsError: If the model has no joins, and no outputs are requested.
+        RefusedError: If a value of a join or operation that is named by its complete
+            path can't be captured. Values that only a glob selects are left out: see
+            `missing` of the plan.
         AddressError: If a pattern matches nothing.
         OptionError: If `dtype` or `reduce` is invalid: also if the function does not
             accept a value or keep its rows.
@@ -120,22 +133,27 @@ def plan_from_data(model: keras.Model, feed: Feed, selection: Selection) -> Plan
     first = feed.first()
     if not selection.pad:
         specs = specs_of(first.inputs, input_specs(model))
-        return plan_from_specs(model, specs, selection, rows=first.rows)
+        made = plan_from_specs(model, specs, selection, rows=first.rows, batch=first)
+        _warn_of_missing(made)
+        return made
     largest, opened = padded_specs(model, feed, selection.pad)
     # Where two plans disagree, a size follows from the inputs. The plan of unknown
     # sizes gets no number of rows, which would stand in for these sizes, too.
     as_computed = replace(selection, reduction=AS_COMPUTED)
-    open_plan = plan_from_specs(model, opened, as_computed)
+    open_plan = plan_from_specs(model, opened, as_computed, batch=first)
     padding = Padding(
         selection.pad, {value.address: value.shape for value in open_plan.values}
     )
-    made = plan_from_specs(model, largest, selection, rows=first.rows, padding=padding)
+    made = plan_from_specs(
+        model, largest, selection, rows=first.rows, padding=padding, batch=first
+    )
     if made.addresses != open_plan.addresses:
         raise ModelError(
             f"{model.name!r} has other values for inputs of other sizes, which can't "
             "be padded to one size. Select by `before` or `outputs` values that are "
             "always there."
         )
+    _warn_of_missing(made)
     return made
 
 
@@ -146,13 +164,19 @@ def plan_from_specs(
     *,
     rows: int | None = None,
     padding: Padding | None = None,
+    batch: Batch | None = None,
 ) -> Plan:
-    """Plans a model for input specs; `rows` is a number of rows that it accepts."""
+    """Plans a model for input specs; `rows` is a number of rows that it accepts.
+
+    `batch` decides which values have its rows, where a trace does not show it.
+    """
     before, named = selection.before, address.patterns(selection.outputs)
     if before is None and selection.outputs is None:
         before = "*"
     kinds, everything = requested_kinds(selection.joins)
     trace = survey(model, specs, kinds if before is not None else (), rows)
+    if batch is not None:
+        trace = check_rows(model, trace, batch)
     patterns = address.patterns(before)
     joins, ignored = select_joins(model.name, trace, kinds, patterns, everything)
     builder = PlanBuilder(selection.reduction, padding)
@@ -182,11 +206,40 @@ def plan_from_specs(
     made = builder.build(model.name, ignored)
     if not made.addresses:
         reasons = "; ".join(f"{r.address}: {r.reason}" for r in made.refused)
-        raise ModelError(
+        raise RefusedError(
             f"{model.name!r} has no values that can be captured for these options. "
             f"{reasons}"
         )
+    _check_named(made, [*patterns, *named])
     return made
+
+
+def _check_named(plan: Plan, patterns: Sequence[str]) -> None:
+    """Raises if a value of a join or operation that was named can't be captured."""
+    for name, reason in plan.missing.items():
+        try:
+            path, side, _ = address.parse(name)
+        except AddressError:
+            # The operation at which the trace ended.
+            continue
+        if not any(address.names(pattern, path) for pattern in patterns):
+            continue
+        if side == "in":
+            plan.check_complete(
+                path, f"Pass a glob, such as '{path}*', for the others."
+            )
+        raise RefusedError(f"{name} can't be captured: {reason}. Leave it out.")
+
+
+def _warn_of_missing(plan: Plan) -> None:
+    """Warns of values that can't be captured, in the name of the caller's caller."""
+    if plan.missing:
+        reasons = "; ".join(f"{name}: {why}" for name, why in plan.missing.items())
+        warnings.warn(
+            f"Values of {plan.model!r} can't be captured. {reasons}. The others are.",
+            PartialWarning,
+            stacklevel=4,
+        )
 
 
 def specs_for(model: keras.Model, like: Any) -> tuple[Any, int | None]:

@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from layertap.core.values import unknown_address
+from layertap.errors import AddressError
 from layertap.results.joined_array import JoinedArray
 from layertap.results.manifest import STATISTICS, report_damage
 from layertap.results.saved_rows import SavedRows
@@ -53,11 +55,14 @@ class Saved(SavedRows):
 
         Raises:
             StoreCorruptError: If they are damaged.
+            AddressError: For a value without statistics, when it is looked up.
         """
         texts = self.reader.attributes.get(STATISTICS, {})
         with report_damage(self.path):
             stored = encoding.decode_all(self.plan, self.rows, texts)
-            return feature_axes.derive_statistics(self.plan, stored)
+            return _KnownStatistics(
+                self, feature_axes.derive_statistics(self.plan, stored)
+            )
 
     def dataset(
         self,
@@ -266,6 +271,24 @@ class Saved(SavedRows):
         state = "complete" if self.complete else "not complete"
         size = f"{len(self)} values, {self.rows:,} rows"
         return f"<layertap.Saved {self.path}: {size}, {state}>"
+
+
+class _KnownStatistics(dict[str, Statistics]):
+    """Statistics by address; the error for others says why there are none."""
+
+    def __init__(self, saved: Saved, known: Mapping[str, Statistics]) -> None:
+        super().__init__(known)
+        self._saved = saved
+
+    def __missing__(self, name: str) -> Statistics:
+        if name not in self._saved.plan.addresses:
+            raise unknown_address(self._saved.plan, name)
+        why = (
+            "its numbers are complex"
+            if self._saved.complete
+            else "the save has not ended"
+        )
+        raise AddressError(f"{name} has no statistics: {why}.")
 
 
 def open(path: str | os.PathLike[str]) -> Saved:

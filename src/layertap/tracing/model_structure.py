@@ -20,7 +20,8 @@ class InputSpec:
     """The shape and dtype that a model accepts for one input."""
 
     name: str  # the key of the input in a dictionary of data
-    shape: tuple[int | None, ...]  # rows first; None for an open size
+    # Rows first; None for an open size. Few models accept one number of rows only.
+    shape: tuple[int | None, ...]
     dtype: str
 
 
@@ -48,7 +49,7 @@ def input_specs(model: keras.Model) -> Any:
 
     def spec(tensor: Any) -> InputSpec:
         name = private(tensor, "_keras_history").operation.name
-        return InputSpec(name, (None, *tensor.shape[1:]), tensor.dtype)
+        return InputSpec(name, tensor.shape, tensor.dtype)
 
     specs = keras.tree.map_structure(spec, private(graph, "_inputs_struct"))
     if isinstance(specs, dict):
@@ -56,6 +57,12 @@ def input_specs(model: keras.Model) -> Any:
             if isinstance(value, InputSpec):
                 specs[key] = replace(value, name=str(key))
     return specs
+
+
+def fixed_rows(specs: Any) -> int | None:
+    """Returns the only number of rows that a model accepts, or None for any."""
+    rows = (spec.shape[0] for spec in keras.tree.flatten(specs))
+    return next(filter(None, rows), None)
 
 
 def built_specs(model: keras.Model) -> Any:
@@ -77,7 +84,7 @@ def specs_of(inputs: Any, declared: Any = None) -> Any:
     """Returns the specs of a batch of arrays, with the names of the declared specs."""
     if declared is not None:
         return keras.tree.map_structure(
-            lambda spec, leaf: replace(spec, shape=(None, *leaf.shape[1:])),
+            lambda spec, leaf: replace(spec, shape=(spec.shape[0], *leaf.shape[1:])),
             declared,
             inputs,
         )

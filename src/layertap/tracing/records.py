@@ -13,7 +13,8 @@ class TracedValue:
     dtype: str
     made_by: str  # the path of the operation that returned it last
     token: Hashable  # equal for two values that are the same tensor
-    by_row: bool  # whether it has one row for each row of the model's inputs
+    # Whether it has one row for each row of the inputs; None if only a batch shows it.
+    by_row: bool | None
     fault: str = ""  # the reason why it can't be captured
 
 
@@ -87,4 +88,6 @@ def _agree_all(
 def _agree(one: TracedValue, other: TracedValue) -> TracedValue:
     sizes = zip(one.shape, other.shape, strict=True)
     shape = tuple(size if size == same else None for size, same in sizes)
-    return replace(one, shape=shape, by_row=one.by_row and other.by_row)
+    known = (one.by_row, other.by_row)
+    by_row = False if False in known else None if None in known else True
+    return replace(one, shape=shape, by_row=by_row)

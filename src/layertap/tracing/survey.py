@@ -12,7 +12,7 @@ from layertap.tracing.backends import current_backend
 from layertap.tracing.forward_pass import causes
 from layertap.tracing.hooks import points, recording
 from layertap.tracing.keras_internals import backend
-from layertap.tracing.model_structure import forward
+from layertap.tracing.model_structure import fixed_rows, forward
 from layertap.tracing.records import Trace, merge
 from layertap.tracing.survey_pass import SurveyPass
 
@@ -33,18 +33,19 @@ def survey(
     points()  # Raises here: Keras would wrap its error.
     trace = partial(_trace, model, specs, frozenset(kinds))
     known = len(model.variables)
+    fixed = fixed_rows(specs)
     try:
-        traced = trace()
+        traced = trace(fixed)
         if len(model.variables) > known:
             # That pass traced the building of layers too.
-            traced = trace()
+            traced = trace(fixed)
     except LayertapError:
         raise
     except Exception as first:
         shapes = (f"{s.name} {s.shape} {s.dtype}" for s in keras.tree.flatten(specs))
         subject = f"{model.name!r} ({type(model).__name__}) with {', '.join(shapes)}"
-        return _with_rows(trace, rows, subject, first)
-    if keras.backend.backend() != "tensorflow":
+        return _with_rows(trace, rows, fixed, subject, first)
+    if fixed is not None or keras.backend.backend() != "tensorflow":
         return traced
     return _with_known_rows(traced, trace)
 
@@ -70,13 +71,19 @@ def _with_known_rows(traced: Trace, trace: Callable[..., Trace]) -> Trace:
 
 
 def _with_rows(
-    trace: Callable[..., Trace], rows: int | None, subject: str, first: Exception
+    trace: Callable[..., Trace],
+    rows: int | None,
+    fixed: int | None,
+    subject: str,
+    first: Exception,
 ) -> Trace:
     """Traces a model that does not accept an unknown number of rows."""
     traces = []
     for number, (few, size) in enumerate(STAND_INS):
         try:
-            traces.append(trace(few if rows is None else rows + number, size))
+            traces.append(
+                trace(fixed or (few if rows is None else rows + number), size)
+            )
         except LayertapError:
             raise
         except Exception as error:

@@ -162,9 +162,11 @@ class SurveyPass(Pass):
         if not maker:
             self._set_scope(tensor)
         shape = _shape(tensor)
-        by_row = rank(tensor) != 0 and tensor.shape[0] == self._rows
+        size = 0 if rank(tensor) == 0 else tensor.shape[0]
+        # An unknown size may be the rows.
+        by_row = size == self._rows or (None if size is None else False)
         return TracedValue(
-            (None, *shape[1:]) if by_row else shape,
+            shape if by_row is False else (None, *shape[1:]),
             _dtype(tensor),
             maker,
             self._token(tensor),

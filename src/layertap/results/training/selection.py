@@ -28,6 +28,10 @@ def select_addresses(plan: Plan, before: Globs, outputs: Globs) -> list[str]:
     if of_joins:
         paths = [join.path for join in plan.joins]
         for path in address.match(of_joins, paths, what="join"):
+            if any(address.names(pattern, path) for pattern in of_joins):
+                plan.check_complete(
+                    path, f"Pass a glob, such as '{path}*', for the others."
+                )
             addresses.update(plan.join(path).addresses)
         addresses.update(plan.skips)
     if of_outputs:

@@ -2,6 +2,7 @@
 
 import os
 
+from layertap.errors import OptionError
 from layertap.store.location.base import Location
 from layertap.store.location.bucket import Bucket
 from layertap.store.location.folder import Folder
@@ -11,6 +12,11 @@ from layertap.store.storage.objects import ObjectStorage
 
 def locate(path: str | os.PathLike[str]) -> Location:
     """Returns the location of a store: a folder, or a URL of S3 or Google Storage."""
+    if not isinstance(path, str | os.PathLike):
+        raise OptionError(
+            "The path of the store has the wrong type. Expected a string or a path. "
+            f"Received {path!r}."
+        )
     objects = ObjectStorage.parse(path)
     return Folder(LocalStorage(path)) if objects is None else Bucket(objects)
 
