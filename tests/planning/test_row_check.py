@@ -117,12 +117,12 @@ def test_a_glob_takes_what_it_can_and_names_the_rest(model, tmp_path):
     assert list(saved.missing) == ["fusion/in/1"]
     assert "does not begin with one row" in saved.missing["fusion/in/1"]
     kernel, bias = model.left.get_weights()
-    with pytest.raises(RefusedError, match=r"not whole.*partial=True"):
+    with pytest.raises(RefusedError, match=r"not complete.*partial=True"):
         saved.before("fusion")
     (left,) = saved.before("fusion", partial=True).values()
     np.testing.assert_allclose(left[:], X @ kernel + bias, rtol=1e-5, atol=1e-6)
     assert len(saved.before("wide")) == 2
-    with pytest.raises(RefusedError, match=r"not whole.*'fusion\*'"):
+    with pytest.raises(RefusedError, match=r"not complete.*'fusion\*'"):
         saved.dataset("fusion")
     report = layertap.verify(saved)
     assert report

@@ -46,8 +46,8 @@ class PlannedValues(Mapping[str, AnyArray], Generic[AnyArray]):
 
         Args:
             join: The path of the join.
-            partial: Whether to return the captured branches of a join of which others
-                are missing.
+            partial: Whether to return the captured branches although others are
+                missing.
 
         Raises:
             AddressError: If there is no such join.
