@@ -1,5 +1,6 @@
 # Everything runs in a virtual environment of its own, .venv; the oldest Keras that is
-# claimed in another, .venv-oldest (its TensorFlow needs Python 3.11 or 3.12).
+# claimed in another, .venv-oldest (its TensorFlow needs Python 3.11 or 3.12), the next
+# one in .venv-nightly.
 PYTHON ?= python3
 BACKENDS := tensorflow jax torch
 RUN := TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/
@@ -12,14 +13,19 @@ ALONE := --needs every_backend --needs one_backend --needs no_backend
 CORE := tests/tracing/test_collect.py tests/planning/test_planner.py \
     tests/pipeline/test_save.py tests/results/training/test_batches.py
 
-OLDEST := tests/tracing tests/zoo tests/planning/test_split.py \
+# What may break with another release of Keras.
+KERAS := tests/tracing tests/zoo tests/planning/test_split.py \
     tests/planning/test_split_refusals.py \
     tests/planning/test_submodels.py tests/inputs/test_model_file_trust.py \
     tests/pipeline/test_tap_distribution.py
 
 KILLS ?= 200
 
-.PHONY: demo check test test-campaigns test-oldest coverage crash bench bench-quick lint format clean
+# Its tests, which have small configurations, are in its repository alone.
+HUB ?= https://github.com/keras-team/keras-hub
+HUB_COMMIT := 71453d08f59edc90d276e999319fc51e61cbf82c
+
+.PHONY: demo check test test-campaigns test-oldest test-nightly test-hub coverage crash bench bench-quick lint format clean
 
 demo: .venv/ready-demo  ## Train a small network, save its branches, check them
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(RUN)layertap demo
@@ -51,7 +57,22 @@ test-oldest: .venv-oldest/ready  ## Tracing and splitting with the oldest Keras,
 	set -e; for backend in $(BACKENDS); do \
 	  echo "== the oldest Keras, on $$backend"; \
 	  KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 .venv-oldest/bin/$(PYTEST) \
-	    $(OLDEST); \
+	    $(KERAS); \
+	done
+
+# It goes through all backends, and fails at the end if one did.
+test-nightly: .venv-nightly/ready  ## The same with the next Keras, as it was last night
+	.venv-nightly/bin/python -m pip install --quiet --upgrade --group nightly
+	failed=; for backend in $(BACKENDS); do \
+	  echo "== the next Keras, on $$backend"; \
+	  KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 .venv-nightly/bin/$(PYTEST) \
+	    $(KERAS) || failed="$$failed $$backend"; \
+	done; test -z "$$failed"
+
+test-hub: .venv-hub/ready  ## Compare joins of published architectures, on all three
+	set -e; for backend in $(BACKENDS); do \
+	  KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 .venv-hub/bin/python \
+	    -m tests.zoo.keras_hub .venv-hub/source .venv-hub/$$backend.jsonl; \
 	done
 
 crash: .venv/ready-test  ## Kill saves at random moments, so many on each backend
@@ -86,7 +107,8 @@ clean:  ## Remove what was made here
 	rm -rf .venv .venv-* layertap-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	  .import_linter_cache .coverage*
 
-.venv/bin/python .venv-oldest/bin/python .venv-keract/bin/python \
+.venv/bin/python .venv-oldest/bin/python .venv-nightly/bin/python \
+.venv-hub/bin/python .venv-keract/bin/python \
 .venv-thingsvision/bin/python: %/bin/python:
 	$(PYTHON) -m venv $*
 	$@ -m pip install --quiet "pip>=25.1"
@@ -115,4 +137,18 @@ clean:  ## Remove what was made here
 
 .venv-oldest/ready: pyproject.toml | .venv-oldest/bin/python
 	.venv-oldest/bin/python -m pip install --quiet --group oldest --editable .
+	touch $@
+
+# TensorFlow wants Keras under its own name: both have the same files, so that one goes.
+.venv-nightly/ready: pyproject.toml | .venv-nightly/bin/python
+	.venv-nightly/bin/python -m pip install --quiet --group test --editable .
+	.venv-nightly/bin/python -m pip uninstall --quiet --yes keras keras-nightly
+	touch $@
+
+.venv-hub/ready: pyproject.toml | .venv-hub/bin/python
+	.venv-hub/bin/python -m pip install --quiet --group hub --editable .
+	.venv-hub/bin/python -m pip install --quiet --no-deps keras-hub==0.32.0
+	git init --quiet .venv-hub/source
+	git -C .venv-hub/source fetch --quiet --depth 1 $(HUB) $(HUB_COMMIT)
+	git -C .venv-hub/source checkout --quiet FETCH_HEAD
 	touch $@

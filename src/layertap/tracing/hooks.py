@@ -176,7 +176,7 @@ def _convert_inputs(name: str, arguments: dict[str, Any]) -> list[Any] | None:
         if hasattr(arguments[first], "shape"):
             return None
         inputs = [
-            x if hasattr(x, "shape") else backend.convert_to_tensor(x)
+            x if hasattr(x, "shape") else keras.ops.convert_to_tensor(x)
             for x in arguments[first]
         ]
         arguments[first] = list(inputs)
@@ -230,12 +230,16 @@ def points() -> list[Point]:
         (keras.Operation, "__call__", _operation_call),
         (keras.Operation, "symbolic_call", _symbolic_call),
         (Functional, "_standardize_inputs", _standardize_inputs),
-        (backend, "rnn", partial(_loop, RNN_LOOP)),
     ]
-    numpy, core = private(backend, "numpy"), private(backend, "core")
+    # Keras 3.16 moves the backend's functions to `ops`, and its loop to `rnn`.
+    moves = hasattr(backend, "ops")
+    ops = backend.ops if moves else backend
+    numpy, core = private(ops, "numpy"), private(ops, "core")
+    rnn = private(backend, "rnn") if moves else backend
+    calls.append((rnn, "rnn", partial(_loop, RNN_LOOP)))
     # New in Keras 3.9.
     if hasattr(keras, "RematScope"):
-        calls.append((core, "remat", _remat))
+        calls.append((ops if moves else core, "remat", _remat))
     calls += [(numpy, name, partial(_function, name)) for name in FUNCTIONS]
     calls += [(core, name, partial(_loop, f"`keras.ops.{name}`")) for name in LOOPS]
     calls += current_backend().points()

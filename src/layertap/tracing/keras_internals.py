@@ -31,6 +31,7 @@ def private(owner: Any, name: str) -> Any:
 
 try:
     from keras.src import backend as backend
+    from keras.src.backend.common import masking as masking
     from keras.src.models.functional import Functional as Functional
     from keras.src.ops import numpy as numpy
     from keras.src.ops.node import Node as Node

@@ -19,7 +19,7 @@ from layertap.tracing.graphs.build import (
 )
 from layertap.tracing.graphs.flatten import FlatModel, flatten
 from layertap.tracing.join_kinds import IN_ORDER
-from layertap.tracing.keras_internals import backend, private
+from layertap.tracing.keras_internals import masking, private
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def cut(model: keras.Model, specs: Any, joins: Sequence[Join]) -> Cut:
             )
     made = Cut(branches, flat, cut_joins, after, dtypes)
     for name, tensor in made.values.items():
-        if backend.get_keras_mask(tensor) is not None:
+        if masking.get_keras_mask(tensor) is not None:
             raise ModelError(
                 f"{name} has a mask, which would be lost between the parts of "
                 f"{model.name!r}."

@@ -16,7 +16,7 @@ from layertap.tracing.graphs.build import (
 )
 from layertap.tracing.graphs.record_pass import RecordPass
 from layertap.tracing.hooks import points, recording
-from layertap.tracing.keras_internals import backend, private
+from layertap.tracing.keras_internals import masking, private
 from layertap.tracing.model_structure import accepts_training, forward, functional
 
 
@@ -42,7 +42,7 @@ def flatten(
     """
     # Raise here: Keras would wrap these errors.
     points()
-    private(backend, "get_keras_mask")
+    private(masking, "get_keras_mask")
     pass_ = RecordPass(joins, kinds)
     flat = _flatten(model, specs, pass_, training=False)
     if any(id(call.operation) in pass_.opened for call in flat.calls):

@@ -10,7 +10,7 @@ from layertap.errors import ModelError
 from layertap.tracing.forward_pass import Call, Frame, Pass, tensors_of
 from layertap.tracing.graphs.build import OperationCall, map_tensors, new_tensor
 from layertap.tracing.join_kinds import OPERATIONS, operation_name
-from layertap.tracing.keras_internals import Functional, backend, private
+from layertap.tracing.keras_internals import Functional, masking, private
 from layertap.tracing.model_structure import (
     accepts_training,
     functional,
@@ -167,9 +167,9 @@ def _default(operation: Any) -> bool | None:
 
 def _new_masked_tensor(tensor: Any) -> Any:
     """Returns a new symbolic tensor like another, with the same mask."""
-    made, mask = new_tensor(tensor), backend.get_keras_mask(tensor)
+    made, mask = new_tensor(tensor), masking.get_keras_mask(tensor)
     if mask is not None:
-        backend.set_keras_mask(made, mask)
+        masking.set_keras_mask(made, mask)
     return made
 
 
