@@ -9,10 +9,12 @@ import pytest
 
 import layertap
 from layertap.errors import (
+    AddressError,
     DataError,
     DataTypeError,
     NoJoinsError,
     NotAStoreError,
+    OptionError,
     OtherRunError,
 )
 from tests.support.campaign import everywhere
@@ -45,6 +47,38 @@ def test_bad_ids_are_refused(tmp_path):
     stream = iter([numbers(5)])
     with pytest.raises(DataError, match="4 ids"):
         layertap.save(two_branches(), stream, tmp_path / "v.zarr", ids=range(4))
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("path", "options", "words"),
+    [
+        (None, {}, r"The path of the store .* Received None"),
+        (3, {}, r"The path of the store .* Received 3"),
+        ("v.zarr", {"memory": "1GB"}, r"`memory` is invalid.* Received '1GB'"),
+        ("v.zarr", {"memory": 1.5}, r"`memory` is invalid.* Received 1\.5"),
+    ],
+)
+def test_bad_arguments_are_refused_in_words(
+    tmp_path, monkeypatch, path, options, words
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=words):
+        layertap.save(two_branches(), numbers(5), path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.one_backend
+def test_what_is_no_address_is_refused_in_words(tmp_path):
+    model = two_branches()
+    saved = layertap.save(model, numbers(5), tmp_path / "v.zarr")
+    values = layertap.capture(model, numbers(5))
+    for mapping in (saved, values):
+        for name in (slice(3), 0, None):
+            with pytest.raises(AddressError, match=r"An address is a string such as"):
+                mapping[name]
+    with pytest.raises(AddressError, match=r"No value 'gone'"):
+        saved.statistics["gone"]
 
 
 @pytest.mark.one_backend

@@ -10,6 +10,7 @@ from keras import layers
 
 import layertap
 from layertap.cli import main
+from layertap.errors import AddressError
 from tests.support.campaign import share
 
 pytestmark = pytest.mark.one_backend
@@ -156,6 +157,22 @@ def test_statistics_are_shown(tmp_path):
     assert known["total"]["dead"] == known["total"]["units"] == 16
     assert known["total"]["zeros"] == 1500
     assert set(shown["statistics"]) == set(saved)
+
+
+def test_a_value_without_statistics_says_why(tmp_path):
+    path = tmp_path / "v"
+    with pytest.raises(StoppedError):
+        layertap.save(model_with_aliases(), batches(numbers(), 300), path, memory=SMALL)
+    with pytest.raises(AddressError, match=r"outer/in/0 .*: the save has not ended"):
+        layertap.open(path).statistics["outer/in/0"]
+    with pytest.raises(AddressError, match="No value 'gone'"):
+        layertap.open(path).statistics["gone"]
+    x = keras.Input((8,), name="x")
+    joined = layers.Concatenate(name="fusion")([keras.ops.cast(x, "complex64")] * 2)
+    saved = layertap.save(keras.Model(x, joined), numbers(), tmp_path / "waves")
+    assert saved["fusion/in/0"].dtype.name == "complex64"
+    with pytest.raises(AddressError, match="its numbers are complex"):
+        saved.statistics["fusion/in/0"]
 
 
 def test_an_incomplete_store_shows_no_statistics(tmp_path):
