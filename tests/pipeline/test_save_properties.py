@@ -244,7 +244,7 @@ def assert_stored_once(graph: Graph, plan: layertap.Plan) -> None:
 @pytest.mark.campaign
 @settings(
     derandomize=True,
-    max_examples=times(3, 20),
+    max_examples=times(3, 6),
     suppress_health_check=[HealthCheck.too_slow],
     # Shrinking takes minutes: each try plans, compiles and saves a model.
     phases=[Phase.explicit, Phase.generate],

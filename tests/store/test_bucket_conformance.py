@@ -37,7 +37,7 @@ class TestBucket(StoreSuite):
         super().test_zarr_python_reads_the_same(place, path, dtype, compression)
 
     @pytest.mark.campaign
-    @settings(max_examples=times(3, 10))
+    @settings(max_examples=times(3, 5))
     @given(history=histories)
     def test_any_history_ends_in_the_same_store(self, new_place, history):
         self.check_history(new_place, *history)
@@ -52,4 +52,4 @@ class TestDamagedBucket(DamageSuite):
 class TestFlippedBucket(FlipSuite):
     """No bit that flips in a bucket is silent."""
 
-    every = times(151, 11)
+    every = times(151, 51)

@@ -96,7 +96,7 @@ def mutated_bytes(draw, content):
     return content[: token.start()] + new + content[token.end() :]
 
 
-@fuzz(15, 150)
+@fuzz(15, 70)
 @given(st.data())
 def test_mutated_bytes_of_metadata(store, data):
     store.restore()
@@ -105,7 +105,7 @@ def test_mutated_bytes_of_metadata(store, data):
     use(store.path)
 
 
-@fuzz(10, 80)
+@fuzz(10, 30)
 @given(st.data())
 def test_mutated_bytes_of_shards(store, data):
     store.restore()
@@ -202,7 +202,7 @@ def mutated(draw, tree, most=3):
     return tree
 
 
-@fuzz(20, 200)
+@fuzz(20, 90)
 @given(st.data())
 def test_mutated_root(store, data):
     store.restore()
@@ -210,7 +210,7 @@ def test_mutated_root(store, data):
     use(store.path)
 
 
-@fuzz(15, 150)
+@fuzz(15, 70)
 @given(st.data())
 def test_mutated_plan(store, data):
     store.restore()
@@ -219,7 +219,7 @@ def test_mutated_plan(store, data):
     use(store.path)
 
 
-@fuzz(10, 80)
+@fuzz(10, 30)
 @given(st.data())
 def test_mutated_metadata_of_an_array(store, data):
     store.restore()
@@ -239,7 +239,7 @@ FORMS = {
 }
 
 
-@fuzz(10, 80)
+@fuzz(10, 30)
 @given(st.data())
 def test_mutated_layout_of_an_array(store, data):
     """The claims agree with each other, like those of another store."""
@@ -258,7 +258,7 @@ def test_mutated_layout_of_an_array(store, data):
     use(store.path)
 
 
-@fuzz(10, 80)
+@fuzz(10, 30)
 @given(st.data())
 def test_a_mutated_store_is_resumed_or_removed(growing, data):
     growing.reset()

@@ -228,7 +228,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStoreMachine = pytest.mark.campaign(StoreMachine.TestCase)
 TestStoreMachine.settings = settings(
-    max_examples=times(4, 40),
+    max_examples=times(4, 15),
     stateful_step_count=20,
     # Kills come at another moment each time, which can't be made simpler.
     phases=(Phase.reuse, Phase.generate),

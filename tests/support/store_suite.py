@@ -121,7 +121,7 @@ class StoreSuite:
             ]
 
     @pytest.mark.campaign
-    @settings(max_examples=times(6, 40))
+    @settings(max_examples=times(6, 25))
     @given(history=histories)
     def test_any_history_ends_in_the_same_store(self, new_place, history):
         self.check_history(new_place, *history)

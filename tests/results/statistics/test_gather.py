@@ -80,7 +80,7 @@ def specs(plan):
 
 
 @pytest.mark.campaign
-@settings(max_examples=times(8, 40))
+@settings(max_examples=times(8, 25))
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=6))
 def test_rows_are_observed_once_however_they_are_committed(tmp_path_factory, steps):
     """Appended, committed and resumed in any way: the statistics are equal."""

@@ -220,7 +220,7 @@ class ScatteredMachine(RuleBasedStateMachine):
 
 TestScatteredMachine = pytest.mark.campaign(ScatteredMachine.TestCase)
 TestScatteredMachine.settings = settings(
-    max_examples=times(4, 40),
+    max_examples=times(4, 15),
     stateful_step_count=25,
     # Kills come at another moment each time, which can't be made simpler.
     phases=(Phase.reuse, Phase.generate),
