@@ -182,3 +182,19 @@ def test_values_whose_size_is_that_of_their_batch_are_refused():
     model = keras.Model(inputs, Similarities(name="similar")(inputs))
     with pytest.raises(DataError, match=r"similar/out .* one shape\. .*\(1,\), \(2,\)"):
         captured(model, "similar")
+
+
+def test_a_glob_selects_every_call_and_a_path_selects_one():
+    x = keras.Input([4])
+    a = layers.Dense(2, name="a")
+    joined = layers.Concatenate(name="fusion")([a(x), x])
+    steps = layers.TimeDistributed(keras.Model(x, joined, name="inner"), name="steps")
+    inputs = keras.Input([3, 4])
+    model = keras.Model(inputs, steps(inputs))
+    x = np.random.default_rng(0).normal(size=(5, 3, 4)).astype("float32")
+    values = captured(model, "*/a", x)
+    close(np.stack(list(values.values()), 1), dense(a, x))
+    assert list(captured(model, "steps/a", x)) == ["steps/a/out"]
+    branches = layertap.capture(model, x, before="*/fusion", batch_size=2)
+    close(np.stack([branches[name] for name in branches][1::2], 1), x)
+    assert len(layertap.plan(model, before="steps/fusion").joins) == 1

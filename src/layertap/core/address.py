@@ -35,6 +35,7 @@ RESERVED = frozenset(
 
 Side = Literal["in", "out"]
 
+_NUMBER_OF_A_CALL = re.compile(r"@\d+(?=/|$)")
 _LOOKS_LIKE_A_LATER_CALL = re.compile(r"@(?=\d+$)")
 _LATER_CALL = re.compile(r"@\d+$")
 
@@ -127,18 +128,20 @@ def match(patterns: Sequence[str], paths: Sequence[str], *, what: str) -> list[s
     """Selects the paths that match at least one pattern, in their order.
 
     Patterns are shell globs over complete paths: `*` crosses `/`. Names in them may be
-    percent-encoded or as in Keras. `what` names the paths in the error if a
+    percent-encoded or as in Keras. A glob without `@` selects all calls of an
+    operation; a complete path selects one. `what` names the paths in the error if a
     pattern matches nothing: `"join"`.
     """
     selected: set[str] = set()
     for pattern in patterns:
-        matching = {
-            path
-            for path in paths
-            if names(pattern, path)
-            or fnmatch.fnmatchcase(path, pattern)
-            or fnmatch.fnmatchcase(unquote(path), pattern)
-        }
+        every_call = "@" not in pattern and re.search(r"[*?[]", pattern)
+        matching = set()
+        for path in paths:
+            forms = [path, _NUMBER_OF_A_CALL.sub("", path) if every_call else path]
+            forms += list(map(unquote, forms))
+            globbed = any(fnmatch.fnmatchcase(form, pattern) for form in forms)
+            if globbed or names(pattern, path):
+                matching.add(path)
         if not matching:
             raise AddressError(
                 f"No {what} of this model matches {pattern!r}. "

@@ -100,7 +100,7 @@ class Join:
         path: Its path.
         kind: `"concatenate"`, `"add"` or another kind: see `layertap.plan`.
         axis: The axis along which it joins, never negative; 0 is the row axis. None
-            for kinds without one.
+            for kinds without one, and for rows that are folded: see `Plan.folded`.
         shape: The shape of its output.
         dtype: The dtype of its output.
         branches: Its inputs, in their order. `Plan.refused` names those that can't be
@@ -174,6 +174,8 @@ class Plan(tables.Tabular):
         narrowed: The dtypes that stored values had before `dtype`, by address.
         padded: The axes along which stored values are padded, by address. Their sizes
             are the largest; the store has the true ones, too.
+        folded: Values whose rows the model folds into one axis, by address: that axis
+            is `a * rows * b` for `(a, b)`. They are stored as `(rows, a * b, …)`.
         ignored: Traced joins that do not join data, each with the reason.
         skips: The addresses of those among `outputs` that run past the joins to the
             head.
@@ -188,6 +190,7 @@ class Plan(tables.Tabular):
     reduce: str | None = None
     narrowed: Mapping[str, Dtype] = field(default_factory=dict)
     padded: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    folded: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ignored: tuple[Ignored, ...] = ()
     skips: tuple[str, ...] = ()
 
@@ -266,7 +269,7 @@ class Plan(tables.Tabular):
             ValueError: If a shape or dtype is impossible.
         """
         # Earlier versions did not save these.
-        later = ("dtype", "reduce", "narrowed", "padded", "ignored", "skips")
+        later = ("dtype", "reduce", "narrowed", "padded", "folded", "ignored", "skips")
         plan = cls("", ())
         return _decode(cls, {**{name: getattr(plan, name) for name in later}, **data})
 

@@ -11,6 +11,7 @@ from layertap.core import address
 from layertap.core.plan import Plan
 from layertap.errors import DataError
 from layertap.inputs.convert import Batch
+from layertap.planning.folded_rows import unfold
 from layertap.planning.padding import pad_to
 from layertap.planning.reduction import AS_COMPUTED, Reduction
 from layertap.tracing.collect import tapped
@@ -37,21 +38,20 @@ class Tap:
     ) -> None:
         self.plan = plan
         self._sizes = {value.address: value.shape[1:] for value in plan.stored}
-        branches: dict[str, dict[int, str]] = {}
-        outputs: dict[str, dict[int, str]] = {}
-        for value in plan.stored:
-            parts = value.parts
-            wanted = branches if parts.side == "in" else outputs
-            wanted.setdefault(parts.path, {})[parts.number] = value.address
+        names, folded = list(self._sizes), dict(plan.folded)
         for join in plan.joins:
             if joined and join.rebuildable:
-                name = address.output(join.path)
-                outputs.setdefault(join.path, {}).setdefault(0, name)
-        self._step = tapped(
-            model,
-            Wanted(branches, outputs, {join.kind for join in plan.joins}),
-            lambda tensors: reduction.apply(tensors, plan),
-        )
+                names.append(address.output(join.path))
+                if join.addresses[0] in folded:
+                    folded[names[-1]] = folded[join.addresses[0]]
+
+        def finish(tensors: dict[str, Any]) -> dict[str, Any]:
+            for name in tensors.keys() & folded.keys():
+                tensors[name] = unfold(tensors[name], *folded[name])
+            return reduction.apply(tensors, plan)
+
+        wanted = Wanted.of(names, {join.kind for join in plan.joins})
+        self._step = tapped(model, wanted, finish)
 
     def __call__(self, batch: Batch) -> Arrays:
         """Returns the values of one batch: see `begin`."""

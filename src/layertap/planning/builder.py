@@ -31,6 +31,7 @@ class PlanBuilder:
         self._recipes: dict[str, Recipe] = {}
         self._narrowed: dict[str, str] = {}
         self._padded: dict[str, tuple[int, ...]] = {}
+        self._folded: dict[str, tuple[int, ...]] = {}
         # By the token of a tensor: the first address that has it, and its recipe.
         self._sources: dict[Hashable, tuple[str, Recipe]] = {}
 
@@ -46,6 +47,7 @@ class PlanBuilder:
             reduce=self._reduction.name,
             narrowed=self._narrowed,
             padded=self._padded,
+            folded=self._folded,
             ignored=tuple(ignored),
             skips=tuple(self._skips),
         )
@@ -112,6 +114,8 @@ class PlanBuilder:
             self._sources[traced.token] = (name, Recipe((name,)))
         else:
             self._recipes[name] = recipe
+        if traced.outer and traced.times:
+            self._folded[name] = traced.outer, traced.times // traced.outer
         reduction = self._reduction
         shape, dtype = reduction.reduced_spec(name, traced.shape, traced.dtype)
         stored_dtype = reduction.stored_dtype(dtype)

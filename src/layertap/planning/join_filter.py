@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from layertap.core import address
 from layertap.core.plan import Ignored
 from layertap.errors import LayertapError, ModelError, NoJoinsError, OptionError
+from layertap.planning.folded_rows import is_folded
 from layertap.tracing.join_kinds import KINDS
 from layertap.tracing.records import Trace, TracedJoin
 
@@ -81,7 +82,7 @@ def ignored_reason(join: TracedJoin) -> str:
     """
     if join.origin:
         return f"it is done inside {join.origin}"
-    by_row = [value.by_row is not False for value in join.inputs]
+    by_row = [v.by_row is not False or is_folded(v) for v in join.inputs]
     if join.kind in ("concatenate", "stack"):
         if not any(by_row):
             return "no input has the rows of the data: a shape, indices, weights"

@@ -20,6 +20,7 @@ from layertap.errors import (
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
 from layertap.planning.builder import PlanBuilder
+from layertap.planning.folded_rows import unfold_rows
 from layertap.planning.join_filter import requested_kinds, select_joins
 from layertap.planning.padding import Pad, Padding, padded_specs
 from layertap.planning.reduction import AS_COMPUTED, Reduce, Reduction
@@ -31,6 +32,9 @@ from layertap.tracing.survey import survey
 
 Pattern: TypeAlias = str | keras.Operation
 Patterns: TypeAlias = Pattern | Sequence[Pattern] | None
+
+# The most values that a warning names.
+_MOST_REASONS = 10
 
 
 def plan(
@@ -56,7 +60,8 @@ def plan(
             those of the data.
         before: Glob, or globs, over paths of joins, whose branches are planned; or
             layers. All joins by default; no joins if only `outputs` is passed. The
-            complete path of an ignored join includes it.
+            complete path of an ignored join includes it. A glob without `@`
+            selects all calls of the operations it names; a complete path selects one.
         outputs: Glob, or globs, over paths of operations, whose outputs are planned;
             or layers. The complete name of a model input includes that input.
         joins: Kind, or kinds, of join: `"concatenate"`, `"add"`, `"subtract"`,
@@ -93,8 +98,9 @@ def plan(
     ```
     """
     selection = Selection(before, outputs, joins, for_head, Reduction(dtype, reduce))
-    specs, rows = specs_for(model, like)
-    return plan_from_specs(model, specs, selection, rows=rows)
+    specs, batch = specs_for(model, like)
+    rows = None if batch is None else batch.rows
+    return plan_from_specs(model, specs, selection, rows=rows, batch=batch)
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ def plan_from_specs(
 ) -> Plan:
     """Plans a model for input specs; `rows` is a number of rows that it accepts.
 
-    `batch` decides which values have its rows, where a trace does not show it.
+    `batch` decides what a trace does not show: which values have its rows, and how.
     """
     before, named = selection.before, address.patterns(selection.outputs)
     if before is None and selection.outputs is None:
@@ -179,8 +185,21 @@ def plan_from_specs(
         trace = check_rows(model, trace, batch)
     patterns = address.patterns(before)
     joins, ignored = select_joins(model.name, trace, kinds, patterns, everything)
+    inputs = {name: (value,) for name, value in trace.inputs.items()}
+    outputs: dict[str, dict[str, Any]] = {
+        path: {address.output(path, n, len(values)): v for n, v in enumerate(values)}
+        for path, values in (inputs | {**trace.outputs}).items()
+    }
+    known = [path for path in outputs if path in trace.outputs or path in named]
+    matching = address.match(named, known, what="operation")
+    chosen = {name: value for path in matching for name, value in outputs[path].items()}
+    data = None
+    if batch is not None and not selection.for_head and padding is None:
+        data = batch.inputs
+    joins, chosen = unfold_rows(model, data, joins, chosen)
     builder = PlanBuilder(selection.reduction, padding)
     builder.add_joins(joins)
+    builder.add_outputs(chosen)
     if trace.stopped is not None:
         path, reason = trace.stopped
         reason = (
@@ -189,14 +208,6 @@ def plan_from_specs(
             "`keras.ops.cond` the model could be traced to its end"
         )
         builder.refused.append(Refused(path, reason))
-    inputs = {name: (value,) for name, value in trace.inputs.items()}
-    outputs: dict[str, dict[str, Any]] = {
-        path: {address.output(path, n, len(values)): v for n, v in enumerate(values)}
-        for path, values in (inputs | {**trace.outputs}).items()
-    }
-    known = [path for path in outputs if path in trace.outputs or path in named]
-    for path in address.match(named, known, what="operation"):
-        builder.add_outputs(outputs[path])
     if selection.for_head:
         # Of the dtypes that the joins receive, not of the stored ones.
         computed = PlanBuilder(AS_COMPUTED)
@@ -234,16 +245,19 @@ def _check_named(plan: Plan, patterns: Sequence[str]) -> None:
 def _warn_of_missing(plan: Plan) -> None:
     """Warns of values that can't be captured, in the name of the caller's caller."""
     if plan.missing:
-        reasons = "; ".join(f"{name}: {why}" for name, why in plan.missing.items())
+        reasons = [f"{name}: {why}" for name, why in plan.missing.items()]
+        if len(reasons) > _MOST_REASONS:
+            reasons[_MOST_REASONS:] = [f"{len(reasons) - _MOST_REASONS} more"]
         warnings.warn(
-            f"Values of {plan.model!r} can't be captured. {reasons}. The others are.",
+            f"Values of {plan.model!r} can't be captured. {'; '.join(reasons)}. "
+            "The others are.",
             PartialWarning,
             stacklevel=4,
         )
 
 
-def specs_for(model: keras.Model, like: Any) -> tuple[Any, int | None]:
-    """Returns the input specs of a model, and a number of rows that it accepts."""
+def specs_for(model: keras.Model, like: Any) -> tuple[Any, Batch | None]:
+    """Returns the input specs of a model, and a batch of data if `like` is data."""
     declared = input_specs(model)
     if like is None:
         specs = declared if declared is not None else built_specs(model)
@@ -256,7 +270,7 @@ def specs_for(model: keras.Model, like: Any) -> tuple[Any, int | None]:
     if all(map(_is_spec, keras.tree.flatten(like))):
         return specs_of(like, declared), None
     first = Feed(like, declared).first()
-    return specs_of(first.inputs, declared), first.rows
+    return specs_of(first.inputs, declared), first
 
 
 def _is_spec(leaf: Any) -> bool:

@@ -111,6 +111,11 @@ def submodels(
             f"which matches {paths}."
         )
     join = made.joins[0]
+    if made.folded:
+        raise ModelError(
+            f"{join.path!r} has branches whose rows are folded into one axis with "
+            "others, which no model returns row by row. Use layertap.save instead."
+        )
     names = list(named_branches(made, join.path))
     specs, _ = specs_for(model, like)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from numpy.typing import NDArray
 
-from layertap.core.address import component
+from layertap.core.address import component, parse
 from layertap.tracing.join_kinds import native_name, origin
 from layertap.tracing.keras_internals import private
 from layertap.tracing.model_structure import call_number
@@ -48,6 +48,15 @@ class Wanted:
     # The output of a join is under the join's path.
     outputs: Addresses
     kinds: Iterable[str]
+
+    @classmethod
+    def of(cls, addresses: Iterable[str], kinds: Iterable[str]) -> "Wanted":
+        """Sorts values by their addresses."""
+        sides: dict[str, dict[str, dict[int, str]]] = {"in": {}, "out": {}}
+        for address in addresses:
+            parts = parse(address)
+            sides[parts.side].setdefault(parts.path, {})[parts.number] = address
+        return cls(sides["in"], sides["out"], kinds)
 
     @property
     def addresses(self) -> list[str]:

@@ -16,6 +16,11 @@ class TracedValue:
     # Whether it has one row for each row of the inputs; None if only a batch shows it.
     by_row: bool | None
     fault: str = ""  # the reason why it can't be captured
+    # Its first axis has so many times the rows: 0 if it is not a multiple of them, None
+    # if unknown.
+    times: int | None = None
+    # Of a value whose rows are unfolded: see `planning.folded_rows`.
+    outer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def _merge_two(one: Trace, other: Trace) -> Trace:
         path: replace(
             join,
             inputs=_agree_all(join.inputs, other.joins[path].inputs),
-            output=_agree(join.output, other.joins[path].output),
+            output=_agree_all([join.output], [other.joins[path].output])[0],
         )
         for path, join in one.joins.items()
         if path in other.joins
@@ -82,7 +87,14 @@ def _merge_two(one: Trace, other: Trace) -> Trace:
 def _agree_all(
     values: Sequence[TracedValue], others: Sequence[TracedValue]
 ) -> tuple[TracedValue, ...]:
+    if list(map(_form, values)) != list(map(_form, others)):
+        longer = max(values, others, key=len)
+        return tuple(replace(value, fault=value.fault or _VARIES) for value in longer)
     return tuple(_agree(*pair) for pair in zip(values, others, strict=True))
+
+
+def _form(value: TracedValue) -> tuple[int, str]:
+    return len(value.shape), value.dtype
 
 
 def _agree(one: TracedValue, other: TracedValue) -> TracedValue:
@@ -90,4 +102,12 @@ def _agree(one: TracedValue, other: TracedValue) -> TracedValue:
     shape = tuple(size if size == same else None for size, same in sizes)
     known = (one.by_row, other.by_row)
     by_row = False if False in known else None if None in known else True
-    return replace(one, shape=shape, by_row=by_row)
+    numbers = {value.times for value in (one, other)} - {None}
+    times = None if not numbers else numbers.pop() if len(numbers) == 1 else 0
+    return replace(one, shape=shape, by_row=by_row, times=times)
+
+
+_VARIES = (
+    "the number, rank or dtype of the tensors here depends on the rows or the sizes of "
+    "the inputs"
+)

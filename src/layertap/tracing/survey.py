@@ -16,10 +16,13 @@ from layertap.tracing.model_structure import fixed_rows, forward
 from layertap.tracing.records import Trace, merge
 from layertap.tracing.survey_pass import SurveyPass
 
-# Rows and other sizes for models that fail with Keras' own stand-ins, which are primes.
-# These sizes can be halved five times, for networks that go down and up again. Rows are
-# few, in case they are really computed.
-STAND_INS = ((2, 96), (3, 160))
+# Numbers of rows for models that fail without one: few, in case they are really
+# computed.
+ROWS = (2, 3)
+# Pairs of other sizes, for models that fail with those of Keras, which are primes. The
+# first can be halved five times, for networks that go down and up again. The others
+# are for models with an upper limit, such as a table of positions.
+STAND_INS = ((96, 160), (32, 64), (8, 16), (2, 4))
 
 
 def survey(
@@ -44,7 +47,7 @@ def survey(
     except Exception as first:
         shapes = (f"{s.name} {s.shape} {s.dtype}" for s in keras.tree.flatten(specs))
         subject = f"{model.name!r} ({type(model).__name__}) with {', '.join(shapes)}"
-        return _with_rows(trace, rows, fixed, subject, first)
+        return _with_rows(trace, specs, rows, subject, first)
     if fixed is not None or keras.backend.backend() != "tensorflow":
         return traced
     return _with_known_rows(traced, trace)
@@ -57,7 +60,7 @@ def _with_known_rows(traced: Trace, trace: Callable[..., Trace]) -> Trace:
     with another number of rows do not depend on it.
     """
     try:
-        (rows, _), (more_rows, _) = STAND_INS
+        rows, more_rows = ROWS
         known = trace(rows)
         if known.sizes == traced.sizes:
             return merge([traced, known])
@@ -72,30 +75,37 @@ def _with_known_rows(traced: Trace, trace: Callable[..., Trace]) -> Trace:
 
 def _with_rows(
     trace: Callable[..., Trace],
+    specs: Any,
     rows: int | None,
-    fixed: int | None,
     subject: str,
     first: Exception,
 ) -> Trace:
-    """Traces a model that does not accept an unknown number of rows."""
-    traces = []
-    for number, (few, size) in enumerate(STAND_INS):
+    """Traces a model that does not accept unknown rows, or Keras' stand-in sizes."""
+    opened = [s.name for s in keras.tree.flatten(specs) if None in s.shape[1:]]
+    fixed = fixed_rows(specs)
+    numbers = ROWS if rows is None else (rows, rows + 1)
+    if fixed is not None:
+        numbers = (fixed, fixed)
+    errors = []
+    for sizes in STAND_INS if opened else STAND_INS[:1]:
+        traces: list[Trace] = []
         try:
-            traces.append(
-                trace(fixed or (few if rows is None else rows + number), size)
-            )
+            for number, size in zip(numbers, sizes, strict=True):
+                traces.append(trace(number, size))
         except LayertapError:
             raise
         except Exception as error:
-            # The model may not accept one row more than the known number.
-            if traces and rows is not None:
-                break
-            raise ListeningError(
-                f"{subject} can't be run with symbolic tensors: "
-                f"{type(error).__name__}: {_message(error)}\nIf the model expects "
-                "other shapes, pass data as `like=`."
-            ) from first
-    return merge(traces)
+            errors.append(error)
+        # The model may not accept one row more than the known number.
+        if len(traces) == 2 or (traces and rows is not None and not opened):
+            return merge(traces)
+    tried = ", ".join(str(size) for size, _ in STAND_INS)
+    raise ListeningError(
+        f"{subject} can't be run with symbolic tensors: "
+        f"{type(errors[0]).__name__}: {_message(errors[0])}\n"
+        + (f"The open sizes of {', '.join(opened)} were {tried}. " if opened else "")
+        + "If the model expects other shapes, pass data as `like=`."
+    ) from first
 
 
 def _trace(

@@ -172,6 +172,7 @@ class SurveyPass(Pass):
             self._token(tensor),
             by_row,
             self._fault(tensor),
+            _times(tensor, self._rows),
         )
 
     def _fault(self, tensor: Tensor) -> str:
@@ -193,6 +194,21 @@ class SurveyPass(Pass):
 
 def _dtype(tensor: Tensor) -> str:
     return keras.backend.standardize_dtype(tensor.dtype)
+
+
+def _times(tensor: Tensor, rows: Any) -> int | None:
+    """Returns how many times the rows a tensor's first axis has, if that is known."""
+    if not rank(tensor):
+        return 0
+    size = tensor.shape[0]
+    if size is None or rows is None:
+        return None
+    if isinstance(size, int) != isinstance(rows, int) or rows == 1:
+        # Any size is a multiple of one row.
+        return 0
+    # JAX divides symbolic sizes.
+    times = size // rows
+    return times if isinstance(times, int) and times * rows == size else 0
 
 
 def _shape(tensor: Tensor) -> tuple[int | None, ...]:

@@ -1,0 +1,125 @@
+"""One trace of passes that differ: by stand-ins for sizes, or in what Keras does."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import layertap
+from layertap.errors import ListeningError
+
+pytestmark = pytest.mark.every_backend
+
+X = np.random.default_rng(0).normal(size=(3, 4, 6)).astype("float32")
+
+
+class Call(layers.Layer):
+    """Calls a function of its inputs."""
+
+    def __init__(self, function, name=None):
+        super().__init__(name=name)
+        self.function = function
+
+    def call(self, *inputs):
+        return self.function(*inputs)
+
+
+class Positions(layers.Layer):
+    """Adds the first rows of a table, which is as long as the longest text."""
+
+    def __init__(self, longest):
+        super().__init__(name="positions")
+        self.longest = longest
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(self.longest, shape[-1]), name="table")
+
+    def call(self, x):
+        return x + ops.broadcast_to(self.table[: ops.shape(x)[1]], ops.shape(x))
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape)
+
+
+def with_positions(longest):
+    x = keras.Input((None, 6), name="text")
+    joined = layers.Concatenate(name="fusion")([x, Positions(longest)(x)])
+    return keras.Model(x, joined, name="reader")
+
+
+@pytest.mark.parametrize("longest", [100, 77, 20, 5])
+def test_a_stand_in_for_an_open_size_is_one_that_the_model_can_take(longest):
+    model = with_positions(longest)
+    (join,) = layertap.plan(model).joins
+    assert [branch.shape for branch in join.branches] == [(None, None, 6)] * 2
+    table = ops.convert_to_numpy(model.get_layer("positions").table)
+    values = layertap.capture(model, X)
+    np.testing.assert_allclose(values["fusion/in/1"], X + table[:4], rtol=1e-6)
+
+
+class Odd(layers.Layer):
+    """Accepts texts of seven words, and says so too late."""
+
+    def call(self, x):
+        return ops.reshape(x, (-1, 7 * 6))
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor((None, 42))
+
+
+def test_where_no_stand_in_fits_the_input_is_named():
+    x = keras.Input((None, 6), name="text")
+    joined = layers.Concatenate(name="fusion")([Odd(name="odd")(x), layers.LSTM(2)(x)])
+    model = keras.Model(x, joined)
+    with pytest.raises(ListeningError, match=r"open sizes of text were 96, 32, 8, 2\."):
+        layertap.plan(model)
+    seven = np.ones((2, 7, 6), "float32")
+    assert layertap.plan(model, like=seven).joins[0].branches[0].shape == (None, 42)
+
+
+def beside(layer, size):
+    """Makes a model with a layer whose own joins differ from pass to pass."""
+    x = keras.Input((*size,), name="x")
+    inner = Call(lambda a, b: ops.stack([a, b], axis=1), name="own")(x, 2 * x)
+    flat = [layers.Flatten()(value) for value in (inner, layer(x))]
+    return keras.Model(x, layers.Concatenate(name="fusion")(flat))
+
+
+DIFFERENT = {
+    "repeat": lambda: (layers.RepeatVector(3), [6]),
+    "unrolled": lambda: (layers.LSTM(2, unroll=True), [4, 6]),
+    "gather": lambda: (
+        Call(lambda x: ops.take_along_axis(x, ops.argsort(x, axis=1), axis=1)),
+        [4, 6],
+    ),
+    "spectrogram": lambda: (
+        layers.MelSpectrogram(fft_length=16, num_mel_bins=3),
+        [64],
+    ),
+    "map": lambda: (
+        Call(lambda x: ops.map(lambda row: ops.concatenate([row, row], 0), x)),
+        [4, 6],
+    ),
+    "scan": lambda: (
+        Call(lambda x: ops.scan(lambda c, r: (c + r, c), x[0], x)[1]),
+        [4, 6],
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::layertap.PartialWarning")
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_all_joins_beside_those_that_differ_from_pass_to_pass(name):
+    layer, size = DIFFERENT[name]()
+    model = beside(layer, size)
+    x = np.random.default_rng(0).normal(size=(3, *size)).astype("float32")
+    layertap.plan(model, joins="*")
+    (own,) = layertap.plan(model, joins="stack", before="own/*").joins
+    everything = layertap.capture(model, x, joins="all", batch_size=2)
+    assert {own.path, "fusion"} <= {join.path for join in everything.plan.joins}
+    one, two = (everything[address] for address in own.addresses)
+    np.testing.assert_array_equal(one, x)
+    np.testing.assert_array_equal(two, 2 * x)
+    np.testing.assert_array_equal(
+        everything["fusion/in/0"], np.stack([x, 2 * x], 1).reshape(3, -1)
+    )
