@@ -13,6 +13,8 @@ from layertap.core.optional import import_users
 from layertap.errors import ModelFileError
 
 _SUFFIXES = (".keras", ".h5", ".hdf5")
+# The most characters of an error of Keras that are shown.
+_LONGEST = 300
 # The first release of Keras that has its safe mode for .h5 files, too.
 _SAFE_H5 = (3, 11, 3)
 # How Keras reports an unknown class, in .keras and in .h5 files.
@@ -95,14 +97,46 @@ def _explain(path: str, error: Exception) -> str:
             f"{path} holds a Lambda layer or other code, which Keras' safe mode does "
             "not run. If you trust the file's author, pass --trust-model."
         )
+    version = _keras_version(path)
+    old = bool(version) and int(version.partition(".")[0]) < 3
     custom = _CUSTOM.search(text)
-    if custom:
+    # A .keras file of Keras 2 needs Keras' own classes of that time.
+    if custom and not (old and zipfile.is_zipfile(path)):
         return (
             f"{path} needs {custom['name']}, which is not part of Keras. Name the "
             "module that registers it (with keras.saving.register_keras_serializable): "
             "--import my_package.module"
         )
+    # Keras writes the configurations of all layers first, and the cause last.
+    text = text.rpartition("Exception encountered: ")[2]
+    text = re.split(r"\. (?:Make sure|Full object config)", text)[0]
+    cause = f"{type(error).__name__}: {text[:_LONGEST]}"
+    if old:
+        return (
+            f"{path} was saved by Keras {version}, and Keras {keras.__version__} can't "
+            f"load it ({cause}). Load it with Keras 2 (tf_keras) and save it as .h5, "
+            "or build the model again and load its weights: model.load_weights(path)."
+        )
+    if version:
+        return f"{path}, saved by Keras {version}, can't be loaded ({cause})."
     return (
         f"{path} can't be loaded. It is cut off, damaged, or not a Keras model "
-        f"({type(error).__name__}: {text[:300]}). Save it again with model.save(…)."
+        f"({cause}). Save it again with model.save(…)."
     )
+
+
+def _keras_version(path: str) -> str:
+    """Returns the version of Keras that saved a model, if its file names one."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                version = json.loads(archive.read("metadata.json"))["keras_version"]
+        else:
+            import h5py
+
+            with h5py.File(path) as file:
+                version = file.attrs["keras_version"]
+    except Exception:  # A damaged file raises any errors.
+        return ""
+    text = version.decode() if isinstance(version, bytes) else str(version)
+    return text if re.fullmatch(r"\d+\.[\w.+-]+", text) else ""
