@@ -17,6 +17,7 @@ NAMES = [
     "Values",
     "capture",
     "diff",
+    "images",
     "importance",
     "open",
     "plan",

@@ -7,6 +7,7 @@ plan = layertap.plan(model)                        # prints as a table
 values = layertap.capture(model, x)                # in memory
 saved = layertap.save(model, data, "values.zarr")  # on disk
 saved = layertap.open("values.zarr")
+photos = layertap.images("photos/", size=(299, 299))  # data for all of these
 report = layertap.verify(saved, model, data)
 report = layertap.diff("one.zarr", "other.zarr")
 models = layertap.submodels(model, before="fusion")
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from layertap.analysis.verify import verify as verify
     from layertap.core.plan import Plan as Plan
     from layertap.core.values import Values as Values
+    from layertap.inputs.images import images as images
     from layertap.pipeline.capture import capture as capture
     from layertap.pipeline.save import save as save
     from layertap.planning.planner import plan as plan
@@ -48,6 +50,7 @@ _EXPORTS = {
     "Values": "core.values",
     "capture": "pipeline.capture",
     "diff": "analysis.diff",
+    "images": "inputs.images",
     "importance": "analysis.importance",
     "open": "results.saved",
     "plan": "planning.planner",

@@ -1,6 +1,7 @@
 """The command line: its commands, their output, and errors for bad input."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -233,6 +234,53 @@ def test_a_folder_of_images_brings_labels_and_ids(here, tmp_path):
         [0, 10, 200],
         [2, 10, 200],
     ]
+
+
+def test_images_are_preprocessed_and_bad_ones_skipped_by_options(here, tmp_path):
+    photos, store = tmp_path / "photos", tmp_path / "v.zarr"
+    shutil.copytree("images", photos)
+    (photos / "dogs" / "bad.jpg").write_text("no picture")
+    (photos / "dogs" / "a.txt").write_text("no image")
+    words = ("save", "of_images.keras", photos, "-o", store, "--preprocess")
+    scaled = "keras.applications.inception_v3:preprocess_input"
+    assert "bad.jpg is not a readable image" in fails(2, *words, scaled)
+    output = succeeds(*words, scaled, "--skip-bad")
+    notes = [
+        "Classes of the labels: cats, dogs.",
+        "Skipped, since they can't be decoded: dogs/bad.jpg.",
+        "Passed over, since they are not images: 1 .txt.",
+    ]
+    assert output.splitlines()[1:] == notes
+    assert succeeds("show", store).splitlines()[-3:] == notes
+    expected = np.array([[1, 10, 200], [0, 10, 200], [2, 10, 200]]) / 127.5 - 1
+    np.testing.assert_allclose(
+        layertap.open(store)["fusion/in/1"][:], expected, atol=1e-6
+    )
+    checked = ("verify", store, "--model", "of_images.keras", "--data", photos)
+    succeeds(*checked, "--preprocess", scaled, "--skip-bad")
+    line = fails(2, *words[:-1], "--skip-bad")
+    assert "preprocess: the store has keras" in line
+
+
+def test_labels_and_ids_are_columns_by_options(here, tmp_path):
+    archive, store = tmp_path / "t.npz", tmp_path / "v.zarr"
+    columns = {"kind": np.arange(50) % 3, "name": np.arange(50) + 7}
+    np.savez(archive, x=np.load("x.npy"), note=np.zeros(50), **columns)
+    words = ("save", "two.keras", archive, "-o", store)
+    output = succeeds(*words, "--labels", "kind", "--ids", "name")
+    assert "50 rows, with labels and ids" in output
+    assert output.splitlines()[1:] == ["Not used: 'note'."]
+    saved = layertap.open(store)
+    np.testing.assert_array_equal(saved.labels[:], columns["kind"])
+    np.testing.assert_array_equal(saved.ids, columns["name"])
+    checked = ("verify", store, "--model", "two.keras", "--data", archive)
+    succeeds(*checked, "--labels", "kind")
+    line = fails(2, *words, "--labels", "knd")
+    assert "no column 'knd' for --labels. Did you mean 'kind'" in line
+    for word in ("--preprocess", "sources:array"), ("--skip-bad",):
+        line = fails(2, *words, *word)
+        assert "is not a folder of images" in line
+        assert word[0] in line
 
 
 def test_a_callable_returns_data_for_save(here, tmp_path):

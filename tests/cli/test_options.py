@@ -23,7 +23,8 @@ from layertap.errors import OptionError
             "Repeat save(model, (x, y), path).",
             "Repeat layertap save MODEL DATA -o STORE, with labels in DATA.",
         ),
-        ("pad=False and `labels=` stay.", "pad=False and `labels=` stay."),
+        ("pad=False and `memory=` stay.", "pad=False and `memory=` stay."),
+        ("Pass strings as `ids=`.", "Pass strings as --ids."),
     ],
 )
 def test_arguments_become_options_and_calls_become_commands(message, line):

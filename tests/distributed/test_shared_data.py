@@ -21,7 +21,6 @@ from layertap.distributed.shared_data import SharedData, share
 from layertap.errors import DataError, DataTypeError
 from layertap.inputs.feed import Feed
 from layertap.inputs.images import ImageFolder
-from layertap.tracing.model_structure import InputSpec, input_specs
 
 pytestmark = pytest.mark.ray
 
@@ -38,6 +37,11 @@ WEIGHTS = np.linspace(0, 1, ROWS, dtype="float32")
 def of_one() -> keras.Model:
     x = keras.Input((3,), name="x")
     return keras.Model(x, keras.layers.Concatenate(name="fusion")([x, x]), name="one")
+
+
+def of_images() -> keras.Model:
+    x = keras.Input((4, 4, 1), name="x")
+    return keras.Model(x, keras.layers.Concatenate(name="fusion")([x, x]))
 
 
 def of_two() -> keras.Model:
@@ -70,14 +74,13 @@ def read(
 ) -> dict[str, Any]:
     """Opens shared data and reads some of their batches."""
     model = build()
-    received = shared.open(model)
-    feed = Feed(received.data, input_specs(model), anywhere=True)
+    feed = shared.open(model)
     batches = list(feed.batches(start, stop))
     return {
         "process": os.getpid(),
         "rows": feed.rows,
         "size": feed.size,
-        "ids": None if received.ids is None else np.asarray(received.ids),
+        "ids": None if feed.ids is None else np.asarray(feed.ids),
         "row": batches[0].row,
         "inputs": joined([batch.inputs for batch in batches]),
         "labels": joined([batch.labels for batch in batches]),
@@ -257,6 +260,16 @@ def test_a_local_save_of_a_data_set_of_ray_is_refused():
         Feed(of_ray())
 
 
+def test_labels_and_ids_are_columns(source):
+    columns = {"x": X, "kind": pd.Series(Y), "name": Y + 7, "more": Y}
+    np.savez("named.npz", **columns)
+    for data in (columns, "named.npz"):
+        received = elsewhere(share(data, "name", "kind"), of_one, 100, 110)
+        np.testing.assert_array_equal(received["inputs"], X[96:128])
+        np.testing.assert_array_equal(received["labels"], Y[96:128])
+        np.testing.assert_array_equal(received["ids"], Y + 7)
+
+
 def test_a_callable_may_return_a_dataset(source):
     received = read(share("sources:Dataset"), of_one, 5, None)
     assert (received["rows"], received["size"], received["row"]) == (7, 4, 4)
@@ -356,7 +369,7 @@ def test_an_open_folder_of_images(tmp_path):
     for number in range(5):
         Image.new("L", (4, 4), number).save(tmp_path / f"{number}.png")
     images = ImageFolder(tmp_path, (4, 4), 1)
-    data = share(images, images.ids).open(None)
-    feed = Feed(data.data, InputSpec("x", (None, 4, 4, 1), "float32"), 2)
+    feed = pickle.loads(pickle.dumps(share(images))).open(of_images(), 2)
     received = [batch.inputs.max() for batch in feed.batches()]
     assert received == [1, 3, 4]
+    assert feed.ids.tolist() == [f"{number}.png" for number in range(5)]

@@ -68,7 +68,7 @@ GOOD = X[:8]
         (b"x", ONE, DataTypeError, "Received bytes"),
         (3, ONE, DataTypeError, "Received int"),
         ([], ONE, DataTypeError, "Received list"),
-        ({}, ONE, DataTypeError, "Received dict"),
+        ({}, ONE, DataError, "no input.*Received no columns"),
         (object(), ONE, DataTypeError, "Received object"),
         (
             [[1.0, 2.0, 3.0]],

@@ -30,6 +30,8 @@ def verify(
     rows: int | None = 1024,
     batch_size: int | None = None,
     reduce: Reduce = None,
+    labels: str | None = None,
+    ids: Any = None,
 ) -> Report:
     """Verifies saved values: recomputes rows from the data, and compares.
 
@@ -48,6 +50,8 @@ def verify(
         batch_size: Rows per batch, if not as in the save.
         reduce: The function that was passed to the save as `reduce=`, if any. The store
             knows all other options.
+        labels: The column of the labels, if the save had one: it is not an input.
+        ids: The column of the ids, in the same way.
 
     Returns:
         The report: true if nothing is wrong.
@@ -68,9 +72,10 @@ def verify(
         return _read_all(saved)
     check_model(model)
     specs = input_specs(model)
-    feed = Feed(data, specs, batch_size)
+    columns = {"labels": labels, "ids": ids}
+    feed = Feed(data, specs, batch_size, **columns)
     if batch_size is None and feed.batch_size is not None:
-        feed = Feed(data, specs, saved.identity.get("batch size"))
+        feed = Feed(data, specs, saved.identity.get("batch size"), **columns)
     _check_same_model(saved, model)
     reduction, batches = _reduction(saved, reduce), _sample(feed, saved.rows, rows)
     return _recompute(saved, model, reduction, batches)

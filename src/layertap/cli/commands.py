@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it: `--help` is quick.
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from layertap.cli.quiet_tensorflow import quiet_start
 from layertap.core.optional import require_keras
 
 _SELECTION = ("before", "outputs", "joins", "for_head", "dtype", "reduce")
+_COLUMNS = ("labels", "ids")
+# The most names that a line shows.
+_SHOWN = 8
 
 
 def run() -> None:
@@ -70,6 +74,7 @@ def plan(model: str, rows: int | None, as_json: bool, **given: Any) -> None:
     help="The store: a folder, values.zarr; or s3://bucket/values.zarr, or gs://...",
 )
 @options.selection
+@options.data
 @options.number("--batch-size", 1, "Rows per batch; by default 32.")
 @click.option(
     "--pad",
@@ -84,14 +89,13 @@ def plan(model: str, rows: int | None, as_json: bool, **given: Any) -> None:
 @options.model
 def save(model: str, data: str, output: str, **given: Any) -> None:
     """Save the values of MODEL for DATA. Repeat it to resume a stopped save."""
-    names = (*_SELECTION, "batch_size", "pad", "compression", "overwrite")
+    names = (*_SELECTION, *_COLUMNS, "batch_size", "pad", "compression", "overwrite")
     chosen = _chosen(given, *names)
     chosen["progress"] = False if given["quiet"] else None
     if given["ray"] is not None:
         saved = _save_on_ray(model, data, output, chosen, given)
     else:
-        loaded, source = _load_with_data(model, data, given)
-        saved = layertap.save(loaded, source.data, output, ids=source.ids, **chosen)
+        saved = layertap.save(*_load_with_data(model, data, given), output, **chosen)
     click.echo(_state(saved))
     if saved.missing:
         sys.exit(options.PARTIAL)
@@ -125,6 +129,7 @@ def show(store: str, as_json: bool, verbose: bool) -> None:
     "About how many rows to recompute; by default 1024; 0 for all.",
     default=1024,
 )
+@options.data
 @options.json
 @options.model
 def verify(
@@ -143,8 +148,9 @@ def verify(
         if model is None or data is None:
             report = layertap.verify(saved)
         else:
-            loaded, source = _load_with_data(model, data, given)
-            report = layertap.verify(saved, loaded, source.data, rows=rows or None)
+            loaded = _load_with_data(model, data, given)
+            chosen = _chosen(given, *_COLUMNS)
+            report = layertap.verify(saved, *loaded, rows=rows or None, **chosen)
     except StoreCorruptError as error:
         options.fail(options.line_of(error), options.WRONG)
     _show_verdict(report, given["as_json"])
@@ -238,8 +244,10 @@ def _save_on_ray(
     path, trust = str(Path(model).absolute()), given["trust_model"]
     shared = SharedModel(path, trust=trust, modules=given["import"])
     chosen |= _chosen(given, "workers", "num_gpus")
+    images = _image_options(given)
+    source = layertap.images(data, **images) if images else data
     with ray_session.connection(given["ray"]):
-        return distributed.save(shared, data, output, **chosen)
+        return distributed.save(shared, source, output, **chosen)
 
 
 def _warn_of_trust(model: str, given: dict[str, Any]) -> None:
@@ -261,7 +269,17 @@ def _load_with_data(model: str, data: str, given: dict[str, Any]) -> tuple[Any, 
     loaded = _load(model, given)
     from layertap.inputs.data_file import load_data
 
-    return loaded, load_data(data, loaded)
+    columns = (given["labels"], given["ids"])
+    return loaded, load_data(data, loaded, columns, **_image_options(given))
+
+
+def _image_options(given: dict[str, Any]) -> dict[str, Any]:
+    from layertap.core.optional import import_callable
+
+    chosen = _chosen(given, "preprocess", "skip_bad")
+    if "preprocess" in chosen:
+        chosen["preprocess"] = import_callable(chosen["preprocess"], "--preprocess")
+    return chosen
 
 
 def _chosen(given: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -306,15 +324,28 @@ def _state(saved: Any) -> str:
     names = [name for name, array in along.items() if array is not None]
     listed = ", ".join([*names[:-2], " and ".join(names[-2:])])
     extra = f", with {listed}" if names else ""
-    overflowed = "".join(
-        f"\n{name}: {count:,} numbers too large for {saved.plan.dtype} became infinite."
-        for name, count in saved.overflowed.items()
-    )
-    missing = "".join(
-        text.printable(f"\n{name} is missing: {why}.")
-        for name, why in saved.missing.items()
-    )
-    if missing:
+    if saved.missing:
         state += f" but for {tables.counted(len(saved.missing), 'missing value')}"
-    path = text.printable(saved.path)
-    return f"{path}: {saved.rows:,} rows{extra}{size}, {state}.{overflowed}{missing}"
+    lines = [f"{saved.path}: {saved.rows:,} rows{extra}{size}, {state}."]
+    lines += [
+        f"{name}: {count:,} numbers too large for {saved.plan.dtype} became infinite."
+        for name, count in saved.overflowed.items()
+    ]
+    lines += [f"{name} is missing: {why}." for name, why in saved.missing.items()]
+    return text.printable("\n".join([*lines, *_notes(saved)]))
+
+
+def _notes(saved: Any) -> Iterator[str]:
+    """Yields a line for each thing that a user should know of the data."""
+    others = [
+        f"{n} {suffix or 'without a suffix'}" for suffix, n in saved.passed_over.items()
+    ]
+    for what, names in {
+        "Classes of the labels": saved.class_names,
+        "Skipped, since they can't be decoded": list(saved.skipped),
+        "Passed over, since they are not images": others,
+        "Not used": list(map(repr, saved.not_used)),
+    }.items():
+        if names:
+            more = f", and {len(names) - _SHOWN:,} more" * (len(names) > _SHOWN)
+            yield f"{what}: {', '.join(names[:_SHOWN])}{more}."

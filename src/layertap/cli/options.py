@@ -14,14 +14,16 @@ WRONG, BAD_INPUT, PARTIAL, INTERRUPTED = 1, 2, 3, 130
 DATA_HELP = """\b
 DATA is one of
   a .npy file               the rows of a model with one input
-  a .npz file               one array for each input, by its name; arrays
-                            called `labels`, `sample_weight` and `ids` are
-                            saved along
+  a .npz file               one array for each input, by its name; `labels`,
+                            `sample_weight` and `ids` are saved along, or the
+                            arrays that --labels and --ids name
   a Zarr array or group     version 2 or 3, a folder or a URL (s3://...);
                             a group has the same names as a .npz
   a .parquet file           or a folder of them: one column for each input;
                             lists of one length are arrays
-  a folder of images        resized to the model's input; the paths are ids
+  a folder of images        resized to the model's input; the paths are ids;
+                            sub-folders are labels; from 0 to 255, unless
+                            --preprocess is passed
   package.module:callable   returns data that layertap.save accepts
 """
 
@@ -83,7 +85,7 @@ def line_of(error: Exception) -> str:
 # Arguments of Python that have an option.
 _NAMES = (
     "before|outputs|joins|for_head|dtype|reduce|batch_size|pad|compression|overwrite"
-    "|rows|loss|metrics|repeats|seed|workers|num_gpus"
+    "|rows|loss|metrics|repeats|seed|workers|num_gpus|labels|ids|preprocess|skip_bad"
 )
 _OPTION = re.compile(
     rf"`(?P<bare>{_NAMES})`|`?\b(?P<name>{_NAMES})="
@@ -186,6 +188,20 @@ model = _group(
         "Run code that the model file holds (turns Keras' safe mode off).",
     ),
     verbose,
+)
+
+data = _group(
+    click.option(
+        "--labels", metavar="COLUMN", help="The column of the labels in DATA."
+    ),
+    click.option("--ids", metavar="COLUMN", help="The column of the ids in DATA."),
+    click.option(
+        "--preprocess",
+        metavar="PACKAGE.MODULE:CALLABLE",
+        help="What the model needs done to images, such as "
+        "keras.applications.inception_v3:preprocess_input.",
+    ),
+    flag("--skip-bad", "Leave out images that can't be decoded, and name them."),
 )
 
 selection = _group(

@@ -1,11 +1,16 @@
 """Imports of modules that may be missing: those of an extra, or the user's own."""
 
 import importlib
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from layertap.errors import BackendMissingError, OptionError
+
+# A callable as the command line accepts it.
+CALLABLE = re.compile(r"(?P<module>\w+(?:\.\w+)*):(?P<name>\w+)")
 
 
 def require(package: str, extra: str, use: str) -> Any:
@@ -47,3 +52,20 @@ def import_users(module: str, argument: str) -> Any:
             f"{argument}: the module {module} can't be imported from {Path.cwd()}: "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def import_callable(text: str, argument: str) -> Callable[..., Any]:
+    """Imports a callable that the user names as `package.module:callable`."""
+    words = CALLABLE.fullmatch(text)
+    if words is None:
+        raise OptionError(
+            f"{argument} is invalid. Expected package.module:callable. Received "
+            f"{text!r}."
+        )
+    found = getattr(import_users(words["module"], argument), words["name"], None)
+    if not callable(found):
+        raise OptionError(
+            f"{argument}: the module {words['module']} has no callable "
+            f"{words['name']!r}."
+        )
+    return found

@@ -20,7 +20,6 @@ from layertap.distributed import ray_session
 from layertap.distributed.shared_data import share
 from layertap.distributed.worker import Assignment, SharedModel
 from layertap.errors import ModelError, StoreError
-from layertap.inputs.feed import Feed
 from layertap.pipeline.resume import find_existing_store, other_run, sampled_differences
 from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
@@ -28,11 +27,10 @@ from layertap.pipeline.signals import raise_on_sigterm
 from layertap.planning.padding import Pad
 from layertap.planning.planner import Selection, plan_from_data
 from layertap.planning.reduction import Reduce, Reduction
-from layertap.results.manifest import STATISTICS
 from layertap.results.saved import Saved
 from layertap.results.statistics.gather import Gatherer
 from layertap.store import DEFAULT_MEMORY, SharedWriter
-from layertap.tracing.model_structure import check_model, input_specs
+from layertap.tracing.model_structure import check_model
 
 # Blocks of each worker, at least, if there are rows for them: all workers then end at
 # about the same time, and little is lost with one.
@@ -55,6 +53,7 @@ def save(
     reduce: Reduce = None,
     pad: Pad | None = None,
     compression: str | None = None,
+    labels: str | None = None,
     ids: Any = None,
     for_head: bool = False,
     resume: bool = True,
@@ -77,7 +76,8 @@ def save(
             import. Or the path of such a file that all workers can read.
         data: Data that can be read from any row on: arrays, or a structure of them, see
             `layertap.save`; the path of a `.npy`, `.npz`, Zarr or Parquet file or of a
-            folder of images that all workers can read; `"package.module:callable"` that
+            folder of images that all workers can read; `layertap.images` of such a
+            folder; `"package.module:callable"` that
             returns such data; a `keras.utils.PyDataset` with batches of one size; or a
             `ray.data.Dataset`, whose columns are the inputs by name, in Ray's order.
         path: The store: a folder that all workers can write, `s3://bucket/values.zarr`
@@ -95,6 +95,7 @@ def save(
         pad: See `layertap.save`. To find the largest size, this process reads the data
             once.
         compression: See `layertap.save`.
+        labels: See `layertap.save`.
         ids: See `layertap.save`.
         for_head: See `layertap.save`.
         resume: See `layertap.save`.
@@ -125,14 +126,13 @@ def save(
     workers, each = ray_session.plan_resources(ray, workers, num_cpus, num_gpus)
     loaded, shared_model = _load(model)
     check_model(loaded)
-    shared_data = share(data, ids)
-    opened = shared_data.open(loaded)
-    feed = Feed(opened.data, input_specs(loaded), batch_size, anywhere=True)
+    shared_data = share(data, ids, labels)
+    feed = shared_data.open(loaded, batch_size)
     reduction = Reduction(dtype, reduce)
     selection = Selection(before, outputs, joins, for_head, reduction, pad)
     plan = plan_from_data(loaded, feed, selection)
-    run = Run(loaded, feed, plan, reduction, opened.ids)
-    run.check_rows(feed.rows or 0)
+    run = Run(loaded, feed, plan, reduction)
+    run.feed.check_rows(feed.rows or 0)
     options = StoreOptions(compression, resume, overwrite, memory)
     saved = find_existing_store(run, path, options, sampled=True)
     if saved is not None and saved.complete:
@@ -153,7 +153,7 @@ def save(
         )
         blocks = ray_session.write_blocks(ray, missing, assignment, each)
         _follow(blocks, writer, missing, progress, len(plan.stored))
-        writer.finish(lambda: {STATISTICS: _statistics(plan, writer)})
+        writer.finish(lambda: run.attributes(_statistics(plan, writer)))
     return Saved(path)
 
 

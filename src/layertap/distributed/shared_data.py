@@ -6,17 +6,20 @@ knows Keras' backend.
 
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layertap.core.address import LABELS, SAMPLE_WEIGHT
 from layertap.distributed.ray_arrays import RayArray, dataset_columns, put_array
 from layertap.errors import DataError, DataTypeError
-from layertap.inputs.lazy_array import Data
+
+if TYPE_CHECKING:
+    from layertap.inputs.feed import Feed
 
 
 @dataclass(frozen=True)
@@ -27,27 +30,38 @@ class SharedData:
     """
 
     # Opens the data in a worker, for a model.
-    opener: Callable[[Any], Data]
+    opener: Callable[[Any], Any]
+    labels: str | None = None
     ids: Any = None
 
-    def open(self, model: Any) -> Data:
-        """Opens the data, and the ids of their rows, for `Feed(…, anywhere=True)`."""
-        data = self.opener(model)
-        return data if self.ids is None else data._replace(ids=self.ids)
+    def open(self, model: Any, batch_size: int | None = None) -> "Feed":
+        """Opens the data in batches for a model, to be read from any row on."""
+        from layertap.inputs.feed import Feed
+        from layertap.tracing.model_structure import input_specs
+
+        return Feed(
+            self.opener(model),
+            input_specs(model),
+            batch_size,
+            anywhere=True,
+            labels=self.labels,
+            ids=self.ids,
+        )
 
 
-def share(data: Any, ids: Any = None) -> SharedData:
+def share(data: Any, ids: Any = None, labels: str | None = None) -> SharedData:
     """Makes data ready to be opened by many workers.
 
     Workers open paths and callables by themselves. Arrays go into Ray's object store.
     Each worker gets a copy of a `keras.utils.PyDataset`. A `ray.data.Dataset` is
-    computed, and its columns are inputs, `labels`, `sample_weight` and `ids`.
+    computed; its columns are the inputs by name, `labels`, `sample_weight` and `ids`.
     """
     import keras
 
     from layertap.inputs.sources import is_ray_dataset
 
-    if ids is not None:
+    columns = [name for name in (labels, ids) if isinstance(name, str)]
+    if ids is not None and not isinstance(ids, str):
         ids = np.asarray(ids)
         if ids.ndim != 1:
             raise DataError(
@@ -59,64 +73,76 @@ def share(data: Any, ids: Any = None) -> SharedData:
         # A path does not depend on the working directory of a worker.
         path = Path(data)
         source = str(path.absolute()) if path.exists() else os.fspath(data)
-        opener = partial(_open_path, source)
+        opener = partial(_open_path, source, columns)
     elif is_ray_dataset(data):
         opener = partial(_open_columns, dataset_columns(data))
     elif isinstance(data, keras.utils.PyDataset):
         opener = partial(_open_dataset, _share_dataset(data))
     else:
-        opener = partial(_open_arrays, _share_arrays(data))
-    return SharedData(opener, ids)
+        opener = partial(_open_arrays, _share_arrays(data, columns))
+    return SharedData(opener, labels, ids)
 
 
-def _open_path(source: str, model: Any) -> Data:
+def _open_path(source: str, columns: Any, model: Any) -> Any:
     from layertap.inputs.data_file import load_data
     from layertap.inputs.sources import check_no_stream, is_ray_dataset
 
-    loaded = load_data(source, model)
-    if is_ray_dataset(loaded.data):
+    data = load_data(source, model, columns)
+    if is_ray_dataset(data):
         raise DataTypeError(
             f"{source} returned a ray.data.Dataset, another one to each worker. Pass "
             "the data set itself."
         )
-    check_no_stream(loaded.data)
-    return loaded
+    check_no_stream(data)
+    return data
 
 
-def _open_columns(columns: Mapping[str, RayArray], model: Any) -> Data:
-    from layertap.inputs.data_file import data_from_columns
+def _open_columns(columns: Mapping[str, RayArray], model: Any) -> Any:
+    from layertap.inputs.columns import Table
 
-    return data_from_columns(columns, model, "The ray.data.Dataset", any_name=True)
+    table = Table(columns)
+    table.any_name = True
+    return table
 
 
-def _open_dataset(pickled: Any, model: Any) -> Data:
+def _open_dataset(pickled: Any, model: Any) -> Any:
     import ray
 
     # Each worker has a copy: a data set may write to its own arrays.
-    return Data(pickle.loads(ray.get(pickled)))
+    return pickle.loads(ray.get(pickled))
 
 
-def _open_arrays(structure: Any, model: Any) -> Data:
-    return Data(structure)
+def _open_arrays(structure: Any, model: Any) -> Any:
+    return structure
 
 
-def _share_arrays(data: Any) -> Any:
+def _share_arrays(data: Any, columns: Collection[str]) -> Any:
     """Puts a structure of arrays into Ray's object store."""
     import keras
 
     from layertap.inputs.convert import sliceable
+    from layertap.inputs.lazy_array import LazyRows
     from layertap.inputs.sources import check_arrays, check_no_stream
 
     check_no_stream(data)
     check_arrays(data)
 
     def put(leaf: Any, *, is_input: bool = False) -> Any:
+        if isinstance(leaf, LazyRows):
+            # Workers read the files by themselves.
+            return leaf
         array = sliceable(leaf, is_input=is_input)
         return None if array is None else put_array(array)
 
+    along = {LABELS, SAMPLE_WEIGHT, *columns}
     # Further members may be labels. Inputs get a last axis of size 1 when converted.
     x, *others = data if isinstance(data, tuple) else (data,)
-    x = keras.tree.map_structure(partial(put, is_input=True), x)
+    named = x if isinstance(x, Mapping) else {"": x}
+    named = {
+        name: keras.tree.map_structure(partial(put, is_input=name not in along), part)
+        for name, part in named.items()
+    }
+    x = named if isinstance(x, Mapping) else named[""]
     others = [keras.tree.map_structure(put, part) for part in others]
     return (x, *others) if isinstance(data, tuple) else x
 

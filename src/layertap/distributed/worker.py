@@ -116,22 +116,17 @@ class Worker:
         import keras
 
         from layertap.core.tolerance import differences
-        from layertap.inputs.feed import Feed
         from layertap.pipeline.run import Run
         from layertap.results.saved import Saved
         from layertap.results.statistics.gather import Gatherer
-        from layertap.tracing.model_structure import input_specs
 
         keras.config.set_floatx(assignment.floatx)
         keras.config.set_image_data_format(assignment.image_data_format)
         self._store = BlockWorker(assignment.claim)
         saved = Saved(assignment.claim.path)
         model = assignment.model.open()
-        data, ids = assignment.data.open(model)
-        self._feed = Feed(
-            data, input_specs(model), assignment.batch_size, anywhere=True
-        )
-        self._run = Run(model, self._feed, saved.plan, assignment.reduction, ids)
+        self._feed = assignment.data.open(model, assignment.batch_size)
+        self._run = Run(model, self._feed, saved.plan, assignment.reduction)
         self._gatherer = Gatherer(saved.plan)
         problems = differences(saved.identity, self._run.identity)
         rows = assignment.claim.rows

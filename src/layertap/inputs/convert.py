@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from layertap.core.address import suggest
 from layertap.errors import DataError, DataTypeError
+from layertap.inputs.columns import Columns, Parts
+from layertap.inputs.images import ImageFolder
 from layertap.tracing.model_structure import fixed_rows
 
 
@@ -30,13 +32,14 @@ class Batch:
     inputs: Any
     labels: Any = None
     sample_weight: Any = None
+    ids: Any = None
 
     def parts(self, size: int | None) -> "Iterator[Batch]":
         """Yields the same rows in batches of a size; None leaves them together."""
         if size is None or self.rows <= size:
             yield self
             return
-        structures = (self.inputs, self.labels, self.sample_weight)
+        structures = (self.inputs, self.labels, self.sample_weight, self.ids)
         for start in range(0, self.rows, size):
             part = operator.itemgetter(slice(start, start + size))
             rows = min(size, self.rows - start)
@@ -45,7 +48,7 @@ class Batch:
     def forms(self) -> dict[str, str]:
         """Describes what must be the same in all batches, by the arrays' names."""
         forms = {}
-        leaves = named_leaves(self.inputs, self.labels, self.sample_weight)
+        leaves = named_leaves(self.inputs, self.labels, self.sample_weight, self.ids)
         for name, leaf in leaves.items():
             # Inputs may change their sizes, where the model lets them.
             is_input = name.startswith("inputs")
@@ -63,32 +66,38 @@ class Converter:
             its inputs stay as they are, with floats in Keras' default dtype.
     """
 
-    def __init__(self, specs: Any) -> None:
+    def __init__(self, specs: Any, labels: Any = None, ids: Any = None) -> None:
         self._specs = specs
         # The only number of rows that the model accepts, if it does not accept any.
         self.fixed_rows = None if specs is None else fixed_rows(specs)
         self._flat_specs = [] if specs is None else keras.tree.flatten(specs)
+        self._by_name = (
+            specs
+            if isinstance(specs, Mapping)
+            else {spec.name: spec for spec in self._flat_specs}
+        )
+        self.columns = Columns(self._by_name, labels, ids)
 
-    def unpack(self, element: Any) -> tuple[Any, Any, Any]:
-        """Splits an element into inputs that the model accepts, labels and weights."""
+    def unpack(self, element: Any) -> Parts:
+        """Splits an element into inputs that the model accepts, labels and so on."""
+        if isinstance(element, Parts):
+            return element
         if not isinstance(element, tuple):
-            return self._select(element), None, None
+            return self._parts(element)
         inputs = len(self._flat_specs)
         if len(element) == inputs >= 2 and all(map(is_array, element)):
-            return list(element), None, None
+            return self._parts(list(element))
         if not 1 <= len(element) <= 3:
             raise DataError(
                 f"A tuple of the data has {len(element)} members. Expected (x,), (x, y)"
                 " or (x, y, sample_weight). Pass several inputs as a list or a "
                 "dictionary."
             )
-        x, y, weight = (*element, None, None)[:3]
-        return self._select(x), y, weight
+        return self._parts(*element)
 
     def count_rows(self, element: Any) -> int:
         """Counts the rows of an element by its inputs, without converting them."""
-        x, _, _ = self.unpack(element)
-        for leaf in keras.tree.flatten(x):
+        for leaf in keras.tree.flatten(self.unpack(element).inputs):
             shape: Any = getattr(leaf, "shape", ())
             if len(shape) and shape[0] is not None:
                 return int(shape[0])
@@ -97,12 +106,22 @@ class Converter:
 
     def convert(self, element: Any, row: int, *, copy: bool) -> Batch:
         """Converts an element; with `copy`, the batch shares no memory with it."""
-        x, y, weight = self.unpack(element)
+        x, *others = self.unpack(element)
         inputs = self._fit(x, row, copy)
-        y, weight = (_mapped(partial(_array, copy=copy), part) for part in (y, weight))
-        leaves = named_leaves(inputs, y, weight)
+        others = [_mapped(partial(_array, copy=copy), part) for part in others]
+        leaves = named_leaves(inputs, *others)
         rows = common_rows(leaves, f" from row {row} on")
-        return Batch(row, rows, inputs, y, weight)
+        return Batch(row, rows, inputs, *others)
+
+    def _parts(self, x: Any, y: Any = None, weight: Any = None) -> Parts:
+        if isinstance(x, Mapping):
+            parts = self.columns.split(x, y, weight)
+            return parts._replace(inputs=self._select(parts.inputs))
+        self.columns.check_no_names(x)
+        if not isinstance(x, ImageFolder):
+            return Parts(x, y, weight)
+        images = x.fitted(self._specs)
+        return Parts(images, images.labels if y is None else y, weight, images.ids)
 
     def check_rows(self, batch: Batch) -> None:
         """Raises unless the model accepts the number of rows of a batch."""
@@ -118,9 +137,11 @@ class Converter:
         """Leaves out of a dictionary the names that the model does not have."""
         if not isinstance(x, Mapping) or self._specs is None:
             return x
-        if isinstance(self._specs, Mapping):
-            return {name: _named(x, name) for name in self._specs}
-        return {spec.name: _named(x, spec.name) for spec in self._flat_specs}
+        selected = {name: _named(x, name) for name in self._by_name}
+        for name, leaf in selected.items():
+            if isinstance(leaf, ImageFolder):
+                selected[name] = leaf.fitted(self._by_name[name])
+        return selected
 
     def _fit(self, x: Any, row: int, copy: bool) -> Any:
         """Returns inputs in the structure, the dtypes and the ranks of the model."""
@@ -175,9 +196,9 @@ def _named(x: Mapping[Any, Any], name: str) -> Any:
     )
 
 
-def named_leaves(x: Any, y: Any, weight: Any) -> dict[str, Any]:
+def named_leaves(x: Any, y: Any, weight: Any, ids: Any = None) -> dict[str, Any]:
     """Returns the arrays of a batch by names such as `inputs['image']`."""
-    structures = {"inputs": x, "labels": y, "sample_weight": weight}
+    structures = {"inputs": x, "labels": y, "sample_weight": weight, "ids": ids}
     return {
         what + "".join(f"[{key!r}]" for key in path): leaf
         for what, structure in structures.items()

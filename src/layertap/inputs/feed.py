@@ -1,10 +1,14 @@
 """Reads any data that `model.predict` accepts in batches for the model."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from layertap.errors import DataError
 from layertap.inputs.convert import Batch, Converter
+from layertap.inputs.lazy_array import LazyRows
 from layertap.inputs.sources import open_source
 
 
@@ -15,12 +19,14 @@ class Feed:
     accepts it. A list is several inputs; from a `DataLoader` or a `PyDataset` it is a
     tuple, as in Keras. With `anywhere`, batches are read from any row on without those
     before them: streams are refused, and a `PyDataset` needs batches of one size.
+    `labels` and `ids` are columns of the data; `ids` may also be one id for each row.
 
     Attributes:
         rows: The number of rows, or None if only the end shows it.
         batch_size: Rows per batch, or None if the data bring their own batches.
         size: Rows of every batch but the last, or None if batches have any size.
         again: Whether the data can be read more than once.
+        images: The folder of images among the inputs, or None.
     """
 
     def __init__(
@@ -30,14 +36,56 @@ class Feed:
         batch_size: int | None = None,
         *,
         anywhere: bool = False,
+        labels: str | None = None,
+        ids: Any = None,
     ) -> None:
-        self._converter = Converter(specs)
+        self._converter = Converter(specs, labels, ids)
         self._source = open_source(data, self._converter, batch_size, anywhere=anywhere)
         self.rows = self._source.rows
         self.batch_size = self._source.batch_size
         self.size = self._source.size
         self.again = not isinstance(data, Iterator)
+        column = ids is None or isinstance(ids, str)
+        self._ids = self._source.ids if column else ids
+        self.images = self._source.images
         self._first: Batch | None = None
+
+    @cached_property
+    def ids(self) -> Any:
+        """An array of one id for each row, or None: batches may have their own."""
+        if self._ids is None:
+            return None
+        # Lazy numbers stay where they are, and are read when they are sliced.
+        lazy = isinstance(self._ids, LazyRows) and self._ids.dtype.kind in "iu"
+        ids = self._ids if lazy else np.asarray(self._ids)
+        rows = self.rows
+        if ids.ndim != 1 or (rows is not None and len(ids) != rows):
+            raise DataError(
+                "`ids` does not have one integer or string for each row. Expected "
+                f"shape ({'rows' if rows is None else rows},). Received shape "
+                f"{ids.shape}."
+            )
+        return ids
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """Facts about the data that a store notes, as data for JSON."""
+        images = self.images
+        notes = {
+            "class_names": list(self._source.class_names),
+            "not_used": list(self._converter.columns.unused),
+            "skipped": images and images.skipped,
+            "passed_over": images and images.passed_over,
+        }
+        return {name: note for name, note in notes.items() if note}
+
+    def check_rows(self, rows: int) -> None:
+        """Checks that there are as many ids as rows of data."""
+        if self.ids is not None and len(self.ids) != rows:
+            raise DataError(
+                f"`ids` does not have one id for each row. Expected {rows} ids. "
+                f"Received {len(self.ids)}."
+            )
 
     def first(self) -> Batch:
         """Returns the first batch. A one-shot iterator loses nothing by it."""

@@ -1,10 +1,16 @@
 """A folder of images as an array of rows, read when it is sliced."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import copy
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,114 +18,243 @@ from layertap.core.optional import require
 from layertap.errors import DataError, OptionError
 from layertap.inputs.lazy_array import LazyRows, reporting
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MODES = {1: "grayscale", 3: "rgb", 4: "rgba"}
+# Pillow recognizes these formats, but needs other programs to read them.
+_UNREADABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+# How many images are checked at once.
+_CHECKED = 1024
+
+DataFormat = Literal["channels_last", "channels_first"]
 
 
-@dataclass(eq=False)
-class ImageFolder(LazyRows):
-    """All images below a folder, in the order of their paths, as float32.
+def images(
+    folder: str | os.PathLike[str],
+    size: tuple[int, int] | None = None,
+    *,
+    channels: int | None = None,
+    data_format: DataFormat | None = None,
+    interpolation: str = "bilinear",
+    crop_to_aspect_ratio: bool = False,
+    preprocess: Callable[[Any], Any] | None = None,
+    skip_bad: bool = False,
+) -> "ImageFolder":
+    """Opens a folder of images as data, read batch by batch.
 
-    They are resized (bilinear) and hold numbers from 0 to 255, as Keras' `load_img` and
-    `img_to_array` return them. Hidden files and folders are left out. Of a moving
-    picture, the first image counts.
+    The images are all files below the folder with a suffix that Pillow reads, in the
+    order of their paths. Hidden files and folders are left out. `keras.utils.load_img`
+    reads them: as numbers from 0 to 255, without regard to an orientation in the file,
+    and only the first image of a moving picture or of many pages. Of 16 bits, the upper
+    8 are kept.
+
+    A save of the result has the images' paths as ids. If all images are in sub-folders,
+    their numbers are the labels, and `class_names` of the saved values has the names.
 
     Args:
         folder: The folder.
-        size: Height and width to resize to.
-        channels: 1 grey, 3 colours, or 4 colours and transparency.
-        data_format: The axis of the channels, as in Keras.
+        size: Height and width to resize to; by default those of the model's input.
+        channels: 1 grey, 3 colours, or 4 colours and transparency; by default those of
+            the model's input.
+        data_format: See `keras.config.image_data_format`; by default that of the
+            model's input.
+        interpolation: How to resize, see `keras.utils.load_img`.
+        crop_to_aspect_ratio: Whether to crop images in the center to the aspect ratio
+            of `size` before resizing. By default they are distorted.
+        preprocess: A function of a batch of images, as the model needs it, such as
+            `keras.applications.inception_v3.preprocess_input`. It must treat each image
+            by itself.
+        skip_bad: Whether to leave out images that can't be decoded. All are read once
+            more to find them; `skipped` of the saved values names them. By default they
+            are errors.
 
-    Attributes:
-        ids: The images' paths below the folder, with `/` between their parts.
-        labels: For each image, the number of its sub-folder among `classes`. None if an
-            image is not in a sub-folder.
-        classes: The names of the sub-folders with images, sorted.
+    Returns:
+        The images, with `ids`, `labels`, `class_names`, `skipped`, and `passed_over`:
+        how many other files the folder has, by suffix.
+
+    Raises:
+        DataError: If there are no images, or a file can't be read.
+        OptionError: If an option is invalid.
+        BackendMissingError: If Pillow is not installed.
 
     Example:
     ```python
-    images = ImageFolder(Path("flowers"), size=(180, 180), channels=3)
-    layertap.save(model, (images, images.labels), "values.zarr", ids=images.ids)
+    photos = layertap.images("photos/", (299, 299),
+                             preprocess=keras.applications.inception_v3.preprocess_input)
+    saved = layertap.save(model, photos, "values.zarr")
+    saved.class_names[saved.labels[0]]
     ```
     """
+    options = (interpolation, crop_to_aspect_ratio, preprocess, skip_bad)
+    return ImageFolder(folder, size, channels, data_format, *options)
 
-    folder: Path
-    size: tuple[int, int]
-    channels: int
-    data_format: Literal["channels_last", "channels_first"] = "channels_last"
 
-    def __post_init__(self) -> None:
-        _pillow()
-        folder, channels = self.folder, self.channels
-        if channels not in MODES:
-            raise OptionError(
-                f"The channels are invalid. Expected 1, 3 or 4. Received {channels}."
-            )
-        files = (f.relative_to(folder) for f in folder.rglob("*") if f.is_file())
-        self.ids = sorted(
-            file.as_posix()
-            for file in files
-            if file.suffix.lower() in SUFFIXES
-            and not any(part.startswith(".") for part in file.parts)
-        )
+class ImageFolder(LazyRows):
+    """All images below a folder: see `layertap.images`.
+
+    Attributes:
+        ids: The images' paths below the folder, with `/` between their parts.
+        labels: For each image, the number of its sub-folder among `class_names`. None
+            if an image is not in a sub-folder.
+        class_names: The names of the sub-folders with images, sorted.
+        skipped: The images that are left out, and why.
+        passed_over: How many other files the folder has, by suffix.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        size: tuple[int, int] | None = None,
+        channels: int | None = None,
+        data_format: str | None = None,
+        interpolation: str = "bilinear",
+        crop_to_aspect_ratio: bool = False,
+        preprocess: Callable[[Any], Any] | None = None,
+        skip_bad: bool = False,
+    ) -> None:
+        _check("channels", channels, MODES)
+        methods = [method.name.lower() for method in _pillow().Resampling]
+        _check("interpolation", interpolation, methods)
+        # A worker may work elsewhere.
+        self.folder = Path(folder).absolute()
+        self.size, self.channels, self.data_format = size, channels, data_format
+        self.preprocess = preprocess
+        self._resizing = {
+            "interpolation": interpolation,
+            "keep_aspect_ratio": crop_to_aspect_ratio,
+        }
+        names, self.passed_over = _list_images(self.folder)
+        self.skipped = dict(self._undecodable(names)) if skip_bad else {}
+        self.ids = [name for name in names if name not in self.skipped]
         if not self.ids:
             raise DataError(
-                f"{folder} has no images. Expected files that end in "
-                f"{', '.join(sorted(SUFFIXES))}."
+                f"{folder} has no images. Expected files that Pillow reads, such as "
+                f".png or .jpg. Received {len(self.skipped)} that can't be decoded, and"
+                f" {self.passed_over.total()} others."
             )
         above = [name.partition("/")[0] if "/" in name else "" for name in self.ids]
-        self.classes = [] if "" in above else sorted(set(above))
+        self.class_names = [] if "" in above else sorted(set(above))
         self.labels: NDArray[np.int64] | None = None
-        if self.classes:
-            numbers = {name: number for number, name in enumerate(self.classes)}
+        if self.class_names:
+            numbers = {name: number for number, name in enumerate(self.class_names)}
             self.labels = np.array([numbers[name] for name in above], "int64")
-        self._channels_first = self.data_format == "channels_first"
-        image = (
-            (channels, *self.size) if self._channels_first else (*self.size, channels)
+
+    def fitted(self, specs: Any) -> "ImageFolder":
+        """Returns the same images in the size and the layout of a model's input."""
+        while isinstance(specs, Mapping | list | tuple) and len(specs) == 1:
+            (specs,) = specs.values() if isinstance(specs, Mapping) else specs
+        shape: Any = getattr(specs, "shape", ())
+        fitted = copy.copy(self)
+        if len(shape) == 4:
+            first = shape[3] not in MODES and shape[1] in MODES
+            *sizes, channels = (*shape[2:], shape[1]) if first else shape[1:]
+            fitted.size = self.size or (None if None in sizes else tuple(sizes))
+            fitted.channels = self.channels or channels
+            layout = "channels_first" if first else "channels_last"
+            fitted.data_format = self.data_format or layout
+        if fitted.size is None or fitted.channels not in (None, *MODES):
+            received = f" Received {shape}." if shape else ""
+            raise DataError(
+                f"{self.folder} is read as a folder of images, which does not fit the "
+                "model. Expected one input of shape (rows, height, width, channels), "
+                f"all known but the rows, and 1, 3 or 4 channels.{received} Pass "
+                "package.module:callable that returns layertap.images(folder, size)."
+            )
+        return fitted
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Its shape, rows first."""
+        return (len(self.ids), *self._sample.shape[1:])
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
+        """Its dtype."""
+        return self._sample.dtype
+
+    @cached_property
+    def _sample(self) -> NDArray[Any]:
+        return self.read(0, 1)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Reads, converts, resizes and preprocesses images."""
+        decode = partial(self._decode, size=self.fitted(None).size)
+        batch = np.stack([decode(name) for name in self.ids[start:stop]])
+        if self.preprocess is None:
+            return batch
+        rows, batch = len(batch), keras.ops.convert_to_numpy(self.preprocess(batch))
+        if batch.shape[:1] != (rows,):
+            raise OptionError(
+                "`preprocess` has to return one row for each image. Expected shape "
+                f"({rows}, ...). Received {batch.shape}."
+            )
+        return batch
+
+    def _undecodable(self, names: list[str]) -> Iterator[tuple[str, str]]:
+        """Yields the images that can't be decoded, and why."""
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(names), _CHECKED):
+                part = names[start : start + _CHECKED]
+                problems = pool.map(self._problem, part)
+                yield from ((n, p) for n, p in zip(part, problems, strict=True) if p)
+
+    def _problem(self, name: str) -> str:
+        try:
+            self._decode(name)
+        except _UndecodableError as error:
+            return str(error.__cause__)[:300]
+        return ""
+
+    def _decode(self, name: str, size: tuple[int, int] | None = None) -> Any:
+        path, image = self.folder / name, _pillow()
+        # A file that can't be read, say because a disk is gone, is not a bad image.
+        with reporting(f"{path} can't be read", OSError):
+            content = io.BytesIO(path.read_bytes())
+        try:
+            with image.open(content) as opened:
+                if opened.mode[0] in "IF":
+                    content = _eight_bits(opened)
+            mode = MODES[self.channels or 3]
+            picture = keras.utils.load_img(content, mode, size, **self._resizing)
+            layout = self.data_format or keras.config.image_data_format()
+            return keras.utils.img_to_array(picture, layout, "float32")
+        except Exception as error:  # Pillow raises any errors for damaged files.
+            raise _UndecodableError(
+                f"{path} is not a readable image: {error}"
+            ) from error
+
+
+class _UndecodableError(DataError):
+    __module__ = "layertap"
+
+
+def _check(name: str, value: Any, known: Any) -> None:
+    if value is not None and value not in known:
+        raise OptionError(
+            f"`{name}` is invalid. Expected one of {', '.join(map(str, known))}. "
+            f"Received {value!r}."
         )
-        self.shape = (len(self.ids), *image)
-        self.dtype = np.dtype("float32")
-
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Reads, converts and resizes images."""
-        images = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        for image, name in zip(images, self.ids[start:stop], strict=True):
-            pixels = self._pixels(name)
-            image[...] = np.moveaxis(pixels, -1, 0) if self._channels_first else pixels
-        return images
-
-    def _pixels(self, name: str) -> NDArray[np.uint8]:
-        image = _pillow()
-        height, width = self.size
-        errors = (OSError, SyntaxError, ValueError, image.DecompressionBombError)
-        with reporting(f"{self.folder / name} is not a readable image", *errors):
-            with image.open(self.folder / name) as opened:
-                if opened.mode.startswith("I"):
-                    # The upper 8 of 16 bits, as TensorFlow does: Pillow would make
-                    # all values above 255 white.
-                    opened = image.fromarray((np.asarray(opened) >> 8).astype("uint8"))
-                picture = opened.convert(MODES[self.channels])
-            if picture.size != (width, height):
-                picture = picture.resize((width, height), image.Resampling.BILINEAR)
-        return np.asarray(picture, "uint8").reshape(height, width, self.channels)
 
 
-def read_images(folder: Path, specs: Any) -> ImageFolder:
-    """Opens a folder of images for a model with one input of images of known size."""
-    while isinstance(specs, Mapping | list | tuple) and len(specs) == 1:
-        (specs,) = specs.values() if isinstance(specs, Mapping) else specs
-    shape: Any = getattr(specs, "shape", ())
-    if len(shape) == 4 and None not in shape[1:]:
-        if shape[3] in MODES:
-            return ImageFolder(folder, shape[1:3], shape[3])
-        if shape[1] in MODES:
-            return ImageFolder(folder, shape[2:], shape[1], "channels_first")
-    received = f" Received {shape}." if shape else ""
-    raise DataError(
-        f"{folder} is read as a folder of images, which does not fit the model. "
-        "Expected one input of shape (rows, height, width, channels), all known but "
-        f"the rows, and 1, 3 or 4 channels.{received} Or pass package.module:callable."
-    )
+def _list_images(folder: Path) -> tuple[list[str], Counter[str]]:
+    """Lists the images below a folder, sorted, and counts other files by suffix."""
+    image = _pillow()
+    readable = image.registered_extensions().items()
+    formats = image.OPEN.keys() - _UNREADABLE
+    suffixes = {suffix for suffix, kind in readable if kind in formats}
+    files = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    visible = [f for f in files if not any(part.startswith(".") for part in f.parts)]
+    names = [f.as_posix() for f in visible if f.suffix.lower() in suffixes]
+    others = Counter(f.suffix for f in visible if f.suffix.lower() not in suffixes)
+    return sorted(names), others
+
+
+def _eight_bits(opened: Any) -> io.BytesIO:
+    """Returns an image of 16 bits with their upper 8, as TensorFlow reads it."""
+    pixels = np.asarray(opened)
+    if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError(f"its pixels are {pixels.dtype}, expected 8 or 16 bits")
+    content = io.BytesIO()
+    _pillow().fromarray((pixels >> 8).astype("uint8")).save(content, "png")
+    return content
 
 
 def _pillow() -> Any:

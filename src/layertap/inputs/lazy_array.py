@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,6 @@ from layertap.errors import DataError
 
 # Rows may begin in one piece and end in the next.
 _CACHED_PIECES = 2
-
-
-class Data(NamedTuple):
-    """Data for `layertap.save`, and the ids of their rows."""
-
-    data: Any
-    ids: Any = None
 
 
 class LazyRows(ABC):

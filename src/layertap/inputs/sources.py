@@ -4,7 +4,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,9 @@ import numpy as np
 
 from layertap.errors import DataError, DataTypeError, OptionError, check_number
 from layertap.inputs import convert
+from layertap.inputs.columns import Parts
 from layertap.inputs.convert import Converter
+from layertap.inputs.images import ImageFolder
 
 BATCH_SIZE = 32
 
@@ -29,6 +31,9 @@ class Source(ABC):
         batch_size: Rows per batch, or None if the data bring their own batches.
         size: Rows of every batch but the last, or None if batches have any size.
         stable: Whether an element stays as it is when the next one is read.
+        ids: The ids of all rows, unless there are none or each element has its own.
+        images: The folder of images among the inputs, or None.
+        class_names: What the labels stand for, or nothing if that is not known.
     """
 
     rows: int | None = None
@@ -36,6 +41,9 @@ class Source(ABC):
     size: int | None = None
     # A generator may fill one buffer again for each of its batches.
     stable = False
+    ids: Any = None
+    images: ImageFolder | None = None
+    class_names: Sequence[str] = ()
 
     @abstractmethod
     def elements(self, start: int, stop: int | None) -> Iterator[tuple[int, Any]]:
@@ -57,7 +65,9 @@ class ArrayBatches(Source):
         check_number("`batch_size`", batch_size, 1)
         size = batch_size or converter.fixed_rows or BATCH_SIZE
         self.batch_size = self.size = int(size)
-        x, y, weight = converter.unpack(data)
+        x, y, weight, self.ids = converter.unpack(data)
+        check_arrays(x)
+        check_arrays([x, y, weight])
         x = keras.tree.map_structure(partial(convert.sliceable, is_input=True), x)
         y, weight = keras.tree.map_structure(convert.sliceable, (y, weight))
         self._leaves = convert.named_leaves(x, y, weight)
@@ -71,7 +81,12 @@ class ArrayBatches(Source):
                 f"{self.rows % fixed} rows out, or build the model without "
                 "`batch_shape`."
             )
-        self._arrays = (x, y, weight)
+        self._arrays = Parts(x, y, weight)
+        for leaf in keras.tree.flatten(x):
+            if isinstance(leaf, ImageFolder):
+                self.images = leaf
+                if leaf.labels is not None and np.array_equal(y, leaf.labels):
+                    self.class_names = leaf.class_names
         self._converter = converter
 
     def elements(self, start: int, stop: int | None) -> Iterator[tuple[int, Any]]:
@@ -85,9 +100,10 @@ class ArrayBatches(Source):
             yield row, self._part(slice(row, row + size))
 
     def _part(self, rows: slice) -> Any:
-        return keras.tree.map_structure(
-            lambda leaf: None if leaf is None else leaf[rows], self._arrays
-        )
+        def part(leaf: Any) -> Any:
+            return None if leaf is None else leaf[rows]
+
+        return Parts(*(keras.tree.map_structure(part, array) for array in self._arrays))
 
     def _conversion_copies(self) -> bool:
         """Whether converted inputs are anything else than views of these arrays."""
@@ -199,7 +215,6 @@ def open_source(
         check_no_stream(data)
     iterate = _stream_of(data)
     if iterate is None:
-        check_arrays(data)
         return ArrayBatches(data, converter, batch_size)
     if batch_size is not None:
         raise OptionError(

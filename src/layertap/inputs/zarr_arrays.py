@@ -72,8 +72,8 @@ def open_zarr(
 ) -> ZarrArray | dict[str, ZarrArray]:
     """Opens an array, or the arrays of a group by name.
 
-    All arrays of a group are listed only if one of `inputs` is missing, because listing
-    a bucket takes time. Else the group's `optional` arrays are added.
+    All arrays of a bucket are listed only if one of `inputs` is missing, because that
+    takes time. Else the `optional` arrays are added.
     """
     with reporting(f"{source} can't be opened", ValueError):
         store = tensorstore().KvStore.open(_kvstore(source)).result()
@@ -91,11 +91,13 @@ def open_zarr(
             "of one array, or package.module:callable that returns arrays of "
             "layertap.open."
         )
-    names = [name for name in inputs if _is_array(store, source, name)]
-    if names and len(names) == len(inputs):
-        names += [name for name in optional if _is_array(store, source, name)]
+    if not URL.match(source):
+        names = sorted(path.name for path in Path(source).iterdir())
+    elif inputs and all(_is_array(store, source, name) for name in inputs):
+        names = [*inputs, *optional]
     else:
-        names = [name for name in _members(store) if _is_array(store, source, name)]
+        names = _members(store)
+    names = [name for name in names if _is_array(store, source, name)]
     return {name: ZarrArray(f"{source.rstrip('/')}/{name}") for name in names}
 
 

@@ -29,6 +29,8 @@ def capture(
     dtype: str | None = None,
     reduce: Reduce = None,
     pad: Pad | None = None,
+    labels: str | None = None,
+    ids: Any = None,
     for_head: bool = False,
 ) -> Values:
     """Captures the values of a model for some data in memory, in one pass.
@@ -44,6 +46,8 @@ def capture(
             that became infinite.
         reduce: See `layertap.plan`.
         pad: For data whose batches have different sizes, see `layertap.save`.
+        labels: See `layertap.save`.
+        ids: See `layertap.save`.
         for_head: See `layertap.plan`.
 
     Returns:
@@ -67,24 +71,29 @@ def capture(
     """
     specs, reduction = input_specs(model), Reduction(dtype, reduce)
     selection = Selection(before, outputs, joins, for_head, reduction, pad)
-    feed = Feed(data, specs, batch_size)
+    feed = Feed(data, specs, batch_size, labels=labels, ids=ids)
     plan = plan_from_data(model, feed, selection)
     tap = Tap(model, plan, reduction)
-    batches, labels, weights = [], [], []
+    batches, along = [], []
     for batch in feed.batches():
         # Copies, since a model may reuse the memory of its values for the next batch.
         batches.append({name: np.array(array) for name, array in tap(batch).items()})
-        labels.append(batch.labels)
-        weights.append(batch.sample_weight)
+        along.append((batch.labels, batch.sample_weight, batch.ids))
+    feed.check_rows(batch.row + batch.rows)
 
     def complete(names: Iterable[str]) -> dict[str, NDArray[Any]]:
         return {name: _concatenate(name, [b[name] for b in batches]) for name in names}
 
+    y, weights, row_ids = (
+        tree.mapped(lambda *parts: np.concatenate(parts), *parts)
+        for parts in zip(*along, strict=True)
+    )
     return Values(
         plan,
         complete(value.address for value in plan.stored),
-        tree.mapped(lambda *parts: np.concatenate(parts), *labels),
-        sample_weight=tree.mapped(lambda *parts: np.concatenate(parts), *weights),
+        y,
+        row_ids if feed.ids is None else np.asarray(feed.ids),
+        weights,
         auxiliary=complete(auxiliary_arrays(plan)),
     )
 

@@ -108,7 +108,7 @@ def data_differences(run: Run, saved: Saved) -> list[str]:
             return []
     problems = _row_differences(saved, rows)
     if not problems:
-        run.check_rows(rows)
+        run.feed.check_rows(rows)
     return problems
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from layertap.core import text, tree
 from layertap.core.address import DIGESTS, IDS, LABELS, SAMPLE_WEIGHT
@@ -14,10 +15,10 @@ from layertap.core.plan import Plan
 from layertap.errors import DataError, DataTypeError
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
-from layertap.inputs.lazy_array import LazyRows
 from layertap.pipeline.tap import Arrays, Tap
 from layertap.planning import fingerprint
 from layertap.planning.reduction import Reduction
+from layertap.results.manifest import NOTES, STATISTICS
 
 # What backends report when there is no memory for a tensor.
 _NO_MEMORY = re.compile(
@@ -26,7 +27,7 @@ _NO_MEMORY = re.compile(
 
 
 class Run:
-    """A model, its plan, data and the ids of its rows: computes the arrays of a batch.
+    """A model, its plan and data: computes the arrays of a batch.
 
     `identity` describes the run, to be compared with that of a store.
     """
@@ -37,12 +38,13 @@ class Run:
         feed: Feed,
         plan: Plan,
         reduction: Reduction,
-        ids: Any = None,
     ) -> None:
         self.feed = feed
         self.plan = plan
         self._tap = Tap(model, plan, reduction)
-        self._ids, kind = _encode_ids(ids, feed.rows)
+        self._ids, kind = _encode_ids(feed)
+        if feed.ids is None and feed.first().ids is not None:
+            kind = _kind_of_ids(feed.first().ids)
         self._labels = tree.paths(feed.first().labels, LABELS)
         self._weights = tree.paths(feed.first().sample_weight, SAMPLE_WEIGHT)
         self.identity: dict[str, Any] = {
@@ -53,6 +55,9 @@ class Run:
         if self._weights is not None:
             # Only if there are any: stores without them have no such key.
             self.identity[SAMPLE_WEIGHT] = self._weights
+        if feed.images is not None and feed.images.preprocess is not None:
+            function = fingerprint.function_fingerprint(feed.images.preprocess)
+            self.identity["preprocess"] = function
 
     def begin(self, batch: Batch, rows: slice = slice(None)) -> Callable[[], Arrays]:
         """Begins to compute a batch, and returns a function that returns its arrays.
@@ -81,7 +86,9 @@ class Run:
         arrays = {DIGESTS: np.full(batch.rows, digest, np.uint64)}
         arrays |= _by_path(LABELS, self._labels, batch.labels)
         arrays |= _by_path(SAMPLE_WEIGHT, self._weights, batch.sample_weight)
-        if self._ids is not None:
+        if self._ids is None and batch.ids is not None:
+            arrays[IDS] = batch.ids
+        elif self._ids is not None:
             end = batch.row + batch.rows
             if end > len(self._ids):
                 raise DataError(
@@ -91,13 +98,9 @@ class Run:
             arrays[IDS] = np.asarray(self._ids[batch.row : end])
         return arrays
 
-    def check_rows(self, rows: int) -> None:
-        """Checks that there are as many ids as rows of data."""
-        if self._ids is not None and len(self._ids) != rows:
-            raise DataError(
-                f"`ids` does not have one id for each row. Expected {rows} ids. "
-                f"Received {len(self._ids)}."
-            )
+    def attributes(self, statistics: dict[str, Any]) -> dict[str, Any]:
+        """Returns the attributes of a complete store that only its end shows."""
+        return {STATISTICS: statistics, NOTES: self.feed.notes}
 
 
 @contextmanager
@@ -141,23 +144,30 @@ def _by_path(name: str, paths: Any, structure: Any) -> Arrays:
     return arrays
 
 
-def _encode_ids(ids: Any, rows: int | None) -> tuple[Any, str | None]:
-    """Returns ids, if any, as an array, and whether they are numbers or texts."""
+def _kind_of_ids(ids: NDArray[Any]) -> str:
+    """Returns the kind of ids that come batch by batch: only numbers have one size."""
+    if ids.ndim == 1 and ids.dtype.kind in "iu":
+        return "number"
+    raise DataTypeError(
+        "The ids of data that come in batches are not integers. Expected one integer "
+        f"for each row. Received {ids.dtype} of shape {ids.shape}. Pass "
+        "`ids=` with the ids of all rows."
+    )
+
+
+def _encode_ids(feed: Feed) -> tuple[Any, str | None]:
+    """Returns ids, if any, as they are stored, and whether they are texts."""
+    ids = feed.ids
     if ids is None:
         return None, None
-    # Lazy numbers stay where they are, and are read when they are sliced.
-    lazy = isinstance(ids, LazyRows) and ids.dtype.kind in "iu"
-    array = ids if lazy else np.asarray(ids)
-    if array.ndim != 1 or (rows is not None and len(array) != rows):
-        raise DataError(
-            "`ids` does not have one integer or string for each row. Expected shape "
-            f"({'rows' if rows is None else rows},). Received shape {array.shape}."
-        )
-    if array.dtype.kind in "iu":
-        return array, "number"
-    if array.dtype.kind == "U" or all(isinstance(text_id, str) for text_id in array):
-        return text.encode([str(text_id) for text_id in array]), "text"
+    if ids.dtype.kind in "iu":
+        return ids, "number"
+    if ids.dtype.kind == "U" or all(isinstance(text_id, str) for text_id in ids):
+        # As wide as with the images that are skipped: a store may be older than that.
+        skipped = feed.images.skipped if feed.images else ()
+        encoded = text.encode([str(text_id) for text_id in (*ids, *skipped)])
+        return encoded[: len(ids)], "text"
     raise DataTypeError(
         f"`ids` has an invalid dtype. Expected integers or strings. Received "
-        f"{array.dtype}."
+        f"{ids.dtype}."
     )

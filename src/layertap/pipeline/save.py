@@ -20,7 +20,6 @@ from layertap.pipeline.tap import Arrays
 from layertap.planning.padding import Pad
 from layertap.planning.planner import Selection, plan_from_data
 from layertap.planning.reduction import Reduce, Reduction
-from layertap.results.manifest import STATISTICS
 from layertap.results.saved import Saved
 from layertap.results.statistics.gather import Gatherer
 from layertap.store import DEFAULT_MEMORY, Writer
@@ -43,6 +42,7 @@ def save(
     reduce: Reduce = None,
     pad: Pad | None = None,
     compression: str | None = None,
+    labels: str | None = None,
     ids: Any = None,
     for_head: bool = False,
     resume: bool = True,
@@ -81,7 +81,11 @@ def save(
             is the largest size of open axes of the inputs, for data that can be read
             only once.
         compression: None or `"zstd"`.
-        ids: One integer or string for each row, saved with the values.
+        labels: The column of the labels, for a dictionary of arrays or batches that are
+            dictionaries; by default `"labels"`, if there is one that is not an input.
+            `not_used` of the result lists the columns that are used for nothing.
+        ids: One integer or string for each row, saved with the values. Or the column of
+            the ids, by default `"ids"` in the same way.
         for_head: See `layertap.plan`.
         resume: Whether to resume the store of a run that stopped. Otherwise it must
             be overwritten.
@@ -112,9 +116,9 @@ def save(
     """
     specs, reduction = input_specs(model), Reduction(dtype, reduce)
     selection = Selection(before, outputs, joins, for_head, reduction, pad)
-    feed = Feed(data, specs, batch_size)
+    feed = Feed(data, specs, batch_size, labels=labels, ids=ids)
     plan = plan_from_data(model, feed, selection)
-    run = Run(model, feed, plan, reduction, ids)
+    run = Run(model, feed, plan, reduction)
     options = StoreOptions(compression, resume, overwrite, memory)
     saved = find_existing_store(run, path, options)
     if saved is not None and saved.complete:
@@ -173,8 +177,8 @@ def _write(
                 "fixing this, the same call resumes after them."
             )
         raise
-    run.check_rows(writer.rows)
-    writer.finish(lambda: {STATISTICS: gatherer.to_json()})
+    run.feed.check_rows(writer.rows)
+    writer.finish(lambda: run.attributes(gatherer.to_json()))
 
 
 def _gather_saved(gatherer: Gatherer, saved: Saved) -> None:

@@ -15,6 +15,9 @@ from layertap.store import LazyArray, Reader
 
 # A key of a complete store only.
 STATISTICS = "statistics"
+# Facts about the data. They make no run another one.
+NOTES = "notes"
+_NOTED = {"class_names": list, "skipped": dict, "passed_over": dict, "not_used": list}
 
 # What reading a damaged manifest may raise.
 _DAMAGE = (
@@ -66,6 +69,16 @@ def check_ids(kind: str | None, reader: Reader) -> None:
         ids = reader.array(IDS)
         if ids.ndim != 1 + (kind == "text") or ids.dtype.kind not in "iu":
             raise ValueError(f"{ids!r} can't hold ids of kind {kind!r}")
+
+
+def read_notes(reader: Reader) -> dict[str, Any]:
+    """Returns lists of texts, and dictionaries with such keys."""
+    stored = reader.attributes.get(NOTES, {})
+    notes = {name: kind(stored.get(name, ())) for name, kind in _NOTED.items()}
+    for name, note in notes.items():
+        if not all(isinstance(text, str) for text in note):
+            raise TypeError(f"{name} are not texts")
+    return notes
 
 
 def resolve(paths: Any, reader: Reader) -> Any:

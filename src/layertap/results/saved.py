@@ -262,6 +262,7 @@ class Saved(SavedRows):
             "complete": self.complete,
             "bytes_on_disk": self.bytes_on_disk,
             "overflowed": self.overflowed,
+            **self.notes,
             "statistics": {n: known.to_json() for n, known in self.statistics.items()},
             "identity": self.identity,
             "plan": self.plan.to_json(),

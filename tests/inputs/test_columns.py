@@ -1,0 +1,180 @@
+"""Columns of data are inputs, labels, weights, ids, or named as not used."""
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zarr
+
+import layertap
+from layertap.errors import DataError, DataTypeError, LayertapError, OptionError
+from layertap.inputs.data_file import load_data
+from layertap.inputs.feed import Feed
+from layertap.tracing.model_structure import input_specs
+
+pytestmark = pytest.mark.one_backend
+
+ROWS = 40
+X = np.random.default_rng(0).normal(size=(ROWS, 3)).astype("float32")
+SPECIES = np.arange(ROWS) % 4
+NAMES = np.array([f"plant {i}" for i in range(ROWS)])
+COLUMNS = {"x": X, "species": SPECIES, "name": NAMES, "note": np.zeros(ROWS)}
+
+
+def model() -> keras.Model:
+    x = keras.Input((3,), name="x")
+    return keras.Model(x, keras.layers.Concatenate(name="fusion")([x, x]), name="one")
+
+
+class Subclassed(keras.Model):
+    """Has no graph: its data may be a dictionary of any names."""
+
+    def call(self, x):
+        x = x["x"] if isinstance(x, dict) else x
+        return keras.ops.concatenate([x, 2 * x], axis=-1)
+
+
+def npz(folder):
+    np.savez(folder / "x.npz", **COLUMNS)
+    return folder / "x.npz"
+
+
+def parquet(folder):
+    pq.write_table(pa.table(COLUMNS | {"x": X.tolist()}), folder / "x.parquet")
+    return folder / "x.parquet"
+
+
+def zarr_group(folder):
+    group = zarr.open_group(folder / "x.zarr", mode="w")
+    for name in ("x", "species", "note"):
+        group.create_array(name, data=COLUMNS[name])
+    group.create_array("name", data=np.arange(ROWS) + 1000)
+    return folder / "x.zarr"
+
+
+def dictionary(folder):
+    return dict(COLUMNS)
+
+
+@pytest.mark.parametrize("write", [npz, parquet, zarr_group, dictionary])
+@pytest.mark.parametrize("build", [model, Subclassed])
+def test_labels_and_ids_have_any_name(tmp_path, write, build):
+    network, source = build(), write(tmp_path)
+    names = {"labels": "species", "ids": "name"}
+    data = source
+    if not isinstance(source, dict):
+        data = load_data(source, network, names.values())
+        if build is Subclassed:
+            # Whatever is left would be an input.
+            del data["note"]
+    elif build is Subclassed:
+        del data["note"]
+    saved = layertap.save(network, data, tmp_path / "v.zarr", **names)
+    np.testing.assert_array_equal(saved.labels[:], SPECIES)
+    ids = NAMES if write is not zarr_group else np.arange(ROWS) + 1000
+    assert saved.ids.tolist() == ids.tolist()
+    assert saved.not_used == ([] if build is Subclassed else ["note"])
+    (join,) = saved.plan.joins
+    np.testing.assert_array_equal(saved[join.addresses[0]][:], X)
+    assert layertap.verify(saved, network, data, **names)
+    values = layertap.capture(network, data, **names)
+    np.testing.assert_array_equal(values.labels, SPECIES)
+    np.testing.assert_array_equal(values.ids, ids)
+    # Complete: it is compared with the data.
+    assert layertap.save(network, data, tmp_path / "v.zarr", **names).rows == ROWS
+
+
+def test_columns_called_labels_and_ids_are_found_unless_others_are_named(tmp_path):
+    columns = {"x": X, "labels": SPECIES, "ids": NAMES, "sample_weight": X[:, 0]}
+    saved = layertap.save(model(), columns, tmp_path / "v.zarr")
+    np.testing.assert_array_equal(saved.labels[:], SPECIES)
+    np.testing.assert_array_equal(saved.sample_weight[:], X[:, 0])
+    assert saved.ids.tolist() == NAMES.tolist()
+    assert saved.not_used == []
+    columns["kind"] = -SPECIES
+    ids, path = np.arange(ROWS)[::-1], tmp_path / "w.zarr"
+    saved = layertap.save(model(), columns, path, labels="kind", ids=ids)
+    np.testing.assert_array_equal(saved.labels[:], -SPECIES)
+    np.testing.assert_array_equal(saved.ids, ids)
+    assert saved.not_used == ["labels", "ids"]
+
+
+def test_an_input_may_be_the_labels_too(tmp_path):
+    values = layertap.capture(model(), {"x": X}, labels="x")
+    np.testing.assert_array_equal(values.labels, X)
+    np.testing.assert_array_equal(values["fusion/in/0"], X)
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of 16 rows that are dictionaries."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, number):
+        rows = slice(number * 16, min((number + 1) * 16, ROWS))
+        columns = {"x": X, "species": SPECIES, "number": np.arange(ROWS), "note": NAMES}
+        return {name: array[rows] for name, array in columns.items()}
+
+
+def stream():
+    return map(Batches().__getitem__, range(3))
+
+
+@pytest.mark.parametrize("build", [Batches, stream])
+def test_batches_may_be_dictionaries(tmp_path, build):
+    data = build()
+    names = {"labels": "species", "ids": "number"}
+    saved = layertap.save(model(), data, tmp_path / "v.zarr", **names)
+    np.testing.assert_array_equal(saved.labels[:], SPECIES)
+    np.testing.assert_array_equal(saved.ids, np.arange(ROWS))
+    assert saved.not_used == ["note"]
+    values = layertap.capture(model(), Batches(), labels="species", ids="note")
+    np.testing.assert_array_equal(values.ids, NAMES)
+    with pytest.raises(DataTypeError, match="come in batches are not integers"):
+        layertap.save(model(), Batches(), tmp_path / "w.zarr", ids="note")
+
+
+def test_other_labels_or_ids_of_a_column_are_another_run(tmp_path):
+    layertap.save(model(), COLUMNS, tmp_path / "v.zarr", labels="species", ids="name")
+    changed = COLUMNS | {"species": np.where(np.arange(ROWS) == 37, 9, SPECIES)}
+    with pytest.raises(layertap.OtherRunError, match="labels of row 37"):
+        layertap.save(
+            model(), changed, tmp_path / "v.zarr", labels="species", ids="name"
+        )
+    with pytest.raises(layertap.OtherRunError, match="ids: the store has text"):
+        layertap.save(model(), COLUMNS, tmp_path / "v.zarr", labels="species")
+    # The same labels and ids, apart from the inputs.
+    layertap.save(model(), (X, SPECIES), tmp_path / "v.zarr", ids=NAMES)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "error", "words"),
+    [
+        (COLUMNS, {"labels": "spcies"}, DataError, "no column 'spcies'.*'species'"),
+        (COLUMNS, {"ids": "Name"}, DataError, "no column 'Name' for `ids`.*'name'"),
+        (X, {"labels": "species"}, OptionError, "no columns.*Received ndarray"),
+        ((COLUMNS, SPECIES), {"labels": "species"}, OptionError, "tuple with labels"),
+        (COLUMNS, {"labels": SPECIES}, OptionError, r"Received ndarray.*\(x, labels\)"),
+        (
+            {"species": SPECIES},
+            {"labels": "species"},
+            DataError,
+            "hold no input.*Received 'species'",
+        ),
+        (COLUMNS, {"ids": "x"}, DataError, r"one integer or string.*\(40, 3\)"),
+        (COLUMNS, {"labels": "name"}, DataTypeError, "labels of dtype <U.*`ids=`"),
+    ],
+)
+def test_columns_that_cannot_be_used(tmp_path, data, options, error, words):
+    with pytest.raises(error, match=words) as raised:
+        layertap.save(model(), data, tmp_path / "v.zarr", **options)
+    assert isinstance(raised.value, LayertapError)
+
+
+def test_columns_do_not_change_from_batch_to_batch():
+    batches = iter([{"x": X, "label": SPECIES}, {"x": X}])
+    feed = Feed(batches, input_specs(model()), labels="label")
+    with pytest.raises(DataError, match="no column 'label' for `labels`"):
+        list(feed.batches())
