@@ -9,58 +9,10 @@ from click.testing import CliRunner
 
 import layertap
 from layertap.cli import main
-from layertap.core import text
-from layertap.core.plan import Branch, Join, Plan, Recipe
+from layertap.core.plan import Plan
 from layertap.core.tables import plain
 from layertap.errors import AddressError, NotAStoreError, OptionError
-from layertap.store import ArraySpec, Writer
-
-ROWS = 50
-
-
-def plan_of(width=3, dtype="float32", narrowed=None, others=()):
-    """A plan of two branches, and of a second join that repeats one of them."""
-    left = Branch("fusion/in/0", "left", (None, width), dtype)
-    right = Branch("fusion/in/1", "right", (None, 2, 2), "int32")
-    more = tuple(Branch(f"{n}/in/0", "more", (None,), "float64") for n in others)
-    again = Branch("again/in/0", "left", (None, width), dtype, "fusion/in/0")
-    joins = (
-        Join("fusion", "concatenate", 1, (None, 9), dtype, (left, right)),
-        Join("again", "concatenate", 1, (None, 9), dtype, (again, *more)),
-    )
-    recipes = {"again/in/0": Recipe(("fusion/in/0",))}
-    return Plan("m", joins, recipes=recipes, narrowed=narrowed or {})
-
-
-def values_of(plan, rows=ROWS):
-    values = {}
-    for value in plan.stored:
-        random = np.random.default_rng(6)
-        numbers = 100 * random.normal(size=(rows, *value.shape[1:]))
-        values[value.address] = numbers.astype(value.dtype)
-    return values
-
-
-def store(path, plan, values, *, block_rows=8, ids=None, labels=None, **identity):
-    """Writes a store as a save does, but without a model."""
-    rows = len(values["fusion/in/0"])
-    along = {"digests": np.zeros(rows, "uint64")}
-    if ids is not None:
-        along["ids"] = text.encode(ids) if isinstance(ids[0], str) else np.array(ids)
-    if labels is not None:
-        along["labels"] = np.array(labels)
-    if plan.narrowed:
-        along["overflowed"] = np.zeros((rows, 1), "int32")
-    arrays = values | along
-    specs = [ArraySpec(n, a.shape[1:], a.dtype.name) for n, a in arrays.items()]
-    kind = {"i": "number", "u": "text"}.get(along["ids"].dtype.kind if ids else "")
-    known = {"backend": "jax", "labels": labels and "labels", "ids": kind, **identity}
-    memory = 3 * block_rows * sum(spec.row_bytes for spec in specs)
-    manifest = {"identity": known, "plan": plan.to_json()}
-    with Writer.create(path, specs, manifest, memory=memory) as writer:
-        writer.append(arrays)
-        writer.finish()
-    return path
+from tests.support.diff_stores import ROWS, plan_of, store, values_of
 
 
 @pytest.fixture
@@ -238,6 +190,12 @@ def test_addresses_and_shapes_of_one_store_only(tmp_path, one):
         assert report["fusion/in/0"].why == f"rows of {shapes[side]}"
         assert report["fusion/in/0"].rows == 0
         assert report["fusion/in/1"].verdict == "identical"
+        shown = [" ".join(line.split()) for line in plain(report).splitlines()]
+        assert f"beyond/in/0 only in {side}" in shown
+        assert not any("different" in line for line in shown)
+        data = {one["address"]: one for one in report.to_json()["compared"]}
+        absent = {data["beyond/in/0"][n] for n in ("largest", "relative", "mean")}
+        assert absent == {None}
 
 
 def test_other_numbers_of_rows(tmp_path, one):
@@ -273,6 +231,13 @@ def test_values_that_are_rebuilt_differently_are_compared(tmp_path, one):
     assert report["again/in/0"].rows == ROWS
 
 
+@pytest.mark.parametrize("store", [None, 7, ["a"], b"path"])
+def test_anything_but_a_store_or_a_path_is_refused(one, store):
+    for pair in ((one, store), (store, one)):
+        with pytest.raises(OptionError, match="Expected a string or a path"):
+            layertap.diff(*pair)
+
+
 def test_bad_input(tmp_path, one):
     with pytest.raises(NotAStoreError):
         layertap.diff(one, tmp_path / "gone")
@@ -303,3 +268,6 @@ def test_the_command(tmp_path, one):
     assert command(one, other, "--rows", 3)[0] == 0
     assert command(one, tmp_path / "gone")[0] == 2
     assert command(one)[0] == 2
+    status, shown = command(one, one, "--pair", "fusion", "merge")
+    assert (status, shown.count("\n")) == (2, 1)
+    assert "No operation of this model matches 'merge'" in shown

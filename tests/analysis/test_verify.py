@@ -7,7 +7,13 @@ import tensorstore
 
 import layertap
 from layertap.core import tolerance
-from layertap.errors import DataError, OtherRunError
+from layertap.errors import (
+    DataError,
+    ModelError,
+    NotAStoreError,
+    OptionError,
+    OtherRunError,
+)
 
 pytestmark = pytest.mark.every_backend
 
@@ -108,6 +114,37 @@ def test_other_weights_are_different_and_another_model_is_refused(store):
     other = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])
     with pytest.raises(OtherRunError, match="configuration"):
         layertap.verify(layertap.open(path), other, x)
+
+
+@pytest.mark.one_backend
+def test_a_path_is_verified_as_the_values_are(store):
+    path, model, x = store
+    values = layertap.capture(model, x)["fusion/in/1"]
+    for each in (path, str(path)):
+        assert layertap.verify(each)
+        assert layertap.verify(each, model, x).checks[1].rows == 500
+    overwrite(path, "fusion/in/1", 3, 7.5)
+    check = layertap.verify(path, model, x).checks[1]
+    assert (check.address, check.first) == ("fusion/in/1", 3)
+    assert check.largest == pytest.approx(abs(7.5 - values[3, 0]), rel=1e-5)
+
+
+@pytest.mark.one_backend
+def test_unusable_arguments_are_refused_by_name(store):
+    path, model, x = store
+    for saved in (None, 7, [path], model, b"v.zarr"):
+        with pytest.raises(OptionError, match="Expected a string or a path"):
+            layertap.verify(saved, model, x)
+    with pytest.raises(ModelError, match=r"Expected a keras\.Model"):
+        layertap.verify(path, x, model)
+    for arguments in ({"model": model}, {"data": x}):
+        with pytest.raises(OptionError, match="`model` and `data` go together"):
+            layertap.verify(path, **arguments)
+    for rows in (0, -3, 1.5, "all"):
+        with pytest.raises(OptionError, match="`rows` is invalid"):
+            layertap.verify(path, model, x, rows=rows)
+    with pytest.raises(NotAStoreError):
+        layertap.verify(path / "fusion")
 
 
 @pytest.mark.one_backend

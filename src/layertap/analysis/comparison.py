@@ -99,6 +99,7 @@ class Compared(Comparison):
 
     Attributes:
         dtypes: The dtype in the first and in the second store; None for a missing one.
+        name_in_b: The address in the second store; empty if it has none.
         why: What differs besides numbers: the address is in one store only, or the
             shapes differ. Then no rows are compared. Else empty.
         at: The place of the largest difference: the row, and the place in it; None if
@@ -110,6 +111,7 @@ class Compared(Comparison):
     """
 
     dtypes: tuple[str | None, str | None] = (None, None)
+    name_in_b: str = ""
     why: str = ""
     at: tuple[int, ...] | None = None
     values: tuple[Any, Any] | None = None
@@ -165,8 +167,13 @@ class Compared(Comparison):
             self.values = (str(first[place]), str(second[place]))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the comparison as data for JSON, with text for NaN and infinities."""
+        """Returns the comparison as data for JSON, with text for NaN and infinities.
+
+        Numbers are None where no rows could be compared.
+        """
         data = {**vars(self), "relative": self.relative}
+        if self.why:
+            data |= dict.fromkeys(("largest", "relative", "mean", "scale"))
         return {name: _json(part) for name, part in data.items()}
 
 

@@ -1,16 +1,19 @@
 """Compares two stores: which numbers differ, by how much, and where."""
 
+import glob
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from layertap.analysis.comparison import Compared
 from layertap.analysis.reports import Difference
 from layertap.core import text, tolerance
-from layertap.core.address import IDS, LABELS, LENGTHS, SAMPLE_WEIGHT
-from layertap.errors import StoreError, check_number
+from layertap.core.address import DIGESTS, IDS, LABELS, LENGTHS, SAMPLE_WEIGHT, match
+from layertap.errors import OptionError, StoreError, check_number
 from layertap.results.saved import Saved
+from layertap.results.saved import open as open_saved
 
 # Numbers that are compared at a time: in 64 bits, and a few times, they take memory.
 _AT_A_TIME = 2**19
@@ -21,6 +24,7 @@ def diff(
     b: Saved | str | os.PathLike[str],
     *,
     rows: int | None = None,
+    pairs: Mapping[str, str] | None = None,
 ) -> Difference:
     """Compares the values of two stores, number by number.
 
@@ -33,12 +37,14 @@ def diff(
         a: A store, or its path.
         b: Another one.
         rows: How many rows to compare, from the first on; None for all that both have.
+        pairs: Renamed operations: paths or addresses in `a`, each with its name in `b`.
 
     Returns:
         The report: true if nothing differs beyond rounding.
 
     Raises:
         NotAStoreError: If a path has no store.
+        AddressError: If a store has no value of a name in `pairs`.
         StoreCorruptError: If the compared rows are damaged.
         OptionError: If `rows` is less than one.
 
@@ -49,9 +55,9 @@ def diff(
     ```
     """
     check_number("`rows`", rows, 1)
-    first, second = (s if isinstance(s, Saved) else Saved(s) for s in (a, b))
-    names = _names(first, second)
-    compared = [_begin(name, first, second) for name in names]
+    first, second = open_saved(a), open_saved(b)
+    names = _paired(first, second, pairs or {})
+    compared = [_begin(name, names[name], first, second) for name in names]
     end = min(first.rows, second.rows, rows or first.rows)
     for block in _blocks(first, second, end):
         for comparison in compared:
@@ -61,23 +67,61 @@ def diff(
         (first.path, second.path),
         (first.rows, second.rows),
         compared,
-        len(set(first) & set(second) - set(names)),
+        len({name for name in first if name not in names}),
         _identity(first, second),
         rows,
+        _other_inputs(first, second, end),
     )
 
 
-def _names(first: Saved, second: Saved) -> list[str]:
-    """Returns the addresses to compare, without those rebuilt alike in both."""
-    rebuilt = dict(first.plan.recipes.items() & second.plan.recipes.items())
-    auxiliary = [
-        name
-        for saved in (first, second)
-        for name in saved.reader.paths
-        if name.partition("/")[0] in (IDS, LABELS, LENGTHS, SAMPLE_WEIGHT)
-    ]
-    names = dict.fromkeys([*first, *second, *auxiliary])
-    return [name for name in names if name not in rebuilt]
+def _paired(first: Saved, second: Saved, pairs: Mapping[str, str]) -> dict[str, str]:
+    """Returns the addresses to compare, each with the one in the second store.
+
+    Values that are rebuilt alike in both are left out.
+    """
+    try:
+        renamed = {new: name for name, new in pairs.items()}
+        for saved, paired in ((first, pairs), (second, renamed)):
+            known = sorted({start for name in saved for start in _starts(name)})
+            match([*map(glob.escape, paired)], known, what="operation")
+    except (AttributeError, TypeError) as error:
+        raise OptionError(
+            "`pairs` is invalid. Expected a dictionary: a name in the first store -> "
+            f"its name in the second store. Received {pairs!r}."
+        ) from error
+
+    def rename(name: str) -> str:
+        start = next((start for start in _starts(name) if start in renamed), "")
+        return renamed.get(start, "") + name[len(start) :]
+
+    names_of_b = _names(second)
+    in_b = {rename(name): name for name in names_of_b}
+    if len(in_b) < len(names_of_b) or len(renamed) < len(pairs):
+        raise OptionError(
+            "`pairs` gives two values one name. Expected one name in each store for "
+            "each value."
+        )
+    recipes = {
+        rename(name): replace(recipe, addresses=(*map(rename, recipe.addresses),))
+        for name, recipe in second.plan.recipes.items()
+    }
+    alike = dict(first.plan.recipes.items() & recipes.items())
+    names = dict.fromkeys([*_names(first), *in_b])
+    return {name: in_b.get(name, "") for name in names if name not in alike}
+
+
+def _starts(name: str) -> Iterator[str]:
+    """Yields a name, and its parts before a slash, the longest first."""
+    while name:
+        yield name
+        name = name.rpartition("/")[0]
+
+
+def _names(saved: Saved) -> list[str]:
+    """Returns the addresses of all values, and the paths of labels, ids and weights."""
+    along = (IDS, LABELS, LENGTHS, SAMPLE_WEIGHT)
+    paths = saved.reader.paths
+    return [*saved, *(path for path in paths if path.partition("/")[0] in along)]
 
 
 def _array(saved: Saved, name: str) -> Any:
@@ -87,13 +131,15 @@ def _array(saved: Saved, name: str) -> Any:
     return saved.reader.array(name) if name in saved.reader.paths else None
 
 
-def _begin(name: str, first: Saved, second: Saved) -> Compared:
+def _begin(name: str, name_in_b: str, first: Saved, second: Saved) -> Compared:
     """Begins the comparison at an address; fails it if no rows can be compared."""
-    one, other = _array(first, name), _array(second, name)
+    one, other = _array(first, name), _array(second, name_in_b)
     if one is None or other is None:
         only = "B" if one is None else "A"
         return Compared(name, verdict="different", why=f"only in {only}")
-    comparison = Compared(name, dtypes=(one.dtype.name, other.dtype.name))
+    comparison = Compared(
+        name, dtypes=(one.dtype.name, other.dtype.name), name_in_b=name_in_b
+    )
     both_texts = name == IDS and len(one.shape) == len(other.shape) == 2
     if one.shape[1:] != other.shape[1:] and not both_texts:
         comparison.verdict = "different"
@@ -112,16 +158,18 @@ def _blocks(first: Saved, second: Saved, end: int) -> Iterator[range]:
         yield range(block * size, min((block + 1) * size, end))
 
 
-def _share(name: str, first: Saved, second: Saved) -> float:
+def _share(comparison: Compared, first: Saved, second: Saved) -> float:
     """Returns the tolerance, relative to the largest number of a row.
 
     It is that of the dtype of the computation. A step of the stored dtype is added if
     that is coarser. Labels and ids are exact.
     """
-    if name not in first.plan.addresses:
+    names = (comparison.address, comparison.name_in_b)
+    if names[0] not in first.plan.addresses:
         return 0.0
-    stored = [s[name].dtype.name for s in (first, second)]
-    computed = [s.plan.narrowed.get(name, s[name].dtype.name) for s in (first, second)]
+    sides = [*zip((first, second), names, strict=True)]
+    stored = [s[name].dtype.name for s, name in sides]
+    computed = [s.plan.narrowed.get(name, s[name].dtype.name) for s, name in sides]
     fine = min(map(_step, computed))
     coarse = max(map(_step, stored))
     return tolerance.ROUNDING * fine + (coarse if coarse > fine else 0.0)
@@ -135,7 +183,7 @@ def _step(dtype: str) -> float:
 def _compare(comparison: Compared, block: range, first: Saved, second: Saved) -> None:
     """Compares the rows of a block, not too many numbers at a time."""
     name = comparison.address
-    one, other = _array(first, name), _array(second, name)
+    one, other = _array(first, name), _array(second, comparison.name_in_b)
     size = max(_AT_A_TIME // max(math.prod(one.shape[1:]), 1), 1)
     for start in range(block.start, block.stop, size):
         rows = slice(start, min(start + size, block.stop))
@@ -144,12 +192,31 @@ def _compare(comparison: Compared, block: range, first: Saved, second: Saved) ->
             continue
         pair = one[rows], other[rows]
         try:
-            comparison.add(start, *pair, _share(name, first, second))
+            comparison.add(start, *pair, _share(comparison, first, second))
         except MemoryError as error:
             raise StoreError(
                 f"{name}: a row of {pair[0][0].size:,} numbers does not fit into memory"
                 " several times, to be compared. Compare it on a larger machine."
             ) from error
+
+
+def _other_inputs(first: Saved, second: Saved, end: int) -> int | None:
+    """Counts the rows of batches with other inputs; None if no batches are the same.
+
+    The store has a digest of the inputs of each batch.
+    """
+    size, other_size = (s.identity.get("batch size") for s in (first, second))
+    if size != other_size:
+        return None
+    if isinstance(size, int) and first.rows != second.rows:
+        # The last batch of the shorter store may have been cut.
+        end -= end % max(size, 1)
+    count = 0
+    for start in range(0, end, _AT_A_TIME):
+        rows = slice(start, min(start + _AT_A_TIME, end))
+        one, other = (saved.reader.array(DIGESTS)[rows] for saved in (first, second))
+        count += int((one != other).sum())
+    return count if end else None
 
 
 def _identity(first: Saved, second: Saved) -> list[str]:

@@ -112,6 +112,8 @@ class Difference(tables.Tabular):
         identity: The points in which the two runs differ: weights, backend, versions.
             They are for information: `ok` depends on the values.
         asked: The number of rows that `rows=` selected, or None for all.
+        other_inputs: How many of the compared rows are of batches with other inputs;
+            None if the batches differ in size.
     """
 
     paths: tuple[str, str]
@@ -120,6 +122,7 @@ class Difference(tables.Tabular):
     alike: int
     identity: list[str]
     asked: int | None = None
+    other_inputs: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -149,6 +152,7 @@ class Difference(tables.Tabular):
             "compared": [comparison.to_json() for comparison in self.compared],
             "alike": self.alike,
             "identity": self.identity,
+            "other_inputs": self.other_inputs,
         }
 
     def table(self) -> Table:
@@ -175,12 +179,30 @@ class Difference(tables.Tabular):
             lines[1] += f" {self.alike} more are made of those, alike in both."
         if self.rows[0] != self.rows[1]:
             lines.append(f"A has {self.rows[0]:,} rows, B {self.rows[1]:,}.")
+        if self.other_inputs:
+            weights = any(line.startswith("weights: ") for line in self.identity)
+            reason = "" if weights else " The weights are the same: the data differ."
+            lines.append(
+                f"{self.other_inputs:,} rows were computed from other inputs, or in "
+                f"other batches.{reason}"
+            )
+        elif self.other_inputs == 0:
+            lines.append("All compared rows were computed from the same inputs.")
+        only = [c.why for c in self.compared if c.why.startswith("only in ")]
+        if len({*only}) > 1:
+            lines.append("Renamed operations can be paired, each with its name in B.")
         return "\n".join([*lines, *self.identity])
 
 
 def _cells(comparison: Compared) -> list[Text]:
-    verdict = [comparison.verdict, *comparison.why.split(", ")]
-    if len(set(comparison.dtypes)) > 1 and not comparison.why:
+    name, style = comparison.address, _style(comparison)
+    if comparison.name_in_b not in ("", name):
+        name += f"\nB: {comparison.name_in_b}"
+    if comparison.why:
+        reason = comparison.why.replace(", ", "\n")
+        return [Text(name), Text(), Text(reason, style=style), *[Text()] * 6]
+    verdict: list[str] = [comparison.verdict]
+    if len(set(comparison.dtypes)) > 1:
         verdict.append(", ".join(map(str, comparison.dtypes)))
     if comparison.broken:
         verdict.append(f"{comparison.broken:,} not finite in one")
@@ -190,9 +212,9 @@ def _cells(comparison: Compared) -> list[Text]:
         where = f"row {row:,}" + (f" at {', '.join(map(str, place))}" if place else "")
         values = [_shown(value) for value in comparison.values]
     return [
-        Text(comparison.address),
+        Text(name),
         Text(f"{comparison.rows:,}"),
-        Text("\n".join(filter(None, verdict)), style=_style(comparison)),
+        Text("\n".join(verdict), style=style),
         Text(f"{comparison.largest:.3g}"),
         Text(f"{comparison.relative:.2g}"),
         Text(f"{comparison.mean:.3g}"),

@@ -1,5 +1,6 @@
 """Verifies saved values: recomputes rows and compares, or reads every file."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,13 @@ from layertap.analysis.comparison import Check
 from layertap.analysis.reports import Report
 from layertap.core import address, tolerance
 from layertap.core.values import Values, auxiliary_arrays, length_columns
-from layertap.errors import DataError, OptionError, OtherRunError, StoreError
+from layertap.errors import (
+    DataError,
+    OptionError,
+    OtherRunError,
+    StoreError,
+    check_number,
+)
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
 from layertap.pipeline.tap import Tap
@@ -18,12 +25,13 @@ from layertap.planning import fingerprint
 from layertap.planning.padding import cut_to
 from layertap.planning.reduction import NAMED, Reduce, Reduction
 from layertap.results.saved import Saved
+from layertap.results.saved import open as open_saved
 from layertap.tracing.collect import VERSIONS
 from layertap.tracing.model_structure import check_model, input_specs
 
 
 def verify(
-    saved: Saved,
+    saved: Saved | str | os.PathLike[str],
     model: keras.Model | None = None,
     data: Any = None,
     *,
@@ -41,7 +49,7 @@ def verify(
     should therefore be identical, bit for bit.
 
     Args:
-        saved: The saved values, of `layertap.save` or `layertap.open`.
+        saved: The saved values, or the path of their store.
         model: The model. Without it, nothing is computed: every file is read, and
             compared with its checksums and digests.
         data: The data of the save, in any form that `layertap.save` accepts.
@@ -68,6 +76,13 @@ def verify(
     assert report, report
     ```
     """
+    saved = open_saved(saved)
+    check_number("`rows`", rows, 1)
+    if (model is None) != (data is None):
+        raise OptionError(
+            "`model` and `data` go together. Expected both, to recompute rows, or "
+            "neither, to read every file."
+        )
     if model is None:
         return _read_all(saved)
     check_model(model)

@@ -207,14 +207,17 @@ def importance(store: str, model: str, rows: slice | None, **given: Any) -> None
 @options.number(
     "--rows", 1, "How many rows to compare, from the first on; by default all."
 )
+@options.several("--pair", "NAME NAME", "A name in A, and the same in B.", nargs=2)
 @options.json
 @options.verbose
-def diff(a: str, b: str, rows: int | None, as_json: bool, verbose: bool) -> None:
+def diff(
+    a: str, b: str, rows: int | None, pair: Any, as_json: bool, verbose: bool
+) -> None:
     """Compare the values of two stores, A and B, number by number.
 
     Exit status 0 if nothing differs beyond rounding, 1 if something does.
     """
-    _show_verdict(layertap.diff(a, b, rows=rows), as_json)
+    _show_verdict(layertap.diff(a, b, rows=rows, pairs=dict(pair)), as_json)
 
 
 @main.command(cls=options.Command)

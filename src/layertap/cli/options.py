@@ -86,6 +86,7 @@ def line_of(error: Exception) -> str:
 _NAMES = (
     "before|outputs|joins|for_head|dtype|reduce|batch_size|pad|compression|overwrite"
     "|rows|loss|metrics|repeats|seed|workers|num_gpus|labels|ids|preprocess|skip_bad"
+    "|pairs|branches"
 )
 _OPTION = re.compile(
     rf"`(?P<bare>{_NAMES})`|`?\b(?P<name>{_NAMES})="
@@ -96,7 +97,7 @@ _CALL = re.compile(
     r"\b(?:layertap\.)?(save|plan)\(model, (?P<data>data, path, |\(x, y\), path)?"
     r"(?P<options>[^()]*)\)"
 )
-_SINGULAR = {"metrics": "metric"}
+_SINGULAR = {"metrics": "metric", "pairs": "pair"}
 
 
 def in_command_words(message: str) -> str:

@@ -292,13 +292,13 @@ class _KnownStatistics(dict[str, Statistics]):
         raise AddressError(f"{name} has no statistics: {why}.")
 
 
-def open(path: str | os.PathLike[str]) -> Saved:
+def open(path: Saved | str | os.PathLike[str]) -> Saved:
     """Opens saved values; an array is read when it is sliced. Keras is not needed.
 
     Only committed rows are visible, also during a save or after one was killed.
 
     Args:
-        path: The folder of the store.
+        path: The folder of the store, or its URL. Open values stay as they are.
 
     Returns:
         The values by address, as lazy arrays.
@@ -307,6 +307,7 @@ def open(path: str | os.PathLike[str]) -> Saved:
         NotAStoreError: If there is no store at the path.
         StoreFormatError: If a newer layertap wrote it.
         StoreCorruptError: If its manifest is damaged.
+        OptionError: If this is neither saved values nor a path.
 
     Example:
     ```python
@@ -314,4 +315,4 @@ def open(path: str | os.PathLike[str]) -> Saved:
     saved["fusion/in/0"][:100]
     ```
     """
-    return Saved(path)
+    return path if isinstance(path, Saved) else Saved(path)
