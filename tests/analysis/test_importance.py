@@ -6,52 +6,26 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from keras import layers
 
 import layertap
-from layertap.cli import main
-from layertap.errors import AddressError, DataError, OptionError
+from layertap.errors import AddressError, DataError, ModelError, OptionError
+from tests.support.importance_models import (
+    ROWS,
+    WEIGHTS,
+    command,
+    head,
+    inputs,
+    model,
+    save,
+)
 
 pytestmark = pytest.mark.every_backend
-
-ROWS = 64
-# The weights of the branches `a`, of one number, and `b`, of two.
-WEIGHTS = np.array([[2.0], [0.5], [0.0]], "float32")
-
-
-def model() -> keras.Model:
-    """Returns a model whose branches are its inputs, doubled."""
-    x = keras.Input((3,), name="x")
-    branches = [
-        layers.Dense(n, use_bias=False, name=name)(x)
-        for n, name in ((1, "a"), (2, "b"))
-    ]
-    joined = layers.Concatenate(name="fusion")(branches)
-    made = keras.Model(x, layers.Dense(1, use_bias=False, name="out")(joined))
-    kernel = 2 * np.eye(3, dtype="float32")
-    made.set_weights([kernel[:, :1], kernel[:, 1:], WEIGHTS])
-    return made
-
-
-def inputs() -> np.ndarray:
-    x = np.random.default_rng(3).normal(size=(ROWS, 3)).astype("float32")
-    x[:, 2] = 1.5
-    return x
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    x = inputs()
-    # The outputs of the model, so that its own loss is zero.
-    y = 2 * x @ WEIGHTS
-    path = tmp_path_factory.mktemp("importance") / "v.zarr"
-    return layertap.save(model(), (x, y), path, for_head=True)
-
-
-def head() -> keras.Model:
-    _, made = layertap.split(model())
-    return made
+    return save(tmp_path_factory.mktemp("importance") / "v.zarr")
 
 
 def test_changes_of_loss_are_those_by_hand(saved):
@@ -75,6 +49,19 @@ def test_changes_of_loss_are_those_by_hand(saved):
     assert report.ranked[0].address == "fusion/in/0"
 
 
+def hsic(k: np.ndarray, m: np.ndarray) -> float:
+    """The unbiased estimator of Song et al. (2007), term by term."""
+    n = len(k)
+    k, m = (gram.astype("float64") * (1 - np.eye(n)) for gram in (k, m))
+    product = k @ m
+    terms = (
+        np.trace(product),
+        k.sum() * m.sum() / ((n - 1) * (n - 2)),
+        -2 * product.sum() / (n - 2),
+    )
+    return sum(terms) / (n * (n - 3))
+
+
 def test_shares_dead_units_and_similarity(saved):
     report = layertap.importance(saved, head(), loss="mse", repeats=1)
     a, b = report.branches
@@ -84,9 +71,8 @@ def test_shares_dead_units_and_similarity(saved):
     assert a.norm_share == pytest.approx(squares[:, 0].sum() / squares.sum())
     assert (a.dead, a.units, b.dead, b.units) == (0, 1, 1, 2)
     assert (a.nan, a.inf, b.nan, b.inf) == (0, 0, 0, 0)
-    # Between single numbers, CKA is the squared correlation.
-    one, other = inputs()[:, 0], inputs()[:, 1]
-    expected = np.corrcoef(one, other)[0, 1] ** 2
+    k, m = (part @ part.T for part in (inputs()[:, :1], inputs()[:, 1:]))
+    expected = hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
     assert report.redundancy["fusion"][0][1] == pytest.approx(expected, rel=1e-4)
     assert np.isnan(a.permuted["loss"].spread)
 
@@ -216,10 +202,6 @@ def test_unusable_options_and_stores_are_refused(saved, tmp_path):
     assert "for_head=True" in str(raised.value)
 
 
-def command(*words: Any) -> Any:
-    return CliRunner().invoke(main, list(map(str, words)))
-
-
 def test_on_the_command_line(saved, tmp_path):
     whole = model()
     whole.compile("adam", "mse")
@@ -246,3 +228,53 @@ def test_on_the_command_line(saved, tmp_path):
     wrong = command("importance", saved.path, tmp_path / "m.keras", "--rows", "a")
     assert wrong.exit_code == 2
     assert "expected START:STOP" in wrong.stderr
+
+
+@pytest.mark.one_backend
+def test_chosen_branches_have_the_figures_of_all(saved):
+    report = layertap.importance(saved, head(), loss="mse", repeats=2)
+    for globs in ("b", ["fusion/in/1"], ["*/1", "b"]):
+        chosen = layertap.importance(
+            saved, head(), loss="mse", repeats=2, branches=globs
+        )
+        assert chosen.branches == report.branches[1:]
+        assert chosen.redundancy == {"fusion": ((pytest.approx(1),),)}
+        assert "fusion/in/0" not in str(chosen)
+    with pytest.raises(AddressError, match="No branch of this model matches 'fusoin"):
+        layertap.importance(saved, head(), loss="mse", branches="fusoin/in/0")
+
+
+def test_each_evaluation_reads_what_it_needs_once(saved, monkeypatch):
+    seen = []
+    original = keras.Model.evaluate
+
+    def evaluate(self: Any, data: Any, **options: Any) -> Any:
+        seen.append([array.shape for array in keras.tree.flatten(data[0])])
+        return original(self, data, **options)
+
+    monkeypatch.setattr(keras.Model, "evaluate", evaluate)
+    done = []
+    layertap.importance(
+        *(saved, head()),
+        loss="mse",
+        repeats=2,
+        batch_size=16,
+        progress=lambda rows, written: done.append((rows, written)),
+    )
+    # Both branches are one matrix, whose number of columns is theirs; and the labels.
+    assert seen == [[(16, 3), (16, 1)]] * 9
+    assert done == [(number * ROWS, 0) for number in range(1, 10)]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("store", [None, 7, ["a"], b"path", {}])
+def test_anything_but_saved_values_or_a_path_is_refused(saved, store):
+    for call in (
+        lambda: layertap.importance(store, head(), loss="mse"),
+        lambda: layertap.verify(store),
+        lambda: layertap.open(store),
+    ):
+        with pytest.raises(OptionError, match="Expected a string or a path"):
+            call()
+    with pytest.raises(ModelError, match=r"Expected a keras\.Model"):
+        layertap.importance(saved, "head.keras", loss="mse")

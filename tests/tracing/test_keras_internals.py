@@ -21,6 +21,7 @@ from keras.src.utils import module_utils
 
 import layertap
 from layertap import tracing
+from layertap.analysis.measured_head import compile_arguments
 from layertap.core.plan import Branch, Join
 from layertap.errors import ListeningError
 from layertap.inputs.feed import Feed
@@ -96,6 +97,16 @@ def sequential() -> keras.Model:
     return keras.Sequential([keras.Input((3,)), layers.Dense(2)])
 
 
+def compiled() -> keras.Model:
+    model = sequential()
+    model.compile(loss="mse")
+    return model
+
+
+def read_loss(model: keras.Model) -> None:
+    compile_arguments(model, None, None)
+
+
 Gone = tuple[Callable[[], keras.Model], Callable[[Any], Any], Callable[[Any], Any]]
 
 # By attribute: a model, the owner of the attribute in it, and a function that reads it.
@@ -122,6 +133,8 @@ PRIVATE: dict[str, Gone] = {
     "get_keras_mask": (two_branches, lambda model: masking, cut_fusion),
     "is_input": (two_branches, node_of, cut_fusion),
     "_flatten_layers": (two_branches, lambda model: layers.Layer, learned),
+    "_compile_config": (compiled, lambda model: model, read_loss),
+    "config": (compiled, lambda model: model._compile_config, read_loss),
     "_available": (two_branches, lambda model: module_utils.tensorflow, config_of),
 }
 

@@ -1,5 +1,6 @@
 """Importance: how much a head depends on each branch, measured on saved values."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,21 +12,29 @@ import numpy as np
 
 from layertap.analysis import branch_facts
 from layertap.analysis.importance_report import BranchImportance, Change, Importance
-from layertap.analysis.perturbation import ChosenRows, HeadInputs
+from layertap.analysis.measured_head import (
+    MeasuredHead,
+    accepted_values,
+    compile_arguments,
+)
+from layertap.analysis.perturbation import (
+    ChosenRows,
+    HeadInputs,
+    are_finite,
+    row_bytes,
+)
+from layertap.core import address
 from layertap.core.plan import Branch, Join
 from layertap.core.progress import OnProgress, Show, show_progress
 from layertap.errors import (
     AddressError,
     DataError,
-    NoJoinsError,
-    OptionError,
     check_number,
 )
-from layertap.planning.split import split
 from layertap.results.saved import Saved
+from layertap.results.saved import open as open_saved
 from layertap.results.statistics.moments import Statistics
-from layertap.results.training.selection import select_rows, select_targets
-from layertap.tracing.model_structure import input_specs
+from layertap.results.training.selection import Globs, select_rows, select_targets
 
 Metrics = dict[str, float]
 
@@ -34,6 +43,7 @@ def importance(
     saved: Saved | str | os.PathLike[str],
     head: keras.Model,
     *,
+    branches: Globs = None,
     loss: Any = None,
     metrics: Any = None,
     labels: Any = None,
@@ -50,10 +60,15 @@ def importance(
     is zero, or is its mean over the rows. It also measures each branch's share of the
     join, and how similar the branches are.
 
+    If the loss of the unchanged values is not finite, rows with NaN or infinite values
+    are left out, then rows with such labels or weights. The report names them.
+
     Args:
         saved: The saved values, or the path of their store: all that the head accepts.
         head: The head, see `layertap.split`; or any model that accepts a dictionary by
             address, or the concatenated branches of a single join.
+        branches: Globs over addresses of branches, and over the operations that they
+            came from: the branches to measure. By default all.
         loss: A loss, as in `head.compile`; by default the one of the compiled head.
         metrics: Metrics, as in `head.compile`; with `loss`, none by default.
         labels: The labels of all rows of the store, if it has none.
@@ -68,8 +83,9 @@ def importance(
         The importance of each branch. Printed, it is a table.
 
     Raises:
-        AddressError: If the head accepts values that were not saved.
-        DataError: If there are no labels.
+        AddressError: If the head accepts values that were not saved, or a glob matches
+            no branch.
+        DataError: If there are no labels, or the loss is not finite.
         OptionError: If there is no loss, or fewer than one repetition or two rows.
 
     Example:
@@ -80,77 +96,114 @@ def importance(
     print(layertap.importance(saved, head))
     ```
     """
-    saved = saved if isinstance(saved, Saved) else Saved(saved)
+    saved = open_saved(saved)
     chosen = np.asarray(select_rows(rows, saved.rows), np.intp)
     check_number("`repeats`", repeats, 1)
     check_number("`seed`", seed, 0)
     check_number("`batch_size`", batch_size, 1)
     check_number("The number of `rows`", len(chosen), 2)
-    names, joined = _accepted(saved, head)
+    names, joined = accepted_values(saved, head)
     y, weights = select_targets(saved, True if labels is None else labels, True)
     if y is None:
         raise DataError(
-            f"{saved.path} has no labels, which a loss needs. Pass `labels=`, or save "
-            "them: save(model, (x, y), path)."
+            f"{saved.path} has no labels, which a loss needs. Save them, too: "
+            "save(model, (x, y), path). In Python, `importance` accepts them as well."
         )
-    inputs = HeadInputs(saved, names, joined, (y, weights), chosen, batch_size)
-    arrays = inputs.arrays
-    compiled = _compiled(head, loss, metrics)
-    joins = [join for join in saved.plan.joins if arrays.keys() >= {*join.addresses}]
+    arguments = compile_arguments(head, loss, metrics)
+    joins = [join for join in saved.plan.joins if {*names} >= {*join.addresses}]
     if not joins:
         raise AddressError(
             f"The head accepts {', '.join(names)}. Expected all branches of a join."
         )
-    count = sum(len(join.branches) for join in joins)
-    total = len(chosen) * (1 + count * (repeats + 2))
+    measured = _select_branches(joins, branches)
+    inputs = HeadInputs(saved, names, joined, (y, weights), chosen, batch_size)
+    model = MeasuredHead(head, inputs)
+    total = len(chosen) * (1 + len(measured) * (repeats + 2))
     with show_progress("permuting branches", total, 0, progress) as report:
-        measurement = _Measurement(compiled, inputs, repeats, seed, report)
-        base = measurement.evaluate({})
-        branches = [
-            measured for join in joins for measured in measurement.branches(join, base)
+        measurement = _Measurement(model, inputs, repeats, seed, report)
+        base = measurement.begin(arguments)
+        results = [
+            result
+            for join in joins
+            for result in measurement.branches(join, measured, base)
         ]
-    widest = max(arrays[name].row_bytes for j in joins for name in j.addresses)
-    most = max(len(join.branches) for join in joins)
-    places = branch_facts.comparable(len(chosen), widest, most)
-    redundancy = {}
-    for join in joins:
-        rows_of_branches = (arrays[name][places] for name in join.addresses)
-        redundancy[join.path] = branch_facts.alignment(rows_of_branches)
+        redundancy, compared = measurement.redundancy(joins, results)
+    left_out = np.setdiff1d(chosen, measurement.inputs.rows)
     return Importance(
-        *(head.name, len(chosen), repeats, base, tuple(branches)),
-        *(redundancy, len(places)),
+        *(head.name, len(measurement.inputs.rows), repeats, base, tuple(results)),
+        *(redundancy, compared, tuple(left_out.tolist())),
     )
+
+
+def _select_branches(joins: Sequence[Join], globs: Globs) -> set[str]:
+    """Returns the addresses of the branches to measure."""
+    branches = [branch for join in joins for branch in join.branches]
+    known = dict.fromkeys([b.address for b in branches] + [b.made_by for b in branches])
+    patterns = address.patterns(globs) or ["*"]
+    matched = {*address.match(patterns, list(known), what="branch")}
+    return {b.address for b in branches if matched & {b.address, b.made_by}}
 
 
 @dataclass
 class _Measurement:
-    """Evaluates a compiled head with one branch changed after the other."""
+    """Evaluates a head with one branch changed after the other.
 
-    head: keras.Model
+    `inputs` are those of the rows that are measured, `chosen` those of all chosen rows.
+    """
+
+    model: MeasuredHead
     inputs: HeadInputs
     repeats: int
     seed: int
     report: OnProgress
-    done: int = 0
+    evaluations: int = 0
+
+    def __post_init__(self) -> None:
+        self.chosen = self.inputs
 
     def evaluate(self, changed: Mapping[str, Any]) -> Metrics:
         """Returns the loss and the metrics, with other arrays at some addresses."""
         data = self.inputs.dataset(changed)
-        metrics = self.head.evaluate(data, verbose=0, return_dict=True)
-        self.done += len(self.inputs.rows)
-        self.report(self.done, 0)
+        metrics = self.model.evaluate(data, verbose=0, return_dict=True)
+        self.evaluations += 1
+        self.report(self.evaluations * len(self.chosen.rows), 0)
         names = sorted(metrics, key=lambda name: (name != "loss", name))
         return {name: float(metrics[name]) for name in names}
 
-    def branches(self, join: Join, base: Metrics) -> Iterator[BranchImportance]:
-        """Yields the importance of the branches of a join."""
-        pieces = map(self.inputs.pieces, join.addresses)
+    def begin(self, arguments: Mapping[str, Any]) -> Metrics:
+        """Compiles the head, and evaluates it on rows on which its loss is finite."""
+        self.model.compile(**arguments)
+        base = self.evaluate({})
+        for part in ("arrays", "targets"):
+            if math.isfinite(base["loss"]):
+                break
+            finite = self.inputs.finite_rows(part)
+            if not finite.all() and finite.sum() > 1:
+                rows = self.inputs.rows[finite]
+                self.inputs = dataclasses.replace(self.inputs, rows=rows)
+                base = self.evaluate({})
+        self.evaluations = 1
+        if not math.isfinite(base["loss"]):
+            raise DataError(
+                f"The loss of {self.model.head.name!r} is {base['loss']}, also without "
+                "the rows that hold NaN or infinite numbers. Expected a finite loss. "
+                "Choose other rows with `rows=`, or another `loss=`."
+            )
+        return base
+
+    def branches(
+        self, join: Join, measured: set[str], base: Metrics
+    ) -> Iterator[BranchImportance]:
+        """Yields the importance of the measured branches of a join."""
+        pieces = map(self.chosen.pieces, join.addresses)
         statistics = list(map(branch_facts.unit_statistics, pieces))
         widths = _width_shares(join)
         norms = branch_facts.shares(list(map(branch_facts.mean_square, statistics)))
         for branch, known, width, norm in zip(
             join.branches, statistics, widths, norms, strict=True
         ):
+            if branch.address not in measured:
+                continue
             yield BranchImportance(
                 branch.address,
                 branch.made_by,
@@ -188,98 +241,27 @@ class _Measurement:
             "averaged": {metric: averaged[metric] - base[metric] for metric in base},
         }
 
-
-def _accepted(saved: Saved, head: keras.Model) -> tuple[list[str], Join | None]:
-    """Returns the addresses that a head accepts, and the join it accepts as one."""
-    plan = saved.plan
-    specs = input_specs(head)
-    if isinstance(specs, dict):
-        missing = sorted(specs.keys() - set(plan.addresses))
-        if missing:
-            raise AddressError(
-                f"{head.name!r} needs {', '.join(missing)}, which {saved.path} does "
-                f"not have. It has {', '.join(plan.addresses)}. Save all that the head "
-                "needs: save(model, data, path, before=…, for_head=True)."
-            )
-        return sorted(specs), None
-    names = [name for join in plan.joins for name in join.addresses]
-    if not names:
-        raise AddressError(
-            f"{saved.path} has no branches, only outputs of operations. Save the "
-            "branches of a join: save(model, data, path, before=…)."
+    def redundancy(
+        self, joins: Sequence[Join], results: Sequence[BranchImportance]
+    ) -> tuple[dict[str, Any], int]:
+        """Returns how similar the branches of each join are, and on how many rows."""
+        arrays = self.inputs.arrays
+        names = {
+            join.path: [r.address for r in results if r.join == join.path]
+            for join in joins
+        }
+        widest = max(row_bytes(arrays[result.address]) for result in results)
+        places = branch_facts.comparable(
+            len(self.inputs.rows), widest, max(map(len, names.values()))
         )
-    if specs is None:
-        return sorted({*names, *plan.skips}), None
-    joins = [join for join in plan.joins if join.whole and join.kind == "concatenate"]
-    shapes = [spec.shape[1:] for spec in keras.tree.flatten(specs)]
-    if len(plan.joins) != 1 or shapes != [join.shape[1:] for join in joins]:
-        raise AddressError(
-            f"{head.name!r} does not accept the values of {saved.path}. Expected a "
-            "dictionary by address, or the branches of one concatenation as one array. "
-            f"Received a model for {shapes}, and the joins "
-            f"{', '.join(join.path for join in plan.joins)}. For a complete model, "
-            "pass the head: layertap.split(model, before=…)."
-        )
-    return names, joins[0]
-
-
-def head_of(saved: Saved, model: keras.Model) -> keras.Model:
-    """Returns the head of a model for the joins of a store; a head stays itself."""
-    plan = saved.plan
-    specs = input_specs(model)
-    if isinstance(specs, dict) and specs.keys() <= set(plan.addresses):
-        return model
-    kinds = sorted({join.kind for join in plan.joins})
-    try:
-        return split(model, [join.path for join in plan.joins], joins=kinds)[1]
-    except (NoJoinsError, AddressError):
-        shapes = [spec.shape[1:] for spec in keras.tree.flatten(specs)]
-        if any(shapes == [join.shape[1:]] for join in plan.joins):
-            return model
-        raise
-
-
-class _CompiledHead(keras.Model):
-    """A head to be compiled again: the user's own is not changed."""
-
-    def __init__(self, head: keras.Model) -> None:
-        super().__init__(name="layertap_measured")
-        self.head = head
-        self.built = True
-        # Losses and metrics are named after them.
-        if getattr(head, "output_names", None):
-            self.output_names = list(head.output_names)
-
-    def call(self, inputs: Any) -> Any:
-        return self.head(inputs, training=False)
-
-
-def _compiled(head: keras.Model, loss: Any, metrics: Any) -> keras.Model:
-    """Returns a model of a head, with a loss and metrics."""
-    compiled = _CompiledHead(head)
-    if loss is not None:
-        try:
-            keras.tree.map_structure(keras.losses.get, loss)
-        except ValueError as error:
-            raise OptionError(f"Keras does not know this `loss`: {error}") from error
-        compiled.compile(loss=loss, metrics=metrics)
-        return compiled
-    if metrics is not None:
-        raise OptionError("`metrics` need a loss. Pass `loss=`, too.")
-    config = head.get_compile_config() if head.compiled else None
-    if not config or not config.get("loss"):
-        raise OptionError(
-            f"{head.name!r} was not compiled with a loss. Pass one, such as "
-            'loss="sparse_categorical_crossentropy", and `metrics=`, if any.'
-        )
-    try:
-        compiled.compile_from_config(config)
-    except Exception as error:  # A user's loss may raise anything.
-        raise OptionError(
-            f"The loss and metrics of {head.name!r} can't be copied: {error} Pass "
-            "`loss=` and `metrics=`."
-        ) from error
-    return compiled
+        for result in results:
+            if result.nan or result.inf:
+                places = places[are_finite(arrays[result.address][places])]
+        return {
+            path: branch_facts.alignment(arrays[name][places] for name in members)
+            for path, members in names.items()
+            if members
+        }, len(places)
 
 
 def _change(base: Metrics, permuted: Sequence[Metrics], metric: str) -> Change:

@@ -10,6 +10,9 @@ from rich.text import Text
 
 from layertap.core import tables, text
 
+# The most rows that are listed.
+_MOST_NAMED = 10
+
 
 @dataclass(frozen=True)
 class Change:
@@ -68,11 +71,15 @@ class Importance(tables.Tabular):
         repeats: How often each branch was permuted.
         metrics: By name, the loss and the metrics of the unchanged values.
         branches: The branches, in the order of the joins.
-        redundancy: By join, linear centred kernel alignment between its branches, in
-            their order: 1 if one is a rotation of the other, 0 if they are linearly
-            unrelated (Kornblith et al. 2019, "Similarity of Neural Network
-            Representations Revisited").
+        redundancy: By join, linear centred kernel alignment (CKA) between its measured
+            branches, in their order: 1 if one is a rotation of the other, about 0, also
+            slightly below, if they are linearly unrelated (Kornblith et al. 2019,
+            "Similarity of Neural Network Representations Revisited"). It is the
+            unbiased estimate, which does not grow with the width of the branches, and
+            NaN for constant branches and for fewer than four rows.
         compared_rows: How many rows `redundancy` was computed on.
+        left_out: The numbers of chosen rows that are not among `rows`: they hold NaN or
+            infinities, which `branches` counts, and the loss was not finite.
     """
 
     head: str
@@ -82,6 +89,7 @@ class Importance(tables.Tabular):
     branches: tuple[BranchImportance, ...]
     redundancy: Mapping[str, tuple[tuple[float, ...], ...]]
     compared_rows: int
+    left_out: tuple[int, ...] = ()
 
     @property
     def ranked(self) -> list[BranchImportance]:
@@ -150,15 +158,25 @@ class Importance(tables.Tabular):
         if not alike:
             return ""
         value, name = max(alike)
-        return f"{value:.2f} {name.removeprefix(branch.join + '/')}"
+        return f"{value:z.2f} {name.removeprefix(branch.join + '/')}"
 
     def _summary(self) -> Text:
         measured = (f"{name} {value:.4g}" for name, value in self.metrics.items())
+        left_out = ""
+        if self.left_out:
+            rows = [f"{row:,}" for row in self.left_out[:_MOST_NAMED]]
+            if len(self.left_out) > _MOST_NAMED:
+                rows.append(f"… ({len(self.left_out):,} in all)")
+            left_out = (
+                "\nLeft out, because the loss is not finite with them: rows "
+                f"{', '.join(rows)}, which hold NaN or infinite numbers."
+            )
         return Text(
             f"{self.rows:,} rows; unchanged: {', '.join(measured)}. Changes of these "
             f"when a branch is permuted between rows ({self.repeats} times), zeroed, "
             "or its mean. width, norm: shares of the join. most alike: linear CKA "
             f"({self.compared_rows:,} rows), 1 for the same up to a rotation."
+            + left_out
         )
 
 

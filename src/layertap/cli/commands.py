@@ -162,6 +162,7 @@ def verify(
 @click.option(
     "--loss", metavar="NAME", help="A loss; by default that of the compiled MODEL."
 )
+@options.several("--branches", "GLOB", "Branches, by address or what they come from.")
 @options.several("--metric", "NAME", "A metric, with --loss.")
 @options.number(
     "--repeats", 1, "How often each branch is permuted.", default=5, show_default=True
@@ -184,7 +185,7 @@ def importance(store: str, model: str, rows: slice | None, **given: Any) -> None
     """
     saved = layertap.open(store)
     loaded = _load(model, given)
-    from layertap.analysis.importance import head_of
+    from layertap.analysis.measured_head import head_of
     from layertap.inputs.model_file import compile_as_saved
 
     head = head_of(saved, loaded)
@@ -196,7 +197,7 @@ def importance(store: str, model: str, rows: slice | None, **given: Any) -> None
         metrics=list(given["metric"]) or None,
         rows=rows,
         progress=False if given["quiet"] else None,
-        **_chosen(given, "loss", "repeats", "seed"),
+        **_chosen(given, "branches", "loss", "repeats", "seed"),
     )
     _show(report.to_json() if given["as_json"] else report)
 

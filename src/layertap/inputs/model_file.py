@@ -3,7 +3,7 @@
 import json
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,21 +50,51 @@ def load_model(
 
 
 def compile_as_saved(model: Any, path: str) -> None:
-    """Compiles a model, or a part of one, like the model in a `.keras` file.
+    """Compiles a model, or a part of one, with the loss and metrics of a model file.
 
-    Its optimizer is a new one. Of any other file, or of a model that was not compiled,
-    nothing is taken over.
+    Its optimizer is a new one. Of a model that was not compiled, nothing is taken over.
     """
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        config = json.loads(archive.read("config.json")).get("compile_config")
-    if not config:
-        return
     try:
-        model.compile_from_config(config)
+        arguments = _compile_arguments(path)
+        if arguments.get("loss") is not None:
+            model.compile(**arguments)
     except Exception as error:  # Custom losses raise any errors.
-        raise ModelFileError(_explain(path, error)) from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ModelFileError(
+            f"The loss and metrics of {path} can't be restored ({reason}). Name the "
+            "module that registers them, --import my_package.module, or pass --loss."
+        ) from error
+
+
+def _compile_arguments(path: str) -> dict[str, Any]:
+    """Returns what a model file was compiled with, but its optimizer."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json")).get("compile_config") or {}
+        config.pop("optimizer", None)
+        return dict(keras.saving.deserialize_keras_object(config))
+    import h5py
+
+    with h5py.File(path) as file:
+        config = json.loads(file.attrs.get("training_config", "{}"))
+    loss = _restored(keras.losses.deserialize, config.get("loss"))
+    keras.tree.map_structure(keras.losses.get, loss)
+    metrics = {
+        name: _restored(keras.metrics.deserialize, config.get(name))
+        for name in ("metrics", "weighted_metrics")
+    }
+    return {"loss": loss, "loss_weights": config.get("loss_weights"), **metrics}
+
+
+def _restored(restore: Callable[[Any], Any], part: Any) -> Any:
+    """Restores the losses or metrics in the training configuration of a .h5 file."""
+    if isinstance(part, dict) and "class_name" not in part:
+        return {name: _restored(restore, member) for name, member in part.items()}
+    if isinstance(part, list):
+        return [_restored(restore, member) for member in part]
+    if isinstance(part, str):
+        return keras.saving.get_registered_object(part) or part
+    return None if part is None else restore(part)
 
 
 def _check_file(file: Path, trust: bool) -> None:
