@@ -1,11 +1,17 @@
 """A distributed save writes the same arrays as one process."""
 
+from contextlib import nullcontext
+
 import keras
 import numpy as np
 import pytest
 import zarr
+from click.testing import CliRunner
+from PIL import Image
 
 import layertap.distributed
+from layertap.cli import main
+from layertap.distributed import ray_session
 from layertap.errors import OtherRunError
 from tests.support import faulty_data as faulty
 from tests.support.campaign import share
@@ -135,3 +141,34 @@ def test_the_store_is_the_same_to_the_bit_in_the_same_blocks(
     np.testing.assert_allclose(statistics.mean, truth.mean(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(statistics.variance, truth.var(0), rtol=1e-4)
     np.testing.assert_array_equal(statistics.maximum, truth.max(0))
+
+
+def test_workers_preprocess_images_and_skip_the_same_bad_ones(tmp_path, monkeypatch):
+    """By the command line, from another folder than the workers'."""
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(2).integers(0, 256, (20, 4, 6, 3), dtype="uint8")
+    for number, image in enumerate(pixels):
+        path = tmp_path / "photos" / f"{'ab'[number // 10]}" / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    (tmp_path / "photos" / "a" / "05b.jpg").write_text("no picture")
+    x = keras.Input((4, 6, 3), name="x")
+    mean = keras.layers.GlobalAveragePooling2D(name="mean")(x)
+    joined = keras.layers.Concatenate(name="fusion")([mean, mean])
+    keras.Model(x, joined, name="images").save("images.keras")
+    scaled = "keras.applications.inception_v3:preprocess_input"
+    words = ["save", "images.keras", "photos", "-o", "v.zarr", "--quiet", "--skip-bad"]
+    words += ["--preprocess", scaled, "--batch-size", "3"]
+    # Ray is running.
+    monkeypatch.setattr(ray_session, "connection", nullcontext)
+    done = CliRunner().invoke(main, [*words, "--ray", "--workers", "1"])
+    assert done.exit_code == 0, done.output
+    saved = layertap.open("v.zarr")
+    expected = pixels.mean((1, 2)) / 127.5 - 1
+    np.testing.assert_allclose(saved["fusion/in/0"][:], expected, atol=1e-5)
+    assert saved.labels[:].tolist() == [0] * 10 + [1] * 10
+    assert (saved.class_names, list(saved.skipped)) == (["a", "b"], ["a/05b.jpg"])
+    # One process finds the same run, complete.
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert "Skipped, since they can't be decoded: a/05b.jpg." in done.output

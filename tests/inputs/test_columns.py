@@ -98,6 +98,7 @@ def test_columns_called_labels_and_ids_are_found_unless_others_are_named(tmp_pat
     np.testing.assert_array_equal(saved.labels[:], -SPECIES)
     np.testing.assert_array_equal(saved.ids, ids)
     assert saved.not_used == ["labels", "ids"]
+    assert repr(saved).endswith("complete, not used: 'labels', 'ids'>")
 
 
 def test_an_input_may_be_the_labels_too(tmp_path):

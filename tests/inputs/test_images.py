@@ -98,8 +98,8 @@ def test_channels(tmp_path):
     first = ImageFolder(tmp_path, (4, 6), 3, "channels_first")
     assert first.shape == (1, 3, 4, 6)
     np.testing.assert_array_equal(first[:], pixels.transpose(2, 0, 1)[None])
-    with pytest.raises(OptionError, match=r"Expected one of 1, 3, 4\. Received 2"):
-        ImageFolder(tmp_path, (4, 6), 2)
+    with pytest.raises(DataError, match="1, 3 or 4 channels"):
+        ImageFolder(tmp_path, (4, 6), 2)[:]
 
 
 def test_sixteen_bits_become_the_upper_eight(tmp_path):
@@ -241,6 +241,19 @@ def test_a_folder_without_images(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(DataError, match=r"has no images\..* and 1 others"):
         ImageFolder(tmp_path, (4, 6), 3)
+
+
+def test_options_that_are_no_size_or_no_folder(tmp_path):
+    write(tmp_path / "a.png", colours())
+    for size in (299, (299,), (4, 6, 3)):
+        with pytest.raises(OptionError, match=r"`size`.*\(height, width\)"):
+            ImageFolder(tmp_path, size)
+    for size in ((0, 6), (4.5, 6)):
+        with pytest.raises(OptionError, match=r"`size` is invalid.*at least 1"):
+            ImageFolder(tmp_path, size)
+    for name in ("gone", "a.png"):
+        with pytest.raises(DataError, match=f"{name} is not a folder"):
+            ImageFolder(tmp_path / name)
 
 
 def test_without_pillow_the_error_says_how_to_install_it(tmp_path):

@@ -52,6 +52,7 @@ def test_a_folder_brings_labels_ids_and_class_names(folder, tmp_path):
     assert saved.class_names == ["cats", "dogs"]
     assert list(saved.skipped) == ["dogs/2b.jpg"]
     assert saved.passed_over == {".txt": 1}
+    assert repr(saved).endswith("complete, 1 image skipped>")
     assert saved.to_json()["class_names"] == ["cats", "dogs"]
     values = saved["fusion/in/0"][:]
     np.testing.assert_allclose(values, MEANS / 127.5 - 1, atol=1e-5)

@@ -6,7 +6,7 @@ knows Keras' backend.
 
 import os
 import pickle
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layertap.core.address import LABELS, SAMPLE_WEIGHT
 from layertap.distributed.ray_arrays import RayArray, dataset_columns, put_array
 from layertap.errors import DataError, DataTypeError
 
@@ -79,7 +78,7 @@ def share(data: Any, ids: Any = None, labels: str | None = None) -> SharedData:
     elif isinstance(data, keras.utils.PyDataset):
         opener = partial(_open_dataset, _share_dataset(data))
     else:
-        opener = partial(_open_arrays, _share_arrays(data, columns))
+        opener = partial(_open_arrays, _share_arrays(data))
     return SharedData(opener, labels, ids)
 
 
@@ -116,7 +115,7 @@ def _open_arrays(structure: Any, model: Any) -> Any:
     return structure
 
 
-def _share_arrays(data: Any, columns: Collection[str]) -> Any:
+def _share_arrays(data: Any) -> Any:
     """Puts a structure of arrays into Ray's object store."""
     import keras
 
@@ -134,15 +133,10 @@ def _share_arrays(data: Any, columns: Collection[str]) -> Any:
         array = sliceable(leaf, is_input=is_input)
         return None if array is None else put_array(array)
 
-    along = {LABELS, SAMPLE_WEIGHT, *columns}
-    # Further members may be labels. Inputs get a last axis of size 1 when converted.
+    # Others may be labels. Inputs get a last axis of size 1 when converted.
     x, *others = data if isinstance(data, tuple) else (data,)
-    named = x if isinstance(x, Mapping) else {"": x}
-    named = {
-        name: keras.tree.map_structure(partial(put, is_input=name not in along), part)
-        for name, part in named.items()
-    }
-    x = named if isinstance(x, Mapping) else named[""]
+    may_have_labels = isinstance(x, Mapping)
+    x = keras.tree.map_structure(partial(put, is_input=not may_have_labels), x)
     others = [keras.tree.map_structure(put, part) for part in others]
     return (x, *others) if isinstance(data, tuple) else x
 

@@ -6,7 +6,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core.optional import require
-from layertap.errors import DataError, OptionError
+from layertap.errors import DataError, OptionError, check_number
 from layertap.inputs.lazy_array import LazyRows, reporting
 
 MODES = {1: "grayscale", 3: "rgb", 4: "rgba"}
@@ -24,15 +25,13 @@ _UNREADABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 # How many images are checked at once.
 _CHECKED = 1024
 
-DataFormat = Literal["channels_last", "channels_first"]
-
 
 def images(
     folder: str | os.PathLike[str],
     size: tuple[int, int] | None = None,
     *,
     channels: int | None = None,
-    data_format: DataFormat | None = None,
+    data_format: Literal["channels_last", "channels_first"] | None = None,
     interpolation: str = "bilinear",
     crop_to_aspect_ratio: bool = False,
     preprocess: Callable[[Any], Any] | None = None,
@@ -83,10 +82,12 @@ def images(
     saved.class_names[saved.labels[0]]
     ```
     """
-    options = (interpolation, crop_to_aspect_ratio, preprocess, skip_bad)
-    return ImageFolder(folder, size, channels, data_format, *options)
+    resizing = (interpolation, crop_to_aspect_ratio)
+    options = (channels, data_format, *resizing, preprocess, skip_bad)
+    return ImageFolder(Path(folder), size, *options)
 
 
+@dataclass(eq=False)
 class ImageFolder(LazyRows):
     """All images below a folder: see `layertap.images`.
 
@@ -99,36 +100,40 @@ class ImageFolder(LazyRows):
         passed_over: How many other files the folder has, by suffix.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        size: tuple[int, int] | None = None,
-        channels: int | None = None,
-        data_format: str | None = None,
-        interpolation: str = "bilinear",
-        crop_to_aspect_ratio: bool = False,
-        preprocess: Callable[[Any], Any] | None = None,
-        skip_bad: bool = False,
-    ) -> None:
-        _check("channels", channels, MODES)
+    folder: Path
+    size: tuple[int, int] | None = None
+    channels: int | None = None
+    data_format: str | None = None
+    interpolation: str = "bilinear"
+    crop_to_aspect_ratio: bool = False
+    preprocess: Callable[[Any], Any] | None = None
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
         methods = [method.name.lower() for method in _pillow().Resampling]
-        _check("interpolation", interpolation, methods)
+        if self.interpolation not in methods:
+            raise OptionError(
+                "`interpolation` is invalid. Expected one of "
+                f"{', '.join(methods)}. Received {self.interpolation!r}."
+            )
+        if self.size is not None and np.shape(self.size) != (2,):
+            raise OptionError(
+                f"`size` is invalid. Expected (height, width). Received {self.size!r}."
+            )
+        for number in self.size or ():
+            check_number("`size`", number, 1)
         # A worker may work elsewhere.
-        self.folder = Path(folder).absolute()
-        self.size, self.channels, self.data_format = size, channels, data_format
-        self.preprocess = preprocess
-        self._resizing = {
-            "interpolation": interpolation,
-            "keep_aspect_ratio": crop_to_aspect_ratio,
-        }
+        self.folder = self.folder.absolute()
         names, self.passed_over = _list_images(self.folder)
-        self.skipped = dict(self._undecodable(names)) if skip_bad else {}
+        self.skipped = dict(self._undecodable(names)) if self.skip_bad else {}
         self.ids = [name for name in names if name not in self.skipped]
         if not self.ids:
+            is_folder = self.folder.is_dir()
+            problem = "has no images" if is_folder else "is not a folder"
             raise DataError(
-                f"{folder} has no images. Expected files that Pillow reads, such as "
-                f".png or .jpg. Received {len(self.skipped)} that can't be decoded, and"
-                f" {self.passed_over.total()} others."
+                f"{self.folder} {problem}. Expected files that Pillow reads, as "
+                f".png or .jpg. Received {len(self.skipped)} that can't be decoded,"
+                f" and {self.passed_over.total()} others."
             )
         above = [name.partition("/")[0] if "/" in name else "" for name in self.ids]
         self.class_names = [] if "" in above else sorted(set(above))
@@ -176,8 +181,13 @@ class ImageFolder(LazyRows):
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Reads, converts, resizes and preprocesses images."""
-        decode = partial(self._decode, size=self.fitted(None).size)
-        batch = np.stack([decode(name) for name in self.ids[start:stop]])
+        size = self.fitted(None).size
+        images = []
+        for name in self.ids[start:stop]:
+            content = self._content(name)
+            with reporting(f"{self.folder / name} is not a readable image", Exception):
+                images.append(self._decode(content, size))
+        batch = np.stack(images)
         if self.preprocess is None:
             return batch
         rows, batch = len(batch), keras.ops.convert_to_numpy(self.preprocess(batch))
@@ -197,41 +207,31 @@ class ImageFolder(LazyRows):
                 yield from ((n, p) for n, p in zip(part, problems, strict=True) if p)
 
     def _problem(self, name: str) -> str:
+        content = self._content(name)
         try:
-            self._decode(name)
-        except _UndecodableError as error:
-            return str(error.__cause__)[:300]
+            self._decode(content)
+        except Exception as error:  # Pillow raises any errors for damaged files.
+            return str(error)[:300]
         return ""
 
-    def _decode(self, name: str, size: tuple[int, int] | None = None) -> Any:
-        path, image = self.folder / name, _pillow()
+    def _content(self, name: str) -> io.BytesIO:
         # A file that can't be read, say because a disk is gone, is not a bad image.
-        with reporting(f"{path} can't be read", OSError):
-            content = io.BytesIO(path.read_bytes())
-        try:
-            with image.open(content) as opened:
-                if opened.mode[0] in "IF":
-                    content = _eight_bits(opened)
-            mode = MODES[self.channels or 3]
-            picture = keras.utils.load_img(content, mode, size, **self._resizing)
-            layout = self.data_format or keras.config.image_data_format()
-            return keras.utils.img_to_array(picture, layout, "float32")
-        except Exception as error:  # Pillow raises any errors for damaged files.
-            raise _UndecodableError(
-                f"{path} is not a readable image: {error}"
-            ) from error
+        with reporting(f"{self.folder / name} can't be read", OSError):
+            return io.BytesIO((self.folder / name).read_bytes())
 
-
-class _UndecodableError(DataError):
-    __module__ = "layertap"
-
-
-def _check(name: str, value: Any, known: Any) -> None:
-    if value is not None and value not in known:
-        raise OptionError(
-            f"`{name}` is invalid. Expected one of {', '.join(map(str, known))}. "
-            f"Received {value!r}."
+    def _decode(self, content: Any, size: tuple[int, int] | None = None) -> Any:
+        with _pillow().open(content) as opened:
+            if opened.mode[0] in "IF":
+                content = _eight_bits(opened)
+        picture = keras.utils.load_img(
+            content,
+            MODES[self.channels or 3],
+            size,
+            self.interpolation,
+            self.crop_to_aspect_ratio,
         )
+        layout = self.data_format or keras.config.image_data_format()
+        return keras.utils.img_to_array(picture, layout, "float32")
 
 
 def _list_images(folder: Path) -> tuple[list[str], Counter[str]]:

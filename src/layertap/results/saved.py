@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from layertap.core import tables
 from layertap.core.values import unknown_address
 from layertap.errors import AddressError
 from layertap.results.joined_array import JoinedArray
@@ -32,6 +33,10 @@ class Saved(SavedRows):
         identity: What makes two runs the same: model, versions, options.
         labels: The labels that came with the data, as lazy arrays, or None.
         sample_weight: The sample weights that came with the data, in the same form.
+        class_names: What the labels stand for, if the data were a folder of images.
+        skipped: The images that could not be decoded and were left out, and why.
+        passed_over: How many other files the folder of images has, by suffix.
+        not_used: The columns of the data that were used for nothing.
         complete: Whether the save has finished: the store has all rows of the data.
         reader: The store itself, for arrays other than values.
     """
@@ -271,6 +276,10 @@ class Saved(SavedRows):
     def __repr__(self) -> str:
         state = "complete" if self.complete else "not complete"
         size = f"{len(self)} values, {self.rows:,} rows"
+        if self.skipped:
+            state += f", {tables.counted(len(self.skipped), 'image')} skipped"
+        if self.not_used:
+            state += f", not used: {', '.join(map(repr, self.not_used))}"
         return f"<layertap.Saved {self.path}: {size}, {state}>"
 
 

@@ -39,27 +39,11 @@ class SavedRows(values.PlannedValues[ValueArray]):
             weights = self.identity.get(SAMPLE_WEIGHT)
             self.sample_weight = manifest.resolve(weights, self.reader)
             self.notes = manifest.read_notes(self.reader)
+            self.class_names: list[str] = self.notes["class_names"]
+            self.skipped: dict[str, str] = self.notes["skipped"]
+            self.passed_over: dict[str, int] = self.notes["passed_over"]
+            self.not_used: list[str] = self.notes["not_used"]
             self._arrays = manifest.value_arrays(self.plan, self.reader)
-
-    @property
-    def class_names(self) -> list[str]:
-        """What the labels stand for, if the data were a folder of images."""
-        return self.notes["class_names"]
-
-    @property
-    def skipped(self) -> dict[str, str]:
-        """The images that could not be decoded and were left out, and why."""
-        return self.notes["skipped"]
-
-    @property
-    def passed_over(self) -> dict[str, int]:
-        """How many other files the folder of images has, by suffix."""
-        return self.notes["passed_over"]
-
-    @property
-    def not_used(self) -> list[str]:
-        """The columns of the data that were used for nothing."""
-        return self.notes["not_used"]
 
     @property
     def rows(self) -> int:
