@@ -122,8 +122,9 @@ class Saved(SavedRows):
 
         Returns:
             A `keras.utils.PyDataset`. Its batches are `(x,)`, `(x, y)` or
-            `(x, y, sample_weight)`; `x` is a dictionary, address -> array, sorted by
-            address, as Keras flattens dictionaries.
+            `(x, y, sample_weight)`; `x` is a dictionary, address -> array, in the order
+            of the joins and their branches. (A function that JAX compiles gets the
+            keys of a dictionary sorted: take branches by address there.)
 
         Raises:
             AddressError: If a glob matches nothing.

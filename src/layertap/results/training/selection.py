@@ -17,7 +17,7 @@ Globs = str | Sequence[str] | None
 
 
 def select_addresses(plan: Plan, before: Globs, outputs: Globs) -> list[str]:
-    """Returns the addresses of chosen values, sorted, as Keras flattens dictionaries.
+    """Returns the addresses of chosen values, in the order of the plan.
 
     Without globs, all branches are chosen; where there are none, all outputs.
     """
@@ -39,14 +39,16 @@ def select_addresses(plan: Plan, before: Globs, outputs: Globs) -> list[str]:
         paths = list(dict.fromkeys(made_by.values()))
         chosen = set(address.match(of_outputs, paths, what="output"))
         addresses.update(name for name, path in made_by.items() if path in chosen)
-    return sorted(addresses)
+    return [name for name in plan.addresses if name in addresses]
 
 
 def branches_of_join(plan: Plan, names: Sequence[str]) -> tuple[list[str], int]:
     """Returns the branches of the only join among values, and the axis it joins."""
     for join in plan.joins:
         concatenates = join.kind == "concatenate" and join.whole and join.axis
-        if concatenates and set(join.addresses) == set(names):
+        # Pooled maps have no such axis.
+        same_rank = all(len(b.shape) == len(join.shape) for b in join.branches)
+        if concatenates and same_rank and set(join.addresses) == set(names):
             return join.addresses, concatenates
     raise OptionError(
         "`joined=True` can't concatenate these values. Expected the branches of one "
