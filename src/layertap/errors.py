@@ -48,6 +48,8 @@ class ModelError(LayertapError, ValueError):
     """The model can't be traced, or not as requested."""
 
     __module__ = "layertap"
+    # Others come out of a `tf.function` as TensorFlow's own errors.
+    __init__ = Exception.__init__
 
 
 class NoJoinsError(ModelError):
@@ -134,8 +136,8 @@ class BackendMissingError(LayertapError, ImportError):
     __module__ = "layertap"
 
 
-def check_number(name: str, number: object, least: int) -> None:
-    """Raises unless an argument is None, or a whole number of at least so much."""
+def check_number(name: str, number: int | None, least: int) -> int | None:
+    """Returns an argument: None, or a whole number of at least so much, or raises."""
     if number is not None and (
         isinstance(number, bool)
         or not isinstance(number, numbers.Integral)
@@ -145,3 +147,4 @@ def check_number(name: str, number: object, least: int) -> None:
             f"{name} is invalid. Expected a whole number, at least {least}. Received "
             f"{number!r}."
         )
+    return None if number is None else int(number)

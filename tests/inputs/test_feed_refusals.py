@@ -9,7 +9,7 @@ import tensorflow as tf
 import torch
 
 import layertap
-from layertap.errors import DataError, DataTypeError, OptionError
+from layertap.errors import DataError, DataTypeError, ModelError, OptionError
 from layertap.inputs.feed import Feed
 from tests.support.streams import (
     IDS,
@@ -283,3 +283,28 @@ def test_a_stream_and_its_arrays_have_the_same_capture(name):
     np.testing.assert_array_equal(values["fusion/in/0"], X)
     np.testing.assert_array_equal(values["fusion/in/1"], X / 2)
     np.testing.assert_array_equal(values.labels, Y)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="nothing is compiled")
+def test_calls_inside_a_compiled_function_are_refused():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.ReLU()])
+
+    def capture(x=X):
+        return layertap.capture(model, x, outputs="*")
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        calls = [lambda: jax.jit(capture)(X), lambda: jax.jit(lambda: capture())()]
+    else:
+        calls = [lambda: tf.function(capture)(tf.constant(X)), tf.function(capture)]
+    for call in calls:
+        with pytest.raises(ModelError, match=r"inside a tf.function or a jax.jit"):
+            call()
+
+
+@pytest.mark.one_backend
+def test_a_symbolic_tensor_is_refused():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.ReLU()])
+    with pytest.raises(DataTypeError, match="Received KerasTensor"):
+        layertap.capture(model, model.inputs[0], outputs="*")

@@ -54,7 +54,7 @@ def diff(
     assert report, report
     ```
     """
-    check_number("`rows`", rows, 1)
+    rows = check_number("`rows`", rows, 1)
     first, second = open_saved(a), open_saved(b)
     names = _paired(first, second, pairs or {})
     compared = [_begin(name, names[name], first, second) for name in names]

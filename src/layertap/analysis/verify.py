@@ -90,7 +90,10 @@ def verify(
     columns = {"labels": labels, "ids": ids}
     feed = Feed(data, specs, batch_size, **columns)
     if batch_size is None and feed.batch_size is not None:
-        feed = Feed(data, specs, saved.identity.get("batch size"), **columns)
+        size = saved.identity.get("batch size")
+        if size is None:
+            size = fingerprint.batch_rows(saved.reader.array(address.DIGESTS)) or None
+        feed = Feed(data, specs, size, **columns)
     _check_same_model(saved, model)
     reduction, batches = _reduction(saved, reduce), _sample(feed, saved.rows, rows)
     return _recompute(saved, model, reduction, batches)
@@ -160,7 +163,7 @@ def _reduction(saved: Saved, reduce: Reduce) -> Reduction:
     if reduce is None:
         raise OptionError(
             f"{saved.path} has values that were reduced by {stored}, a function that "
-            "the store does not have. Pass it: verify(saved, model, data, reduce=…)."
+            "the store does not have. Pass it as `reduce=`."
         )
     raise OtherRunError(
         f"{saved.path} has values of another reduction. Expected {stored}. Received "

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from layertap.errors import DataError
+from layertap.errors import DataError, ModelError
 from layertap.inputs.convert import Batch, Converter
 from layertap.inputs.lazy_array import LazyRows
 from layertap.inputs.sources import open_source
+from layertap.tracing.backends import current_backend
 
 
 class Feed:
@@ -39,6 +40,11 @@ class Feed:
         labels: str | None = None,
         ids: Any = None,
     ) -> None:
+        if current_backend().traces():
+            raise ModelError(
+                "layertap was called inside a tf.function or a jax.jit function, where "
+                "arrays have no values. Call it outside of that function."
+            )
         self._converter = Converter(specs, labels, ids)
         self._source = open_source(data, self._converter, batch_size, anywhere=anywhere)
         self.rows = self._source.rows

@@ -229,7 +229,8 @@ def open_source(
 def check_arrays(data: Any) -> None:
     """Raises unless the data are arrays, or lists or dictionaries of arrays."""
     leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
-    others = [leaf for leaf in leaves if not convert.is_array(leaf)]
+    symbolic = keras.KerasTensor
+    others = [x for x in leaves if isinstance(x, symbolic) or not convert.is_array(x)]
     if leaves and not others:
         return
     other = others[0] if others else data

@@ -16,12 +16,12 @@ from layertap.inputs.convert import Batch
 from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.tap import Arrays
+from layertap.planning.fingerprint import batch_rows
 from layertap.results.saved import Saved
 from layertap.store import Reader, SharedWriter, Writer, exists, remove
 
 # How many batches of saved rows a sample compares with the data.
 _SAMPLED = 64
-
 
 # The committed rows of a store, by array.
 StoredRows = Reader | SharedWriter
@@ -155,7 +155,7 @@ def _differences(
                 yield f"{name} of {describe_difference(saved, fresh, rows.start)}"
         elif saved.tobytes() != fresh.tobytes():
             if name == DIGESTS:
-                yield _other_inputs(saved, fresh, rows)
+                yield _other_inputs(stored, fresh, rows)
                 continue
             if name == IDS and saved.ndim > 1:
                 saved, fresh = text.decode(saved), text.decode(fresh)
@@ -167,10 +167,15 @@ def _row_differences(saved: Saved, rows: int) -> list[str]:
     return [] if fit else [f"rows: the store has {saved.rows}, the data {rows}"]
 
 
-def _other_inputs(saved: NDArray[Any], fresh: NDArray[Any], rows: slice) -> str:
-    digests = ", ".join(f"{digest:016x}" for digest in np.unique(saved))
-    return (
+def _other_inputs(stored: StoredRows, fresh: NDArray[Any], rows: slice) -> str:
+    digests = stored.array(DIGESTS)
+    listed = ", ".join(f"{digest:016x}" for digest in np.unique(digests[rows]))
+    message = (
         f"data: the inputs of rows {rows.start} to {rows.stop - 1} have digest "
-        f"{digests} in the store, and {fresh[0]:016x} in this run; the inputs differ, "
+        f"{listed} in the store, and {fresh[0]:016x} in this run; the inputs differ, "
         "or their batches do"
     )
+    size = batch_rows(digests, rows.start)
+    if size != len(fresh):
+        message += f": of {size} rows in the store, and {len(fresh)} here"
+    return message

@@ -104,7 +104,9 @@ def _with_rows(
         f"{subject} can't be run with symbolic tensors: "
         f"{type(errors[0]).__name__}: {_message(errors[0])}\n"
         + (f"The open sizes of {', '.join(opened)} were {tried}. " if opened else "")
-        + "If the model expects other shapes, pass data as `like=`."
+        + "If the model expects other shapes, pass data that have them"
+        # Without data, or with inputs of open sizes.
+        + (": plan(model, like=x)." if rows is None else ".")
     ) from first
 
 

@@ -38,6 +38,10 @@ class Backend(ABC):
         """Returns a context in which no earlier trace is used again."""
         return nullcontext()
 
+    def traces(self) -> bool:
+        """Whether the caller is being traced: its tensors have no values."""
+        return False
+
     def version(self, tensor: Any) -> int:
         """Returns how often a tensor was changed in place."""
         return 0

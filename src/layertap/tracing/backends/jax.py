@@ -50,6 +50,10 @@ class Jax(Backend):
             | jax.errors.TracerIntegerConversionError,
         )
 
+    def traces(self) -> bool:
+        """Whether the caller is inside a `jax.jit` function."""
+        return isinstance(jax.numpy.add(0, 0), jax.core.Tracer)
+
     def retrace(self) -> AbstractContextManager[Any]:
         """Returns a context in which JAX traces every function again.
 

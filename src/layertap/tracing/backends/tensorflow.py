@@ -133,6 +133,10 @@ class TensorFlow(Backend):
         unable = isinstance(error, NotImplementedError)
         return unable and "symbolic tf.Tensor" in str(error)
 
+    def traces(self) -> bool:
+        """Whether the caller is inside a `tf.function`."""
+        return not tf.executing_eagerly()
+
     def belongs(self, tensors: Sequence[Any]) -> Callable[[Any], bool]:
         """Returns a test of whether a tensor is in the same graph as `tensors`."""
         graph = tensors[0].graph
