@@ -81,20 +81,22 @@ def test_options_of_a_save(here, tmp_path):
 
 def test_less_to_store(here, tmp_path):
     store = tmp_path / "v.zarr"
-    less = ("--dtype", "float16", "--reduce", "max")
+    less = ("--dtype", "float16", "--reduce", "sources:largest")
     plan = json.loads(succeeds("plan", "two.keras", "--json", *less))
     assert plan["bytes_per_row"] == 2 * 2
     assert "float16" in succeeds("plan", "two.keras", *less)
     words = ("save", "two.keras", "x.npy", "-o", store, "--quiet", "--dtype", "float16")
-    assert "infinite" not in succeeds(*words, "--reduce", "max")
+    assert "infinite" not in succeeds(*words, "--reduce", "sources:largest")
     saved = layertap.open(store)
     model, x = keras.models.load_model("two.keras"), np.load("x.npy")
     left = layertap.capture(model, x)["fusion/in/0"]
     expected = left.max(axis=1).astype("float16")
     np.testing.assert_array_equal(saved["fusion/in/0"][:], expected)
-    succeeds("verify", store, "--model", "two.keras", "--data", "x.npy")
+    verify = ("verify", store, "--model", "two.keras", "--data", "x.npy")
+    succeeds(*verify, *less[2:])
+    assert "Pass it as --reduce." in fails(2, *verify)
     assert "dtype: the store has float16" in fails(2, *words[:-2])
-    assert "reduce: the store has max" in fails(2, *words)
+    assert "reduce: the store has sources.largest" in fails(2, *words)
     x[:3] *= 1e9
     np.save(tmp_path / "large.npy", x)
     message = succeeds(
@@ -108,7 +110,19 @@ def test_less_to_store(here, tmp_path):
         assert line in message
         assert line in succeeds("show", store)
     assert json.loads(succeeds("show", store, "--json"))["overflowed"] == counts
-    assert "median" in fails(2, *words, "--reduce", "median")
+    assert "--reduce is invalid" in fails(2, *words, "--reduce", "median")
+    assert "no callable 'lost'" in fails(2, *words, "--reduce", "sources:lost")
+
+
+def test_maps_are_pooled(here):
+    plan = ("plan", "open.keras", "--json", "--reduce")
+    for reduce, shape in (
+        ("avg", [None, 8]),
+        ("max", [None, 8]),
+        ("flatten", [None] * 2),
+    ):
+        (join,) = json.loads(succeeds(*plan, reduce))["joins"]
+        assert [branch["shape"] for branch in join["branches"]] == [shape] * 2
 
 
 def test_batches_of_different_sizes(here, tmp_path):

@@ -85,7 +85,7 @@ CASES = {
     "maps, reduce, before": (
         of_maps,
         lambda: MAPS,
-        {"reduce": "mean", "before": "fusion"},
+        {"reduce": "avg", "before": "fusion"},
         {"workers": 1},
     ),
     "lengths that differ, PyDataset": (

@@ -64,7 +64,7 @@ CHANGES = {
     ),
     "plan": ({"before": None, "outputs": "left"}, "plan: the store has .*, this run"),
     "dtype": ({"dtype": "float16"}, "dtype: the store has None, this run float16"),
-    "reduction": ({"reduce": "mean"}, "reduce: the store has None, this run mean"),
+    "reduction": ({"reduce": "avg"}, "reduce: the store has None, this run avg"),
     "ids passed": ({"ids": None}, "ids: the store has number, this run None"),
     "one id": (
         {"ids": changed(EVERY, 333)},

@@ -184,3 +184,67 @@ def test_what_layers_adapted_to_is_part_of_a_run(tmp_path, layer, one, other):
     with pytest.raises(OtherRunError, match="weights: the store has"):
         layertap.save(learning(layer(), other), x, tmp_path / "v.zarr")
     assert layertap.save(learning(layer(), one), x, tmp_path / "v.zarr").complete
+
+
+class Noise(layers.Layer):
+    """Adds random numbers, at inference too."""
+
+    def __init__(self, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def call(self, x):
+        return x + keras.random.normal(ops.shape(x), seed=self.seed_generator)
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed}
+
+
+def noisy(seed):
+    keras.utils.clear_session(free_memory=False)
+    x = keras.Input((8,), name="x")
+    branches = [Noise(seed, name="one")(x), Noise(name="two")(x)]
+    both = layers.Concatenate(name="fusion")(branches)
+    return keras.Model(x, layers.Dropout(0.5, name="off")(both), name="noisy")
+
+
+@pytest.mark.every_backend
+def test_random_numbers_do_not_depend_on_what_ran_before(tmp_path):
+    model, x = noisy(7), numbers()[:40]
+    saved = layertap.save(model, x, tmp_path / "v.zarr", batch_size=20)
+    assert saved.plan.random == ("one", "two")
+    assert "the same in every batch: one, two" in str(saved.plan)
+    model.predict(x, verbose=0)
+    states = [np.asarray(variable.numpy()) for variable in model.variables]
+    # A generator without a seed is seeded by its number, here 1.
+    for name, seed in (("fusion/in/0", 7), ("fusion/in/1", 1)):
+        noise = ops.convert_to_numpy(keras.random.normal((20, 8), seed=seed))
+        expected = x + np.tile(noise, (2, 1))
+        np.testing.assert_allclose(saved[name][:], expected, atol=1e-6)
+        values = layertap.capture(model, x, batch_size=20)
+        np.testing.assert_array_equal(values[name], saved[name][:])
+    assert layertap.save(model, x, tmp_path / "v.zarr", batch_size=20).complete
+    assert layertap.save(noisy(7), x, tmp_path / "v.zarr", batch_size=20).complete
+    assert layertap.verify(saved, noisy(7), x)
+    for variable, state in zip(model.variables, states, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), state)
+    with pytest.raises(OtherRunError, match="configuration"):
+        layertap.save(noisy(8), x, tmp_path / "v.zarr", batch_size=20)
+
+
+def test_arrays_resume_a_store_of_batches_of_their_size(tmp_path):
+    model, x, path = two_branches(), numbers(), tmp_path / "v.zarr"
+    begin(path, complete=False, ids=None)
+    data = (x, EVERY)
+    with pytest.raises(OtherRunError, match="of 20 rows in the store, and 32 here"):
+        layertap.save(model, data, path)
+    with pytest.raises(OtherRunError, match="of 20 rows in the store, and 10 here"):
+        layertap.save(model, data, path, batch_size=10)
+    saved = layertap.save(model, data, path, batch_size=BATCH)
+    assert (saved.rows, saved.complete) == (ROWS, True)
+    # Without a batch size, verification has that of the store.
+    report = layertap.verify(saved, model, x, rows=None)
+    assert report.other_inputs == 0
+    assert {check.verdict for check in report.checks} == {"identical"}
+    assert layertap.save(model, stream(x), path).complete

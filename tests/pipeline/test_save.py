@@ -1,5 +1,6 @@
 """A save ends in the same store after any interruption, and refuses other runs."""
 
+import json
 from itertools import product
 from pathlib import Path
 
@@ -303,3 +304,33 @@ def test_batches_of_a_store_have_every_row_once(tmp_path):
         )
     again = np.concatenate([b.labels for b in saved.batches(300, shuffle=True, seed=4)])
     np.testing.assert_array_equal(rows, again)
+
+
+@pytest.mark.one_backend
+def test_numbers_may_be_those_of_numpy(tmp_path):
+    x = keras.Input((np.int64(2), None), name="x")
+    halved = keras.layers.Rescaling(np.float32(0.5), name="halved")(x)
+    joined = keras.layers.Concatenate(axis=np.int64(-2), name="fusion")([halved, x])
+    stacked = keras.ops.stack([joined, joined], axis=np.int32(1))
+    model = keras.Model(x, stacked)
+    data = np.arange(24, dtype="float32").reshape(4, 2, 3)
+    plan = layertap.plan(model, joins=["concatenate", "stack"])
+    described = json.loads(json.dumps(plan.to_json()))
+    assert [join["axis"] for join in described["joins"]] == [1, 1]
+    saved = layertap.save(
+        *(model, data, tmp_path / "v.zarr"),
+        joins=["concatenate", "stack"],
+        batch_size=np.int64(2),
+        memory=np.int64(2**20),
+        pad=np.int64(5),
+        ids=np.arange(4, dtype="int8"),
+    )
+    for reported in (
+        saved,
+        layertap.verify(saved, model, data, rows=np.int64(2)),
+        layertap.diff(saved.path, saved.path, rows=np.int64(3)),
+    ):
+        json.dumps(reported.to_json())
+    expected = np.pad(data, [(0, 0), (0, 0), (0, 2)])
+    np.testing.assert_array_equal(saved["fusion/in/1"][:], expected)
+    np.testing.assert_array_equal(saved["fusion/in/0"][:], expected / 2)

@@ -208,3 +208,27 @@ def test_a_layer_that_always_receives_the_same_training_is_refused(training):
     model(six(4))
     with pytest.raises(ModelError, match=f"always receives training={training}"):
         layertap.split(model, "base/fusion", like=six(4))
+
+
+QUANTISED = ["float8", "int8"]
+
+
+@pytest.mark.parametrize("mode", QUANTISED)
+def test_copies_of_quantised_models_have_their_weights(mode):
+    """A quantised layer has its weights in another order than its copy."""
+    x = keras.Input((8,), name="x")
+    branches = [layers.Dense(16, name=name)(x) for name in ("left", "right")]
+    joined = layers.Concatenate(name="fusion")(branches)
+    model = keras.Model(
+        x, layers.Dense(4, name="b")(layers.Dense(16, name="a")(joined))
+    )
+    for layer in model.layers:
+        if isinstance(layer, layers.Dense):
+            layer.quantize(mode)
+    data = np.random.default_rng(0).normal(size=(6, 8)).astype("float32")
+    expected = model.predict(data, verbose=0)
+    stem, head = layertap.split(model, copy=True)
+    branches = stem.predict(data, verbose=0)
+    np.testing.assert_array_equal(head.predict(branches, verbose=0), expected)
+    head.set_weights([np.zeros_like(weight) for weight in head.get_weights()])
+    np.testing.assert_array_equal(model.predict(data, verbose=0), expected)

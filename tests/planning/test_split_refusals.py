@@ -181,7 +181,7 @@ def test_a_call_that_a_graph_cannot_do_is_refused(how, message):
 
 def test_a_head_accepts_neither_reduced_nor_padded_values():
     with pytest.raises(OptionError, match="complete values"):
-        layertap.plan(skipping(), before="fusion", for_head=True, reduce="mean")
+        layertap.plan(skipping(), before="fusion", for_head=True, reduce="avg")
     with pytest.raises(OptionError, match="true sizes"):
         layertap.capture(skipping(), six(3), before="fusion", for_head=True, pad=True)
     with pytest.raises(OptionError, match="Pass `before="):

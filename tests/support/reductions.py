@@ -13,9 +13,16 @@ def wide(array: np.ndarray) -> np.ndarray:
     return array.astype("float64").reshape(len(array), -1)
 
 
+def places(array: np.ndarray) -> np.ndarray:
+    """Returns an array with one axis of all places, between rows and channels."""
+    if array.ndim < 3:
+        return array[:, None].astype("float64")
+    return array.reshape(len(array), -1, array.shape[-1]).astype("float64")
+
+
 REDUCED = {
-    "mean": lambda array: wide(array).mean(axis=1),
-    "max": lambda array: wide(array).max(axis=1),
+    "avg": lambda array: places(array).mean(axis=1),
+    "max": lambda array: places(array).max(axis=1),
     "flatten": wide,
 }
 

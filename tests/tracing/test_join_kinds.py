@@ -316,6 +316,22 @@ def test_an_operator_joins_only_where_both_are_data(path):
         assert_close(actual.reshape(expected.shape), expected)
 
 
+def test_a_sum_with_one_number_is_ignored_with_a_reason():
+    def call(model, x, left, right):
+        left = left[:, :3]
+        return ops.add(ops.add(ops.sum(model.right.bias), left) * 2.0, left)
+
+    model = Calling(call)
+    plan = layertap.plan(model, like=X, joins="add")
+    assert [join.path for join in plan.joins] == ["ops.add@2"]
+    ignored = {join.path: join.reason for join in plan.ignored}
+    assert "lack the rows of the data" in ignored["ops.add"]
+    left, _ = model.truth(X)
+    values = layertap.capture(model, X, joins="add")
+    number = ops.convert_to_numpy(ops.sum(model.right.bias))
+    assert_close(values["ops.add@2/in/0"], (number + left[:, :3]) * 2)
+
+
 def test_the_sum_of_a_bidirectional_layer_is_a_join():
     inputs = keras.Input([6, 2])
     layer = layers.Bidirectional(layers.GRU(3), merge_mode="sum", name="both")

@@ -231,6 +231,21 @@ ALONE: dict[str, Callable[[Any], Any]] = {
     ),
 }
 
+RANDOM: dict[str, Callable[[Any], Any]] = {
+    "normal": lambda x: keras.random.normal((2,)),
+    "uniform": lambda x: keras.random.uniform((2,)),
+    "categorical": lambda x: keras.random.categorical(x, 1),
+    "randint": lambda x: keras.random.randint((2,), 0, 9),
+    "truncated_normal": lambda x: keras.random.truncated_normal((2,)),
+    "dropout": lambda x: keras.random.dropout(x, 0.5),
+    "shuffle": keras.random.shuffle,
+    "gamma": lambda x: keras.random.gamma((2,), 1.0),
+    "binomial": lambda x: keras.random.binomial((2,), 3.0, 0.5),
+    "beta": lambda x: keras.random.beta((2,), 1.0, 1.0),
+}
+ALONE |= {f"random.{name}": call for name, call in RANDOM.items()}
+ALONE["SeedGenerator.next"] = RANDOM["normal"]
+
 for point in REMAT:
     ALONE[point] = lambda x: keras.remat(lambda y: y + 1.0)(x)
 

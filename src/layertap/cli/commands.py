@@ -14,7 +14,7 @@ import click
 import layertap
 from layertap.cli import options
 from layertap.cli.quiet_tensorflow import quiet_start
-from layertap.core.optional import require_keras
+from layertap.core.optional import import_callable, require_keras
 
 _SELECTION = ("before", "outputs", "joins", "for_head", "dtype", "reduce")
 _COLUMNS = ("labels", "ids")
@@ -130,6 +130,7 @@ def show(store: str, as_json: bool, verbose: bool) -> None:
     default=1024,
 )
 @options.data
+@options.reduce
 @options.json
 @options.model
 def verify(
@@ -149,7 +150,7 @@ def verify(
             report = layertap.verify(saved)
         else:
             loaded = _load_with_data(model, data, given)
-            chosen = _chosen(given, *_COLUMNS)
+            chosen = _chosen(given, *_COLUMNS, "reduce")
             report = layertap.verify(saved, *loaded, rows=rows or None, **chosen)
     except StoreCorruptError as error:
         options.fail(options.line_of(error), options.WRONG)
@@ -288,7 +289,10 @@ def _image_options(given: dict[str, Any]) -> dict[str, Any]:
 
 def _chosen(given: dict[str, Any], *names: str) -> dict[str, Any]:
     """Returns the options that the user gave; the API has the same defaults."""
-    return {name: given[name] for name in names if given[name]}
+    chosen = {name: given[name] for name in names if given[name]}
+    if ":" in chosen.get("reduce", ""):
+        chosen["reduce"] = import_callable(chosen["reduce"], "--reduce")
+    return chosen
 
 
 def _show_verdict(report: Any, as_json: bool) -> None:

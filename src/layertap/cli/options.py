@@ -118,9 +118,12 @@ def in_command_words(message: str) -> str:
 
     def call(match: re.Match[str]) -> str:
         words = ["layertap", match[1], "MODEL"]
+        options = match["options"].strip(", ")
+        if options == "like=x":
+            return "layertap save MODEL DATA -o STORE"
         if match["data"]:
             words.append("DATA -o STORE")
-        words += filter(None, match["options"].strip(", ").split(", "))
+        words += filter(None, options.split(", "))
         labels = (match["data"] or "").startswith("(")
         return " ".join(words) + (", with labels in DATA" if labels else "")
 
@@ -180,6 +183,13 @@ verbose = flag("--verbose", "Show the backend's messages, and tracebacks.")
 json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet = flag("--quiet", "Show no progress.")
 
+reduce = click.option(
+    "--reduce",
+    metavar="avg|max|flatten|MODULE:CALLABLE",
+    help="Store the average or the maximum of each channel, all numbers flat, or what "
+    "a function returns that keeps the rows.",
+)
+
 model = _group(
     several(
         "--import", "MODULE", "Import this module first: it registers custom objects."
@@ -223,11 +233,7 @@ selection = _group(
         type=click.Choice(["float16", "bfloat16"]),
         help="Store floating numbers as this dtype; by default as they are.",
     ),
-    click.option(
-        "--reduce",
-        type=click.Choice(["mean", "max", "flatten"]),
-        help="Store the mean or the maximum of each row, or its numbers flat.",
-    ),
+    reduce,
 )
 
 ray = _group(

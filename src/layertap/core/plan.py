@@ -179,6 +179,10 @@ class Plan(tables.Tabular):
         ignored: Traced joins that do not join data, each with the reason.
         skips: The addresses of those among `outputs` that run past the joins to the
             head.
+        channels_first: The addresses of those pooled values whose channels are the
+            first axis after the rows, not the last.
+        random: The paths of operations that draw random numbers at inference: the same
+            numbers in every batch, whatever ran before.
     """
 
     model: str
@@ -193,6 +197,8 @@ class Plan(tables.Tabular):
     folded: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ignored: tuple[Ignored, ...] = ()
     skips: tuple[str, ...] = ()
+    channels_first: tuple[str, ...] = ()
+    random: tuple[str, ...] = ()
 
     @property
     def values(self) -> Iterator[Value]:
@@ -269,7 +275,8 @@ class Plan(tables.Tabular):
             ValueError: If a shape or dtype is impossible.
         """
         # Earlier versions did not save these.
-        later = ("dtype", "reduce", "narrowed", "padded", "folded", "ignored", "skips")
+        later = ["dtype", "reduce", "narrowed", "padded", "folded", "ignored", "skips"]
+        later += ["channels_first", "random"]
         plan = cls("", ())
         return _decode(cls, {**{name: getattr(plan, name) for name in later}, **data})
 
@@ -313,6 +320,9 @@ class Plan(tables.Tabular):
             summary.append(f"\nrun past the joins to the head: {', '.join(self.skips)}")
         if self.padded:
             summary.append(f"\n{len(self.padded)} of them padded to the shapes shown")
+        if self.random:
+            paths = ", ".join(self.random)
+            summary.append(f"\nrandom numbers, the same in every batch: {paths}")
         if self.ignored:
             count = len(self.ignored)
             summary.append(

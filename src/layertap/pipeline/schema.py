@@ -25,7 +25,7 @@ class StoreOptions:
     @property
     def layout(self) -> dict[str, Any]:
         """The options that a writer of a new store accepts."""
-        return {"compression": self.compression, "memory": self.memory}
+        return {"compression": self.compression, "memory": int(self.memory)}
 
 
 def store_schema(run: Run) -> tuple[list[ArraySpec], dict[str, Any]]:

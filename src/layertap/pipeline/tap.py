@@ -1,6 +1,7 @@
 """The tap: the compiled pass that returns exactly the planned values."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -50,7 +51,8 @@ class Tap:
                 tensors[name] = unfold(tensors[name], *folded[name])
             return reduction.apply(tensors, plan)
 
-        wanted = Wanted.of(names, {join.kind for join in plan.joins})
+        kinds = {join.kind for join in plan.joins}
+        wanted = replace(Wanted.of(names, kinds), random=bool(plan.random))
         self._step = tapped(model, wanted, finish)
 
     def __call__(self, batch: Batch) -> Arrays:

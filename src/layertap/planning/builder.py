@@ -32,10 +32,13 @@ class PlanBuilder:
         self._narrowed: dict[str, str] = {}
         self._padded: dict[str, tuple[int, ...]] = {}
         self._folded: dict[str, tuple[int, ...]] = {}
+        self._channels_first: set[str] = set()
         # By the token of a tensor: the first address that has it, and its recipe.
         self._sources: dict[Hashable, tuple[str, Recipe]] = {}
 
-    def build(self, model: str, ignored: Iterable[Ignored]) -> Plan:
+    def build(
+        self, model: str, ignored: Iterable[Ignored], random: tuple[str, ...]
+    ) -> Plan:
         """Returns the plan of all that was added."""
         return Plan(
             model,
@@ -50,6 +53,8 @@ class PlanBuilder:
             folded=self._folded,
             ignored=tuple(ignored),
             skips=tuple(self._skips),
+            channels_first=tuple(sorted(self._channels_first)),
+            random=random,
         )
 
     def add_joins(self, traced_joins: Sequence[TracedJoin]) -> None:
@@ -117,14 +122,22 @@ class PlanBuilder:
         if traced.outer and traced.times:
             self._folded[name] = traced.outer, traced.times // traced.outer
         reduction = self._reduction
-        shape, dtype = reduction.reduced_spec(name, traced.shape, traced.dtype)
+        # An alias is reduced like the value that it equals.
+        first = (
+            alias in self._channels_first
+            if alias
+            else reduction.pools_first(name, traced)
+        )
+        if first:
+            self._channels_first.add(name)
+        shape, dtype = reduction.reduced_spec(name, traced.shape, traced.dtype, first)
         stored_dtype = reduction.stored_dtype(dtype)
         if stored_dtype != dtype and recipe is None:
             self._narrowed[name] = dtype
         if self._padding is not None:
             shape = self._padding.fill(name, shape)
             computed = self._padding.shapes.get(name, traced.shape)
-            opened, _ = reduction.reduced_spec(name, computed, traced.dtype)
+            opened, _ = reduction.reduced_spec(name, computed, traced.dtype, first)
             axes = unknown_axes(opened)
             if axes and recipe is None:
                 self._padded[name] = axes

@@ -17,6 +17,9 @@ from layertap.tracing.collect import VERSIONS
 from layertap.tracing.keras_internals import config_of
 from layertap.tracing.model_structure import learned
 
+# In how many rows the end of a batch is searched.
+_MOST_BATCH_ROWS = 2**16
+
 
 def run_identity(
     model: keras.Model, plan: Plan, batch_size: int | None
@@ -32,7 +35,7 @@ def run_identity(
         "dtype": plan.dtype,
         "reduce": plan.reduce,
         "pad": _padding_summary(plan),
-        "plan": _digest(planned),
+        "plan": _digest([*planned, *plan.channels_first]),
         "batch size": batch_size,
         **VERSIONS,
     }
@@ -87,7 +90,7 @@ def _content(part: Any, within: tuple[int, ...]) -> Any:
         # Without the name, which Keras numbers.
         config = part.get_config().items()
         part = [type(part).__qualname__, [item for item in config if item[0] != "name"]]
-    elif isinstance(part, np.ndarray):
+    elif isinstance(part, np.ndarray | np.generic):
         part = [part.shape, part.dtype.name, part.tobytes()]
     if isinstance(part, Mapping):
         part = list(part.items())
@@ -126,6 +129,13 @@ def inputs_digest(inputs: Any) -> int:
     return digest.intdigest()
 
 
+def batch_rows(digests: Any, start: int = 0) -> int:
+    """Returns the rows of the batch that begins at a row, by the digests of rows."""
+    digests = digests[start : start + _MOST_BATCH_ROWS]
+    others = np.flatnonzero(digests != digests[:1])
+    return int(others[0]) if len(others) else len(digests)
+
+
 # All batches of a data set have the same forms, and names of dtypes are slow.
 @functools.lru_cache(maxsize=256)
 def _form(path: tuple[Any, ...], shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
@@ -148,6 +158,6 @@ def _plain(config: Any) -> Any:
         return [_plain(member) for member in config]
     if config is None or isinstance(config, str | int | float | bool):
         return config
-    if isinstance(config, np.ndarray):
+    if isinstance(config, np.ndarray | np.generic):
         return config.tolist()
     return f"{type(config).__module__}.{type(config).__qualname__}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 
 from layertap.core import address
 from layertap.core.plan import Plan, Refused
@@ -70,10 +71,12 @@ def plan(
             includes ignored joins: those of shapes, indices and masks, and those
             inside Keras or the backend.
         dtype: `"float16"` or `"bfloat16"`, the stored dtype of floating values.
-        reduce: How each row of a value is reduced: `"mean"` or `"max"`, to one number;
-            `"flatten"`, to one axis; or by a function of the tensor that keeps the
-            rows, such as `lambda x: keras.ops.mean(x, axis=(1, 2))`. The plan has
-            shapes, dtypes and bytes after `reduce`, then `dtype`.
+        reduce: How each row of a value is reduced. `"avg"` and `"max"` are Keras'
+            global pooling: over all axes but the channels, by the data format of the
+            operation that made the value, or of Keras; vectors stay as they are.
+            `"flatten"` keeps all numbers, in one axis. Or a function of the tensor, or
+            a layer, that keeps the rows. The plan has shapes, dtypes and bytes after
+            `reduce`, then `dtype`.
         for_head: Whether to include all inputs of the head of `layertap.split`: also
             the values of connections that run past the joins.
 
@@ -115,6 +118,8 @@ class Selection:
     pad: Pad | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.pad, np.generic):
+            object.__setattr__(self, "pad", self.pad.item())
         integer = isinstance(self.pad, int)
         if not (self.pad is None or self.pad is False or (integer and self.pad >= 1)):
             raise OptionError(
@@ -214,7 +219,7 @@ def plan_from_specs(
         computed.add_joins(joins)
         cut = cut_before(model, specs, computed.joins, computed.refused)
         builder.add_skips(model.name, cut.skips, ChainMap(*outputs.values()))
-    made = builder.build(model.name, ignored)
+    made = builder.build(model.name, ignored, trace.random)
     if not made.addresses:
         reasons = "; ".join(f"{r.address}: {r.reason}" for r in made.refused)
         raise RefusedError(

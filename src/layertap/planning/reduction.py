@@ -5,7 +5,7 @@ reduction, then the dtype. A plan predicts the shape and the dtype that result.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,12 @@ from layertap.core.plan import Plan, Shape
 from layertap.errors import OptionError
 from layertap.planning.fingerprint import function_fingerprint
 from layertap.tracing.keras_internals import backend
+from layertap.tracing.records import TracedValue
 
 Tensor = Any
 Reduce = str | Callable[[Tensor], Tensor] | None
 
-NAMED = ("mean", "max", "flatten")
+NAMED = ("avg", "max", "flatten")
 
 # From here on, rounding to the nearest gives infinity: half a step above the largest
 # number. Values are compared with it before the cast, since XLA may leave out the
@@ -40,8 +41,8 @@ _STAND_INS = (96, 160)
 class Reduction:
     """A change to each value before it leaves the pass: reduced, then narrowed.
 
-    The mean of `float16` and `bfloat16` is computed in `float32`; that of integers and
-    booleans is `float32`. Only floating values are narrowed. See `layertap.plan`.
+    The average of `float16` and `bfloat16` is computed in `float32`; that of integers
+    and booleans is `float32`. Only floating values are narrowed. See `layertap.plan`.
     """
 
     dtype: str | None = None
@@ -54,9 +55,15 @@ class Reduction:
                 f"Received {self.dtype!r}."
             )
         if self.reduce not in (None, *NAMED) and not callable(self.reduce):
+            advice = (
+                " Pass 'avg' for the average of each channel. For one number a row, "
+                "pass a function: lambda x: keras.ops.mean(x, range(1, len(x.shape)))."
+            )
             raise OptionError(
                 f"`reduce` is invalid. Expected None, {', '.join(map(repr, NAMED))}, "
                 f"or a function of a tensor. Received {self.reduce!r}."
+                + advice
+                * (self.reduce == "mean")
             )
 
     @property
@@ -70,22 +77,37 @@ class Reduction:
         """Returns the dtype in which values of a dtype, after `reduce`, are stored."""
         return dtype if self.dtype is None or dtype not in _FLOATS else self.dtype
 
-    def reduced_spec(self, name: str, shape: Shape, dtype: str) -> tuple[Shape, str]:
+    def pools_first(self, name: str, traced: TracedValue) -> bool:
+        """Returns whether `reduce` pools a value whose channels are its first axis."""
+        if self.reduce not in ("avg", "max") or not _pooled_axes(traced.shape):
+            return False
+        first = traced.data_format == "channels_first"
+        if not traced.data_format or (first and traced.outer):
+            raise OptionError(
+                f"reduce={self.reduce!r} can't find the channels of {name}: "
+                f"{traced.made_by} has no data_format, and other operations have "
+                "another one than keras.config.image_data_format(). Set that one, or "
+                "pass a function."
+            )
+        return first
+
+    def reduced_spec(
+        self, name: str, shape: Shape, dtype: str, channels_first: bool
+    ) -> tuple[Shape, str]:
         """Returns the shape and the dtype that a value has after `reduce`."""
         if callable(self.reduce):
             return _function_spec(self.reduce, name, shape, dtype)
         match self.reduce:
-            case "mean":
-                stays = dtype in (*_FLOATS, *_COMPLEX)
-                return (None,), dtype if stays else "float32"
-            case "max":
-                if dtype in _COMPLEX:
+            case "avg" | "max" if _pooled_axes(shape):
+                if self.reduce == "max" and dtype in _COMPLEX:
                     raise OptionError(
                         f'reduce="max" does not support {name} of dtype {dtype}: '
                         "complex numbers have no order. Leave the value out, or pass "
                         "a function."
                     )
-                return (None,), dtype
+                stays = self.reduce == "max" or dtype in (*_FLOATS, *_COMPLEX)
+                channels = shape[1 if channels_first else -1]
+                return (None, channels), dtype if stays else "float32"
             case "flatten":
                 sizes = [n for n in shape[1:] if n is not None]
                 known = len(sizes) == len(shape) - 1
@@ -105,7 +127,7 @@ class Reduction:
         results, counts = {}, {}
         for name, tensor in tensors.items():
             if name in stored:
-                tensor = self._reduced(tensor)
+                tensor = self._reduced(tensor, name in plan.channels_first)
             if self.dtype is not None and _dtype(tensor) in _FLOATS:
                 if name in plan.narrowed:
                     counts[name] = _overflows(tensor, OVERFLOWS_FROM[self.dtype])
@@ -117,12 +139,12 @@ class Reduction:
             results[OVERFLOWED] = ops.stack(columns, axis=1)
         return results
 
-    def _reduced(self, tensor: Tensor) -> Tensor:
+    def _reduced(self, tensor: Tensor, channels_first: bool) -> Tensor:
         if callable(self.reduce):
             return self.reduce(tensor)
-        axes = tuple(range(1, len(tensor.shape)))
+        axes = _pooled_axes(tensor.shape, channels_first)
         match self.reduce:
-            case "mean":
+            case "avg" if axes:
                 return _mean(tensor, axes)
             case "max" if axes:
                 reduced = ops.any if _dtype(tensor) == "bool" else ops.max
@@ -142,12 +164,16 @@ def _dtype(tensor: Tensor) -> str:
     return str(keras.backend.standardize_dtype(tensor.dtype))
 
 
+def _pooled_axes(shape: Sequence[Any], channels_first: bool = False) -> tuple[int, ...]:
+    """Returns the axes of a shape besides those of the rows and of the channels."""
+    return tuple(range(1 + channels_first, len(shape) - 1 + channels_first))
+
+
 def _mean(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
     dtype = _dtype(tensor)
     if dtype not in ("float64", *_COMPLEX):
         tensor = ops.cast(tensor, "float32")
-    if axes:
-        tensor = ops.mean(tensor, axis=axes)
+    tensor = ops.mean(tensor, axis=axes)
     return ops.cast(tensor, dtype) if dtype in _FLOATS else tensor
 
 

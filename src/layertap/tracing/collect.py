@@ -38,10 +38,11 @@ def tapped(model: keras.Model, wanted: Wanted, finish: Finish = dict) -> Step:
     """
 
     def run(inputs: Any, keep: Keep) -> dict[str, Any]:
-        return finish(collect(model, inputs, wanted, keep))
+        return finish(collect(model, inputs, wanted, keep, reseed=True))
 
     def shortcut() -> Callable[[Any], dict[str, Any]] | None:
-        graph = subgraph(model, wanted)
+        # Only a pass draws the same random numbers for each batch.
+        graph = None if wanted.random else subgraph(model, wanted)
         if graph is None:
             return None
         return lambda inputs: finish(graph(inputs, training=False))
@@ -50,13 +51,19 @@ def tapped(model: keras.Model, wanted: Wanted, finish: Finish = dict) -> Step:
 
 
 def collect(
-    model: keras.Model, inputs: Any, wanted: Wanted, keep: Keep = as_is
+    model: keras.Model,
+    inputs: Any,
+    wanted: Wanted,
+    keep: Keep = as_is,
+    *,
+    reseed: bool = False,
 ) -> dict[str, Any]:
     """Runs the model until the last wanted tensor is known, and returns them all.
 
-    `keep` copies a tensor, where necessary, at the moment it is known.
+    `keep` copies a tensor, where necessary, at the moment it is known. With `reseed`,
+    which needs a `keras.StatelessScope`, random numbers are the same in every pass.
     """
-    pass_ = CollectPass(wanted, keep)
+    pass_ = CollectPass(wanted, keep, reseed)
     run = functools.partial(forward, model)
     with suppress(Done), recording(pass_):
         if any(map(is_native, (*wanted.branches, *wanted.outputs))):
@@ -78,8 +85,11 @@ class CollectPass(Pass):
 
     computes = True
 
-    def __init__(self, wanted: Wanted, keep: Keep) -> None:
+    def __init__(self, wanted: Wanted, keep: Keep, reseed: bool) -> None:
         super().__init__(wanted.kinds)
+        self._reseed = reseed
+        # The generators of random numbers that gave a seed.
+        self._generators: list[Any] = []
         self.values: dict[str, Tensor] = {}
         self._branches = wanted.branches
         self._outputs = wanted.outputs
@@ -106,6 +116,20 @@ class CollectPass(Pass):
     def end_join(self, join: TracedJoin, output: Tensor) -> None:
         """Collects the join's output, if it is wanted."""
         self._collect(self._outputs, join.path, [output])
+
+    def draw(self, generator: Any) -> None:
+        """Resets a generator: random numbers do not depend on what ran before.
+
+        A generator without a seed gets its number in the pass: other processes draw
+        the same.
+        """
+        if not self._reseed or any(generator is known for known in self._generators):
+            return
+        seed = generator.get_config()["seed"]
+        seed = len(self._generators) if seed is None else seed
+        state = generator.state
+        state.assign(keras.ops.convert_to_tensor([seed, 0], dtype=state.dtype))
+        self._generators.append(generator)
 
     def held_tensors(self) -> list[Tensor]:
         """Returns the collected values."""

@@ -48,6 +48,8 @@ class Wanted:
     # The output of a join is under the join's path.
     outputs: Addresses
     kinds: Iterable[str]
+    # Whether the model draws random numbers.
+    random: bool = False
 
     @classmethod
     def of(cls, addresses: Iterable[str], kinds: Iterable[str]) -> "Wanted":
@@ -210,6 +212,9 @@ class Pass:
 
     def end_join(self, join: TracedJoin, output: Tensor) -> None:
         """Receives the output of a join that `begin_join` returned."""
+
+    def draw(self, generator: Any) -> None:
+        """Receives a generator of random numbers, before it gives its next seed."""
 
     def held_tensors(self) -> list[Tensor]:
         """Returns the tensors that `replace_tensors` needs."""

@@ -49,6 +49,12 @@ LOOPS = (
     "while_loop",
 )
 
+# Functions of the backend that return random numbers, and have been there since 3.8.
+RANDOM = (
+    *("normal", "uniform", "categorical", "randint", "truncated_normal", "dropout"),
+    *("shuffle", "gamma", "binomial", "beta"),
+)
+
 _current: ContextVar[Pass | None] = ContextVar("layertap_pass", default=None)
 _signature = functools.cache(inspect.signature)
 
@@ -182,7 +188,7 @@ def _convert_inputs(name: str, arguments: dict[str, Any]) -> list[Any] | None:
         arguments[first] = list(inputs)
         return inputs
     inputs = [arguments["x1"], arguments["x2"]]
-    data = all(is_tensor(x) and rank(x) != 0 for x in inputs)
+    data = all(map(is_tensor, inputs)) and any(rank(x) != 0 for x in inputs)
     if not data or (name == "append" and arguments["axis"] is None):
         return None
     return inputs
@@ -220,6 +226,20 @@ def _remat(pass_: Pass, original: Call, function: Call) -> Call:
     return function
 
 
+def _draw(pass_: Pass, original: Call, generator: Any, /, *args: Any, **kw: Any) -> Any:
+    """Lets a generator of random numbers give its next seed."""
+    pass_.draw(generator)
+    return original(generator, *args, **kw)
+
+
+def _random(pass_: Pass, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+    """Reports random numbers of symbolic tensors, for which PyTorch draws no seed."""
+    seed = _signature(original).bind(*args, **kwargs).arguments.get("seed")
+    if not pass_.computes and not isinstance(seed, int):
+        pass_.draw(seed)
+    return original(*args, **kwargs)
+
+
 def points() -> list[Point]:
     """Returns the calls of Keras and of its backend that are wrapped.
 
@@ -230,6 +250,7 @@ def points() -> list[Point]:
         (keras.Operation, "__call__", _operation_call),
         (keras.Operation, "symbolic_call", _symbolic_call),
         (Functional, "_standardize_inputs", _standardize_inputs),
+        (keras.random.SeedGenerator, "next", _draw),
     ]
     # Keras 3.16 moves the backend's functions to `ops`, and its loop to `rnn`.
     moves = hasattr(backend, "ops")
@@ -240,6 +261,8 @@ def points() -> list[Point]:
     # New in Keras 3.9.
     if hasattr(keras, "RematScope"):
         calls.append((ops if moves else core, "remat", _remat))
+    random = backend if hasattr(backend, "random") else ops
+    calls += [(random.random, name, _random) for name in RANDOM]
     calls += [(numpy, name, partial(_function, name)) for name in FUNCTIONS]
     calls += [(core, name, partial(_loop, f"`keras.ops.{name}`")) for name in LOOPS]
     calls += current_backend().points()

@@ -21,6 +21,7 @@ class TracedValue:
     times: int | None = None
     # Of a value whose rows are unfolded: see `planning.folded_rows`.
     outer: int | None = None
+    data_format: str = ""  # that of its maker, or of Keras; empty if that is unclear
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Trace:
     inputs: Mapping[str, TracedValue] = field(default_factory=dict)
     # The path and the reason of an early end; None after a complete pass.
     stopped: tuple[str, str] | None = None
+    # The paths of the operations that draw random numbers.
+    random: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> list[tuple[int | None, ...]]:
@@ -81,7 +84,8 @@ def _merge_two(one: Trace, other: Trace) -> Trace:
     inputs = {
         name: _agree(value, other.inputs[name]) for name, value in one.inputs.items()
     }
-    return Trace(joins, outputs, inputs, one.stopped or other.stopped)
+    stopped = one.stopped or other.stopped
+    return Trace(joins, outputs, inputs, stopped, one.random)
 
 
 def _agree_all(

@@ -28,6 +28,8 @@ class SurveyPass(Pass):
         self.outputs: dict[str, tuple[TracedValue, ...]] = {}
         # The path and the reason of an early end.
         self.stopped: tuple[str, str] | None = None
+        # The paths of the operations that draw random numbers.
+        self._random: dict[str, None] = {}
         self._inputs: dict[str, TracedValue] = {}
         self._specs = keras.tree.flatten(specs)
         self._model_name = model_name
@@ -37,6 +39,8 @@ class SurveyPass(Pass):
         self._makers: dict[Hashable, str] = {}
         self._joined: dict[Hashable, str] = {}
         self._scopes: dict[Hashable, str] = {}
+        # The data formats of the operations that have one, by path.
+        self._formats: dict[str, str] = {}
         self._tokens: dict[Hashable, Hashable] = {}
         # By id. Once a tensor is freed, another may get its id.
         self._held: dict[int, Tensor] = {}
@@ -55,7 +59,7 @@ class SurveyPass(Pass):
             path: tuple(map(self._attribute, values))
             for path, values in self.outputs.items()
         }
-        return Trace(joins, outputs, self._inputs, self.stopped)
+        return Trace(joins, outputs, self._inputs, self.stopped, (*self._random,))
 
     def enter(self, operation: Any, args: Any, kwargs: Any) -> Frame:
         """Notes that arguments nobody returned were made by the caller."""
@@ -107,6 +111,9 @@ class SurveyPass(Pass):
         """Records the operation's outputs."""
         if not frame.path or frame.path in self.outputs:
             return
+        data_format = getattr(frame.operation, "data_format", None)
+        if data_format in ("channels_first", "channels_last"):
+            self._formats[frame.path] = data_format
         tensors = tensors_of(outputs)
         for tensor in tensors:
             self._makers[self._key(tensor)] = frame.path
@@ -116,7 +123,7 @@ class SurveyPass(Pass):
         """Adds the inputs to a join."""
         values = tuple(map(self._value, inputs))
         axes = max(len(value.shape) for value in values) + (join.kind == "stack")
-        axis = None if join.axis is None else join.axis % axes
+        axis = None if join.axis is None else int(join.axis) % axes
         return replace(join, axis=axis, inputs=values)
 
     def end_join(self, join: TracedJoin, output: Tensor) -> None:
@@ -125,6 +132,11 @@ class SurveyPass(Pass):
         if not join.origin:
             self._joined.setdefault(value.token, join.path)
         self.joins[join.path] = replace(join, output=value)
+
+    def draw(self, generator: Any) -> None:
+        """Notes the operation that draws random numbers."""
+        if self.frames:
+            self._random[self.frames[-1].path or self._model_name] = None
 
     def held_tensors(self) -> list[Tensor]:
         """Returns every noted tensor that belongs to the trace."""
@@ -152,10 +164,12 @@ class SurveyPass(Pass):
 
     def _attribute(self, value: TracedValue) -> TracedValue:
         """Returns a value with its maker, which is known at the end of the pass."""
-        if value.made_by:
-            return value
         token = value.token
-        return replace(value, made_by=self._joined.get(token, self._scopes[token]))
+        made_by = value.made_by or self._joined.get(token) or self._scopes[token]
+        usual = keras.config.image_data_format()
+        unclear = any(other != usual for other in self._formats.values())
+        data_format = self._formats.get(made_by, "" if unclear else usual)
+        return replace(value, made_by=made_by, data_format=data_format)
 
     def _value(self, tensor: Tensor) -> TracedValue:
         maker = self._makers.get(self._key(tensor), "")

@@ -114,14 +114,28 @@ def clone(model: keras.Model) -> keras.Model:
             copied = keras.models.clone_model(model)
     except ValueError as error:
         raise ModelError(f"{model.name!r} can't be copied: {error}") from error
-    weights = model.get_weights()
-    if [weight.shape for weight in copied.weights] != [w.shape for w in weights]:
+    if len(copied.weights) != len(model.weights):
         raise ModelError(
             f"{model.name!r} can't be copied: it shares layers with a model inside it, "
             "and Keras does not copy these as shared."
         )
-    copied.set_weights(weights)
+    layers = private(model, "_flatten_layers")(), private(copied, "_flatten_layers")()
+    for theirs, ours in zip(*layers, strict=True):
+        names = [weight.name for weight in _own_weights(theirs)]
+        new = _own_weights(ours)
+        if {weight.name for weight in new} == {*names}:
+            # A quantised layer has its weights in another order than a new one.
+            new.sort(key=lambda weight: names.index(weight.name))
+        for one, other in zip(_own_weights(theirs), new, strict=True):
+            other.assign(one.numpy())
     return copied
+
+
+def _own_weights(layer: Any) -> list[Any]:
+    """Returns the weights of a layer without those of layers inside it."""
+    inside = private(layer, "_flatten_layers")(include_self=False)
+    theirs = {id(weight) for part in inside for weight in part.weights}
+    return [weight for weight in layer.weights if id(weight) not in theirs]
 
 
 @contextmanager
