@@ -267,6 +267,15 @@ def test_each_evaluation_reads_what_it_needs_once(saved, monkeypatch):
 
 
 @pytest.mark.one_backend
+def test_the_bar_counts_rows_and_nothing_written(saved, capsys):
+    layertap.importance(saved, head(), loss="mse", repeats=1, progress=True)
+    shown = capsys.readouterr().err
+    assert "permuting branches" in shown
+    assert f"{7 * ROWS} of {7 * ROWS} rows" in shown
+    assert "written" not in shown
+
+
+@pytest.mark.one_backend
 @pytest.mark.parametrize("store", [None, 7, ["a"], b"path", {}])
 def test_anything_but_saved_values_or_a_path_is_refused(saved, store):
     for call in (

@@ -102,7 +102,8 @@ def test_rows_without_a_finite_loss_are_left_out_and_named(broken):
     # A kernel has zeros, too.
     assert [(b.inf, b.nan) for b in report.branches] == [(1, 1), (0, 4)]
     shown = " ".join(str(report).split())
-    assert "Left out, because the loss is not finite with them: rows 5, 7, 60," in shown
+    assert "Left out: 3 rows with NaN or infinite numbers" in shown
+    assert "without a finite loss: 5, 7, 60." in shown
     assert report.to_json()["left_out"] == [5, 7, 60]
 
 

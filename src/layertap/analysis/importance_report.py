@@ -165,11 +165,10 @@ class Importance(tables.Tabular):
         left_out = ""
         if self.left_out:
             rows = [f"{row:,}" for row in self.left_out[:_MOST_NAMED]]
-            if len(self.left_out) > _MOST_NAMED:
-                rows.append(f"… ({len(self.left_out):,} in all)")
+            rows += ["…"] * (len(self.left_out) > _MOST_NAMED)
             left_out = (
-                "\nLeft out, because the loss is not finite with them: rows "
-                f"{', '.join(rows)}, which hold NaN or infinite numbers."
+                f"\nLeft out: {len(self.left_out):,} rows with NaN or infinite "
+                f"numbers, without a finite loss: {', '.join(rows)}."
             )
         return Text(
             f"{self.rows:,} rows; unchanged: {', '.join(measured)}. Changes of these "

@@ -12,12 +12,6 @@ from layertap.results.saved import Saved
 from layertap.tracing.keras_internals import private
 from layertap.tracing.model_structure import input_specs
 
-# What evaluation needs of the arguments of `compile`.
-_COMPILED = (
-    *("loss", "loss_weights", "metrics", "weighted_metrics"),
-    *("run_eagerly", "jit_compile"),
-)
-
 
 class MeasuredHead(keras.Model):
     """A head that accepts packed inputs; the user's own is not compiled again."""
@@ -52,7 +46,8 @@ def compile_arguments(head: keras.Model, loss: Any, metrics: Any) -> dict[str, A
             f"{head.name!r} was not compiled with a loss. Pass one, such as "
             'loss="sparse_categorical_crossentropy", and `metrics=`, if any.'
         )
-    return {name: known[name] for name in _COMPILED if name in known}
+    training = ("optimizer", "steps_per_execution")
+    return {name: known[name] for name in known if name not in training}
 
 
 def accepted_values(saved: Saved, head: keras.Model) -> tuple[list[str], Join | None]:

@@ -42,13 +42,14 @@ def show_progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
         _Rows(),
-        progress.TextColumn("{task.fields[written]} written"),
+        progress.TextColumn("{task.fields[written]}"),
         progress.TimeRemainingColumn() if total else progress.TimeElapsedColumn(),
     )
     with progress.Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, completed=done, written=tables.size(0))
+        task = bar.add_task(title, total=total, completed=done, written="")
 
         def update(rows: int, written: int) -> None:
-            bar.update(task, completed=rows, written=tables.size(written))
+            size = f"{tables.size(written)} written" if written else ""
+            bar.update(task, completed=rows, written=size)
 
         yield update
