@@ -123,3 +123,33 @@ def test_all_joins_beside_those_that_differ_from_pass_to_pass(name):
     np.testing.assert_array_equal(
         everything["fusion/in/0"], np.stack([x, 2 * x], 1).reshape(3, -1)
     )
+
+
+class Twice(layers.Layer):
+    def call(self, x):
+        return ops.concatenate([x, 2 * x], axis=-1)
+
+
+def test_a_layer_that_a_call_makes_has_one_name_in_all_passes():
+    x = keras.Input((4, 6), name="x")
+    model = keras.Model(x, Call(lambda x: Twice()(x) + Twice()(-x), name="maker")(x))
+    paths = ["maker/twice/concatenate", "maker/twice@2/concatenate"]
+    for _ in range(2):
+        values = layertap.capture(model, X, batch_size=2)
+        assert [join.path for join in values.plan.joins] == paths
+        for path, expected in zip(paths, (X, -X), strict=True):
+            np.testing.assert_array_equal(values[f"{path}/in/1"], 2 * expected)
+
+
+def test_an_open_size_is_not_taken_for_the_rows():
+    def rotated(x):
+        angles = ops.cast(ops.arange(ops.shape(x)[1]), "float32")[:, None]
+        table = ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=1)
+        return ops.concatenate([x, x[..., :2] * table], axis=-1)
+
+    x = keras.Input((None, 6), name="x")
+    model = keras.Model(x, Call(rotated, name="rotated")(x))
+    (join,) = layertap.plan(model).joins
+    shapes = [branch.shape for branch in join.branches]
+    assert shapes == [(None, None, 6), (None, None, 2)]
+    assert join.addresses == layertap.plan(model, like=X).joins[0].addresses

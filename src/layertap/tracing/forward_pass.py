@@ -90,9 +90,12 @@ class Frame:
         part = component(name)
         return self._path(part, self._count(part))
 
-    def next_call(self, operation: Any) -> str:
-        """Counts a call of an operation in here, and returns its path."""
-        part = component(_name(operation))
+    def next_call(self, operation: Any, *, made: bool = False) -> str:
+        """Counts a call of an operation in here, and returns its path.
+
+        `made` says that the pass itself made the operation.
+        """
+        part = component(_name(operation, made))
         number = call_number(self.operation, operation, self._count(part))
         return self._path(part, number)
 
@@ -154,6 +157,8 @@ class Pass:
         self.listener = BackendListener()
         self.frames: list[Frame] = []
         self.loops: list[str] = []
+        # The layers that a `call` made in this pass, by id.
+        self.made: dict[int, Any] = {}
         # The last error, and the path of the innermost operation that raised it.
         self.failed: tuple[BaseException | None, str] = (None, "")
         # Whether a tensor belongs to the trace of this pass. One of another trace, such
@@ -174,7 +179,9 @@ class Pass:
     def enter(self, operation: Any, args: Any, kwargs: Any) -> Frame:
         """Receives the call of an operation, before its own `call` runs."""
         self.listener.flush()
-        path = self.frames[-1].next_call(operation) if self.frames else ""
+        path, made = "", id(operation) in self.made
+        if self.frames:
+            path = self.frames[-1].next_call(operation, made=made)
         frame = Frame(operation, path, arguments=(args, kwargs))
         self.frames.append(frame)
         return frame
@@ -237,14 +244,17 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _name(operation: Any) -> str:
+def _name(operation: Any, made: bool) -> str:
     """Returns the name of an operation, the same in every pass.
 
-    Operations made during a `call` have names that count all earlier ones.
+    Operations made during a `call` have names that count all earlier ones, unless the
+    call names them.
     """
-    in_a_graph = private(operation, "_inbound_nodes")
-    stays = in_a_graph or isinstance(operation, keras.layers.Layer)
-    return operation.name if stays else re.sub(r"_\d+$", "", operation.name)
+    name = re.sub(r"_\d+$", "", operation.name)
+    if isinstance(operation, keras.layers.Layer):
+        automatic = name.replace("_", "") == type(operation).__name__.lower()
+        return name if made and automatic else operation.name
+    return operation.name if private(operation, "_inbound_nodes") else name
 
 
 def is_tensor(leaf: Any) -> bool:

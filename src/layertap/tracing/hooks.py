@@ -81,6 +81,15 @@ def _layer_call(
         pass_.frames.pop()
 
 
+def _layer_init(
+    pass_: Pass, original: Call, layer: Any, /, *args: Any, **kwargs: Any
+) -> None:
+    """Notes a layer that a `call` makes: each pass makes another one."""
+    original(layer, *args, **kwargs)
+    if pass_.frames and pass_.listens:
+        pass_.made[id(layer)] = layer
+
+
 def _operation_call(
     pass_: Pass, original: Call, operation: Any, /, *args: Any, **kwargs: Any
 ) -> Any:
@@ -246,6 +255,7 @@ def points() -> list[Point]:
     It raises a `ListeningError` if this release has moved one of them.
     """
     calls: list[Point] = [
+        (keras.layers.Layer, "__init__", _layer_init),
         (keras.layers.Layer, "__call__", _layer_call),
         (keras.Operation, "__call__", _operation_call),
         (keras.Operation, "symbolic_call", _symbolic_call),
@@ -282,6 +292,8 @@ def _wrap(original: Call, handler: Call) -> Call:
             return original(*args, **kwargs)
         return handler(pass_, original, *args, **kwargs)
 
+    # Keras reads the arguments of `__init__`, and does not look behind a wrap.
+    call.__dict__["__signature__"] = inspect.signature(original)
     return call
 
 

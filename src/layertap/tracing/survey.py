@@ -48,16 +48,23 @@ def survey(
         shapes = (f"{s.name} {s.shape} {s.dtype}" for s in keras.tree.flatten(specs))
         subject = f"{model.name!r} ({type(model).__name__}) with {', '.join(shapes)}"
         return _with_rows(trace, specs, rows, subject, first)
-    if fixed is not None or keras.backend.backend() != "tensorflow":
+    opened = keras.backend.backend() == "tensorflow" or any(_open_inputs(specs))
+    if fixed is not None or not opened:
         return traced
     return _with_known_rows(traced, trace)
 
 
-def _with_known_rows(traced: Trace, trace: Callable[..., Trace]) -> Trace:
-    """Distinguishes rows from other sizes that TensorFlow does not know.
+def _open_inputs(specs: Any) -> list[str]:
+    """Returns the names of the inputs that have open sizes besides their rows."""
+    return [s.name for s in keras.tree.flatten(specs) if None in s.shape[1:]]
 
-    With a known number of rows, TensorFlow knows more sizes. Those that stay the same
-    with another number of rows do not depend on it.
+
+def _with_known_rows(traced: Trace, trace: Callable[..., Trace]) -> Trace:
+    """Distinguishes rows from other sizes that the backend does not know.
+
+    With a known number of rows, TensorFlow knows more sizes, and the others have
+    another stand-in than the rows. Sizes that stay the same with another number of rows
+    do not depend on it.
     """
     try:
         rows, more_rows = ROWS
@@ -81,7 +88,7 @@ def _with_rows(
     first: Exception,
 ) -> Trace:
     """Traces a model that does not accept unknown rows, or Keras' stand-in sizes."""
-    opened = [s.name for s in keras.tree.flatten(specs) if None in s.shape[1:]]
+    opened = _open_inputs(specs)
     fixed = fixed_rows(specs)
     numbers = ROWS if rows is None else (rows, rows + 1)
     if fixed is not None:
