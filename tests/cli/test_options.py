@@ -23,6 +23,10 @@ from layertap.errors import OptionError
             "Repeat save(model, (x, y), path).",
             "Repeat layertap save MODEL DATA -o STORE, with labels in DATA.",
         ),
+        (
+            "Pass data: plan(model, like=x).",
+            "Pass data: layertap save MODEL DATA -o STORE.",
+        ),
         ("pad=False and `memory=` stay.", "pad=False and `memory=` stay."),
         ("Pass strings as `ids=`.", "Pass strings as --ids."),
     ],

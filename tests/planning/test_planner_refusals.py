@@ -237,6 +237,33 @@ def test_planning_leaves_the_model_as_it_was():
     assert len(model.trainable_weights) == len(weights)
 
 
+class Breaks(layers.Layer):
+    """Works only while its model is made."""
+
+    broken = False
+
+    def call(self, x):
+        if self.broken:
+            raise ValueError("no way")
+        return x + 1.0
+
+
+def test_only_calls_with_that_option_advise_to_pass_like():
+    x = keras.Input((8,), name="x")
+    both = layers.Concatenate(name="fusion")([Breaks(name="breaks")(x), x])
+    model = keras.Model(x, both, name="breaking")
+    model.get_layer("breaks").broken = True
+    for call, advises in (
+        (lambda: layertap.plan(model), True),
+        (lambda: layertap.split(model), True),
+        (lambda: layertap.plan(model, like=numbers(3, 8)), False),
+        (lambda: layertap.capture(model, numbers(3, 8)), False),
+    ):
+        with pytest.raises(ModelError, match="no way") as raised:
+            call()
+        assert ("like=" in str(raised.value)) == advises
+
+
 def test_sizes_that_have_to_be_halved_are_unknown_too():
     (join,) = layertap.plan(down_and_up_again()).joins
     shapes = [branch.shape for branch in join.branches]
