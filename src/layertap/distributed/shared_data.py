@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layertap.distributed.ray_arrays import RayArray, dataset_columns, put_array
-from layertap.errors import DataError, DataTypeError
+from layertap.errors import DataTypeError
 
 if TYPE_CHECKING:
     from layertap.inputs.feed import Feed
@@ -57,17 +57,12 @@ def share(data: Any, ids: Any = None, labels: str | None = None) -> SharedData:
     """
     import keras
 
+    from layertap.inputs.feed import check_ids
     from layertap.inputs.sources import is_ray_dataset
 
     columns = [name for name in (labels, ids) if isinstance(name, str)]
     if ids is not None and not isinstance(ids, str):
-        ids = np.asarray(ids)
-        if ids.ndim != 1:
-            raise DataError(
-                "`ids` does not have one integer or string for each row. Expected "
-                f"shape (rows,). Received shape {ids.shape}."
-            )
-        ids = put_array(ids)
+        ids = put_array(check_ids(np.asarray(ids), None))
     if isinstance(data, str | os.PathLike):
         # A path does not depend on the working directory of a worker.
         path = Path(data)

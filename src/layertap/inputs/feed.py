@@ -64,14 +64,7 @@ class Feed:
         # Lazy numbers stay where they are, and are read when they are sliced.
         lazy = isinstance(self._ids, LazyRows) and self._ids.dtype.kind in "iu"
         ids = self._ids if lazy else np.asarray(self._ids)
-        rows = self.rows
-        if ids.ndim != 1 or (rows is not None and len(ids) != rows):
-            raise DataError(
-                "`ids` does not have one integer or string for each row. Expected "
-                f"shape ({'rows' if rows is None else rows},). Received shape "
-                f"{ids.shape}."
-            )
-        return ids
+        return check_ids(ids, self.rows)
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -87,11 +80,8 @@ class Feed:
 
     def check_rows(self, rows: int) -> None:
         """Checks that there are as many ids as rows of data."""
-        if self.ids is not None and len(self.ids) != rows:
-            raise DataError(
-                f"`ids` does not have one id for each row. Expected {rows} ids. "
-                f"Received {len(self.ids)}."
-            )
+        if self.ids is not None:
+            check_ids(self.ids, rows)
 
     def first(self) -> Batch:
         """Returns the first batch. A one-shot iterator loses nothing by it."""
@@ -125,6 +115,16 @@ class Feed:
 
     def _convert(self, element: Any, row: int) -> Batch:
         return self._converter.convert(element, row, copy=not self._source.stable)
+
+
+def check_ids(ids: Any, rows: int | None) -> Any:
+    """Returns an array of ids, or raises unless each row has one."""
+    if ids.ndim != 1 or rows not in (None, len(ids)):
+        raise DataError(
+            "`ids` does not have one integer or string for each row. Expected shape "
+            f"({'rows' if rows is None else rows},). Received shape {ids.shape}."
+        )
+    return ids
 
 
 def _check_forms(forms: dict[str, str], first: dict[str, str], row: int) -> None:
