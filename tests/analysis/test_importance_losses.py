@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 import layertap
-from layertap.errors import DataError
+from layertap.errors import DataError, OptionError
 from tests.support.campaign import everywhere
 from tests.support.importance_models import (
     ROWS,
@@ -105,6 +105,19 @@ def test_rows_without_a_finite_loss_are_left_out_and_named(broken):
     assert "Left out: 3 rows with NaN or infinite numbers" in shown
     assert "without a finite loss: 5, 7, 60." in shown
     assert report.to_json()["left_out"] == [5, 7, 60]
+
+
+@everywhere
+def test_what_can_not_be_evaluated_is_refused(saved):
+    def broken(y: Any, output: Any) -> Any:
+        raise KeyError("my loss is broken")
+
+    for options, problem in (
+        ({"loss": broken}, "my loss is broken"),
+        ({"loss": "mse", "metrics": ["maa"]}, "maa"),
+    ):
+        with pytest.raises(OptionError, match=f"can't be evaluated.*{problem}"):
+            layertap.importance(saved, head(), **options)
 
 
 @pytest.mark.one_backend

@@ -29,6 +29,8 @@ from layertap.core.progress import OnProgress, Show, show_progress
 from layertap.errors import (
     AddressError,
     DataError,
+    LayertapError,
+    OptionError,
     check_number,
 )
 from layertap.results.saved import Saved
@@ -86,7 +88,8 @@ def importance(
         AddressError: If the head accepts values that were not saved, or a glob matches
             no branch.
         DataError: If there are no labels, or the loss is not finite.
-        OptionError: If there is no loss, or fewer than one repetition or two rows.
+        OptionError: If there is no loss, or it can't be computed, or there are fewer
+            than one repetition or two rows.
 
     Example:
     ```python
@@ -172,8 +175,16 @@ class _Measurement:
 
     def begin(self, arguments: Mapping[str, Any]) -> Metrics:
         """Compiles the head, and evaluates it on rows on which its loss is finite."""
-        self.model.compile(**arguments)
-        base = self.evaluate({})
+        try:
+            self.model.compile(**arguments)
+            base = self.evaluate({})
+        except Exception as error:  # The loss, the metrics and the head are a user's.
+            if isinstance(error, LayertapError):
+                raise
+            raise OptionError(
+                f"{self.model.head.name!r} can't be evaluated on the saved values and "
+                f"labels: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            ) from error
         for part in ("arrays", "targets"):
             if math.isfinite(base["loss"]):
                 break
