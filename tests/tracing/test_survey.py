@@ -71,8 +71,11 @@ def test_where_no_stand_in_fits_the_input_is_named():
     x = keras.Input((None, 6), name="text")
     joined = layers.Concatenate(name="fusion")([Odd(name="odd")(x), layers.LSTM(2)(x)])
     model = keras.Model(x, joined)
-    with pytest.raises(ListeningError, match=r"open sizes of text were 96, 32, 8, 2\."):
-        layertap.plan(model)
+    if keras.backend.backend() != "tensorflow":
+        # TensorFlow needs no stand-ins.
+        words = r"open sizes of text were 96, 32, 8, 2\."
+        with pytest.raises(ListeningError, match=words):
+            layertap.plan(model)
     seven = np.ones((2, 7, 6), "float32")
     assert layertap.plan(model, like=seven).joins[0].branches[0].shape == (None, 42)
 
@@ -80,7 +83,7 @@ def test_where_no_stand_in_fits_the_input_is_named():
 def beside(layer, size):
     """Makes a model with a layer whose own joins differ from pass to pass."""
     x = keras.Input((*size,), name="x")
-    inner = Call(lambda a, b: ops.stack([a, b], axis=1), name="own")(x, 2 * x)
+    inner = Call(lambda a: ops.stack([a, 2 * a], axis=1), name="own")(x)
     flat = [layers.Flatten()(value) for value in (inner, layer(x))]
     return keras.Model(x, layers.Concatenate(name="fusion")(flat))
 
@@ -149,7 +152,9 @@ def test_an_open_size_is_not_taken_for_the_rows():
 
     x = keras.Input((None, 6), name="x")
     model = keras.Model(x, Call(rotated, name="rotated")(x))
-    (join,) = layertap.plan(model).joins
+    *others, join = layertap.plan(model).joins
+    # TensorFlow knows neither number before it has data.
+    assert bool(others) == (keras.backend.backend() == "tensorflow")
     shapes = [branch.shape for branch in join.branches]
     assert shapes == [(None, None, 6), (None, None, 2)]
-    assert join.addresses == layertap.plan(model, like=X).joins[0].addresses
+    assert [j.path for j in layertap.plan(model, like=X).joins] == [join.path]
