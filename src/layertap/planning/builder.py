@@ -123,13 +123,10 @@ class PlanBuilder:
             self._folded[name] = traced.outer, traced.times // traced.outer
         reduction = self._reduction
         # An alias is reduced like the value that it equals.
-        first = (
-            alias in self._channels_first
-            if alias
-            else reduction.pools_first(name, traced)
-        )
+        known = self._channels_first
+        first = alias in known if alias else reduction.pools_first(name, traced)
         if first:
-            self._channels_first.add(name)
+            known.add(name)
         shape, dtype = reduction.reduced_spec(name, traced.shape, traced.dtype, first)
         stored_dtype = reduction.stored_dtype(dtype)
         if stored_dtype != dtype and recipe is None:

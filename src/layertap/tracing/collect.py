@@ -38,7 +38,7 @@ def tapped(model: keras.Model, wanted: Wanted, finish: Finish = dict) -> Step:
     """
 
     def run(inputs: Any, keep: Keep) -> dict[str, Any]:
-        return finish(collect(model, inputs, wanted, keep, reseed=True))
+        return finish(collect(model, inputs, wanted, keep))
 
     def shortcut() -> Callable[[Any], dict[str, Any]] | None:
         # Only a pass draws the same random numbers for each batch.
@@ -51,19 +51,14 @@ def tapped(model: keras.Model, wanted: Wanted, finish: Finish = dict) -> Step:
 
 
 def collect(
-    model: keras.Model,
-    inputs: Any,
-    wanted: Wanted,
-    keep: Keep = as_is,
-    *,
-    reseed: bool = False,
+    model: keras.Model, inputs: Any, wanted: Wanted, keep: Keep = as_is
 ) -> dict[str, Any]:
     """Runs the model until the last wanted tensor is known, and returns them all.
 
-    `keep` copies a tensor, where necessary, at the moment it is known. With `reseed`,
-    which needs a `keras.StatelessScope`, random numbers are the same in every pass.
+    `keep` copies a tensor, where necessary, at the moment it is known. With
+    `wanted.random`, random numbers are the same in every pass: in a stateless scope.
     """
-    pass_ = CollectPass(wanted, keep, reseed)
+    pass_ = CollectPass(wanted, keep)
     run = functools.partial(forward, model)
     with suppress(Done), recording(pass_):
         if any(map(is_native, (*wanted.branches, *wanted.outputs))):
@@ -85,9 +80,9 @@ class CollectPass(Pass):
 
     computes = True
 
-    def __init__(self, wanted: Wanted, keep: Keep, reseed: bool) -> None:
+    def __init__(self, wanted: Wanted, keep: Keep) -> None:
         super().__init__(wanted.kinds)
-        self._reseed = reseed
+        self._reseed = wanted.random
         # The generators of random numbers that gave a seed.
         self._generators: list[Any] = []
         self.values: dict[str, Tensor] = {}

@@ -48,7 +48,7 @@ class Wanted:
     # The output of a join is under the join's path.
     outputs: Addresses
     kinds: Iterable[str]
-    # Whether the model draws random numbers.
+    # Whether the model draws random numbers, to be the same in every pass.
     random: bool = False
 
     @classmethod
