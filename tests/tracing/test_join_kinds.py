@@ -365,6 +365,29 @@ def test_attention_joins_query_key_and_value(with_key):
         )
 
 
+class Streams(layers.MultiHeadAttention):
+    """Receives no query and no value, as the attention of XLNet."""
+
+    def build(self, content_shape, position_shape):
+        self.built = True
+
+    def call(self, content, position):
+        return ops.concatenate([content, position], axis=1)
+
+
+# "all" has weights among its values, which have no rows.
+@pytest.mark.filterwarnings("ignore::layertap.errors.PartialWarning")
+@pytest.mark.parametrize("joins", ["*", "all"])
+def test_attention_with_other_arguments_is_a_layer_like_others(joins):
+    streams = Streams(1, 1, name="streams")
+    model = Calling(lambda model, x, left, right: streams(left, right))
+    values = layertap.capture(model, X, joins=joins)
+    assert "streams" not in [join.path for join in values.plan.joins]
+    branches = values.before("streams/concatenate").values()
+    for actual, expected in zip(branches, model.truth(X), strict=True):
+        assert_close(actual, expected)
+
+
 def test_an_unknown_kind_is_refused():
     model, _ = two_towers(ops.add)
     with pytest.raises(OptionError, match=r"no kind of join 'added'.*'add'"):

@@ -128,7 +128,12 @@ def _symbolic_call(
 def _whole_join(pass_: Pass, frame: Frame) -> TracedJoin | None:
     """Returns the join that a complete operation is, or None."""
     for kind in pass_.kinds:
-        if isinstance(frame.operation, WHOLE_LAYERS[kind]) and frame.path:
+        if not (isinstance(frame.operation, WHOLE_LAYERS[kind]) and frame.path):
+            continue
+        layer: Any = type(frame.operation)
+        names = _signature(layer.call).parameters.keys()
+        # A user's attention may receive other tensors than a query and a value.
+        if kind != "attention" or "inputs" in names or {"query", "value"} <= names:
             frame.covered = True
             return TracedJoin(frame.path, kind, None, whole=True)
     return None
