@@ -94,7 +94,7 @@ def _unfolded(
     elif possible:
         reason += "The first batch does not show in which order"
     else:
-        reason += "Each of its parts does not depend on one row of the data alone"
+        reason += "Its parts do not each follow one row of the data alone"
     return replace(value, fault=reason)
 
 

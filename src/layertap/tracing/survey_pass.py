@@ -215,10 +215,10 @@ def _times(tensor: Tensor, rows: Any) -> int | None:
     if not rank(tensor):
         return 0
     size = tensor.shape[0]
-    if size is None or rows is None:
+    if size is None:
         return None
-    if isinstance(size, int) != isinstance(rows, int) or rows == 1:
-        # Any size is a multiple of one row.
+    # A known size does not depend on unknown rows. Any size is a multiple of one row.
+    if rows is None or isinstance(size, int) != isinstance(rows, int) or rows == 1:
         return 0
     # JAX divides symbolic sizes.
     times = size // rows
