@@ -169,11 +169,11 @@ def weighted_words():
 
 
 # Data to adapt to, and data that make no difference for the data below.
-LEARNED = [(bins, range(50), [*range(50), 50.5])]
-if keras.backend.backend() == "tensorflow":
-    # With other backends, such layers only work outside of models.
-    LEARNED.append((words, [7, 7, 8], [7, 7, 8, 90]))
-    LEARNED.append((weighted_words, [[7, 7], [7, 8]], [[7, 7], [8, 8]]))
+LEARNED = [
+    (bins, range(50), [*range(50), 50.5]),
+    (words, [7, 7, 8], [7, 7, 8, 90]),
+    (weighted_words, [[7, 7], [7, 8]], [[7, 7], [8, 8]]),
+]
 
 
 @pytest.mark.every_backend

@@ -114,11 +114,12 @@ def _share_arrays(data: Any) -> Any:
     """Puts a structure of arrays into Ray's object store."""
     import keras
 
-    from layertap.inputs.convert import sliceable
+    from layertap.inputs.convert import sliceable, text_arrays
     from layertap.inputs.lazy_array import LazyRows
     from layertap.inputs.sources import check_arrays, check_no_stream
 
     check_no_stream(data)
+    data = text_arrays(data)
     check_arrays(data)
 
     def put(leaf: Any, *, is_input: bool = False) -> Any:

@@ -3,6 +3,7 @@
 import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from layertap.core.address import suggest
 from layertap.errors import DataError, DataTypeError
 from layertap.inputs.columns import Columns, Parts
 from layertap.inputs.images import ImageFolder
-from layertap.tracing.model_structure import fixed_rows
+from layertap.tracing.model_structure import check_strings, fixed_rows
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Batch:
             # Inputs may change their sizes, where the model lets them.
             is_input = name.startswith("inputs")
             sizes = "?" * (leaf.ndim - 1) if is_input else leaf.shape[1:]
-            dtype = "text" if leaf.dtype.kind in "SU" else leaf.dtype.name
+            dtype = "text" if leaf.dtype.kind in "OSU" else leaf.dtype.name
             forms[name] = f"{dtype} of shape ({', '.join(['rows', *map(str, sizes)])})"
         return forms
 
@@ -82,6 +83,7 @@ class Converter:
         """Splits an element into inputs that the model accepts, labels and so on."""
         if isinstance(element, Parts):
             return element
+        element = text_arrays(element)
         if not isinstance(element, tuple):
             return self._parts(element)
         inputs = len(self._flat_specs)
@@ -146,9 +148,7 @@ class Converter:
     def _fit(self, x: Any, row: int, copy: bool) -> Any:
         """Returns inputs in the structure, the dtypes and the ranks of the model."""
         if self._specs is None:
-            return keras.tree.map_structure(
-                lambda leaf: _numbers(leaf, None, "The input", row, copy), x
-            )
+            return _mapped(lambda leaf: _numbers(leaf, None, "The input", row, copy), x)
         leaves = keras.tree.flatten(_match(x, self._specs))
         if len(leaves) != len(self._flat_specs):
             names = ", ".join(spec.name for spec in self._flat_specs)
@@ -164,8 +164,10 @@ class Converter:
 
 
 def _mapped(function: Callable[[Any], Any], structure: Any) -> Any:
-    """Returns a structure with a function of each leaf; None instead of a structure."""
-    return None if structure is None else keras.tree.map_structure(function, structure)
+    """Returns a structure with a function of each leaf; None stays None."""
+    return keras.tree.map_structure(
+        lambda leaf: None if leaf is None else function(leaf), structure
+    )
 
 
 def _match(x: Any, specs: Any) -> Any:
@@ -217,6 +219,19 @@ def common_rows(leaves: Mapping[str, Any], where: str = "") -> int:
         f"The arrays have different numbers of rows{where}. Expected the same number "
         f"of rows. Received {shapes}."
     )
+
+
+def text_arrays(data: Any) -> Any:
+    """Returns data with arrays in place of lists of strings."""
+    if isinstance(data, list) and data and all(map(_is_text, data)):
+        return np.array(data, object)
+    if type(data) is dict:
+        return {name: text_arrays(part) for name, part in data.items()}
+    return type(data)(map(text_arrays, data)) if type(data) in (list, tuple) else data
+
+
+def _is_text(leaf: Any) -> bool:
+    return isinstance(leaf, str | bytes)
 
 
 def is_array(leaf: Any) -> bool:
@@ -293,6 +308,11 @@ def _numbers(
     leaf: Any, dtype: str | None, name: str, row: int, copy: bool
 ) -> NDArray[Any]:
     array = array_of(leaf)
+    texts = array.dtype.kind in "SUT" or (
+        array.dtype.kind == "O" and all(map(_is_text, array.flat))
+    )
+    if dtype == "string" or (dtype is None and texts):
+        return _texts(array, name, row)
     # NumPy would drop an imaginary part.
     imaginary = array.dtype.kind == "c" and not (dtype or "").startswith("complex")
     if array.dtype.kind in "OSUMm" or imaginary:
@@ -316,7 +336,32 @@ def _numbers(
     return cast
 
 
-def _fit_leaf(leaf: Any, spec: Any, row: int, copy: bool) -> NDArray[Any]:
+def _texts(array: NDArray[Any], name: str, row: int) -> NDArray[Any]:
+    """Returns strings as an array of bytes, the form in which TensorFlow has them."""
+    check_strings("string", name)
+    texts: list[bytes] = []
+    for text in array.astype(object).flat:
+        encoded = text
+        with suppress(UnicodeEncodeError, AttributeError):
+            encoded = text.encode()
+        if not isinstance(encoded, bytes):
+            number = len(texts) // (array[:1].size or 1)
+            raise DataTypeError(
+                f"{name} holds {text!r} in row {row + number}. Expected strings in "
+                "UTF-8. Convert the column to strings, and fill in missing ones."
+            )
+        texts.append(encoded)
+    return np.array(texts, object).reshape(array.shape)
+
+
+def _fit_leaf(leaf: Any, spec: Any, row: int, copy: bool) -> NDArray[Any] | None:
+    if leaf is None:
+        if spec.optional:
+            return None
+        raise DataTypeError(
+            f"Input {spec.name!r} is None. Expected an array: the model's input is not "
+            "optional."
+        )
     array = _numbers(leaf, spec.dtype, f"Input {spec.name!r}", row, copy)
     rank = len(spec.shape)
     # As Keras does: a last axis of size 1 is added or removed.

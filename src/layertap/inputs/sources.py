@@ -115,6 +115,7 @@ class ArrayBatches(Source):
         return not all(
             any(np.may_share_memory(array, leaf) for leaf in leaves)
             for array in keras.tree.flatten(batch.inputs)
+            if array is not None
         )
 
 

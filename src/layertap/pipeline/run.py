@@ -112,6 +112,7 @@ def _noting(batch: Batch) -> Iterator[None]:
         inputs = ", ".join(
             f"{array.dtype.name} of shape {array.shape}"
             for array in keras.tree.flatten(batch.inputs)
+            if array is not None
         )
         rows = f"rows {batch.row} to {batch.row + batch.rows - 1}"
         note = f"layertap: this happened in {rows}, with inputs {inputs}."

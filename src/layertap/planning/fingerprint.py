@@ -57,8 +57,8 @@ def configuration_digest(model: keras.Model) -> str:
     name = f"{type(model).__module__}.{type(model).__qualname__}"
     try:
         config = config_of(model)
-    except NotImplementedError:
-        # A subclassed model may have no configuration.
+    except Exception:
+        # A model may have no configuration, and raises any error then.
         config = {}
     return _digest([name, _plain(config)])
 
@@ -124,6 +124,9 @@ def inputs_digest(inputs: Any) -> int:
     """Returns a 64-bit digest of a batch of inputs: their forms and their bytes."""
     digest = xxhash.xxh3_64()
     for path, array in keras.tree.flatten_with_path(inputs):
+        if array is None:
+            digest.update(f"{path} None;".encode())
+            continue
         digest.update(_form(path, array.shape, array.dtype))
         digest.update(_bytes(array))
     return digest.intdigest()
@@ -142,7 +145,11 @@ def _form(path: tuple[Any, ...], shape: tuple[int, ...], dtype: np.dtype[Any]) -
     return f"{path} {shape} {dtype.name};".encode()
 
 
-def _bytes(array: NDArray[Any]) -> memoryview:
+def _bytes(array: NDArray[Any]) -> memoryview | bytes:
+    if array.dtype == object:
+        # Strings, as bytes.
+        lengths = np.array([len(text) for text in array.flat], np.int64)
+        return lengths.tobytes() + b"".join(array.flat)
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 

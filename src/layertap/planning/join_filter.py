@@ -88,6 +88,8 @@ def ignored_reason(join: TracedJoin) -> str:
             return "no input has the rows of the data: a shape, indices, weights"
     elif not all(by_row):
         return "some inputs lack the rows of the data: a bias, weights, a number"
+    if join.output.dtype == "string":
+        return "it joins strings"
     if join.output.dtype == "bool":
         return "it joins booleans: a mask"
     if "int" in join.output.dtype and not join.whole:

@@ -62,7 +62,11 @@ def padded_specs(model: keras.Model, feed: Feed, pad: Pad) -> tuple[Any, Any]:
             "twice."
         )
     largest, opened = [], []
-    for spec, sizes in zip(flat, seen, strict=True):
+    for spec, sizes, given in zip(flat, seen, keras.tree.flatten(first), strict=True):
+        if given.absent:
+            largest.append(given)
+            opened.append(given)
+            continue
         shape = spec.shape
         if declared is None:
             axes = zip(shape, sizes, strict=True)
@@ -99,10 +103,10 @@ def _sizes(feed: Feed) -> list[list[set[int]]]:
         )
     seen: list[list[set[int]]] = []
     for batch in feed.batches():
-        flat = keras.tree.flatten(batch.inputs)
-        seen = seen or [[set() for _ in array.shape] for array in flat]
-        for sizes, array in zip(seen, flat, strict=True):
-            for values, size in zip(sizes, array.shape, strict=True):
+        shapes = [getattr(x, "shape", ()) for x in keras.tree.flatten(batch.inputs)]
+        seen = seen or [[set() for _ in shape] for shape in shapes]
+        for sizes, shape in zip(seen, shapes, strict=True):
+            for values, size in zip(sizes, shape, strict=True):
                 values.add(size)
         if feed.rows is not None:
             # Arrays: all rows have one shape.

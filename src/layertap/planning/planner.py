@@ -279,5 +279,5 @@ def specs_for(model: keras.Model, like: Any) -> tuple[Any, Batch | None]:
 
 
 def _is_spec(leaf: Any) -> bool:
-    symbolic = isinstance(leaf, keras.KerasTensor)
-    return is_tensor(leaf) and (symbolic or not hasattr(leaf, "__getitem__"))
+    symbolic = isinstance(leaf, keras.KerasTensor) or not hasattr(leaf, "__getitem__")
+    return leaf is None or (is_tensor(leaf) and symbolic)

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from layertap.tracing.keras_internals import numpy, private
+from layertap.tracing.keras_internals import TFDConcat, numpy, private
 
 # By kind: the layers whose arguments are the join's inputs, however they compute its
 # output, and the names of the operations that join.
@@ -42,7 +42,8 @@ OPERATIONS: dict[str, tuple[type, ...]] = {
     kind: (*whole, *(private(numpy, name) for name in names))
     for kind, (whole, names) in _JOINS.items()
 }
-OPERATIONS["concatenate"] += (layers.Concatenate,)
+# The second one joins the features of a `keras.utils.FeatureSpace`.
+OPERATIONS["concatenate"] += (layers.Concatenate, TFDConcat)
 
 # Operations whose branches are the arguments of their call, in the same order.
 IN_ORDER = tuple(OPERATIONS[kind] for kind in KINDS if kind != "attention")

@@ -32,12 +32,20 @@ def private(owner: Any, name: str) -> Any:
 try:
     from keras.src import backend as backend
     from keras.src.backend.common import masking as masking
+    from keras.src.layers.preprocessing.feature_space import TFDConcat as TFDConcat
     from keras.src.models.functional import Functional as Functional
     from keras.src.ops import numpy as numpy
     from keras.src.ops.node import Node as Node
     from keras.src.utils.module_utils import tensorflow as _tensorflow
 except ImportError as error:
     raise moved(error.msg) from error
+
+
+def spec_on_tensorflow(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Returns the output specs of a function of TensorFlow, on any backend."""
+    from keras.src.backend.tensorflow.core import compute_output_spec
+
+    return compute_output_spec(function, *args, **kwargs)
 
 
 def config_of(model: keras.Model) -> Any:

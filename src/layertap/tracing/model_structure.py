@@ -1,6 +1,7 @@
 """The inputs of a model, its configuration, and the nodes of its graph."""
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +24,9 @@ class InputSpec:
     # Rows first; None for an open size. Few models accept one number of rows only.
     shape: tuple[int | None, ...]
     dtype: str
+    optional: bool = False
+    # Whether the data have None in its place.
+    absent: bool = False
 
 
 def check_model(model: Any) -> None:
@@ -48,10 +52,14 @@ def input_specs(model: keras.Model) -> Any:
         return None
 
     def spec(tensor: Any) -> InputSpec:
-        name = private(tensor, "_keras_history").operation.name
-        return InputSpec(name, tensor.shape, tensor.dtype)
+        layer = private(tensor, "_keras_history").operation
+        check_strings(tensor.dtype, f"Input {layer.name!r} of {model.name!r}")
+        optional = getattr(layer, "optional", False)  # New in Keras 3.6.
+        return InputSpec(layer.name, tensor.shape, tensor.dtype, optional)
 
-    specs = keras.tree.map_structure(spec, private(graph, "_inputs_struct"))
+    # Keras' own kinds of dictionary and list, which JAX does not know, become plain.
+    structure = _plain(private(graph, "_inputs_struct"))
+    specs = keras.tree.map_structure(spec, structure)
     if isinstance(specs, dict):
         for key, value in specs.items():
             if isinstance(value, InputSpec):
@@ -63,6 +71,23 @@ def fixed_rows(specs: Any) -> int | None:
     """Returns the only number of rows that a model accepts, or None for any."""
     rows = (spec.shape[0] for spec in keras.tree.flatten(specs))
     return next(filter(None, rows), None)
+
+
+def _plain(part: Any) -> Any:
+    if isinstance(part, dict) and not isinstance(part, OrderedDict):
+        return {name: _plain(member) for name, member in part.items()}
+    return list(map(_plain, part)) if isinstance(part, list) else part
+
+
+def check_strings(dtype: str, subject: str) -> None:
+    """Raises if a dtype is that of strings, and the backend has none."""
+    backend = keras.backend.backend()
+    if dtype == "string" and backend != "tensorflow":
+        raise ModelError(
+            f"{subject} holds strings. Keras runs models of strings on TensorFlow "
+            f"only. Received the backend {backend}. Set KERAS_BACKEND=tensorflow "
+            "before Keras is imported, or encode the strings outside of the model."
+        )
 
 
 def built_specs(model: keras.Model) -> Any:
@@ -84,7 +109,11 @@ def specs_of(inputs: Any, declared: Any = None) -> Any:
     """Returns the specs of a batch of arrays, with the names of the declared specs."""
     if declared is not None:
         return keras.tree.map_structure(
-            lambda spec, leaf: replace(spec, shape=(spec.shape[0], *leaf.shape[1:])),
+            lambda spec, leaf: (
+                replace(spec, absent=True)
+                if leaf is None
+                else replace(spec, shape=(spec.shape[0], *leaf.shape[1:]))
+            ),
             declared,
             inputs,
         )
@@ -95,12 +124,15 @@ def specs_of(inputs: Any, declared: Any = None) -> Any:
         if isinstance(structure, list | tuple):
             members = [named(value, f"{name}_{i}") for i, value in enumerate(structure)]
             return type(structure)(members)
+        if structure is None:
+            return InputSpec(name, (None,), "", optional=True, absent=True)
         if not structure.shape:
             raise DataError(
                 f"Input {name!r} is a scalar. Expected an array with one row for each "
                 "example."
             )
-        dtype = keras.backend.standardize_dtype(structure.dtype)
+        texts = structure.dtype == object
+        dtype = "string" if texts else keras.backend.standardize_dtype(structure.dtype)
         return InputSpec(name, (None, *structure.shape[1:]), dtype)
 
     return named(inputs, "input")
@@ -111,14 +143,14 @@ def named_inputs(model: keras.Model, inputs: Any) -> dict[str, Any]:
 
     An input with the name of a layer is left out: that path is the layer's.
     """
-    specs = keras.tree.flatten(specs_of(inputs, input_specs(model)))
+    specs = keras.tree.flatten(input_specs(model) or specs_of(inputs))
     taken = {
         layer.name for layer in model.layers if not isinstance(layer, layers.InputLayer)
     }
     return {
         address.component(spec.name): tensor
         for spec, tensor in zip(specs, keras.tree.flatten(inputs), strict=True)
-        if spec.name not in taken
+        if tensor is not None and spec.name not in taken
     }
 
 
@@ -144,6 +176,12 @@ def learned(model: keras.Model) -> list[Any]:
 _VOCABULARIES = (layers.IntegerLookup, layers.StringLookup, layers.TextVectorization)
 
 
+def needs_values(model: keras.Model) -> bool:
+    """Whether a layer needs the values of tensors, so that Keras compiles nothing."""
+    layers_inside = private(model, "_flatten_layers")()
+    return not all(layer.supports_jit for layer in layers_inside)
+
+
 def functional(model: Any) -> Any:
     """Returns the functional graph behind a model, or None if it has none."""
     if isinstance(model, keras.Sequential):
@@ -159,6 +197,11 @@ def accepts_training(operation: Any) -> bool:
 def forward(model: keras.Model, inputs: Any, *, training: bool = False) -> Any:
     """Calls the model as `model.predict` does, or as `model.fit` does."""
     kwargs = {"training": training} if accepts_training(model) else {}
+    graph = functional(model)
+    own = None if graph is None else private(graph, "_inputs_struct")
+    if isinstance(own, dict) and isinstance(inputs, dict):
+        # Keras warns of other kinds of dictionaries.
+        inputs = type(own)(inputs)
     return model(inputs, **kwargs)
 
 

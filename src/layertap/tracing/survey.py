@@ -9,7 +9,7 @@ import keras
 
 from layertap.errors import LayertapError, ListeningError
 from layertap.tracing.backends import current_backend
-from layertap.tracing.forward_pass import causes
+from layertap.tracing.forward_pass import causes, tensors_of
 from layertap.tracing.hooks import points, recording
 from layertap.tracing.keras_internals import backend
 from layertap.tracing.model_structure import fixed_rows, forward
@@ -127,7 +127,7 @@ def _trace(
     traces: list[Trace] = []
 
     def call(inputs: Any) -> Any:
-        flat = keras.tree.flatten(inputs)
+        flat = tensors_of(inputs)
         # PyTorch's tensors have values if Keras could not run the model without any.
         if rows is None and not getattr(flat[0], "is_meta", True):
             raise RuntimeError("Keras replaced an unknown number of rows by a number")
@@ -137,9 +137,13 @@ def _trace(
     backend.compute_output_spec(
         call,
         keras.tree.map_structure(
-            lambda spec: keras.KerasTensor(
-                [rows, *(size if n is None else n for n in spec.shape[1:])],
-                dtype=spec.dtype,
+            lambda spec: (
+                None
+                if spec.absent
+                else keras.KerasTensor(
+                    [rows, *(size if n is None else n for n in spec.shape[1:])],
+                    dtype=spec.dtype,
+                )
             ),
             specs,
         ),
@@ -151,7 +155,8 @@ def _run(survey: SurveyPass, model: keras.Model, inputs: Any) -> Trace:
     """Runs a pass of the model, to its end or to where Python decides by values."""
     used = current_backend()
     survey.version = used.version
-    survey.belongs = used.belongs(keras.tree.flatten(inputs))
+    survey.belongs = used.belongs(tensors_of(inputs))
+    survey.native_fault = used.native_fault(model)
 
     def run(inputs: Any) -> None:
         try:

@@ -1,12 +1,15 @@
 """The pass that records every join and every operation's outputs."""
 
 from collections.abc import Hashable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import keras
+import numpy as np
 
 from layertap.tracing.forward_pass import (
+    Call,
     Frame,
     Pass,
     Tensor,
@@ -15,6 +18,8 @@ from layertap.tracing.forward_pass import (
     rank,
     tensors_of,
 )
+from layertap.tracing.join_kinds import is_native
+from layertap.tracing.keras_internals import backend, spec_on_tensorflow
 from layertap.tracing.model_structure import named_inputs
 from layertap.tracing.records import Trace, TracedJoin, TracedValue
 
@@ -30,6 +35,8 @@ class SurveyPass(Pass):
         self.stopped: tuple[str, str] | None = None
         # The paths of the operations that draw random numbers.
         self._random: dict[str, None] = {}
+        # The reason why no join that is written with the backend can be captured.
+        self.native_fault = ""
         self._inputs: dict[str, TracedValue] = {}
         self._specs = keras.tree.flatten(specs)
         self._model_name = model_name
@@ -73,10 +80,11 @@ class SurveyPass(Pass):
         """Names the inputs, and follows tensors through the casts before `call`."""
         super().begin(frame, args, kwargs)
         if frame.path == "":
+            self._rows = tensors_of(args[0])[0].shape[0]
             inputs = keras.tree.flatten(args[0])
-            self._rows = inputs[0].shape[0]
             for spec, tensor in zip(self._specs, inputs, strict=True):
-                self._makers[self._key(tensor)] = spec.name
+                if tensor is not None:
+                    self._makers[self._key(tensor)] = spec.name
             named = named_inputs(frame.operation, args[0])
             self._inputs = {name: self._value(tensor) for name, tensor in named.items()}
             return
@@ -84,6 +92,18 @@ class SurveyPass(Pass):
         self.convert(positional, args)
         for name in named.keys() & kwargs.keys():
             self.convert(named[name], kwargs[name])
+
+    def run(self, frame: Frame, call: Call, args: Any, kwargs: Any) -> Any:
+        """Runs an operation. If it needs values, tensors stand in for its outputs."""
+        try:
+            return super().run(frame, call, args, kwargs)
+        except Exception:
+            if getattr(frame.operation, "supports_jit", True):
+                raise
+            frame.inside = False
+            with suppress(Exception):
+                return _stand_ins(frame.operation, args, kwargs)
+            raise
 
     def convert(self, before: Any, after: Any) -> None:
         """Follows the tensors of a structure through a conversion."""
@@ -122,6 +142,8 @@ class SurveyPass(Pass):
     def begin_join(self, join: TracedJoin, inputs: list[Tensor]) -> TracedJoin:
         """Adds the inputs to a join."""
         values = tuple(map(self._value, inputs))
+        if self.native_fault and is_native(join.path):
+            values = tuple(replace(v, fault=self.native_fault) for v in values)
         axes = max(len(value.shape) for value in values) + (join.kind == "stack")
         axis = None if join.axis is None else int(join.axis) % axes
         return replace(join, axis=axis, inputs=values)
@@ -203,7 +225,34 @@ class SurveyPass(Pass):
             return f"it is a {kind}; make it dense before the join"
         if rank(tensor) is None:
             return "its number of axes is unknown before it runs"
+        if _dtype(tensor) == "string":
+            return "it holds strings, not numbers"
         return ""
+
+
+def _stand_ins(operation: Any, args: Any, kwargs: Any) -> Any:
+    """Returns symbolic tensors like the outputs of an operation that needs values.
+
+    Keras' own are written with TensorFlow. Others have what they declare.
+    """
+    sizes = [size for tensor in tensors_of((args, kwargs)) for size in tensor.shape]
+    open_size = next((size for size in sizes if not isinstance(size, int)), None)
+
+    def symbolic(leaf: Any) -> Any:
+        tensor = is_tensor(leaf)
+        return keras.KerasTensor(leaf.shape, _dtype(leaf)) if tensor else leaf
+
+    def stand_in(spec: Any) -> Tensor:
+        shape = [open_size if size is None else size for size in spec.shape]
+        zero = backend.convert_to_tensor(np.zeros((), spec.dtype))
+        return backend.numpy.broadcast_to(zero, shape)
+
+    args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
+    try:
+        specs = spec_on_tensorflow(operation.call, *args, **kwargs)
+    except Exception:
+        specs = operation.compute_output_spec(*args, **kwargs)
+    return keras.tree.map_structure(stand_in, specs)
 
 
 def _dtype(tensor: Tensor) -> str:

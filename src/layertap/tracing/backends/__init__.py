@@ -30,6 +30,10 @@ class Backend(ABC):
         """Returns a test of whether a tensor is in the same trace as `tensors`."""
         return lambda tensor: True
 
+    def native_fault(self, model: keras.Model) -> str:
+        """Returns why joins that are written with the backend can't be captured."""
+        return ""
+
     def points(self) -> list[Point]:
         """Returns the backend's own calls that are wrapped."""
         return []

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from layertap.tracing.backends import Backend, jaxpr
 from layertap.tracing.forward_pass import Arrays, Collector, Shortcut, Step, as_is
+from layertap.tracing.model_structure import needs_values
 
 _passes = itertools.count()
 
@@ -24,7 +25,7 @@ class Jax(Backend):
     run_with_native_joins = staticmethod(jaxpr.run_with_native_joins)
 
     def compile(self, run: Collector, model: keras.Model, shortcut: Shortcut) -> Step:
-        """Compiles a run of the model, once for each shape."""
+        """Compiles a run of the model, once for each shape, as far as Keras does."""
         # Passed at each call, so that they are not constants of the compiled code.
         variables = model.variables
 
@@ -33,10 +34,16 @@ class Jax(Backend):
             with keras.StatelessScope(zip(variables, values, strict=True)):
                 return run(inputs, as_is)
 
+        def eager(values: list[Any], inputs: Any) -> dict[str, Any]:
+            with keras.StatelessScope():
+                return run(jax.tree.map(jax.numpy.asarray, inputs), as_is)
+
+        chosen = eager if needs_values(model) else compiled
+
         def step(inputs: Any) -> Callable[[], Arrays]:
             # JAX computes in the background until the values are read.
             values = [variable.value for variable in variables]
-            tensors = compiled(values, _distributed(inputs))
+            tensors = chosen(values, _distributed(inputs))
             return lambda: {name: np.asarray(value) for name, value in tensors.items()}
 
         return step
@@ -54,12 +61,23 @@ class Jax(Backend):
         """Whether the caller is inside a `jax.jit` function."""
         return isinstance(jax.numpy.add(0, 0), jax.core.Tracer)
 
+    def native_fault(self, model: keras.Model) -> str:
+        """Returns why joins that are written with JAX can't be captured, if so."""
+        if not needs_values(model):
+            return ""
+        return (
+            "it is joined with JAX itself, in a model that Keras does not compile; "
+            "with `keras.ops` it could be captured"
+        )
+
     def retrace(self) -> AbstractContextManager[Any]:
         """Returns a context in which JAX traces every function again.
 
         JAX may have traced a function of the model: its layers would not be called. The
-        metadata has no other effect.
+        metadata has no other effect. Eagerly, each operation would be compiled again.
         """
+        if not self.traces():
+            return nullcontext()
         return set_xla_metadata(layertap=str(next(_passes)))
 
 
@@ -69,7 +87,9 @@ def _distributed(inputs: Any) -> Any:
     if distribution is None:
         return inputs
 
-    def distributed(array: NDArray[Any]) -> Any:
+    def distributed(array: NDArray[Any] | None) -> Any:
+        if array is None:
+            return None
         layout = distribution.get_data_layout(array.shape)
         mesh = layout.device_mesh
         sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))

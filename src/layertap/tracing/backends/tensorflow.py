@@ -91,16 +91,18 @@ class TensorFlow(Backend):
 
         def trace(inputs: Any, flat: list[Any], rows: int | None) -> Any:
             def scoped(*flat: Any) -> dict[str, Any]:
+                tensors = iter(flat)
                 with keras.StatelessScope():
-                    return run(keras.tree.pack_sequence_as(inputs, flat), as_is)
+                    return run(_mapped(lambda x: next(tensors), inputs), as_is)
 
             specs = [tf.TensorSpec((rows, *x.shape[1:]), x.dtype) for x in flat]
             return tf.function(scoped, autograph=False).get_concrete_function(*specs)
 
         def step(inputs: Any) -> Callable[[], Arrays]:
-            flat = [tf.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
+            tensors = keras.tree.flatten(_mapped(tf.convert_to_tensor, inputs))
+            flat = [x for x in tensors if x is not None]
             rows = flat[0].shape[0]
-            key = tuple((x.dtype, tuple(x.shape[1:])) for x in flat)
+            key = tuple(x if x is None else (x.dtype, *x.shape[1:]) for x in tensors)
             function = traced.get(key) or traced.get((rows, key))
             if function is None:
                 try:
@@ -108,8 +110,8 @@ class TensorFlow(Backend):
                 except (TypeError, ValueError):
                     # A model may compute with the number of rows in Python.
                     function = traced[rows, key] = trace(inputs, flat, rows)
-            tensors = function(*flat)
-            return lambda: {name: _array(tensor) for name, tensor in tensors.items()}
+            values = function(*flat)
+            return lambda: {name: _array(tensor) for name, tensor in values.items()}
 
         return step
 
@@ -161,6 +163,13 @@ class TensorFlow(Backend):
         function = tf.function(traced, autograph=False)
         values = function.get_concrete_function(inputs)(inputs)
         pass_.replace_tensors(zip(tensors, values, strict=True))
+
+
+def _mapped(function: Call, inputs: Any) -> Any:
+    """Returns inputs with a function of each; None stays None."""
+    return keras.tree.map_structure(
+        lambda x: None if x is None else function(x), inputs
+    )
 
 
 def _call_inlined(

@@ -208,7 +208,8 @@ def _run_batch(function: Any, inputs: Any, *args: Any) -> Arrays:
     with torch.no_grad(), keras.StatelessScope():
         # A copy: PyTorch would share the memory of the caller's array.
         tensors = keras.tree.map_structure(
-            lambda x: keras.ops.convert_to_tensor(np.array(x)), inputs
+            lambda x: None if x is None else keras.ops.convert_to_tensor(np.array(x)),
+            inputs,
         )
         values = function(tensors, *args)
     return {name: _array(tensor) for name, tensor in values.items()}

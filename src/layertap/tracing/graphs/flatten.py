@@ -57,6 +57,11 @@ def _flatten(
     model: keras.Model, specs: Any, pass_: RecordPass, *, training: bool
 ) -> FlatModel:
     graph = functional(model)
+    for spec in keras.tree.flatten(specs):
+        if graph is None and spec.absent:
+            raise ModelError(
+                f"Its input {spec.name!r} is None, which a graph can't have."
+            )
     declared = specs if graph is None else private(graph, "_inputs_struct")
     inputs = keras.tree.map_structure(new_input, declared)
     scope = _VariableScope()
