@@ -330,7 +330,7 @@ def private_parts(tree: ast.AST) -> tuple[set[str], set[str]]:
 
 def test_private_parts_are_used_in_one_module_and_tested():
     asked: set[str] = set()
-    for path in Path(tracing.__file__).parent.rglob("*.py"):
+    for path in Path(layertap.__file__).parent.rglob("*.py"):
         names, stray = private_parts(ast.parse(path.read_text("utf-8")))
         asked |= names
         assert not stray or path.name == "keras_internals.py", (path.name, stray)
