@@ -332,7 +332,7 @@ def test_private_parts_are_used_in_one_module_and_tested():
     for path in Path(layertap.__file__).parent.rglob("*.py"):
         names, stray = private_parts(ast.parse(path.read_text("utf-8")))
         asked |= names
-        traces = Path(tracing.__file__).parent in path.parents
+        traces = "tracing" in path.parts
         assert not (traces and stray) or path.name == "keras_internals.py", path.name
     # The first three are modules with wrapped calls; the others are not in Keras.
     assert asked - {"numpy", "core", "rnn", "_trace", "_version", "_autograph"} == set(
