@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 
 import layertap
-from tests.support.campaign import everywhere, share
+from tests.support.campaign import share
 from tests.support.processes import environment
 
 pytestmark = pytest.mark.every_backend
@@ -48,7 +48,7 @@ def save_elsewhere(path):
     return layertap.open(path)
 
 
-@everywhere
+@pytest.mark.campaign(alone=True)
 def test_the_same_save_in_two_processes_gives_the_same_bits(tmp_path):
     one = layertap.save(convolutions(), images(), tmp_path / "a.zarr", batch_size=16)
     other = save_elsewhere(tmp_path / "b.zarr")

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.crash import campaign
-from tests.support.campaign import share
+from tests.support.campaign import share, times
 
 pytestmark = pytest.mark.processes
 
@@ -20,6 +20,7 @@ CASES = share(2, [campaign.CASES[-1], campaign.CASES[0]])
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_killed_saves_leave_right_rows_and_end_right(server, case, tmp_path):
-    outcomes = campaign.run(server, case, 6, seed=0, folder=tmp_path)
+    kills = times(3, 6)
+    outcomes = campaign.run(server, case, kills, seed=0, folder=tmp_path)
     assert outcomes[campaign.STORIES] >= 1
-    assert outcomes.total() == 6 + outcomes[campaign.STORIES]
+    assert outcomes.total() == kills + outcomes[campaign.STORIES]

@@ -55,6 +55,7 @@ def test_bad_ids_are_refused(tmp_path):
     [
         (None, {}, r"The path of the store .* Received None"),
         (3, {}, r"The path of the store .* Received 3"),
+        ("a\0b", {}, r"The path of the store .* Received 'a"),
         ("v.zarr", {"memory": "1GB"}, r"`memory` is invalid.* Received '1GB'"),
         ("v.zarr", {"memory": 1.5}, r"`memory` is invalid.* Received 1\.5"),
     ],

@@ -290,6 +290,7 @@ def test_a_second_ctrl_c_ends_it_at_once_and_harms_nothing(tmp_path):
     go_on(path)
 
 
+@pytest.mark.campaign(alone=True)
 @pytest.mark.processes
 def test_a_program_that_handles_sigterm_itself_still_does(tmp_path):
     path = tmp_path / "v.zarr"

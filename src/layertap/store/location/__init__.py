@@ -12,10 +12,10 @@ from layertap.store.storage.objects import ObjectStorage
 
 def locate(path: str | os.PathLike[str]) -> Location:
     """Returns the location of a store: a folder, or a URL of S3 or Google Storage."""
-    if not isinstance(path, str | os.PathLike):
+    if not isinstance(path, str | os.PathLike) or "\0" in str(path):
         raise OptionError(
-            "The path of the store has the wrong type. Expected a string or a path. "
-            f"Received {path!r}."
+            "The path of the store is invalid. Expected a string or a path, without "
+            f"NUL characters. Received {path!r}."
         )
     objects = ObjectStorage.parse(path)
     return Folder(LocalStorage(path)) if objects is None else Bucket(objects)
