@@ -50,6 +50,7 @@ def test_workers_killed_in_mid_block_and_at_each_step_of_writing(
     assert len(killed) >= 3
 
 
+@pytest.mark.campaign(alone=True)
 def test_all_workers_killed_at_once(model, data, local, tmp_path):
     path = tmp_path / "v.zarr"
     mine = os.getpid()
@@ -68,6 +69,7 @@ def test_all_workers_killed_at_once(model, data, local, tmp_path):
     assert others
 
 
+@pytest.mark.campaign(alone=True)
 def test_a_block_that_always_kills_its_worker_ends_the_save(
     model, data, local, tmp_path
 ):
