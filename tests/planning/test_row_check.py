@@ -178,6 +178,19 @@ def test_other_numbers_of_rows_than_the_declared_are_refused(tmp_path):
         layertap.capture(model, iter([x]))
 
 
+def test_a_sequential_accepts_other_numbers_of_rows_than_it_was_built_with():
+    model = keras.Sequential(
+        [layers.Dense(3, name="dense"), layers.Dense(2, name="head")]
+    )
+    model(X[:6])
+    values = layertap.capture(model, X, outputs="dense", batch_size=4)
+    kernel, bias = model.layers[0].get_weights()
+    np.testing.assert_allclose(
+        values["dense/out"], X @ kernel + bias, rtol=1e-5, atol=1e-6
+    )
+    assert model.inputs[0].shape[0] == 6
+
+
 def test_a_model_of_a_fixed_batch_is_split():
     model = of_four()
     stem, head = layertap.split(model, before="fusion")

@@ -21,7 +21,7 @@ class InputSpec:
     """The shape and dtype that a model accepts for one input."""
 
     name: str  # the key of the input in a dictionary of data
-    # Rows first; None for an open size. Few models accept one number of rows only.
+    # Rows first; None for an open size. Stateful models accept one number of rows only.
     shape: tuple[int | None, ...]
     dtype: str
     optional: bool = False
@@ -51,11 +51,17 @@ def input_specs(model: keras.Model) -> Any:
     if graph is None:
         return None
 
+    # Other models accept any number of rows: a Sequential declares that of the first
+    # data that it saw.
+    layers_inside = private(model, "_flatten_layers")()
+    fixed = any(getattr(layer, "stateful", False) for layer in layers_inside)
+
     def spec(tensor: Any) -> InputSpec:
         layer = private(tensor, "_keras_history").operation
         check_strings(tensor.dtype, f"Input {layer.name!r} of {model.name!r}")
         optional = getattr(layer, "optional", False)  # New in Keras 3.6.
-        return InputSpec(layer.name, tensor.shape, tensor.dtype, optional)
+        shape = (tensor.shape[0] if fixed else None, *tensor.shape[1:])
+        return InputSpec(layer.name, shape, tensor.dtype, optional)
 
     # Keras' own kinds of dictionary and list, which JAX does not know, become plain.
     structure = _plain(private(graph, "_inputs_struct"))
