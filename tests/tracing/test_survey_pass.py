@@ -92,6 +92,14 @@ of_keras = [
 ]
 
 
+# Its outputs can't be inferred there yet, so that the model is refused.
+without_crossing = pytest.mark.skipif(
+    ON == "jax" and keras.__version__.startswith("3.8."),
+    reason="with Keras 3.8 on JAX, a HashedCrossing is refused",
+)
+
+
+@without_crossing
 @of_keras[0]
 def test_a_cross_of_two_columns():
     a, b = (keras.Input((1,), dtype="int32", name=name) for name in "ab")
@@ -103,6 +111,7 @@ def test_a_cross_of_two_columns():
     np.testing.assert_array_equal(values["fusion/in/1"], np.eye(5)[crossed()[:, 0]])
 
 
+@without_crossing
 @of_keras[0]
 @of_keras[1]
 def test_features_are_joined_by_default(tmp_path):
