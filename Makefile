@@ -25,7 +25,7 @@ KILLS ?= 200
 HUB ?= https://github.com/keras-team/keras-hub
 HUB_COMMIT := 71453d08f59edc90d276e999319fc51e61cbf82c
 
-.PHONY: demo check test test-campaigns test-oldest test-nightly test-hub coverage crash bench bench-quick lint format clean
+.PHONY: demo check test test-campaigns test-campaigns-ray test-oldest test-nightly test-hub coverage crash bench bench-quick lint format clean
 
 demo: .venv/ready-demo  ## Train a small network, save its branches, check them
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(RUN)layertap demo
@@ -42,13 +42,15 @@ test: .venv/ready-test  ## The suite, on all three backends
 	@echo "== Keras on PyTorch, what one backend shows for all, and what needs none"
 	KERAS_BACKEND=torch $(RUN)$(PYTEST) $(ALONE)
 	@echo "== on Ray"
-	KERAS_BACKEND=jax $(RUN)$(PYTEST) --needs ray
+	KERAS_BACKEND=jax $(RUN)python -m pytest --needs ray
 
 test-campaigns: .venv/ready-test  ## All cases of the campaigns; the suite runs a share
 	KERAS_BACKEND=jax $(RUN)$(PYTEST) --campaigns --needs every_backend --needs processes
 	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) --campaigns --needs every_backend
 	KERAS_BACKEND=torch $(RUN)$(PYTEST) --campaigns $(ALONE)
-	KERAS_BACKEND=jax $(RUN)$(PYTEST) --campaigns --needs ray
+
+test-campaigns-ray: .venv/ready-test  ## The same on Ray: nodes, drivers and workers are lost
+	KERAS_BACKEND=jax $(RUN)python -m pytest --campaigns --needs ray
 
 coverage: .venv/ready-test  ## The lines that quick tests on PyTorch run
 	KERAS_BACKEND=torch $(RUN)$(PYTEST) $(ALONE) -m "not slow" --cov --cov-report=term
