@@ -14,12 +14,7 @@ from layertap.errors import (
     OtherRunError,
 )
 
-pytestmark = [
-    pytest.mark.every_backend,
-    pytest.mark.skipif(
-        "optional" not in keras.Input.__code__.co_varnames, reason="New in Keras 3.6"
-    ),
-]
+pytestmark = pytest.mark.every_backend
 
 A = np.arange(15, dtype="float32").reshape(5, 3)
 

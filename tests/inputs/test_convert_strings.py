@@ -13,7 +13,8 @@ from layertap.errors import DataTypeError, LayertapError, ModelError, OtherRunEr
 
 pytestmark = pytest.mark.every_backend
 on_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="Keras has strings there alone"
+    keras.backend.backend() != "tensorflow",
+    reason="Keras has strings on TensorFlow alone, and runs on another backend",
 )
 
 TEXTS = ["good film", "Bad film!", "good, good", "what a bad day", "zoë"]
@@ -150,7 +151,8 @@ def test_what_is_not_a_string_is_refused_with_its_row():
 
 
 @pytest.mark.skipif(
-    keras.backend.backend() == "tensorflow", reason="Keras has strings there"
+    keras.backend.backend() == "tensorflow",
+    reason="Keras has strings on TensorFlow, on which it runs",
 )
 def test_without_tensorflow_strings_are_refused_in_one_line(tmp_path):
     model, data = reads_texts(), {"text": TEXTS, "x": X}

@@ -285,7 +285,10 @@ def test_a_stream_and_its_arrays_have_the_same_capture(name):
     np.testing.assert_array_equal(values.labels, Y)
 
 
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="nothing is compiled")
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch",
+    reason="Keras runs on PyTorch, which has no compiled function of this kind",
+)
 def test_calls_inside_a_compiled_function_are_refused():
     model = keras.Sequential([keras.Input((8,)), keras.layers.ReLU()])
 
