@@ -214,3 +214,46 @@ def test_layers_of_the_users_own_may_have_any_names(tmp_path):
     both = layers.Concatenate(name="fusion")([Speaks(name="speaks")(x), x])
     model = keras.Model(x, both)
     assert layertap.save(model, numbers(), tmp_path / "v.zarr").complete
+
+
+class Secretive(layers.Layer):
+    """A layer whose configuration can't be read."""
+
+    def get_config(self):
+        raise RuntimeError("no configuration")
+
+    def call(self, x):
+        return x
+
+
+class Written(keras.Model):
+    """A model whose configuration has none of its layers."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.left = layers.Dense(3, name="left")
+        self.fusion = layers.Concatenate(name="fusion")
+        self.head = layers.Dense(1, activation)
+
+    def call(self, x):
+        return self.head(self.fusion([self.left(x), x]))
+
+
+def functional(activation):
+    x = keras.Input((8,), name="x")
+    left = Secretive(name="secretive")(layers.Dense(3, name="left")(x))
+    joined = layers.Concatenate(name="fusion")([left, x])
+    return keras.Model(x, layers.Dense(1, activation, name="head")(joined))
+
+
+@pytest.mark.parametrize("make", [functional, Written])
+def test_each_layer_counts_where_the_model_has_no_configuration(tmp_path, make):
+    def save(activation):
+        keras.utils.set_random_seed(1)
+        return layertap.save(make(activation), numbers(), tmp_path / "v.zarr")
+
+    # No value comes after the head, so that none of them differs.
+    assert save("relu").complete
+    assert save("relu").complete
+    with pytest.raises(OtherRunError, match=f"configuration: the store has {HEX}"):
+        save("tanh")

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from itertools import product
 
 import keras
@@ -156,6 +157,12 @@ def test_a_function_is_identified_by_its_code_defaults_and_closure():
     )
     pooling = keras.layers.GlobalAveragePooling1D(name="another")
     assert function_fingerprint(pooling) == function_fingerprint(functions[8])
+
+    class Unknown(keras.layers.Layer):
+        def get_config(self):
+            raise RuntimeError("no configuration")
+
+    assert re.search(r"\.Unknown \([0-9a-f]{16}\)$", function_fingerprint(Unknown()))
 
 
 # Verification.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from layertap.core.plan import Plan
 from layertap.tracing.collect import VERSIONS
 from layertap.tracing.keras_internals import config_of
-from layertap.tracing.model_structure import learned
+from layertap.tracing.model_structure import layers_of, learned
 
 # In how many rows the end of a batch is searched.
 _MOST_BATCH_ROWS = 2**16
@@ -54,13 +54,23 @@ def _padding_summary(plan: Plan) -> str | None:
 
 def configuration_digest(model: keras.Model) -> str:
     """Returns a digest of a model's configuration, without its weights."""
-    name = f"{type(model).__module__}.{type(model).__qualname__}"
+    # A model may have no configuration, or none of its layers in it.
+    parts = [model, *layers_of(model)]
+    return _digest([[_type_name(part), _plain(_config(part))] for part in parts])
+
+
+def _config(operation: keras.Operation) -> dict[str, Any] | None:
+    """Returns a configuration without the name, which Keras numbers; or None."""
     try:
-        config = config_of(model)
+        config = config_of(operation)
+        return {key: config[key] for key in config if key != "name"}
     except Exception:
-        # A model may have no configuration, and raises any error then.
-        config = {}
-    return _digest([name, _plain(config)])
+        # There may be none, and any error is raised then.
+        return None
+
+
+def _type_name(part: Any) -> str:
+    return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
 def function_fingerprint(function: Callable[..., Any]) -> str:
@@ -87,9 +97,7 @@ def _content(part: Any, within: tuple[int, ...]) -> Any:
     elif isinstance(part, CodeType):
         part = [part.co_code, part.co_names, part.co_consts]
     elif isinstance(part, keras.Operation):
-        # Without the name, which Keras numbers.
-        config = part.get_config().items()
-        part = [type(part).__qualname__, [item for item in config if item[0] != "name"]]
+        part = [type(part).__qualname__, _config(part)]
     elif isinstance(part, np.ndarray | np.generic):
         part = [part.shape, part.dtype.name, part.tobytes()]
     if isinstance(part, Mapping):
@@ -167,4 +175,4 @@ def _plain(config: Any) -> Any:
         return config
     if isinstance(config, np.ndarray | np.generic):
         return config.tolist()
-    return f"{type(config).__module__}.{type(config).__qualname__}"
+    return _type_name(config)

@@ -48,16 +48,16 @@ def spec_on_tensorflow(function: Any, *args: Any, **kwargs: Any) -> Any:
     return compute_output_spec(function, *args, **kwargs)
 
 
-def config_of(model: keras.Model) -> Any:
-    """Returns `model.get_config()`, which may raise a `NotImplementedError`.
+def config_of(operation: keras.Operation) -> Any:
+    """Returns `operation.get_config()`, which may raise any error.
 
     Keras would import TensorFlow, which takes seconds, to look for its types. There are
     none unless it has been imported.
     """
     if private(_tensorflow, "_available") is not None or "tensorflow" in sys.modules:
-        return model.get_config()
+        return operation.get_config()
     _tensorflow._available = False
     try:
-        return model.get_config()
+        return operation.get_config()
     finally:
         _tensorflow._available = None

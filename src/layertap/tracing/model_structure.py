@@ -53,8 +53,8 @@ def input_specs(model: keras.Model) -> Any:
 
     # Other models accept any number of rows: a Sequential declares that of the first
     # data that it saw.
-    layers_inside = private(model, "_flatten_layers")()
-    fixed = any(getattr(layer, "stateful", False) for layer in layers_inside)
+    inside = [model, *layers_of(model)]
+    fixed = any(getattr(layer, "stateful", False) for layer in inside)
 
     def spec(tensor: Any) -> InputSpec:
         layer = private(tensor, "_keras_history").operation
@@ -160,6 +160,11 @@ def named_inputs(model: keras.Model, inputs: Any) -> dict[str, Any]:
     }
 
 
+def layers_of(model: keras.Model) -> list[Any]:
+    """Returns all layers inside a model, those of nested models too, in their order."""
+    return list(private(model, "_flatten_layers")(include_self=False))
+
+
 def learned(model: keras.Model) -> list[Any]:
     """Returns the state that layers have from `adapt` and not in variables.
 
@@ -167,7 +172,7 @@ def learned(model: keras.Model) -> list[Any]:
     and the boundaries of bins.
     """
     states: list[Any] = []
-    for layer in private(model, "_flatten_layers")(include_self=False):
+    for layer in layers_of(model):
         if isinstance(layer, _VOCABULARIES):
             # A saved model has the weights of words, if any.
             own: dict[str, Any] = {}
@@ -184,8 +189,7 @@ _VOCABULARIES = (layers.IntegerLookup, layers.StringLookup, layers.TextVectoriza
 
 def needs_values(model: keras.Model) -> bool:
     """Whether a layer needs the values of tensors, so that Keras compiles nothing."""
-    layers_inside = private(model, "_flatten_layers")()
-    return not all(layer.supports_jit for layer in layers_inside)
+    return not all(layer.supports_jit for layer in [model, *layers_of(model)])
 
 
 def functional(model: Any) -> Any:
