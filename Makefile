@@ -21,6 +21,13 @@ KERAS := tests/tracing tests/zoo tests/planning/test_split.py \
 
 KILLS ?= 200
 
+# Tests on JAX compile far more than they compute. Campaigns, and tests with the oldest
+# Keras, run what XLA optimizes.
+JAX := KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 $(RUN)
+
+# Tests start hundreds of programs: each would compile our modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Its tests, which have small configurations, are in its repository alone.
 HUB ?= https://github.com/keras-team/keras-hub
 HUB_COMMIT := 71453d08f59edc90d276e999319fc51e61cbf82c
@@ -36,13 +43,13 @@ check: lint .venv/ready-test  ## For every edit: style, types, quick tests, the 
 
 test: .venv/ready-test  ## The suite, on all three backends
 	@echo "== Keras on JAX"
-	KERAS_BACKEND=jax $(RUN)$(PYTEST) --needs every_backend --needs processes
+	$(JAX)$(PYTEST) --needs every_backend --needs processes
 	@echo "== Keras on TensorFlow"
 	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) --needs every_backend
 	@echo "== Keras on PyTorch, what one backend shows for all, and what needs none"
 	KERAS_BACKEND=torch $(RUN)$(PYTEST) $(ALONE)
 	@echo "== on Ray"
-	KERAS_BACKEND=jax $(RUN)python -m pytest --needs ray
+	$(JAX)python -m pytest --needs ray
 
 test-campaigns: .venv/ready-test  ## All cases of the campaigns; the suite runs a share
 	KERAS_BACKEND=jax $(RUN)$(PYTEST) --campaigns --needs every_backend --needs processes
