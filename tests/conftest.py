@@ -4,6 +4,7 @@ import functools
 import gc
 import os
 import re
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -20,6 +21,10 @@ COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+# Keras imports these wherever they are, and never uses them here.
+UNUSED = ("matplotlib", "sklearn")
+sys.modules |= dict.fromkeys(UNUSED)
 
 # A busy machine is no failure.
 hypothesis.settings.register_profile("tests", deadline=None)
@@ -94,6 +99,9 @@ def of_campaign(item: pytest.Item, config: pytest.Config) -> bool:
 
 
 def pytest_collection_finish() -> None:
+    # Some tests use them.
+    for name in UNUSED:
+        sys.modules.pop(name)
     # What is imported by now stays: collections of garbage need not walk through it.
     gc.collect()
     gc.freeze()

@@ -18,9 +18,6 @@ from pathlib import Path
 import keras
 import numpy as np
 
-# Keras imports it to describe a model: once here, not in every process.
-import tensorflow  # noqa: F401
-
 import layertap
 
 ROWS, BATCH = 2000, 25

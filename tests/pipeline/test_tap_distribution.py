@@ -11,6 +11,7 @@ import pytest
 
 import layertap
 from tests.support import devices
+from tests.support.campaign import share
 from tests.support.processes import environment
 
 pytestmark = pytest.mark.every_backend
@@ -39,11 +40,12 @@ def run(program, path, **variables):
     return done.stdout
 
 
-def on_four_devices(what, path):
+def on_four_devices(what, path, *arguments):
     program = f"""
         import pathlib, sys
         from tests.support import devices
-        devices.{what}(pathlib.Path(sys.argv[1]))
+from tests.support.campaign import share
+        devices.{what}(pathlib.Path(sys.argv[1]), *{arguments})
     """
     return run(program, path, XLA_FLAGS="--xla_force_host_platform_device_count=4")
 
@@ -72,19 +74,24 @@ def assert_verified(path):
     assert report, report
 
 
+# Of 32 rows and of 6, which can't be divided among four devices.
+PARTS = {
+    "data_parallel": [8, 6],
+    "model_parallel": [16, 3],
+    "made_before": [8, 6],
+    "out_of_scope": [32, 6],
+}
+
+
 @on_jax
-def test_batches_are_spread_over_the_devices(tmp_path, captured):
-    found = json.loads(on_four_devices("save", tmp_path))
+@pytest.mark.parametrize("number", share(2, [2, 4]))
+def test_batches_are_spread_over_the_devices(number, tmp_path, captured):
+    expected = dict(list(PARTS.items())[:number])
+    found = json.loads(on_four_devices("save", tmp_path, list(expected)))
     parts = {
         name: [part for _, (part, _) in batches] for name, batches in found.items()
     }
-    assert parts == {
-        # Of 32 rows and of 6, which can't be divided among four devices.
-        "data_parallel": [8, 6],
-        "model_parallel": [16, 3],
-        "made_before": [8, 6],
-        "out_of_scope": [32, 6],
-    }
+    assert parts == expected
     for name in parts:
         assert_saved(tmp_path / name, captured)
     assert_verified(tmp_path / "data_parallel")

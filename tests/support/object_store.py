@@ -29,6 +29,7 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 print(server.port, flush=True)
 sys.stdin.read()
 """
+LISTED_AT_ONCE = 100
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "key",
     "AWS_SECRET_ACCESS_KEY": "secret",
@@ -93,8 +94,10 @@ def serving():
     """Starts an object store, which ends with the `with` statement or this process."""
     command = [sys.executable, "-c", SERVE]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    # Few names in an answer, so that it takes several to list more files.
+    settings = os.environ | {"MOTO_S3_DEFAULT_MAX_KEYS": str(LISTED_AT_ONCE)}
     with subprocess.Popen(
-        command, **pipes, stderr=subprocess.DEVNULL, text=True
+        command, **pipes, stderr=subprocess.DEVNULL, text=True, env=settings
     ) as server:
         try:
             yield ObjectStore(int(server.stdout.readline()))

@@ -1,5 +1,7 @@
 """Joins by functions of the backend, and joins of all kinds."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from keras import layers, ops
 import layertap
 from layertap.errors import NoJoinsError, OptionError
 from tests.support import native
+from tests.support.campaign import share
 from tests.support.elsewhere import fuse
 from tests.support.native import NAME, Calling, compiled, concatenate, data
 
@@ -251,7 +254,7 @@ def two_towers(join):
     return model, [X @ ops.convert_to_numpy(tower.kernel) for tower in towers]
 
 
-@pytest.mark.parametrize("kind", MERGES)
+@pytest.mark.parametrize("kind", share(2, MERGES))
 def test_a_merging_layer_is_a_join_of_its_kind(kind):
     model, truth = two_towers(lambda a, b: MERGES[kind](name="fusion")([a, b]))
     with pytest.raises(NoJoinsError):
@@ -267,8 +270,10 @@ def test_a_merging_layer_is_a_join_of_its_kind(kind):
             assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("kind", OPERATIONS)
-@pytest.mark.parametrize("where", ["in a graph", "in a call"])
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    share(3, itertools.product(OPERATIONS, ["in a graph", "in a call"])),
+)
 def test_an_operation_is_a_join_of_its_kind(kind, where):
     if where == "in a graph":
         model, truth = two_towers(OPERATIONS[kind])

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from sklearn.datasets import load_sample_images
 
 import layertap
 from layertap.cli.demo import digits, network
@@ -13,6 +12,8 @@ pytestmark = pytest.mark.every_backend
 
 def photographs(rows: int, size: int) -> np.ndarray:
     """Returns crops of two photographs, as numbers from 0 to 1."""
+    from sklearn.datasets import load_sample_images
+
     random = np.random.default_rng(0)
     images = load_sample_images().images
     crops = np.empty((rows, size, size, 3), "float32")

@@ -13,6 +13,7 @@ from layertap.store.storage.errors import TakenError
 from layertap.store.storage.files import LocalStorage
 from layertap.store.storage.lock import this_process
 from layertap.store.storage.objects import ObjectStorage
+from tests.support.object_store import LISTED_AT_ONCE
 from tests.support.store_bucket import Bucket
 
 # Names that a URL or a shell would change.
@@ -105,7 +106,7 @@ def test_the_files_of_a_folder_are_listed(filled, other):
 
 
 def test_many_files_are_listed_and_deleted(storage, other):
-    names = [f"ab/{number:04}" for number in range(1100)]
+    names = [f"ab/{number:04}" for number in range(LISTED_AT_ONCE + 10)]
     storage.overwrite({name: [b"x"] for name in names})
     assert sorted(other.names("ab")) == [name.removeprefix("ab/") for name in names]
     other.delete(name for name in names[1:])
