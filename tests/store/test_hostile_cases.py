@@ -298,7 +298,7 @@ def test_names_of_arrays(store, arrays):
     assert "open" in use_alone(store.path, verify=False)
 
 
-LONG = {"words": "x " * 500_000, "lines": "\n" * 50_000, "a word": "x" * 10**6}
+LONG = {"words": "x " * 500_000, "lines": "\n" * 500_000, "a word": "x" * 10**6}
 
 
 @pytest.mark.parametrize("text", LONG.values(), ids=LONG)

@@ -388,4 +388,7 @@ def _decode(kind: Any, data: Any) -> Any:
         return {_decode(name, key): _decode(value, data[key]) for key in data}
     if type(data) is not kind:
         raise TypeError(f"{data!r} should be of type {kind}")
-    return text.printable(data[:_LONGEST_TEXT]) if kind is str else data
+    if kind is str:
+        # In tables, a text is one line.
+        return text.printable(data[:_LONGEST_TEXT]).replace("\n", " ")
+    return data
