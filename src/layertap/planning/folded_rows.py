@@ -86,8 +86,8 @@ def _unfolded(
         shape = (None, value.times, *value.shape[1:])
         return replace(value, shape=shape, by_row=True, outer=possible[0])
     reason = (
-        f"its first axis is {value.times} times the rows: they are folded into it with "
-        "heads, windows or the like. "
+        f"its first axis is {value.times} times the rows, as if they were folded into "
+        "it with heads, windows or the like. "
     )
     if not proved:
         reason += "Data show their order: pass some, without `pad` or `for_head`"
