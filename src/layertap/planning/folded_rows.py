@@ -17,6 +17,7 @@ from layertap.core import address
 from layertap.core.values import Array
 from layertap.tracing.collect import tapped
 from layertap.tracing.forward_pass import Arrays, Wanted
+from layertap.tracing.model_structure import map_arrays
 from layertap.tracing.records import TracedJoin, TracedValue
 
 TracedValues = Mapping[str, TracedValue]
@@ -105,8 +106,8 @@ def _orders(
 
     If one row of the inputs changes, only parts of that row may change.
     """
-    inputs = keras.tree.map_structure(_two_rows, inputs)
-    rows = len(keras.tree.flatten(inputs)[0])
+    inputs = map_arrays(_two_rows, inputs)
+    rows = next(len(x) for x in keras.tree.flatten(inputs) if x is not None)
     step = tapped(model, Wanted.of(folded, kinds))
 
     def run(inputs: Any) -> Arrays:
@@ -116,7 +117,7 @@ def _orders(
     before = run(inputs)
     orders: dict[Hashable, set[int]] = {}
     for row in (0, rows - 1):
-        after = run(keras.tree.map_structure(partial(_with_other, row=row), inputs))
+        after = run(map_arrays(partial(_with_other, row=row), inputs))
         for name, value in folded.items():
             times = value.times or 1
             pairs = zip(before[name], after[name], strict=True)
@@ -133,15 +134,12 @@ def _orders(
     return orders
 
 
-def _two_rows(array: Array | None) -> Array | None:
-    one = array is not None and len(array) == 1
-    return np.concatenate([array, array]) if one else array
+def _two_rows(array: Array) -> Array:
+    return np.concatenate([array, array]) if len(array) == 1 else array
 
 
-def _with_other(array: Array | None, row: int) -> Array | None:
+def _with_other(array: Array, row: int) -> Array:
     """Returns rows of inputs with other values in one row, such as inputs may have."""
-    if array is None:
-        return None
     other = array[len(array) - 1 - row]
     if np.array_equal(other, array[row]):
         other = np.roll(array[row], 1)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -142,6 +142,13 @@ def specs_of(inputs: Any, declared: Any = None) -> Any:
         return InputSpec(name, (None, *structure.shape[1:]), dtype)
 
     return named(inputs, "input")
+
+
+def map_arrays(function: Callable[[Any], Any], structure: Any) -> Any:
+    """Returns a structure with a function of each leaf; None stays None."""
+    return keras.tree.map_structure(
+        lambda leaf: None if leaf is None else function(leaf), structure
+    )
 
 
 def named_inputs(model: keras.Model, inputs: Any) -> dict[str, Any]:

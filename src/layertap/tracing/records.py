@@ -1,8 +1,10 @@
 """Records of a traced forward pass, and how several traces of one model are merged."""
 
 import functools
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+from layertap.core import address
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class TracedJoin:
     # code requested the join.
     origin: str = ""
 
+    def map(self, function: Callable[[TracedValue], TracedValue]) -> "TracedJoin":
+        """Returns the join with a function of each value."""
+        inputs = tuple(map(function, self.inputs))
+        return replace(self, inputs=inputs, output=function(self.output))
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -54,11 +61,29 @@ class Trace:
     random: tuple[str, ...] = ()
 
     @property
-    def sizes(self) -> list[tuple[int | None, ...]]:
+    def values(self) -> dict[str, TracedValue]:
+        """The branches of all joins and the outputs of all operations, by address."""
+        branches = {
+            address.branch(path, number): value
+            for path, join in self.joins.items()
+            for number, value in enumerate(join.inputs)
+        }
+        return branches | {
+            address.output(path, number, len(values)): value
+            for path, values in self.outputs.items()
+            for number, value in enumerate(values)
+        }
+
+    @property
+    def shapes(self) -> list[tuple[int | None, ...]]:
         """The shapes of all values, in order."""
-        of_joins = [value for join in self.joins.values() for value in join.inputs]
-        of_outputs = [value for values in self.outputs.values() for value in values]
-        return [value.shape for value in (*of_joins, *of_outputs)]
+        return [value.shape for value in self.values.values()]
+
+    def map(self, function: Callable[[TracedValue], TracedValue]) -> "Trace":
+        """Returns the trace with a function of each value besides the inputs."""
+        joins = {path: join.map(function) for path, join in self.joins.items()}
+        outputs = {p: tuple(map(function, of)) for p, of in self.outputs.items()}
+        return replace(self, joins=joins, outputs=outputs)
 
 
 def merge(traces: Sequence[Trace]) -> Trace:

@@ -69,7 +69,7 @@ def _with_known_rows(traced: Trace, trace: Callable[..., Trace]) -> Trace:
     try:
         rows, more_rows = ROWS
         known = trace(rows)
-        if known.sizes == traced.sizes:
+        if known.shapes == traced.shapes:
             return merge([traced, known])
         known = merge([known, trace(more_rows)])
     except LayertapError:

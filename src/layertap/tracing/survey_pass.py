@@ -54,19 +54,9 @@ class SurveyPass(Pass):
 
     def result(self) -> Trace:
         """Returns the trace of a pass that has ended."""
-        joins = {
-            path: replace(
-                join,
-                inputs=tuple(map(self._attribute, join.inputs)),
-                output=self._attribute(join.output),
-            )
-            for path, join in self.joins.items()
-        }
-        outputs = {
-            path: tuple(map(self._attribute, values))
-            for path, values in self.outputs.items()
-        }
-        return Trace(joins, outputs, self._inputs, self.stopped, (*self._random,))
+        joins, random = self.joins, tuple(self._random)
+        trace = Trace(joins, self.outputs, self._inputs, self.stopped, random)
+        return trace.map(self._attribute)
 
     def enter(self, operation: Any, args: Any, kwargs: Any) -> Frame:
         """Notes that arguments nobody returned were made by the caller."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from layertap.tracing.backends import Backend, jaxpr
 from layertap.tracing.forward_pass import Arrays, Collector, Shortcut, Step, as_is
-from layertap.tracing.model_structure import needs_values
+from layertap.tracing.model_structure import map_arrays, needs_values
 
 _passes = itertools.count()
 
@@ -87,9 +87,7 @@ def _distributed(inputs: Any) -> Any:
     if distribution is None:
         return inputs
 
-    def distributed(array: NDArray[Any] | None) -> Any:
-        if array is None:
-            return None
+    def distributed(array: NDArray[Any]) -> Any:
         layout = distribution.get_data_layout(array.shape)
         mesh = layout.device_mesh
         sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))
@@ -101,4 +99,4 @@ def _distributed(inputs: Any) -> Any:
         )
         return keras.distribution.distribute_tensor(array, layout) if even else array
 
-    return keras.tree.map_structure(distributed, inputs)
+    return map_arrays(distributed, inputs)

@@ -24,6 +24,7 @@ from layertap.tracing.forward_pass import (
     as_is,
 )
 from layertap.tracing.keras_internals import private
+from layertap.tracing.model_structure import map_arrays
 
 # The kind of join of a node, by its type.
 NODES = {
@@ -93,13 +94,13 @@ class TensorFlow(Backend):
             def scoped(*flat: Any) -> dict[str, Any]:
                 tensors = iter(flat)
                 with keras.StatelessScope():
-                    return run(_mapped(lambda x: next(tensors), inputs), as_is)
+                    return run(map_arrays(lambda x: next(tensors), inputs), as_is)
 
             specs = [tf.TensorSpec((rows, *x.shape[1:]), x.dtype) for x in flat]
             return tf.function(scoped, autograph=False).get_concrete_function(*specs)
 
         def step(inputs: Any) -> Callable[[], Arrays]:
-            tensors = keras.tree.flatten(_mapped(tf.convert_to_tensor, inputs))
+            tensors = keras.tree.flatten(map_arrays(tf.convert_to_tensor, inputs))
             flat = [x for x in tensors if x is not None]
             rows = flat[0].shape[0]
             key = tuple(x if x is None else (x.dtype, *x.shape[1:]) for x in tensors)
@@ -163,13 +164,6 @@ class TensorFlow(Backend):
         function = tf.function(traced, autograph=False)
         values = function.get_concrete_function(inputs)(inputs)
         pass_.replace_tensors(zip(tensors, values, strict=True))
-
-
-def _mapped(function: Call, inputs: Any) -> Any:
-    """Returns inputs with a function of each; None stays None."""
-    return keras.tree.map_structure(
-        lambda x: None if x is None else function(x), inputs
-    )
 
 
 def _call_inlined(

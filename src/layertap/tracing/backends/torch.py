@@ -25,6 +25,7 @@ from layertap.tracing.forward_pass import (
 )
 from layertap.tracing.join_kinds import origin, stack
 from layertap.tracing.keras_internals import private
+from layertap.tracing.model_structure import map_arrays
 
 # The axes of functions without such an argument: for vectors, and for other tensors.
 AXES = {
@@ -207,10 +208,7 @@ def _run_batch(function: Any, inputs: Any, *args: Any) -> Arrays:
     """Runs a function on tensors of a batch; nothing is differentiated or assigned."""
     with torch.no_grad(), keras.StatelessScope():
         # A copy: PyTorch would share the memory of the caller's array.
-        tensors = keras.tree.map_structure(
-            lambda x: None if x is None else keras.ops.convert_to_tensor(np.array(x)),
-            inputs,
-        )
+        tensors = map_arrays(lambda x: keras.ops.convert_to_tensor(np.array(x)), inputs)
         values = function(tensors, *args)
     return {name: _array(tensor) for name, tensor in values.items()}
 
