@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import layertap
-from layertap.errors import LayertapError, ModelError
+from layertap.errors import LayertapError, ModelError, PartialWarning
 
 pytestmark = pytest.mark.every_backend
 
@@ -94,6 +94,16 @@ def test_without_data_a_plan_says_what_they_are():
         layertap.plan(model)
     plan = layertap.plan(model, like=X)
     assert [value.shape for value in plan.values] == [(None, 2, 2, 6)] * 2
+
+
+def test_with_padding_they_are_left_out_with_the_reason():
+    fold, restore, _ = FOLDS["windows"]
+    x, y = keras.Input((4, 6), name="x"), keras.Input((None, 3), name="y")
+    fusion = layers.Concatenate(name="fusion")([y, y])
+    model = keras.Model([x, y], [Fold(fold, restore)(x), fusion])
+    with pytest.warns(PartialWarning, match="without `pad` or `for_head`"):
+        values = layertap.capture(model, [X, X[:, :, :3]], pad=True)
+    assert [*values] == ["fusion/in/0", "fusion/in/1"]
 
 
 def test_a_constant_has_the_order_of_the_value_that_it_is_joined_with():

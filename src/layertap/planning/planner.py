@@ -102,8 +102,7 @@ def plan(
     """
     selection = Selection(before, outputs, joins, for_head, Reduction(dtype, reduce))
     specs, batch = specs_for(model, like)
-    rows = None if batch is None else batch.rows
-    return plan_from_specs(model, specs, selection, rows=rows, batch=batch)
+    return plan_from_specs(model, specs, selection, batch)
 
 
 @dataclass(frozen=True)
@@ -141,24 +140,18 @@ class Selection:
 
 def plan_from_data(model: keras.Model, feed: Feed, selection: Selection) -> Plan:
     """Plans a model for data: of the sizes of the first batch, or the largest sizes."""
-    first = feed.first()
-    if not selection.pad:
+    first, padding = feed.first(), None
+    if selection.pad:
+        specs, opened = padded_specs(model, feed, selection.pad)
+        # Where two plans disagree, a size follows from the inputs.
+        as_computed = replace(selection, reduction=AS_COMPUTED)
+        open_plan = plan_from_specs(model, opened, as_computed, first)
+        shapes = {value.address: value.shape for value in open_plan.values}
+        padding = Padding(selection.pad, shapes)
+    else:
         specs = specs_of(first.inputs, input_specs(model))
-        made = plan_from_specs(model, specs, selection, rows=first.rows, batch=first)
-        _warn_of_missing(made)
-        return made
-    largest, opened = padded_specs(model, feed, selection.pad)
-    # Where two plans disagree, a size follows from the inputs. The plan of unknown
-    # sizes gets no number of rows, which would stand in for these sizes, too.
-    as_computed = replace(selection, reduction=AS_COMPUTED)
-    open_plan = plan_from_specs(model, opened, as_computed, batch=first)
-    padding = Padding(
-        selection.pad, {value.address: value.shape for value in open_plan.values}
-    )
-    made = plan_from_specs(
-        model, largest, selection, rows=first.rows, padding=padding, batch=first
-    )
-    if made.addresses != open_plan.addresses:
+    made = plan_from_specs(model, specs, selection, first, padding)
+    if padding is not None and made.addresses != [*padding.shapes]:
         raise ModelError(
             f"{model.name!r} has other values for inputs of other sizes, which can't "
             "be padded to one size. Select by `before` or `outputs` values that are "
@@ -172,12 +165,10 @@ def plan_from_specs(
     model: keras.Model,
     specs: Any,
     selection: Selection,
-    *,
-    rows: int | None = None,
-    padding: Padding | None = None,
     batch: Batch | None = None,
+    padding: Padding | None = None,
 ) -> Plan:
-    """Plans a model for input specs; `rows` is a number of rows that it accepts.
+    """Plans a model for input specs.
 
     `batch` decides what a trace does not show: which values have its rows, and how.
     """
@@ -185,6 +176,7 @@ def plan_from_specs(
     if before is None and selection.outputs is None:
         before = "*"
     kinds, everything = requested_kinds(selection.joins)
+    rows = None if batch is None else batch.rows
     trace = survey(model, specs, kinds if before is not None else (), rows)
     if batch is not None:
         trace = check_rows(model, trace, batch)
@@ -198,8 +190,9 @@ def plan_from_specs(
     known = [path for path in outputs if path in trace.outputs or path in named]
     matching = address.match(named, known, what="operation")
     chosen = {name: value for path in matching for name, value in outputs[path].items()}
-    data = None
-    if batch is not None and not selection.for_head and padding is None:
+    if batch is None or selection.for_head or selection.pad:
+        data = None
+    else:
         data = batch.inputs
     joins, chosen = unfold_rows(model, data, joins, chosen)
     builder = PlanBuilder(selection.reduction, padding)
