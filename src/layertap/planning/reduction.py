@@ -7,6 +7,7 @@ reduction, then the dtype. A plan predicts the shape and the dtype that result.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -95,24 +96,15 @@ class Reduction:
         self, name: str, shape: Shape, dtype: str, channels_first: bool
     ) -> tuple[Shape, str]:
         """Returns the shape and the dtype that a value has after `reduce`."""
-        if callable(self.reduce):
-            return _function_spec(self.reduce, name, shape, dtype)
-        match self.reduce:
-            case "avg" | "max" if _pooled_axes(shape):
-                if self.reduce == "max" and dtype in _COMPLEX:
-                    raise OptionError(
-                        f'reduce="max" does not support {name} of dtype {dtype}: '
-                        "complex numbers have no order. Leave the value out, or pass "
-                        "a function."
-                    )
-                stays = self.reduce == "max" or dtype in (*_FLOATS, *_COMPLEX)
-                channels = shape[1 if channels_first else -1]
-                return (None, channels), dtype if stays else "float32"
-            case "flatten":
-                sizes = [n for n in shape[1:] if n is not None]
-                known = len(sizes) == len(shape) - 1
-                return (None, math.prod(sizes) if known else None), dtype
-        return shape, dtype
+        if self.reduce is None:
+            return shape, dtype
+        if self.reduce == "max" and dtype in _COMPLEX and _pooled_axes(shape):
+            raise OptionError(
+                f'reduce="max" does not support {name} of dtype {dtype}: complex '
+                "numbers have no order. Leave the value out, or pass a function."
+            )
+        reduced = partial(self._reduced, channels_first=channels_first)
+        return _function_spec(reduced, name, shape, dtype)
 
     def apply(self, tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
         """Reduces and narrows the tensors of a batch, by address.
