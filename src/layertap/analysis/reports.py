@@ -47,15 +47,8 @@ class Report(tables.Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """Returns the report as data for JSON."""
-        return {
-            "path": self.path,
-            "rows": self.rows,
-            "ok": self.ok,
-            "checks": [vars(check) for check in self.checks],
-            "nonfinite": self.nonfinite,
-            "other_inputs": self.other_inputs,
-            "missing": self.missing,
-        }
+        checks = [vars(check) for check in self.checks]
+        return {**vars(self), "ok": self.ok, "checks": checks}
 
     def table(self) -> Table:
         """Returns the report as a table for `rich` to print."""
@@ -145,15 +138,8 @@ class Difference(tables.Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """Returns the report as data for JSON."""
-        return {
-            "paths": list(self.paths),
-            "rows": list(self.rows),
-            "ok": self.ok,
-            "compared": [comparison.to_json() for comparison in self.compared],
-            "alike": self.alike,
-            "identity": self.identity,
-            "other_inputs": self.other_inputs,
-        }
+        compared = [comparison.to_json() for comparison in self.compared]
+        return {**vars(self), "ok": self.ok, "compared": compared}
 
     def table(self) -> Table:
         """Returns the report as a table for `rich` to print."""
