@@ -19,8 +19,13 @@ from layertap.core.progress import Show, show_progress
 from layertap.distributed import ray_session
 from layertap.distributed.shared_data import share
 from layertap.distributed.worker import Assignment, SharedModel
-from layertap.errors import ModelError, StoreError
-from layertap.pipeline.resume import find_existing_store, other_run, sampled_differences
+from layertap.errors import ModelError
+from layertap.pipeline.resume import (
+    check_not_replaced,
+    check_same_run,
+    find_existing_store,
+    sampled_differences,
+)
 from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.signals import raise_on_sigterm
@@ -138,6 +143,8 @@ def save(
     if saved is not None and saved.complete:
         return saved
     with raise_on_sigterm(), _writer(run, path, saved, workers, options) as writer:
+        if saved is not None:
+            check_not_replaced(saved, writer)
         missing = writer.missing()
         if saved is not None:
             _compare_blocks(run, saved, writer, missing)
@@ -195,14 +202,7 @@ def _writer(
     """Returns the writer of a new store, or of one to resume."""
     rows = run.feed.rows or 0
     if saved is not None:
-        writer = SharedWriter.resume(path, rows=rows)
-        if writer.store == saved.reader.store:
-            return writer
-        writer.close()
-        raise StoreError(
-            f"{saved.path} was replaced by another process. Nothing was written to it. "
-            "Repeat the same call."
-        )
+        return SharedWriter.resume(path, rows=rows)
     # Complete batches, or two workers would compute the same one.
     size = run.feed.size or 1
     most_rows = math.ceil(rows / (workers * _BLOCKS_EACH * size)) * size
@@ -216,9 +216,8 @@ def _compare_blocks(
 ) -> None:
     """Raises if a batch of a written block differs from the data; it samples some."""
     written = sorted(set(range(writer.blocks)) - set(missing))
-    problems = sampled_differences(run, writer, list(map(writer.rows_of, written)))
-    if problems:
-        raise other_run(saved, problems, again=True)
+    rows = [writer.rows_of(block) for block in written]
+    check_same_run(run, saved, sampled_differences(run, writer, rows))
 
 
 def _follow(

@@ -42,17 +42,16 @@ def find_existing_store(
     if not exists(path):
         return None
     saved = Saved(path)
-    again = run.feed.again
     problems = differences(run, saved)
-    if not problems and (saved.complete or (options.overwrite and again)):
+    if not problems and (saved.complete or (options.overwrite and run.feed.again)):
         if sampled:
             rows, size = range(saved.rows), saved.reader.block_rows
             blocks = [rows[start : start + size] for start in rows[::size]]
             problems = sampled_differences(run, saved.reader, blocks)
         else:
             problems = data_differences(run, saved)
-        if problems and not again:
-            raise other_run(saved, problems, again=False)
+        if not run.feed.again:
+            check_same_run(run, saved, problems)
     if options.overwrite and not options.resume and not saved.complete:
         problems = problems or ["resume=False"]
     if problems and options.overwrite:
@@ -61,8 +60,7 @@ def find_existing_store(
         del saved
         remove(path)
         return None
-    if problems:
-        raise other_run(saved, problems, again=again)
+    check_same_run(run, saved, problems)
     if not saved.complete and not options.resume:
         raise StoreError(
             f"{saved.path} has {saved.rows:,} rows of this run, and is not complete. "
@@ -71,16 +69,26 @@ def find_existing_store(
     return saved
 
 
-def other_run(saved: Saved, problems: Sequence[str], *, again: bool) -> OtherRunError:
-    """Returns the error for the store of another run.
+def check_same_run(run: Run, saved: Saved, problems: Sequence[str]) -> None:
+    """Raises if there are problems: a store is that of another run."""
+    if problems:
+        instead = "pass overwrite=True to replace it"
+        if not run.feed.again:
+            # A new store needs the data from their beginning.
+            instead = "delete this one"
+        raise OtherRunError(
+            f"{saved.path} is the store of another run. {'; '.join(problems)}. Its "
+            f"{saved.rows:,} rows stay as they are. Save to another path, or {instead}."
+        )
 
-    `again` says whether the data can be read once more.
-    """
-    instead = "pass overwrite=True to replace it" if again else "delete this one"
-    return OtherRunError(
-        f"{saved.path} is the store of another run. {'; '.join(problems)}. Its "
-        f"{saved.rows:,} rows stay as they are. Save to another path, or {instead}."
-    )
+
+def check_not_replaced(saved: Saved, writer: Writer | SharedWriter) -> None:
+    """Raises if a writer has another store than the one that was opened."""
+    if saved.reader.store != writer.store:
+        raise StoreError(
+            f"{saved.path} was replaced by another process. Nothing was written to it. "
+            "Repeat the same call."
+        )
 
 
 def differences(run: Run, saved: Saved) -> list[str]:

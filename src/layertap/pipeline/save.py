@@ -12,7 +12,12 @@ from layertap.errors import LayertapError, StoreError
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
 from layertap.pipeline.prefetch import prefetch
-from layertap.pipeline.resume import batch_differences, find_existing_store, other_run
+from layertap.pipeline.resume import (
+    batch_differences,
+    check_not_replaced,
+    check_same_run,
+    find_existing_store,
+)
 from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.signals import raise_on_sigterm
@@ -140,11 +145,7 @@ def save(
 
 def _resumed(saved: Saved, writer: Writer) -> Saved:
     """Returns the store as its writer found it."""
-    if saved.reader.store != writer.store:
-        raise StoreError(
-            f"{saved.path} was replaced by another process. Nothing was written to it. "
-            "Repeat the same call."
-        )
+    check_not_replaced(saved, writer)
     # Another process may have added rows before this one became the writer.
     return saved if saved.rows == writer.rows else Saved(writer.path)
 
@@ -209,13 +210,12 @@ def _missing_batches(run: Run, saved: Saved | None) -> Iterator[Callable[[], Arr
             continue
         compute = end > recomputed
         problems = batch_differences(run, saved.reader, batch, compute=compute)
-        if problems:
-            raise other_run(saved, problems, again=run.feed.again)
+        check_same_run(run, saved, problems)
         if end > done:
             yield run.begin(batch, slice(done - batch.row, None))
     if saved is not None and end < done:
-        problems = [f"rows: the store has {done}, the data end before row {end}"]
-        raise other_run(saved, problems, again=run.feed.again)
+        problem = f"rows: the store has {done}, the data end before row {end}"
+        check_same_run(run, saved, [problem])
 
 
 def _read(feed: Feed) -> Iterator[Batch]:
