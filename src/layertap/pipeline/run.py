@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from layertap.core import text, tree
 from layertap.core.address import DIGESTS, IDS, LABELS, SAMPLE_WEIGHT
@@ -43,8 +42,6 @@ class Run:
         self.plan = plan
         self._tap = Tap(model, plan, reduction)
         self._ids, kind = _encode_ids(feed)
-        if feed.ids is None and feed.first().ids is not None:
-            kind = _kind_of_ids(feed.first().ids)
         self._labels = tree.paths(feed.first().labels, LABELS)
         self._weights = tree.paths(feed.first().sample_weight, SAMPLE_WEIGHT)
         self.identity: dict[str, Any] = {
@@ -145,24 +142,20 @@ def _by_path(name: str, paths: Any, structure: Any) -> Arrays:
     return arrays
 
 
-def _kind_of_ids(ids: NDArray[Any]) -> str:
-    """Returns the kind of ids that come batch by batch: only numbers have one size."""
-    if ids.ndim == 1 and ids.dtype.kind in "iu":
-        return "number"
-    raise DataTypeError(
-        "The ids of data that come in batches are not integers. Expected one integer "
-        f"for each row. Received {ids.dtype} of shape {ids.shape}. Pass "
-        "`ids=` with the ids of all rows."
-    )
-
-
 def _encode_ids(feed: Feed) -> tuple[Any, str | None]:
-    """Returns ids, if any, as they are stored, and whether they are texts."""
-    ids = feed.ids
+    """Returns the ids of all rows, if known, as they are stored; and their kind."""
+    ids = feed.first().ids if feed.ids is None else feed.ids
     if ids is None:
         return None, None
-    if ids.dtype.kind in "iu":
-        return ids, "number"
+    if ids.ndim == 1 and ids.dtype.kind in "iu":
+        return feed.ids, "number"
+    if feed.ids is None:
+        # Batch by batch, only numbers have one size.
+        raise DataTypeError(
+            "The ids of data that come in batches are not integers. Expected one "
+            f"integer for each row. Received {ids.dtype} of shape {ids.shape}. Pass "
+            "`ids=` with the ids of all rows."
+        )
     if ids.dtype.kind == "U" or all(isinstance(text_id, str) for text_id in ids):
         # As wide as with the images that are skipped: a store may be older than that.
         skipped = feed.images.skipped if feed.images else ()
