@@ -73,7 +73,7 @@ def functional_model(
 
     calls = _distinctly_named(calls, {tensor.name for tensor in tensors.values()})
     nodes: _Nodes = [(own, []) for own in node_lists(c.operation for c in calls)]
-    with _exchanged(nodes):
+    with exchanged(nodes):
         for call in calls:
             args, kwargs = call.map_inputs(tensors)
             made = list(map(new_tensor, call.outputs))
@@ -96,7 +96,7 @@ def _add_config(model: keras.Model, nodes: _Nodes) -> None:
 
     def get_config() -> Any:
         if config is None:
-            with _exchanged(nodes):
+            with exchanged(nodes):
                 return Functional.get_config(model)
         layers = []
         for layer in config["layers"]:
@@ -154,7 +154,7 @@ def node_lists(operations: Iterable[Any]) -> list[list[Any]]:
 
 
 @contextmanager
-def _exchanged(nodes: _Nodes) -> Iterator[None]:
+def exchanged(nodes: _Nodes) -> Iterator[None]:
     """Gives operations the nodes of another model within this context."""
 
     def exchange() -> None:

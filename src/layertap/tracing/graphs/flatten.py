@@ -1,7 +1,7 @@
 """A model as a flat list of calls, opened wherever a join is inside a layer."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import keras
 from layertap.errors import LayertapError, ModelError
 from layertap.tracing.graphs.build import (
     OperationCall,
+    exchanged,
     map_tensors,
     new_input,
     node_lists,
@@ -109,20 +110,13 @@ class _VariableScope(keras.StatelessScope):
         return super().get_current_value(variable)
 
 
-@contextmanager
-def _without_new_nodes(model: keras.Model) -> Iterator[None]:
-    """Removes the nodes that operations of a model get within this context."""
+def _without_new_nodes(model: keras.Model) -> AbstractContextManager[None]:
+    """Returns a context after which operations of a model have the same nodes."""
     operations = [model]
     for layer in private(model, "_flatten_layers")():
         graph = functional(layer)
         operations += [layer, *(graph.operations if graph is not None else ())]
-    lists = node_lists(operations)
-    lengths = [len(nodes) for nodes in lists]
-    try:
-        yield
-    finally:
-        for nodes, length in zip(lists, lengths, strict=True):
-            del nodes[length:]
+    return exchanged([(nodes, [*nodes]) for nodes in node_lists(operations)])
 
 
 def _merge_training(
