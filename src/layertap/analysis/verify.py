@@ -9,7 +9,7 @@ import numpy as np
 
 from layertap.analysis.comparison import Check
 from layertap.analysis.reports import Report
-from layertap.core import address, tolerance
+from layertap.core import address, text
 from layertap.core.values import Values, auxiliary_arrays, length_columns
 from layertap.errors import (
     DataError,
@@ -172,15 +172,14 @@ def _reduction(saved: Saved, reduce: Reduce) -> Reduction:
 
 
 def _check_same_model(saved: Saved, model: keras.Model) -> None:
-    differences = tolerance.differences(
-        {"configuration": saved.identity.get("configuration")},
-        {"configuration": fingerprint.configuration_digest(model)},
-        "the model",
-    )
-    if VERSIONS["backend"] == saved.identity.get("backend") and differences:
+    expected = saved.identity.get("configuration")
+    received = fingerprint.configuration_digest(model)
+    same_backend = VERSIONS["backend"] == saved.identity.get("backend")
+    if same_backend and received != expected:
         raise OtherRunError(
-            f"{saved.path} was saved from another model than {model.name!r}: "
-            f"{'; '.join(differences)}. Verify it with the model of the save."
+            f"{saved.path} was saved from another model than {model.name!r}. Expected "
+            f"configuration {text.printable(expected)}. Received {received}. Verify it "
+            "with the model of the save."
         )
 
 

@@ -16,10 +16,8 @@ Verdict = Literal["identical", "within rounding", "different"]
 ROUNDING = 256
 
 
-def differences(
-    stored: Mapping[str, Any], current: Mapping[str, Any], owner: str = "this run"
-) -> list[str]:
-    """Lists the points in which a store's identity differs from another one.
+def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Lists the points in which a store's identity differs from that of this run.
 
     Data that bring their own batches have no batch size: digests of these differ.
     """
@@ -28,7 +26,7 @@ def differences(
         current = {**current, "batch size": sizes[0]}
     return [
         text.printable(
-            f"{name}: the store has {stored.get(name)}, {owner} {current.get(name)}"
+            f"{name}: the store has {stored.get(name)}, this run {current.get(name)}"
         )
         for name in dict.fromkeys([*stored, *current])
         if stored.get(name) != current.get(name)
@@ -68,15 +66,13 @@ def within(distances: NDArray[np.float64], fresh: NDArray[Any], share: float) ->
     return bool((distances <= share * scale.max(axis=axes, keepdims=True)).all())
 
 
-def describe_difference(
-    saved: NDArray[Any], fresh: NDArray[Any], row: int, owner: str = "this run"
-) -> str:
+def describe_difference(saved: NDArray[Any], fresh: NDArray[Any], row: int) -> str:
     """Describes where two arrays of the same rows, from `row` on, differ most."""
     both_texts = saved.dtype.kind == fresh.dtype.kind == "U"
     if saved.shape != fresh.shape or (saved.dtype != fresh.dtype and not both_texts):
         return (
             f"rows from {row} on are {saved.dtype} of shape {saved.shape} in the "
-            f"store, and {fresh.dtype} of shape {fresh.shape} in {owner}"
+            f"store, and {fresh.dtype} of shape {fresh.shape} in this run"
         )
     exact = saved.dtype.kind in "biuU"
     distances = saved != fresh if exact else distance(saved, fresh)
@@ -84,7 +80,7 @@ def describe_difference(
     place = f"row {row + int(at[0])}"
     if at[1:]:
         place += f" at {', '.join(str(int(n)) for n in at[1:])}"
-    return f"{place} is {saved[at]} in the store, and {fresh[at]} in {owner}"
+    return f"{place} is {saved[at]} in the store, and {fresh[at]} in this run"
 
 
 def distance(saved: NDArray[Any], fresh: NDArray[Any]) -> NDArray[np.float64]:
