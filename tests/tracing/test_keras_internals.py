@@ -80,7 +80,7 @@ def plan_sequential(model: keras.Model) -> None:
 
 
 def shortcut(model: keras.Model) -> None:
-    subgraph(model, Wanted({}, {"fusion": {0: "fusion/out"}}, ()))
+    subgraph(model, Wanted(["fusion/out"], ()))
 
 
 def cut_fusion(model: keras.Model) -> None:

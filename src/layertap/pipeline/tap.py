@@ -1,7 +1,6 @@
 """The tap: the compiled pass that returns exactly the planned values."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import keras
@@ -52,7 +51,7 @@ class Tap:
             return reduction.apply(tensors, plan)
 
         kinds = {join.kind for join in plan.joins}
-        wanted = replace(Wanted.of(names, kinds), random=bool(plan.random))
+        wanted = Wanted(names, kinds, bool(plan.random))
         self._step = tapped(model, wanted, finish)
 
     def __call__(self, batch: Batch) -> Arrays:

@@ -108,7 +108,7 @@ def _orders(
     """
     inputs = map_arrays(_two_rows, inputs)
     rows = next(len(x) for x in keras.tree.flatten(inputs) if x is not None)
-    step = tapped(model, Wanted.of(folded, kinds))
+    step = tapped(model, Wanted(folded, kinds))
 
     def run(inputs: Any) -> Arrays:
         # Copies, since a model may use their memory again.

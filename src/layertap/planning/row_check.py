@@ -20,7 +20,7 @@ def check_rows(model: keras.Model, trace: Trace, batch: Batch) -> Trace:
     unknown = {v.token: name for name, v in trace.values.items() if _is_unknown(v)}
     if not unknown:
         return trace
-    wanted = Wanted.of(unknown.values(), {join.kind for join in trace.joins.values()})
+    wanted = Wanted(unknown.values(), {join.kind for join in trace.joins.values()})
     tensors = map_arrays(keras.ops.convert_to_tensor, batch.inputs)
     with keras.StatelessScope():
         computed = collect(model, tensors, wanted)

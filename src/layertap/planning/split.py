@@ -142,7 +142,7 @@ class BranchModel(keras.Model):
         super().__init__(name=name)
         self.original = model
         self.branch = join.branches[index].address
-        self.wanted = Wanted({join.path: {index: self.branch}}, {}, {join.kind})
+        self.wanted = Wanted([self.branch], {join.kind})
         # All its variables are the original's.
         self.built = True
 

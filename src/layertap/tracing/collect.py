@@ -61,7 +61,7 @@ def collect(
     pass_ = CollectPass(wanted, keep)
     run = functools.partial(forward, model)
     with suppress(Done), recording(pass_):
-        if any(map(is_native, (*wanted.branches, *wanted.outputs))):
+        if any(is_native(path) for side in wanted.sides.values() for path in side):
             current_backend().run_with_native_joins(pass_, run, inputs)
         else:
             run(inputs)
@@ -86,10 +86,10 @@ class CollectPass(Pass):
         # The generators of random numbers that gave a seed.
         self._generators: list[Any] = []
         self.values: dict[str, Tensor] = {}
-        self._branches = wanted.branches
-        self._outputs = wanted.outputs
+        self._branches = wanted.sides["in"]
+        self._outputs = wanted.sides["out"]
         self._keep = keep
-        self._count = len(wanted.addresses)
+        self._count = len(set(wanted.addresses))
 
     def begin(self, frame: Frame, args: Any, kwargs: Any) -> None:
         """Collects the model's inputs, if they are wanted."""

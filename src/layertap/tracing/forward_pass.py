@@ -1,15 +1,16 @@
 """The state of one forward pass while it is traced, and the events that it receives."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import keras
 from numpy.typing import NDArray
 
-from layertap.core.address import component, parse
+from layertap.core.address import Side, component, parse
 from layertap.tracing.join_kinds import native_name, origin
 from layertap.tracing.keras_internals import private
 from layertap.tracing.model_structure import call_number
@@ -44,27 +45,19 @@ def as_is(tensor: Tensor) -> Tensor:
 class Wanted:
     """The values that a pass collects, and the kinds of the joins among them."""
 
-    branches: Addresses
-    # The output of a join is under the join's path.
-    outputs: Addresses
+    addresses: Collection[str]
     kinds: Iterable[str]
     # Whether the model draws random numbers, to be the same in every pass.
     random: bool = False
 
-    @classmethod
-    def of(cls, addresses: Iterable[str], kinds: Iterable[str]) -> "Wanted":
-        """Sorts values by their addresses."""
-        sides: dict[str, dict[str, dict[int, str]]] = {"in": {}, "out": {}}
-        for address in addresses:
+    @cached_property
+    def sides(self) -> Mapping[Side, Addresses]:
+        """The addresses by side. The output of a join is under the join's path."""
+        sides: dict[Side, dict[str, dict[int, str]]] = {"in": {}, "out": {}}
+        for address in self.addresses:
             parts = parse(address)
             sides[parts.side].setdefault(parts.path, {})[parts.number] = address
-        return cls(sides["in"], sides["out"], kinds)
-
-    @property
-    def addresses(self) -> list[str]:
-        """The addresses of all values."""
-        by_path = (*self.branches.values(), *self.outputs.values())
-        return [address for names in by_path for address in names.values()]
+        return sides
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ def subgraph(model: keras.Model, wanted: Wanted) -> keras.Model | None:
     if graph is None or type(model).call not in GRAPH_CALLS:
         return None
     nodes = _nodes_by_path(graph)
-    sides = (wanted.branches, _branches), (wanted.outputs, _outputs)
+    sides = (wanted.sides["in"], _branches), (wanted.sides["out"], _outputs)
     try:
         tensors = {
             name: tensors_at(nodes[path])[index]
