@@ -25,7 +25,7 @@ TracedValues = Mapping[str, TracedValue]
 
 def is_folded(value: TracedValue) -> bool:
     """Whether the first axis of a value is a multiple of the rows."""
-    return not (value.by_row or value.fault) and (value.times or 0) > 1
+    return not (value.by_row or value.fault) and bool(value.times)
 
 
 def unfold(tensor: Any, outer: int, inner: int) -> Any:
@@ -85,7 +85,7 @@ def _unfolded(
     possible = list(orders.get(value.token, ()))
     if len(possible) == 1:
         shape = (None, value.times, *value.shape[1:])
-        return replace(value, shape=shape, by_row=True, outer=possible[0])
+        return replace(value, shape=shape, outer=possible[0])
     reason = (
         f"its first axis is {value.times} times the rows, as if they were folded into "
         "it with heads, windows or the like. "

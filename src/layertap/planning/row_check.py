@@ -31,11 +31,12 @@ def check_rows(model: keras.Model, trace: Trace, batch: Batch) -> Trace:
             return value
         tensor = computed[unknown[value.token]]
         rows = len(tensor) if tensor.shape else 0
+        times, others = divmod(rows, batch.rows)
+        # Any number of rows is a multiple of one row.
+        if times and not others and (times == 1 or batch.rows > 1):
+            return replace(value, times=times)
         fault = f"it has {rows} rows in a batch of {batch.rows}, and its own number"
-        same = rows == batch.rows
-        if batch.rows > 1 and not same and rows and rows % batch.rows == 0:
-            return replace(value, by_row=False, times=rows // batch.rows)
-        return replace(value, by_row=same, fault="" if same else fault)
+        return replace(value, times=0, fault=fault)
 
     return trace.map(checked)
 

@@ -15,15 +15,20 @@ class TracedValue:
     dtype: str
     made_by: str  # the path of the operation that returned it last
     token: Hashable  # equal for two values that are the same tensor
-    # Whether it has one row for each row of the inputs; None if only a batch shows it.
-    by_row: bool | None
-    fault: str = ""  # the reason why it can't be captured
     # Its first axis has so many times the rows: 0 if it is not a multiple of them, None
-    # if unknown.
-    times: int | None = None
+    # if only a batch shows it.
+    times: int | None
+    fault: str = ""  # the reason why it can't be captured
     # Of a value whose rows are unfolded: see `planning.folded_rows`.
     outer: int | None = None
     data_format: str = ""  # that of its maker, or of Keras; empty if that is unclear
+
+    @property
+    def by_row(self) -> bool | None:
+        """Whether it has one row for each row of the inputs; None if unknown."""
+        if self.times is None:
+            return None
+        return self.times == 1 or self.outer is not None
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class TracedJoin:
     kind: str
     axis: int | None  # None for kinds without an axis
     inputs: tuple[TracedValue, ...] = ()
-    output: TracedValue = TracedValue((), "", "", None, by_row=False)
+    output: TracedValue = TracedValue((), "", "", None, times=0)
     # Whether an operation of the model is this join, which then has its path.
     whole: bool = False
     # The library function or Keras layer that joins on its own account. Empty if user
@@ -129,11 +134,9 @@ def _form(value: TracedValue) -> tuple[int, str]:
 def _agree(one: TracedValue, other: TracedValue) -> TracedValue:
     sizes = zip(one.shape, other.shape, strict=True)
     shape = tuple(size if size == same else None for size, same in sizes)
-    known = (one.by_row, other.by_row)
-    by_row = False if False in known else None if None in known else True
     numbers = {value.times for value in (one, other)} - {None}
     times = None if not numbers else numbers.pop() if len(numbers) == 1 else 0
-    return replace(one, shape=shape, by_row=by_row, times=times)
+    return replace(one, shape=shape, times=times)
 
 
 _VARIES = (

@@ -187,18 +187,14 @@ class SurveyPass(Pass):
         maker = self._makers.get(self._key(tensor), "")
         if not maker:
             self._set_scope(tensor)
-        shape = _shape(tensor)
-        size = 0 if rank(tensor) == 0 else tensor.shape[0]
-        # An unknown size may be the rows.
-        by_row = size == self._rows or (None if size is None else False)
+        shape, times = _shape(tensor), _times(tensor, self._rows)
         return TracedValue(
-            shape if by_row is False else (None, *shape[1:]),
+            (None, *shape[1:]) if times in (1, None) else shape,
             _dtype(tensor),
             maker,
             self._token(tensor),
-            by_row,
+            times,
             self._fault(tensor),
-            _times(tensor, self._rows),
         )
 
     def _fault(self, tensor: Tensor) -> str:
@@ -251,11 +247,13 @@ def _dtype(tensor: Tensor) -> str:
 
 def _times(tensor: Tensor, rows: Any) -> int | None:
     """Returns how many times the rows a tensor's first axis has, if that is known."""
-    if not rank(tensor):
+    if rank(tensor) == 0:
         return 0
     size = tensor.shape[0]
     if size is None:
         return None
+    if size == rows:
+        return 1
     # A known size does not depend on unknown rows. Any size is a multiple of one row.
     if rows is None or isinstance(size, int) != isinstance(rows, int) or rows == 1:
         return 0
