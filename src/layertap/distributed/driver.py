@@ -137,7 +137,6 @@ def save(
     selection = Selection(before, outputs, joins, for_head, reduction, pad)
     plan = plan_from_data(loaded, feed, selection)
     run = Run(loaded, feed, plan, reduction)
-    run.feed.check_rows(feed.rows or 0)
     options = StoreOptions(compression, resume, overwrite, memory)
     saved = find_existing_store(run, path, options, sampled=True)
     if saved is not None and saved.complete:

@@ -182,21 +182,17 @@ def _function_spec(
 ) -> tuple[Shape, str]:
     """Returns the shape and the dtype that a function makes of a value."""
 
-    def run(*numbers: int | None) -> dict[int | None, Any]:
-        return {
-            rows: backend.compute_output_spec(
-                function,
-                keras.KerasTensor([rows if n is None else n for n in shape], dtype),
-            )
-            for rows in numbers
-        }
+    def run(rows: int | None) -> Any:
+        sizes = [rows if n is None else n for n in shape]
+        return backend.compute_output_spec(function, keras.KerasTensor(sizes, dtype))
 
     shown = tables.shape(shape)
+    specs: dict[int | None, Any]
     try:
         try:
-            specs = run(None)
+            specs = {None: run(None)}
         except Exception:  # A function may need the rows as a number.
-            specs = run(*_STAND_INS)
+            specs = {rows: run(rows) for rows in _STAND_INS}
     except Exception as error:  # A function may raise anything.
         raise OptionError(
             f"`reduce` does not accept {name}, {shown} {dtype}. It raised "

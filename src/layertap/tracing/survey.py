@@ -45,9 +45,7 @@ def survey(
     except LayertapError:
         raise
     except Exception as first:
-        shapes = (f"{s.name} {s.shape} {s.dtype}" for s in keras.tree.flatten(specs))
-        subject = f"{model.name!r} ({type(model).__name__}) with {', '.join(shapes)}"
-        return _with_rows(trace, specs, rows, subject, first)
+        return _with_rows(trace, model, specs, rows, first)
     opened = keras.backend.backend() == "tensorflow" or any(_open_inputs(specs))
     if fixed is not None or not opened:
         return traced
@@ -82,9 +80,9 @@ def _with_known_rows(traced: Trace, trace: Callable[..., Trace]) -> Trace:
 
 def _with_rows(
     trace: Callable[..., Trace],
+    model: keras.Model,
     specs: Any,
     rows: int | None,
-    subject: str,
     first: Exception,
 ) -> Trace:
     """Traces a model that does not accept unknown rows, or Keras' stand-in sizes."""
@@ -106,10 +104,11 @@ def _with_rows(
         # The model may not accept one row more than the known number.
         if len(traces) == 2 or (traces and rows is not None and not opened):
             return merge(traces)
+    shapes = (f"{s.name} {s.shape} {s.dtype}" for s in keras.tree.flatten(specs))
     tried = ", ".join(str(size) for size, _ in STAND_INS)
     raise ListeningError(
-        f"{subject} can't be run with symbolic tensors: "
-        f"{type(errors[0]).__name__}: {_message(errors[0])}\n"
+        f"{model.name!r} ({type(model).__name__}) with {', '.join(shapes)} can't be "
+        f"run with symbolic tensors: {type(errors[0]).__name__}: {_message(errors[0])}\n"
         + (f"The open sizes of {', '.join(opened)} were {tried}. " if opened else "")
         + "If the model expects other shapes, pass data that have them"
         # Without data, or with inputs of open sizes.
