@@ -42,17 +42,11 @@ def start_counting(ray: Any) -> Any:
     return ray.remote(**options)(Attempts).remote()
 
 
-def check_attempts(times: int, task: int, rows: range, workers: int) -> None:
-    """Raises if a task was begun too often; all workers may start at the same time."""
-    if task == START:
-        dead, most, subject = times - workers, MAX_ATTEMPTS, "Workers were started"
-    else:
-        dead, most = times - 1, MAX_ATTEMPTS - 1
-        subject = f"Block {task} (rows {rows.start} to {rows.stop - 1}) was begun"
-    if dead <= most:
-        return
-    raise LayertapError(
-        f"{subject} {dead} times, and died each time without an error: the "
-        "system or native code ended the process. The usual cause is a lack of memory. "
-        "Pass a smaller batch_size, or a larger num_cpus for fewer workers a node."
-    )
+def check_attempts(dead: int, subject: str) -> None:
+    """Raises if too many attempts at a task died; `subject` is what they began."""
+    if dead >= MAX_ATTEMPTS:
+        raise LayertapError(
+            f"{subject} {dead} times, and died each time without an error: the system "
+            "or native code ended the process. The usual cause is a lack of memory. "
+            "Pass a smaller batch_size, or a larger num_cpus for fewer workers a node."
+        )

@@ -112,7 +112,8 @@ class Worker:
                 f"assignment: {message}. Put the module where workers can import it: "
                 "in a package on all nodes, or in a folder of PYTHONPATH."
             ) from error
-        check_attempts(times, START, range(0), assignment.workers)
+        # All workers may start at the same time.
+        check_attempts(times - assignment.workers, "Workers were started")
         import keras
 
         from layertap.core.tolerance import differences
@@ -161,16 +162,17 @@ class Worker:
         rows = self._store.rows_of(number)
         if self._store.written(number):
             return len(rows), 0
-        check_attempts(self._begin(number), number, rows, 1)
+        begun = f"Block {number} (rows {rows.start} to {rows.stop - 1}) was begun"
+        check_attempts(self._begin(number) - 1, begun)
         block = self._store.empty(number)
         # Cut as in a save of all rows: the first and the last may have other rows, too.
-        begun = (
+        batches = (
             self._run.begin(
                 batch, slice(max(rows.start - batch.row, 0), rows.stop - batch.row)
             )
             for batch in self._feed.batches(rows.start, rows.stop)
         )
-        for arrays in prefetch(begun):
+        for arrays in prefetch(batches):
             block.append(arrays)
         if block.filled != len(rows):
             raise StoreError(
