@@ -92,6 +92,15 @@ def test_maps_are_pooled_over_all_axes_but_the_channels(reduce):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_an_input_of_the_model_is_pooled_as_well():
+    x = keras.Input((4, 5, 3), name="x")
+    model = keras.Model(x, keras.layers.Rescaling(2.0, name="double")(x))
+    data = np.random.default_rng(0).normal(size=(6, 4, 5, 3)).astype("float32")
+    values = layertap.capture(model, data, outputs=["x", "double"], reduce="max")
+    np.testing.assert_array_equal(values["x/out"], data.max((1, 2)))
+    np.testing.assert_array_equal(values["double/out"], 2 * data.max((1, 2)))
+
+
 def channels_first_and_last():
     x = keras.Input((4, 5, 3), name="x")
     pads = [

@@ -32,11 +32,7 @@ class Run:
     """
 
     def __init__(
-        self,
-        model: keras.Model,
-        feed: Feed,
-        plan: Plan,
-        reduction: Reduction,
+        self, model: keras.Model, feed: Feed, plan: Plan, reduction: Reduction
     ) -> None:
         self.feed = feed
         self.plan = plan

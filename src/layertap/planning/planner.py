@@ -1,7 +1,6 @@
 """Makes the plan of a model, with symbolic tensors: no data is run."""
 
 import warnings
-from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -182,14 +181,9 @@ def plan_from_specs(
         trace = check_rows(model, trace, batch)
     patterns = address.patterns(before)
     joins, ignored = select_joins(model.name, trace, kinds, patterns, everything)
-    inputs = {name: (value,) for name, value in trace.inputs.items()}
-    outputs: dict[str, dict[str, Any]] = {
-        path: {address.output(path, n, len(values)): v for n, v in enumerate(values)}
-        for path, values in (inputs | {**trace.outputs}).items()
-    }
-    known = [path for path in outputs if path in trace.outputs or path in named]
+    known = [p for p in trace.outputs if p not in trace.inputs or p in named]
     matching = address.match(named, known, what="operation")
-    chosen = {name: value for path in matching for name, value in outputs[path].items()}
+    chosen = {n: v for path in matching for n, v in trace.outputs_of(path).items()}
     if batch is None or selection.for_head or selection.pad:
         data = None
     else:
@@ -211,7 +205,7 @@ def plan_from_specs(
         computed = PlanBuilder(AS_COMPUTED)
         computed.add_joins(joins)
         cut = cut_before(model, specs, computed.joins, computed.refused)
-        builder.add_skips(model.name, cut.skips, ChainMap(*outputs.values()))
+        builder.add_skips(model.name, cut.skips, trace.values)
     made = builder.build(model.name, ignored, trace.random)
     if not made.addresses:
         reasons = "; ".join(f"{r.address}: {r.reason}" for r in made.refused)

@@ -57,9 +57,10 @@ class Trace:
     """The joins and operations of one forward pass, in the order of execution."""
 
     joins: Mapping[str, TracedJoin] = field(default_factory=dict)  # by path
+    # By path, and those of the model under their names.
     outputs: Mapping[str, tuple[TracedValue, ...]] = field(default_factory=dict)
-    # By name, without those that share their name with a layer.
-    inputs: Mapping[str, TracedValue] = field(default_factory=dict)
+    # The names of the model's inputs, without those that are also names of layers.
+    inputs: Sequence[str] = ()
     # The path and the reason of an early end; None after a complete pass.
     stopped: tuple[str, str] | None = None
     # The paths of the operations that draw random numbers.
@@ -68,16 +69,19 @@ class Trace:
     @property
     def values(self) -> dict[str, TracedValue]:
         """The branches of all joins and the outputs of all operations, by address."""
-        branches = {
+        values = {
             address.branch(path, number): value
             for path, join in self.joins.items()
             for number, value in enumerate(join.inputs)
         }
-        return branches | {
-            address.output(path, number, len(values)): value
-            for path, values in self.outputs.items()
-            for number, value in enumerate(values)
-        }
+        for path in self.outputs:
+            values |= self.outputs_of(path)
+        return values
+
+    def outputs_of(self, path: str) -> dict[str, TracedValue]:
+        """Returns the outputs of an operation, by address."""
+        values = self.outputs[path]
+        return {address.output(path, n, len(values)): v for n, v in enumerate(values)}
 
     @property
     def shapes(self) -> list[tuple[int | None, ...]]:
@@ -85,7 +89,7 @@ class Trace:
         return [value.shape for value in self.values.values()]
 
     def map(self, function: Callable[[TracedValue], TracedValue]) -> "Trace":
-        """Returns the trace with a function of each value besides the inputs."""
+        """Returns the trace with a function of each value."""
         joins = {path: join.map(function) for path, join in self.joins.items()}
         outputs = {p: tuple(map(function, of)) for p, of in self.outputs.items()}
         return replace(self, joins=joins, outputs=outputs)
@@ -111,11 +115,8 @@ def _merge_two(one: Trace, other: Trace) -> Trace:
         for path, values in one.outputs.items()
         if path in other.outputs
     }
-    inputs = {
-        name: _agree(value, other.inputs[name]) for name, value in one.inputs.items()
-    }
     stopped = one.stopped or other.stopped
-    return Trace(joins, outputs, inputs, stopped, one.random)
+    return Trace(joins, outputs, one.inputs, stopped, one.random)
 
 
 def _agree_all(

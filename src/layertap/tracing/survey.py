@@ -108,7 +108,8 @@ def _with_rows(
     tried = ", ".join(str(size) for size, _ in STAND_INS)
     raise ListeningError(
         f"{model.name!r} ({type(model).__name__}) with {', '.join(shapes)} can't be "
-        f"run with symbolic tensors: {type(errors[0]).__name__}: {_message(errors[0])}\n"
+        "run with symbolic tensors: "
+        f"{type(errors[0]).__name__}: {_message(errors[0])}\n"
         + (f"The open sizes of {', '.join(opened)} were {tried}. " if opened else "")
         + "If the model expects other shapes, pass data that have them"
         # Without data, or with inputs of open sizes.

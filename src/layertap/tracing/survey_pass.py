@@ -37,7 +37,7 @@ class SurveyPass(Pass):
         self._random: dict[str, None] = {}
         # The reason why no join that is written with the backend can be captured.
         self.native_fault = ""
-        self._inputs: dict[str, TracedValue] = {}
+        self._inputs: dict[str, tuple[TracedValue, ...]] = {}
         self._specs = keras.tree.flatten(specs)
         self._model_name = model_name
         self._rows: Any = None
@@ -54,8 +54,9 @@ class SurveyPass(Pass):
 
     def result(self) -> Trace:
         """Returns the trace of a pass that has ended."""
-        joins, random = self.joins, tuple(self._random)
-        trace = Trace(joins, self.outputs, self._inputs, self.stopped, random)
+        inputs = {n: v for n, v in self._inputs.items() if n not in self.outputs}
+        outputs, random = inputs | self.outputs, tuple(self._random)
+        trace = Trace(self.joins, outputs, (*inputs,), self.stopped, random)
         return trace.map(self._attribute)
 
     def enter(self, operation: Any, args: Any, kwargs: Any) -> Frame:
@@ -76,7 +77,7 @@ class SurveyPass(Pass):
                 if tensor is not None:
                     self._makers[self._key(tensor)] = spec.name
             named = named_inputs(frame.operation, args[0])
-            self._inputs = {name: self._value(tensor) for name, tensor in named.items()}
+            self._inputs = {name: (self._value(x),) for name, x in named.items()}
             return
         positional, named = frame.arguments
         self.convert(positional, args)

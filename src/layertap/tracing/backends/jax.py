@@ -29,21 +29,16 @@ class Jax(Backend):
         # Passed at each call, so that they are not constants of the compiled code.
         variables = model.variables
 
-        @jax.jit
-        def compiled(values: list[Any], inputs: Any) -> dict[str, Any]:
+        def scoped(values: list[Any], inputs: Any) -> dict[str, Any]:
             with keras.StatelessScope(zip(variables, values, strict=True)):
-                return run(inputs, as_is)
-
-        def eager(values: list[Any], inputs: Any) -> dict[str, Any]:
-            with keras.StatelessScope():
                 return run(jax.tree.map(jax.numpy.asarray, inputs), as_is)
 
-        chosen = eager if needs_values(model) else compiled
+        function = scoped if needs_values(model) else jax.jit(scoped)
 
         def step(inputs: Any) -> Callable[[], Arrays]:
             # JAX computes in the background until the values are read.
             values = [variable.value for variable in variables]
-            tensors = chosen(values, _distributed(inputs))
+            tensors = function(values, _distributed(inputs))
             return lambda: {name: np.asarray(value) for name, value in tensors.items()}
 
         return step
