@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from layertap.core.plan import Join, named_branches
+from layertap.core.plan import named_branches
 from layertap.errors import ModelError, OptionError
 from layertap.planning.planner import plan, specs_for
 from layertap.tracing.collect import collect
@@ -124,8 +124,7 @@ def submodels(
         if not join.whole:
             raise
         return {
-            made_by: BranchModel(model, join, index, name=_name(address))
-            for index, (made_by, address) in enumerate(names)
+            made_by: BranchModel(model, branch, join.kind) for made_by, branch in names
         }
     return {made_by: cut.stem(_name(name), name) for made_by, name in names}
 
@@ -138,11 +137,11 @@ def _name(branch: str) -> str:
 class BranchModel(keras.Model):
     """A model of one branch that runs the original until it has the branch."""
 
-    def __init__(self, model: keras.Model, join: Join, index: int, name: str) -> None:
-        super().__init__(name=name)
+    def __init__(self, model: keras.Model, branch: str, kind: str) -> None:
+        super().__init__(name=_name(branch))
         self.original = model
-        self.branch = join.branches[index].address
-        self.wanted = Wanted([self.branch], {join.kind})
+        self.branch = branch
+        self.wanted = Wanted([branch], {kind})
         # All its variables are the original's.
         self.built = True
 
