@@ -63,8 +63,7 @@ class Reduction:
             raise OptionError(
                 f"`reduce` is invalid. Expected None, {', '.join(map(repr, NAMED))}, "
                 f"or a function of a tensor. Received {self.reduce!r}."
-                + advice
-                * (self.reduce == "mean")
+                + (advice if self.reduce == "mean" else "")
             )
 
     @property
@@ -137,7 +136,10 @@ class Reduction:
         axes = _pooled_axes(tensor.shape, channels_first)
         match self.reduce:
             case "avg" if axes:
-                return _mean(tensor, axes)
+                if "float8" in _dtype(tensor):
+                    # Keras has no mean of these.
+                    tensor = ops.cast(tensor, "float32")
+                return ops.mean(tensor, axis=axes)
             case "max" if axes:
                 reduced = ops.any if _dtype(tensor) == "bool" else ops.max
                 return reduced(tensor, axis=axes)
@@ -159,14 +161,6 @@ def _dtype(tensor: Tensor) -> str:
 def _pooled_axes(shape: Sequence[Any], channels_first: bool = False) -> tuple[int, ...]:
     """Returns the axes of a shape besides those of the rows and of the channels."""
     return tuple(range(1 + channels_first, len(shape) - 1 + channels_first))
-
-
-def _mean(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
-    dtype = _dtype(tensor)
-    if dtype not in ("float64", *_COMPLEX):
-        tensor = ops.cast(tensor, "float32")
-    tensor = ops.mean(tensor, axis=axes)
-    return ops.cast(tensor, dtype) if dtype in _FLOATS else tensor
 
 
 def _overflows(tensor: Tensor, limit: float) -> Tensor:
