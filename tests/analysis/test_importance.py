@@ -246,13 +246,13 @@ def test_chosen_branches_have_the_figures_of_all(saved):
 
 def test_each_evaluation_reads_what_it_needs_once(saved, monkeypatch):
     seen = []
-    original = keras.Model.evaluate
+    original = keras.Model.test_on_batch
 
-    def evaluate(self: Any, data: Any, **options: Any) -> Any:
-        seen.append([array.shape for array in keras.tree.flatten(data[0])])
-        return original(self, data, **options)
+    def test_on_batch(self: Any, *batch: Any, **options: Any) -> Any:
+        seen.append([tuple(array.shape) for array in keras.tree.flatten(batch)])
+        return original(self, *batch, **options)
 
-    monkeypatch.setattr(keras.Model, "evaluate", evaluate)
+    monkeypatch.setattr(keras.Model, "test_on_batch", test_on_batch)
     done = []
     layertap.importance(
         *(saved, head()),
@@ -262,7 +262,7 @@ def test_each_evaluation_reads_what_it_needs_once(saved, monkeypatch):
         progress=lambda rows, written: done.append((rows, written)),
     )
     # Both branches are one matrix, whose number of columns is theirs; and the labels.
-    assert seen == [[(16, 3), (16, 1)]] * 9
+    assert seen == [[(16, 3), (16, 1)]] * 9 * (ROWS // 16)
     assert done == [(number * ROWS, 0) for number in range(1, 10)]
 
 

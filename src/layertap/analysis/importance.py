@@ -166,8 +166,7 @@ class _Measurement:
 
     def evaluate(self, changed: Mapping[str, Any]) -> Metrics:
         """Returns the loss and the metrics, with other arrays at some addresses."""
-        data = self.inputs.dataset(changed)
-        metrics = self.model.evaluate(data, verbose=0, return_dict=True)
+        metrics = self.model.measure(self.inputs.batches(changed))
         self.evaluations += 1
         self.report(self.evaluations * len(self.chosen.rows), 0)
         names = sorted(metrics, key=lambda name: (name != "loss", name))

@@ -13,7 +13,6 @@ from layertap.core import tree
 from layertap.core.plan import Join
 from layertap.results.saved import Saved
 from layertap.results.training.batches import Batches, Examples
-from layertap.results.training.keras import SavedDataset
 from layertap.results.training.row_order import RowOrder
 
 Array = NDArray[Any]
@@ -96,18 +95,19 @@ class HeadInputs:
         batches = -(-len(self.rows) // fitting)
         self._size = self.batch_size or -(-len(self.rows) // batches)
 
-    def dataset(self, changed: Mapping[str, Any]) -> SavedDataset:
-        """Returns the batches for `evaluate`, with other arrays in some places."""
+    def batches(self, changed: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+        """Yields the batches for a head, with other arrays in some places."""
         arrays = {**self.arrays, **changed}
         x = {
             dtype: _Packed([arrays[name] for name in names])
             for dtype, names in self._packs.items()
         }
         examples = Examples((x, *self.targets), self._order)
-        return SavedDataset(Batches(examples, self._size, drop_remainder=False))
+        batches = Batches(examples, self._size, drop_remainder=False)
+        return (batches.batch(number, 0) for number in range(len(batches)))
 
     def unpack(self, packed: Mapping[str, Any]) -> Any:
-        """Returns what the head accepts, of the tensors of a batch of `dataset`."""
+        """Returns what the head accepts, of the tensors of one of `batches`."""
         values = {}
         for dtype, names in self._packs.items():
             start = 0
