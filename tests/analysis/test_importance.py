@@ -17,15 +17,9 @@ from tests.support.importance_models import (
     head,
     inputs,
     model,
-    save,
 )
 
 pytestmark = pytest.mark.every_backend
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return save(tmp_path_factory.mktemp("importance") / "v.zarr")
 
 
 def test_changes_of_loss_are_those_by_hand(saved):

@@ -18,15 +18,9 @@ from tests.support.importance_models import (
     head,
     inputs,
     model,
-    save,
 )
 
 pytestmark = pytest.mark.every_backend
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return save(tmp_path_factory.mktemp("importance") / "v.zarr")
 
 
 def own_loss(y: Any, output: Any) -> Any:
