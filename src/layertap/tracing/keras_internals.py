@@ -43,7 +43,10 @@ except ImportError as error:
 
 def spec_on_tensorflow(function: Any, *args: Any, **kwargs: Any) -> Any:
     """Returns the output specs of a function of TensorFlow, on any backend."""
-    from keras.src.backend.tensorflow.core import compute_output_spec
+    try:
+        from keras.src.backend.tensorflow.core import compute_output_spec
+    except ImportError:  # Keras 3.16 moves it.
+        from keras.src.backend.tensorflow.ops.core import compute_output_spec
 
     return compute_output_spec(function, *args, **kwargs)
 

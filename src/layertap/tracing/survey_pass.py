@@ -19,7 +19,7 @@ from layertap.tracing.forward_pass import (
     tensors_of,
 )
 from layertap.tracing.join_kinds import is_native
-from layertap.tracing.keras_internals import backend, spec_on_tensorflow
+from layertap.tracing.keras_internals import spec_on_tensorflow
 from layertap.tracing.model_structure import named_inputs
 from layertap.tracing.records import Trace, TracedJoin, TracedValue
 
@@ -231,8 +231,8 @@ def _stand_ins(operation: Any, args: Any, kwargs: Any) -> Any:
 
     def stand_in(spec: Any) -> Tensor:
         shape = [open_size if size is None else size for size in spec.shape]
-        zero = backend.convert_to_tensor(np.zeros((), spec.dtype))
-        return backend.numpy.broadcast_to(zero, shape)
+        zero = keras.ops.convert_to_tensor(np.zeros((), spec.dtype))
+        return keras.ops.broadcast_to(zero, shape)
 
     args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
     try:
