@@ -31,13 +31,9 @@ import numbers
 class LayertapError(Exception):
     """Any error raised by layertap."""
 
-    __module__ = "layertap"
-
 
 class AddressError(LayertapError, KeyError):
     """No value, join or operation has the name."""
-
-    __module__ = "layertap"
 
     def __str__(self) -> str:
         # KeyError would show the message as a quoted repr.
@@ -47,7 +43,6 @@ class AddressError(LayertapError, KeyError):
 class ModelError(LayertapError, ValueError):
     """The model can't be traced, or not as requested."""
 
-    __module__ = "layertap"
     # Others come out of a `tf.function` as TensorFlow's own errors.
     __init__ = Exception.__init__
 
@@ -55,85 +50,64 @@ class ModelError(LayertapError, ValueError):
 class NoJoinsError(ModelError):
     """Nothing in the model is joined, and no output was requested."""
 
-    __module__ = "layertap"
-
 
 class RefusedError(ModelError):
     """A value that was requested by name can't be captured."""
-
-    __module__ = "layertap"
 
 
 class PartialWarning(UserWarning):
     """Some of the values that a glob selected can't be captured."""
 
-    __module__ = "layertap"
-
 
 class ListeningError(ModelError):
     """Keras or the model did something that tracing does not know."""
-
-    __module__ = "layertap"
 
 
 class ModelFileError(LayertapError, ValueError):
     """The file has no model, or none that may be loaded."""
 
-    __module__ = "layertap"
-
 
 class DataError(LayertapError, ValueError):
     """The model does not accept these data."""
-
-    __module__ = "layertap"
 
 
 class DataTypeError(DataError, TypeError):
     """The model does not accept data of this type."""
 
-    __module__ = "layertap"
-
 
 class OptionError(LayertapError, ValueError):
     """An argument is unusable, alone or with the others."""
-
-    __module__ = "layertap"
 
 
 class StoreError(LayertapError, OSError):
     """A store can't be read or written."""
 
-    __module__ = "layertap"
-
 
 class NotAStoreError(StoreError):
     """The path has something that is not a store of layertap."""
-
-    __module__ = "layertap"
 
 
 class StoreFormatError(StoreError):
     """The store was written by a newer layertap."""
 
-    __module__ = "layertap"
-
 
 class StoreCorruptError(StoreError):
     """The store's bytes differ from the written ones."""
-
-    __module__ = "layertap"
 
 
 class OtherRunError(StoreError):
     """The store belongs to another run: other weights, plan, data or versions."""
 
-    __module__ = "layertap"
-
 
 class BackendMissingError(LayertapError, ImportError):
     """A package is not installed: the backend of Keras, or one of an extra."""
 
-    __module__ = "layertap"
+
+# The names in tracebacks and pickles.
+for _class in tuple(vars().values()):
+    if isinstance(_class, type) and issubclass(_class, LayertapError | Warning):
+        _class.__module__ = "layertap"
+del _class
 
 
 def check_number(name: str, number: int | None, least: int) -> int | None:
