@@ -18,6 +18,7 @@ from layertap.core.optional import import_callable, require_keras
 
 _SELECTION = ("before", "outputs", "joins", "for_head", "dtype", "reduce")
 _COLUMNS = ("labels", "ids")
+_IMAGES = ("preprocess", "skip_bad")
 # The most names that a line shows.
 _SHOWN = 8
 
@@ -121,8 +122,8 @@ def show(store: str, as_json: bool, verbose: bool) -> None:
 
 @main.command(cls=options.Command, epilog=options.DATA_HELP)
 @click.argument("store")
-@click.option("--model", metavar="MODEL", help="The model of the save.")
-@click.option("--data", metavar="DATA", help="The data of the save.")
+@options.one("--model", "MODEL", "The model of the save.")
+@options.one("--data", "DATA", "The data of the save.")
 @options.number(
     "--rows",
     0,
@@ -160,9 +161,7 @@ def verify(
 @main.command(cls=options.Command)
 @click.argument("store")
 @click.argument("model")
-@click.option(
-    "--loss", metavar="NAME", help="A loss; by default that of the compiled MODEL."
-)
+@options.one("--loss", "NAME", "A loss; by default that of the compiled MODEL.")
 @options.several("--branches", "GLOB", "Branches, by address or what they come from.")
 @options.several("--metric", "NAME", "A metric, with --loss.")
 @options.number(
@@ -249,7 +248,7 @@ def _save_on_ray(
     path, trust = str(Path(model).absolute()), given["trust_model"]
     shared = SharedModel(path, trust=trust, modules=given["import"])
     chosen |= _chosen(given, "workers", "num_gpus")
-    images = _image_options(given)
+    images = _chosen(given, *_IMAGES)
     source = layertap.images(data, **images) if images else data
     with ray_session.connection(given["ray"]):
         return distributed.save(shared, source, output, **chosen)
@@ -274,24 +273,17 @@ def _load_with_data(model: str, data: str, given: dict[str, Any]) -> tuple[Any, 
     loaded = _load(model, given)
     from layertap.inputs.data_file import load_data
 
-    columns = (given["labels"], given["ids"])
-    return loaded, load_data(data, loaded, columns, **_image_options(given))
-
-
-def _image_options(given: dict[str, Any]) -> dict[str, Any]:
-    from layertap.core.optional import import_callable
-
-    chosen = _chosen(given, "preprocess", "skip_bad")
-    if "preprocess" in chosen:
-        chosen["preprocess"] = import_callable(chosen["preprocess"], "--preprocess")
-    return chosen
+    columns = [given[name] for name in _COLUMNS]
+    return loaded, load_data(data, loaded, columns, **_chosen(given, *_IMAGES))
 
 
 def _chosen(given: dict[str, Any], *names: str) -> dict[str, Any]:
     """Returns the options that the user gave; the API has the same defaults."""
     chosen = {name: given[name] for name in names if given[name]}
-    if ":" in chosen.get("reduce", ""):
-        chosen["reduce"] = import_callable(chosen["reduce"], "--reduce")
+    for name, value in chosen.items():
+        # A reduction may also have a name.
+        if name == "preprocess" or (name == "reduce" and ":" in value):
+            chosen[name] = import_callable(value, f"--{name}")
     return chosen
 
 

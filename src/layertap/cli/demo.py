@@ -35,16 +35,19 @@ def run(folder: Path, command: Callable[..., None]) -> None:
     network.save(model)
     np.savez(data, image=images, labels=labels)
     shutil.rmtree(store, ignore_errors=True)
-    console.print("\nWhat does a save capture?")
-    _type(command, "plan", model, "--rows", str(len(images)))
-    console.print("\nSave each branch for every image, just before the join:")
-    _type(command, "save", model, data, "-o", store)
-    console.print("\nWhat is in the store?")
-    _type(command, "show", store)
-    console.print("\nDo the saved values equal those of the model?")
-    _type(command, "verify", store, "--model", model, "--data", data, "--rows", "0")
-    console.print("\nHow much does the classifier depend on each branch?")
-    _type(command, "importance", store, model)
+    again = ("--model", model, "--data", data, "--rows", "0")
+    for question, *words in (
+        ("What does a save capture?", "plan", model, "--rows", str(len(images))),
+        ("Save each branch, just before the join:", "save", model, data, "-o", store),
+        ("What is in the store?", "show", store),
+        ("Do the saved values equal those of the model?", "verify", store, *again),
+        ("How much does the result depend on each branch?", "importance", store, model),
+    ):
+        console.print(f"\n{question}")
+        # Names are not markup, and the line can be copied.
+        line = f"$ layertap {shlex.join(words)}"
+        console.print(line, style="bold", markup=False, soft_wrap=True)
+        command(*words)
     console.print(
         f"\n{folder} has the model, the data and the store. In Python:\n"
         f"  import layertap\n  saved = layertap.open({store!r})\n"
@@ -90,10 +93,3 @@ def train(images: Any, labels: Any) -> keras.Model:
     _, accuracy = model.evaluate(images[fifth], labels[fifth], verbose=0)
     console.print(f"Trained; {accuracy:.1%} of the other images are right.")
     return model
-
-
-def _type(command: Callable[..., None], *words: str) -> None:
-    # Names are not markup, and the line can be copied.
-    line = f"$ layertap {shlex.join(words)}"
-    console.print(line, style="bold", markup=False, soft_wrap=True)
-    command(*words)

@@ -94,8 +94,8 @@ _OPTION = re.compile(
 )
 # Calls of Python that have a command.
 _CALL = re.compile(
-    r"\b(?:layertap\.)?(save|plan)\(model, (?P<data>data, path, |\(x, y\), path)?"
-    r"(?P<options>[^()]*)\)"
+    r"\b(?:layertap\.)?(?:plan\(model, like=x\)"
+    r"|save\(model, (?:data|(?P<labels>\(x, y\))), path(?P<options>[^()]*)\))"
 )
 _SINGULAR = {"metrics": "metric", "pairs": "pair"}
 
@@ -117,15 +117,9 @@ def in_command_words(message: str) -> str:
         return words if value in (None, "True") else f"{words} {value}"
 
     def call(match: re.Match[str]) -> str:
-        words = ["layertap", match[1], "MODEL"]
-        options = match["options"].strip(", ")
-        if options == "like=x":
-            return "layertap save MODEL DATA -o STORE"
-        if match["data"]:
-            words.append("DATA -o STORE")
-        words += filter(None, options.split(", "))
-        labels = (match["data"] or "").startswith("(")
-        return " ".join(words) + (", with labels in DATA" if labels else "")
+        options = (match["options"] or "").replace(",", "")
+        labels = ", with labels in DATA" if match["labels"] else ""
+        return f"layertap save MODEL DATA -o STORE{options}{labels}"
 
     return _OPTION.sub(option, _CALL.sub(call, message))
 
@@ -151,16 +145,19 @@ def row_range(text: str) -> slice:
     return slice(int(start) if start else None, int(stop) if stop else None)
 
 
+def one(name: str, kind: str, text: str, **settings: Any) -> Any:
+    """Returns an option with a value."""
+    return click.option(name, metavar=kind, help=text, **settings)
+
+
 def number(name: str, least: int, text: str, **settings: Any) -> Any:
     """Returns an option for an integer from `least` on."""
-    return click.option(
-        name, type=click.IntRange(min=least), metavar="N", help=text, **settings
-    )
+    return one(name, "N", text, type=click.IntRange(min=least), **settings)
 
 
 def several(name: str, kind: str, text: str, **settings: Any) -> Any:
     """Returns an option that can be passed several times."""
-    return click.option(name, multiple=True, metavar=kind, help=text, **settings)
+    return one(name, kind, text, multiple=True, **settings)
 
 
 def flag(name: str, text: str) -> Any:
@@ -183,11 +180,11 @@ verbose = flag("--verbose", "Show the backend's messages, and tracebacks.")
 json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet = flag("--quiet", "Show no progress.")
 
-reduce = click.option(
+reduce = one(
     "--reduce",
-    metavar="avg|max|flatten|MODULE:CALLABLE",
-    help="Store the average or the maximum of each channel, all numbers flat, or what "
-    "a function returns that keeps the rows.",
+    "avg|max|flatten|MODULE:CALLABLE",
+    "Store the average or the maximum of each channel, all numbers flat, or what a "
+    "function returns that keeps the rows.",
 )
 
 model = _group(
@@ -202,14 +199,12 @@ model = _group(
 )
 
 data = _group(
-    click.option(
-        "--labels", metavar="COLUMN", help="The column of the labels in DATA."
-    ),
-    click.option("--ids", metavar="COLUMN", help="The column of the ids in DATA."),
-    click.option(
+    one("--labels", "COLUMN", "The column of the labels in DATA."),
+    one("--ids", "COLUMN", "The column of the ids in DATA."),
+    one(
         "--preprocess",
-        metavar="PACKAGE.MODULE:CALLABLE",
-        help="What the model needs done to images, such as "
+        "PACKAGE.MODULE:CALLABLE",
+        "What the model needs done to images, such as "
         "keras.applications.inception_v3:preprocess_input.",
     ),
     flag("--skip-bad", "Leave out images that can't be decoded, and name them."),
@@ -237,20 +232,20 @@ selection = _group(
 )
 
 ray = _group(
-    click.option(
+    one(
         "--ray",
+        "[ADDRESS]",
+        "Save with many workers on Ray: on the cluster at ADDRESS, by default at "
+        "RAY_ADDRESS, else on this machine.",
         is_flag=False,
         flag_value="",
-        metavar="[ADDRESS]",
-        help="Save with many workers on Ray: on the cluster at ADDRESS, by default at "
-        "RAY_ADDRESS, else on this machine.",
     ),
     number("--workers", 1, "With --ray: how many; by default one a CPU or GPU."),
-    click.option(
+    one(
         "--num-gpus",
+        "N",
+        "With --ray: GPUs of each worker; by default 0.",
         type=click.FloatRange(min=0),
         default=0,
-        metavar="N",
-        help="With --ray: GPUs of each worker; by default 0.",
     ),
 )
