@@ -37,7 +37,6 @@ Side = Literal["in", "out"]
 
 _NUMBER_OF_A_CALL = re.compile(r"@\d+(?=/|$)")
 _LOOKS_LIKE_A_LATER_CALL = re.compile(r"@(?=\d+$)")
-_LATER_CALL = re.compile(r"@\d+$")
 
 _ADDRESS = re.compile(
     r"(?P<path>.+)/(?:in/(?P<branch>\d+)|out(?:/(?P<output>\d+))?)", re.ASCII
@@ -120,7 +119,7 @@ class LayerName(str):
 def names(pattern: str, path: str) -> bool:
     """Whether a pattern is the complete name of a path, or the layer there."""
     if isinstance(pattern, LayerName):
-        return _LATER_CALL.sub("", path.rpartition("/")[2]) == pattern
+        return _NUMBER_OF_A_CALL.sub("", path).rpartition("/")[2] == pattern
     return pattern in (path, unquote(path))
 
 

@@ -287,11 +287,9 @@ class Plan(tables.Tabular):
             rows: The number of rows of data; the caption has the total for them.
         """
         table = tables.titled(f"Plan of {self.model}", self._summary(rows))
-        for heading in ("address", "made by"):
-            table.add_column(heading, overflow="fold")
-        for heading in ("shape", "dtype"):
-            table.add_column(heading, no_wrap=True)
-        table.add_column("bytes/row", justify="right", no_wrap=True)
+        tables.add_columns(table, "address", "made by", overflow="fold")
+        tables.add_columns(table, "shape", "dtype", no_wrap=True)
+        tables.add_columns(table, "bytes/row", justify="right", no_wrap=True)
         for join in self.joins:
             axis = "" if join.axis is None else f", axis {join.axis}"
             cells = (join.path, join.kind + axis, tables.shape(join.shape), join.dtype)
@@ -307,10 +305,10 @@ class Plan(tables.Tabular):
         rows = 1_000_000 if rows is None else rows
         per_row = self.bytes_per_row
         total = None if per_row is None else per_row * rows
-        count = len(self.addresses)
         summary = Text(
-            f"{count} value{'s' * (count != 1)}, {len(self.stored)} of them stored: "
-            f"{tables.size(per_row)} per row, {tables.size(total)} for {rows:,} rows."
+            f"{tables.counted(len(self.addresses), 'value')}, "
+            f"{len(self.stored)} of them stored: {tables.size(per_row)} per row, "
+            f"{tables.size(total)} for {rows:,} rows."
         )
         if self.reduce is not None:
             summary.append(f"\nreduced: {self.reduce}")
@@ -324,12 +322,9 @@ class Plan(tables.Tabular):
             paths = ", ".join(self.random)
             summary.append(f"\nrandom numbers, the same in every batch: {paths}")
         if self.ignored:
-            count = len(self.ignored)
-            summary.append(
-                f"\n{count} join{'s' * (count != 1)} left out, not joining data: see "
-                'plan.ignored, or joins="all".',
-                style="dim",
-            )
+            joins = tables.counted(len(self.ignored), "join")
+            why = 'not joining data: see plan.ignored, or joins="all".'
+            summary.append(f"\n{joins} left out, {why}", style="dim")
         for refused in self.refused:
             line = f"\nrefused: {refused.address}: {refused.reason}"
             summary.append(line, style="red")
@@ -355,10 +350,8 @@ def _cells(value: Value, indent: str = "") -> list[Text]:
         name.append(f"\n{indent}= {value.alias_of}", style="dim")
         # Not stored, and so not in the total below.
         size = "0"
-    return [
-        name,
-        *map(Text, (value.made_by, tables.shape(value.shape), value.dtype, size)),
-    ]
+    facts = (value.made_by, tables.shape(value.shape), value.dtype, size)
+    return [name, *map(Text, facts)]
 
 
 _hints_of = cache(partial(get_type_hints, include_extras=True))
