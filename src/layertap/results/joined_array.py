@@ -1,30 +1,22 @@
 """A value that is not stored itself: other arrays, joined when it is read."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import StoreError
+from layertap.store import LazyArray
 
 # The most nesting, and the most parts of parts, of a value.
 _MOST_DEPTH, _MOST_LEAVES = 200, 2**16
 
 
-class RowArray(Protocol):
-    """An array that can be indexed by rows: in memory, on disk, or joined."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __getitem__(self, rows: Any, /) -> NDArray[Any]: ...
-
-
 class JoinedArray:
     """Arrays that are joined along an axis when rows of them are read."""
 
-    def __init__(self, parts: Sequence[RowArray], axis: int) -> None:
+    def __init__(self, parts: Sequence["ValueArray"], axis: int) -> None:
         first = parts[0].shape
         forms = {(p.dtype, p.shape[:axis], p.shape[axis + 1 :]) for p in parts}
         if len(forms) > 1 or not 1 <= axis < len(first):
@@ -89,3 +81,7 @@ class JoinedArray:
     def __repr__(self) -> str:
         parts = len(self._parts)
         return f"<layertap.JoinedArray {self.shape} {self.dtype}, of {parts}>"
+
+
+# A value on disk: stored, or joined of others.
+ValueArray = LazyArray | JoinedArray

@@ -10,7 +10,7 @@ from layertap.core.address import DIGESTS, IDS
 from layertap.core.plan import Plan, Recipe
 from layertap.core.values import auxiliary_arrays
 from layertap.errors import StoreCorruptError
-from layertap.results.joined_array import JoinedArray
+from layertap.results.joined_array import JoinedArray, ValueArray
 from layertap.store import LazyArray, Reader
 
 # A key of a complete store only.
@@ -24,8 +24,6 @@ _DAMAGE = (
     *(KeyError, TypeError, ValueError, AttributeError, IndexError),
     *(OverflowError, RecursionError),
 )
-
-ValueArray = LazyArray | JoinedArray
 
 
 @contextmanager

@@ -65,9 +65,8 @@ class Saved(SavedRows):
         texts = self.reader.attributes.get(STATISTICS, {})
         with report_damage(self.path):
             stored = encoding.decode_all(self.plan, self.rows, texts)
-            return _KnownStatistics(
-                self, feature_axes.derive_statistics(self.plan, stored)
-            )
+            known = feature_axes.derive_statistics(self.plan, stored)
+            return _KnownStatistics(self, known)
 
     def dataset(
         self,
@@ -292,13 +291,10 @@ class _KnownStatistics(dict[str, Statistics]):
         self._saved = saved
 
     def __missing__(self, name: str) -> Statistics:
-        if name not in self._saved.plan.addresses:
-            raise unknown_address(self._saved.plan, name)
-        why = (
-            "its numbers are complex"
-            if self._saved.complete
-            else "the save has not ended"
-        )
+        saved = self._saved
+        if name not in saved.plan.addresses:
+            raise unknown_address(saved.plan, name)
+        why = "its numbers are complex" if saved.complete else "the save has not ended"
         raise AddressError(f"{name} has no statistics: {why}.")
 
 

@@ -13,7 +13,7 @@ from layertap.core.address import IDS, LABELS, OVERFLOWED, SAMPLE_WEIGHT
 from layertap.core.plan import Plan
 from layertap.errors import StoreCorruptError, check_number
 from layertap.results import manifest
-from layertap.results.manifest import ValueArray
+from layertap.results.joined_array import ValueArray
 from layertap.results.training.row_order import RowOrder
 from layertap.store import LazyArray, Reader
 

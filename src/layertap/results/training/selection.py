@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from layertap.core import address, tree
 from layertap.core.plan import Plan
 from layertap.errors import DataError, DataTypeError, OptionError
-from layertap.results.joined_array import JoinedArray
+from layertap.results.joined_array import ValueArray
 from layertap.results.training.row_order import Rows
-from layertap.store import LazyArray
 
 Globs = str | Sequence[str] | None
 
@@ -79,7 +78,7 @@ def _row_arrays(option: str, structure: Any, rows: int) -> Any:
         return None
 
     def row_array(leaf: Any) -> Any:
-        array = leaf if isinstance(leaf, LazyArray | JoinedArray) else np.asarray(leaf)
+        array = leaf if isinstance(leaf, ValueArray) else np.asarray(leaf)
         if array.dtype.kind in "OSUV" and array.dtype.name != "bfloat16":
             raise DataTypeError(
                 f"`{option}=` has an unsupported dtype. Expected numbers, such as "
