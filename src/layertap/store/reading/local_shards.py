@@ -144,8 +144,13 @@ class LocalShards(Shards):
     @contextmanager
     def _shard(self, block: int) -> Iterator[Shard]:
         """Opens a shard, and explains errors of it."""
-        try:
+        with self._explaining(block):
             yield self._open(block)
+
+    @contextmanager
+    def _explaining(self, block: int) -> Iterator[None]:
+        try:
+            yield
         except ShardError as error:
             raise self.damaged(block, f"is damaged ({error})") from error
         except FileNotFoundError as error:
@@ -184,12 +189,8 @@ class LocalShards(Shards):
 
     def _check_size(self, block: int) -> None:
         sizes = self._layout.shard_sizes(len(self._layout.row_range(block)))
-        try:
+        with self._explaining(block):
             status = self._file(block).lstat()
-        except FileNotFoundError as error:
-            raise self.damaged(block, "is missing") from error
-        except OSError as error:
-            raise unreadable(self._file(block), error) from error
         if not stat.S_ISREG(status.st_mode):
             raise self.damaged(block, "is not a file of its own: a link, or a folder")
         if status.st_size not in sizes:
