@@ -92,7 +92,19 @@ class Columns:
         any_name = getattr(columns, "any_name", False) and len(self._inputs) == 1
         if only and (not self._inputs or any_name):
             return next(iter(rest.values()))
-        if self._inputs:
-            names = [str(name) for name in rest if name not in self._inputs]
-            self.unused |= dict.fromkeys(names)
-        return rest
+        if not self._inputs:
+            return rest
+        names = [str(name) for name in rest if name not in self._inputs]
+        self.unused |= dict.fromkeys(names)
+        return {name: find_input(rest, name) for name in self._inputs}
+
+
+def find_input(columns: Mapping[Any, Any], name: str) -> Any:
+    """Returns the column of an input of the model."""
+    if name in columns:
+        return columns[name]
+    raise DataError(
+        f"The model's input {name!r} is not in the data. Received "
+        f"{', '.join(map(repr, columns))}. "
+        + suggest(name, map(str, columns), what="name in the data")
+    )

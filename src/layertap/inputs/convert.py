@@ -3,7 +3,6 @@
 import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,9 +12,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core.address import suggest
 from layertap.errors import DataError, DataTypeError
-from layertap.inputs.columns import Columns, Parts
+from layertap.inputs.columns import Columns, Parts, find_input
 from layertap.inputs.images import ImageFolder
 from layertap.tracing.model_structure import check_strings, fixed_rows
 
@@ -44,7 +42,7 @@ class Batch:
         for start in range(0, self.rows, size):
             part = operator.itemgetter(slice(start, start + size))
             rows = min(size, self.rows - start)
-            yield Batch(self.row + start, rows, *(_mapped(part, s) for s in structures))
+            yield Batch(self.row + start, rows, *(mapped(part, s) for s in structures))
 
     def forms(self) -> dict[str, str]:
         """Describes what must be the same in all batches, by the arrays' names."""
@@ -110,7 +108,7 @@ class Converter:
         """Converts an element; with `copy`, the batch shares no memory with it."""
         x, *others = self.unpack(element)
         inputs = self._fit(x, row, copy)
-        others = [_mapped(partial(_array, copy=copy), part) for part in others]
+        others = [mapped(partial(_array, copy=copy), part) for part in others]
         leaves = named_leaves(inputs, *others)
         rows = common_rows(leaves, f" from row {row} on")
         return Batch(row, rows, inputs, *others)
@@ -118,37 +116,35 @@ class Converter:
     def _parts(self, x: Any, y: Any = None, weight: Any = None) -> Parts:
         if isinstance(x, Mapping):
             parts = self.columns.split(x, y, weight)
-            return parts._replace(inputs=self._select(parts.inputs))
+            if not isinstance(parts.inputs, dict):
+                return parts
+            fitted = {
+                name: leaf.fitted(self._by_name.get(name))
+                for name, leaf in parts.inputs.items()
+                if isinstance(leaf, ImageFolder)
+            }
+            return parts._replace(inputs=parts.inputs | fitted)
         self.columns.check_no_names(x)
         if not isinstance(x, ImageFolder):
             return Parts(x, y, weight)
         images = x.fitted(self._specs)
         return Parts(images, images.labels if y is None else y, weight, images.ids)
 
-    def check_rows(self, batch: Batch) -> None:
-        """Raises unless the model accepts the number of rows of a batch."""
-        if self.fixed_rows not in (None, batch.rows):
+    def check_rows(self, row: int, rows: int) -> None:
+        """Raises unless the model accepts the number of rows of the batch at a row."""
+        if self.fixed_rows not in (None, rows):
             raise DataError(
-                f"The batch from row {batch.row} on has another number of rows than "
-                f"the model accepts. Expected {self.fixed_rows}, the batch size that "
-                f"its inputs declare. Received {batch.rows}. Pass batches of "
-                f"{self.fixed_rows} rows, or build the model without `batch_shape`."
+                f"The batch from row {row} on has another number of rows than the "
+                f"model accepts. Expected {self.fixed_rows}, the batch size that its "
+                f"inputs declare. Received {rows}. Pass a multiple of "
+                f"{self.fixed_rows} rows, in batches of {self.fixed_rows}, or build "
+                "the model without `batch_shape`."
             )
-
-    def _select(self, x: Any) -> Any:
-        """Leaves out of a dictionary the names that the model does not have."""
-        if not isinstance(x, Mapping) or self._specs is None:
-            return x
-        selected = {name: _named(x, name) for name in self._by_name}
-        for name, leaf in selected.items():
-            if isinstance(leaf, ImageFolder):
-                selected[name] = leaf.fitted(self._by_name[name])
-        return selected
 
     def _fit(self, x: Any, row: int, copy: bool) -> Any:
         """Returns inputs in the structure, the dtypes and the ranks of the model."""
         if self._specs is None:
-            return _mapped(lambda leaf: _numbers(leaf, None, "The input", row, copy), x)
+            return mapped(lambda leaf: _numbers(leaf, None, "The input", row, copy), x)
         leaves = keras.tree.flatten(_match(x, self._specs))
         if len(leaves) != len(self._flat_specs):
             names = ", ".join(spec.name for spec in self._flat_specs)
@@ -163,7 +159,7 @@ class Converter:
         return keras.tree.pack_sequence_as(self._specs, arrays)
 
 
-def _mapped(function: Callable[[Any], Any], structure: Any) -> Any:
+def mapped(function: Callable[[Any], Any], structure: Any) -> Any:
     """Returns a structure with a function of each leaf; None stays None."""
     return keras.tree.map_structure(
         lambda leaf: None if leaf is None else function(leaf), structure
@@ -174,8 +170,8 @@ def _match(x: Any, specs: Any) -> Any:
     """Returns inputs such that, flattened, they are in the order of the specs."""
     if isinstance(x, Mapping):
         if isinstance(specs, Mapping):
-            return {key: _match(_named(x, key), specs[key]) for key in specs}
-        return keras.tree.map_structure(lambda spec: _named(x, spec.name), specs)
+            return {key: _match(find_input(x, key), specs[key]) for key in specs}
+        return keras.tree.map_structure(lambda spec: find_input(x, spec.name), specs)
     if isinstance(specs, Mapping) and list(specs) != sorted(specs):
         # Keras refuses this, too: the model's order or that of flattening?
         raise DataError(
@@ -186,16 +182,6 @@ def _match(x: Any, specs: Any) -> Any:
     if lists and len(x) == len(specs):
         return [_match(*pair) for pair in zip(x, specs, strict=True)]
     return x
-
-
-def _named(x: Mapping[Any, Any], name: str) -> Any:
-    if name in x:
-        return x[name]
-    raise DataError(
-        f"The model's input {name!r} is not in the data. Received "
-        f"{', '.join(map(repr, x))}. "
-        + suggest(name, map(str, x), what="name in the data")
-    )
 
 
 def named_leaves(x: Any, y: Any, weight: Any, ids: Any = None) -> dict[str, Any]:
@@ -339,19 +325,16 @@ def _numbers(
 def _texts(array: NDArray[Any], name: str, row: int) -> NDArray[Any]:
     """Returns strings as an array of bytes, the form in which TensorFlow has them."""
     check_strings("string", name)
-    texts: list[bytes] = []
-    for text in array.astype(object).flat:
-        encoded = text
-        with suppress(UnicodeEncodeError, AttributeError):
-            encoded = text.encode()
-        if not isinstance(encoded, bytes):
-            number = len(texts) // (array[:1].size or 1)
+    texts = array.astype(object)
+    for place, text in np.ndenumerate(texts):
+        try:
+            texts[place] = text if isinstance(text, bytes) else text.encode()
+        except (UnicodeEncodeError, AttributeError) as error:
             raise DataTypeError(
-                f"{name} holds {text!r} in row {row + number}. Expected strings in "
+                f"{name} holds {text!r} in row {row + place[0]}. Expected strings in "
                 "UTF-8. Convert the column to strings, and fill in missing ones."
-            )
-        texts.append(encoded)
-    return np.array(texts, object).reshape(array.shape)
+            ) from error
+    return texts
 
 
 def _fit_leaf(leaf: Any, spec: Any, row: int, copy: bool) -> NDArray[Any] | None:

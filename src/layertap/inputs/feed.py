@@ -69,13 +69,8 @@ class Feed:
     @property
     def notes(self) -> dict[str, Any]:
         """Facts about the data that a store notes, as data for JSON."""
-        images = self.images
-        notes = {
-            "class_names": list(self._source.class_names),
-            "not_used": list(self._converter.columns.unused),
-            "skipped": images and images.skipped,
-            "passed_over": images and images.passed_over,
-        }
+        unused = list(self._converter.columns.unused)
+        notes = {**self._source.notes, "not_used": unused}
         return {name: note for name, note in notes.items() if note}
 
     def check_rows(self, rows: int) -> None:
@@ -89,7 +84,7 @@ class Feed:
             return self._first
         for element in self._source.peek():
             self._first = next(self._convert(element, 0).parts(self.batch_size))
-            self._converter.check_rows(self._first)
+            self._converter.check_rows(0, self._first.rows)
             return self._first
         raise DataError(
             "The data are empty. Expected at least one row. If they are an iterator "
@@ -110,7 +105,7 @@ class Feed:
             for part in batch.parts(self.batch_size):
                 if stop is not None and part.row >= stop:
                     return
-                self._converter.check_rows(part)
+                self._converter.check_rows(part.row, part.rows)
                 yield part
 
     def _convert(self, element: Any, row: int) -> Batch:

@@ -4,8 +4,7 @@ import copy
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +17,12 @@ from numpy.typing import NDArray
 from layertap.core.optional import require
 from layertap.errors import DataError, OptionError, check_number
 from layertap.inputs.lazy_array import LazyRows, reporting
+from layertap.store.storage.ahead import map_ahead
 
 MODES = {1: "grayscale", 3: "rgb", 4: "rgba"}
 # Pillow recognizes these formats, but needs other programs to read them.
 _UNREADABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-# How many images are checked at once.
+# How many images are checked ahead, at most.
 _CHECKED = 1024
 
 
@@ -125,7 +125,7 @@ class ImageFolder(LazyRows):
         # A worker may work elsewhere.
         self.folder = self.folder.absolute()
         names, self.passed_over = _list_images(self.folder)
-        self.skipped = dict(self._undecodable(names)) if self.skip_bad else {}
+        self.skipped = self._undecodable(names) if self.skip_bad else {}
         self.ids = [name for name in names if name not in self.skipped]
         if not self.ids:
             is_folder = self.folder.is_dir()
@@ -136,11 +136,11 @@ class ImageFolder(LazyRows):
                 f" and {self.passed_over.total()} others."
             )
         above = [name.partition("/")[0] if "/" in name else "" for name in self.ids]
-        self.class_names = [] if "" in above else sorted(set(above))
+        self.class_names: list[str] = []
         self.labels: NDArray[np.int64] | None = None
-        if self.class_names:
-            numbers = {name: number for number, name in enumerate(self.class_names)}
-            self.labels = np.array([numbers[name] for name in above], "int64")
+        if "" not in above:
+            folders, self.labels = np.unique(above, return_inverse=True)
+            self.class_names = folders.tolist()
 
     def fitted(self, specs: Any) -> "ImageFolder":
         """Returns the same images in the size and the layout of a model's input."""
@@ -198,13 +198,10 @@ class ImageFolder(LazyRows):
             )
         return batch
 
-    def _undecodable(self, names: list[str]) -> Iterator[tuple[str, str]]:
-        """Yields the images that can't be decoded, and why."""
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(names), _CHECKED):
-                part = names[start : start + _CHECKED]
-                problems = pool.map(self._problem, part)
-                yield from ((n, p) for n, p in zip(part, problems, strict=True) if p)
+    def _undecodable(self, names: list[str]) -> dict[str, str]:
+        """Returns the images that can't be decoded, and why."""
+        problems = map_ahead(self._problem, names, most=_CHECKED)
+        return {n: why for n, why in zip(names, problems, strict=True) if why}
 
     def _problem(self, name: str) -> str:
         content = self._content(name)

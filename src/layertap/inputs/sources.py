@@ -1,11 +1,10 @@
 """Where batches come from: arrays, streams of batches, or batches by their numbers."""
 
+import operator
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -19,6 +18,7 @@ from layertap.inputs import convert
 from layertap.inputs.columns import Parts
 from layertap.inputs.convert import Converter
 from layertap.inputs.images import ImageFolder
+from layertap.store.storage.ahead import map_ahead
 
 BATCH_SIZE = 32
 
@@ -33,7 +33,7 @@ class Source(ABC):
         stable: Whether an element stays as it is when the next one is read.
         ids: The ids of all rows, unless there are none or each element has its own.
         images: The folder of images among the inputs, or None.
-        class_names: What the labels stand for, or nothing if that is not known.
+        notes: What a store notes of them: see `Feed.notes`.
     """
 
     rows: int | None = None
@@ -43,7 +43,7 @@ class Source(ABC):
     stable = False
     ids: Any = None
     images: ImageFolder | None = None
-    class_names: Sequence[str] = ()
+    notes: Mapping[str, Any] = {}
 
     @abstractmethod
     def elements(self, start: int, stop: int | None) -> Iterator[tuple[int, Any]]:
@@ -62,9 +62,8 @@ class ArrayBatches(Source):
     batch_size: int
 
     def __init__(self, data: Any, converter: Converter, batch_size: int | None) -> None:
-        check_number("`batch_size`", batch_size, 1)
-        size = batch_size or converter.fixed_rows or BATCH_SIZE
-        self.batch_size = self.size = int(size)
+        size = check_number("`batch_size`", batch_size, 1) or converter.fixed_rows
+        self.batch_size = self.size = size or BATCH_SIZE
         x, y, weight, self.ids = converter.unpack(data)
         check_arrays(x)
         check_arrays([x, y, weight])
@@ -72,21 +71,18 @@ class ArrayBatches(Source):
         y, weight = keras.tree.map_structure(convert.sliceable, (y, weight))
         self._leaves = convert.named_leaves(x, y, weight)
         self.rows = convert.common_rows(self._leaves)
-        fixed = converter.fixed_rows
-        if fixed is not None and (self.rows % fixed or self.size != fixed):
-            raise DataError(
-                "The data can't be cut into batches that the model accepts. Expected a "
-                f"multiple of {fixed} rows, the batch size that its inputs declare. "
-                f"Received {self.rows} rows and batch_size={self.size}. Leave "
-                f"{self.rows % fixed} rows out, or build the model without "
-                "`batch_shape`."
-            )
+        last = max(self.rows - 1, 0) // self.size * self.size
+        converter.check_rows(last, self.rows - last)
         self._arrays = Parts(x, y, weight)
         for leaf in keras.tree.flatten(x):
             if isinstance(leaf, ImageFolder):
                 self.images = leaf
-                if leaf.labels is not None and np.array_equal(y, leaf.labels):
-                    self.class_names = leaf.class_names
+                own_labels = leaf.labels is not None and np.array_equal(y, leaf.labels)
+                self.notes = {
+                    "class_names": leaf.class_names if own_labels else [],
+                    "skipped": leaf.skipped,
+                    "passed_over": leaf.passed_over,
+                }
         self._converter = converter
 
     def elements(self, start: int, stop: int | None) -> Iterator[tuple[int, Any]]:
@@ -100,10 +96,8 @@ class ArrayBatches(Source):
             yield row, self._part(slice(row, row + size))
 
     def _part(self, rows: slice) -> Any:
-        def part(leaf: Any) -> Any:
-            return None if leaf is None else leaf[rows]
-
-        return Parts(*(keras.tree.map_structure(part, array) for array in self._arrays))
+        part = operator.itemgetter(rows)
+        return Parts(*(convert.mapped(part, array) for array in self._arrays))
 
     def _conversion_copies(self) -> bool:
         """Whether converted inputs are anything else than views of these arrays."""
@@ -299,23 +293,13 @@ def _as_tuple(element: Any) -> Any:
 
 
 def _read_dataset(data: Any, numbers: Iterable[int]) -> Iterator[Any]:
-    """Yields batches of a PyDataset in order, read ahead by its workers."""
+    """Reads batches of a PyDataset in order, ahead by its workers."""
 
     def read(number: int) -> Any:
         return _as_tuple(data[number])
 
     if data.workers <= 1:
-        yield from map(read, numbers)
-        return
-    pool = ThreadPoolExecutor(data.workers)
-    ahead: deque[Any] = deque()
-    try:
-        for index in numbers:
-            if len(ahead) >= max(data.max_queue_size, 1):
-                yield ahead.popleft().result()
-            ahead.append(pool.submit(read, index))
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        # After an error, or where nobody reads the rest, waiting batches are dropped.
-        pool.shutdown(cancel_futures=True)
+        return map(read, numbers)
+    return map_ahead(
+        read, numbers, threads=data.workers, most=max(data.max_queue_size, 1)
+    )

@@ -1,10 +1,10 @@
 """Reads a store: its committed rows, and no more of them than is asked for."""
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from itertools import islice
+from contextlib import closing
 from typing import Any
 
 from layertap.core import address
@@ -15,10 +15,9 @@ from layertap.store.location import locate
 from layertap.store.location.base import ArraySize, array_size
 from layertap.store.reading.array import LazyArray
 from layertap.store.reading.local_shards import shard_cache
+from layertap.store.storage.ahead import map_ahead
 
 _THREADS = 2
-# With the block in use, the blocks that are read ahead.
-_BLOCKS_AHEAD = 2
 
 
 class Reader:
@@ -68,20 +67,20 @@ class Reader:
 
         Errors are only raised when the rows are read.
         """
-        reading: deque[list[Future[None]]] = deque()
-        following = iter(blocks)
-        pool = ThreadPoolExecutor(_THREADS, "layertap-ahead")
-        try:
+        arrays = self._arrays.values()
+
+        def read(part: tuple[int, LazyArray]) -> None:
+            block, array = part
+            start = block * self.block_rows
+            array.ahead(range(start, min(start + self.block_rows, self.rows)))
+
+        parts = itertools.product(blocks, arrays)
+        # Of the block in use, all arrays were read; those of the next one are.
+        reading = map_ahead(read, parts, threads=_THREADS, most=len(arrays))
+        with closing(reading):
             for block in blocks:
-                for begun in islice(following, _BLOCKS_AHEAD - len(reading)):
-                    start = begun * self.block_rows
-                    rows = range(start, min(start + self.block_rows, self.rows))
-                    arrays = self._arrays.values()
-                    reading.append([pool.submit(a.ahead, rows) for a in arrays])
-                wait(reading.popleft())
+                deque(itertools.islice(reading, len(arrays)), maxlen=0)
                 yield block
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def check_groups(self) -> None:
         """Reads the metadata of groups, or raises StoreError if they are damaged."""

@@ -5,9 +5,7 @@ leaves the metadata of the arrays alone: rows count once all rows before them ex
 """
 
 import re
-from collections import deque
 from collections.abc import Generator, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 from layertap.errors import StoreCorruptError
 from layertap.store.format import digests, zarr_json
 from layertap.store.format.layout import RECORDS, ArrayLayout, ArraySpec, Layouts
+from layertap.store.storage.ahead import map_ahead
 from layertap.store.storage.base import Storage
 
 # How many records are requested at a time: there may be very many, and each answer
@@ -99,18 +98,10 @@ class BlockRecords:
     def read_all(
         self, blocks: Iterable[tuple[int, int]]
     ) -> Generator[Record, None, None]:
-        """Yields records in the order of the blocks; the next ones are read ahead."""
-        pending: deque[Future[Record]] = deque()
-        pool = ThreadPoolExecutor(_READERS, "layertap-records")
-        try:
-            for block in blocks:
-                pending.append(pool.submit(self.read, *block))
-                if len(pending) > _READERS:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        """Reads records in the order of the blocks; the next ones are read ahead."""
+        return map_ahead(
+            lambda block: self.read(*block), blocks, threads=_READERS, most=_READERS
+        )
 
     def cache(self, record: Record) -> None:
         """Caches the digests of a record, which is not read again by `extend`."""
