@@ -1,5 +1,6 @@
 """Data that are refused, and data that cannot be read from any row."""
 
+import re
 from typing import Any
 
 import keras
@@ -9,7 +10,13 @@ import tensorflow as tf
 import torch
 
 import layertap
-from layertap.errors import DataError, DataTypeError, ModelError, OptionError
+from layertap.errors import (
+    DataError,
+    DataTypeError,
+    LayertapError,
+    ModelError,
+    OptionError,
+)
 from layertap.inputs.feed import Feed
 from tests.support.streams import (
     IDS,
@@ -285,25 +292,46 @@ def test_a_stream_and_its_arrays_have_the_same_capture(name):
     np.testing.assert_array_equal(values.labels, Y)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "torch",
-    reason="Keras runs on PyTorch, which has no compiled function of this kind",
-)
-def test_calls_inside_a_compiled_function_are_refused():
-    model = keras.Sequential([keras.Input((8,)), keras.layers.ReLU()])
+def transformed(capture):
+    """Calls inside functions that the backend transforms."""
+    match keras.backend.backend():
+        case "jax":
+            import jax
 
-    def capture(x=X):
-        return layertap.capture(model, x, outputs="*")
+            return [
+                lambda: jax.jit(capture)(X),
+                lambda: jax.jit(lambda: capture(X))(),
+                lambda: jax.vmap(capture)(X[None]),
+                lambda: jax.grad(lambda x: capture(x)["re_lu/out"].sum())(X),
+                lambda: jax.jacfwd(capture)(X),
+                lambda: jax.eval_shape(capture, X),
+                lambda: jax.lax.map(capture, X[None]),
+            ]
+        case "tensorflow":
+            return [
+                lambda: tf.function(capture)(tf.constant(X)),
+                lambda: tf.function(lambda: capture(X))(),
+                lambda: tf.vectorized_map(capture, tf.constant(X)[None]),
+                lambda: tf.data.Dataset.from_tensors(X).map(capture),
+            ]
+        case _:
+            x = torch.tensor(X)
+            return [
+                lambda: torch.func.vmap(capture)(x[None]),
+                lambda: torch.func.grad(lambda x: capture(x)["re_lu/out"].sum())(x),
+                lambda: torch.func.jacrev(capture)(x),
+                lambda: capture(x.to("meta")),
+            ]
 
-    if keras.backend.backend() == "jax":
-        import jax
 
-        calls = [lambda: jax.jit(capture)(X), lambda: jax.jit(lambda: capture())()]
-    else:
-        calls = [lambda: tf.function(capture)(tf.constant(X)), tf.function(capture)]
-    for call in calls:
-        with pytest.raises(ModelError, match=r"inside a tf.function or a jax.jit"):
+def test_calls_inside_a_transformed_function_are_refused():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.ReLU(name="re_lu")])
+    for call in transformed(lambda x: layertap.capture(model, x, outputs="*")):
+        with pytest.raises(LayertapError) as raised:
             call()
+        # TensorFlow lists the user's code before.
+        line = str(raised.value).strip().splitlines()[-1]
+        assert re.search(r"(no|with) values\. .*Call layertap outside of", line)
 
 
 @pytest.mark.one_backend

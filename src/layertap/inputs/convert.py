@@ -17,6 +17,12 @@ from layertap.inputs.columns import Columns, Parts, find_input
 from layertap.inputs.images import ImageFolder
 from layertap.tracing.model_structure import check_strings, fixed_rows
 
+# What to do where arrays have no values.
+OUTSIDE = (
+    "Call layertap outside of functions that the backend transforms: jax.jit, "
+    "jax.vmap, jax.grad, torch.func, tf.function, tf.vectorized_map."
+)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -272,17 +278,28 @@ def array_of(leaf: Any) -> NDArray[Any]:
     if isinstance(leaf, np.ndarray):
         return leaf
     check_dense(leaf)
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(leaf, torch.Tensor):
-        leaf = leaf.detach().cpu()
-        if leaf.dtype == torch.bfloat16:
-            return np.asarray(leaf.float().numpy().astype(ml_dtypes.bfloat16))
-        return np.asarray(leaf.numpy())
     if not is_array(leaf) and not isinstance(leaf, int | float | bool | list):
         raise DataTypeError(
             f"The data hold a {type(leaf).__name__}. Expected arrays of numbers."
         )
-    return np.asarray(leaf)
+    torch = sys.modules.get("torch")
+    on_torch = torch is not None and isinstance(leaf, torch.Tensor)
+    try:
+        return _torch_array(leaf) if on_torch else np.asarray(leaf)
+    except (TypeError, RuntimeError) as error:
+        # Tensors of a transformation have no values, and no other property in common.
+        raise DataTypeError(
+            f"The data hold a {type(leaf).__name__} that NumPy can't read. Expected "
+            f"arrays with values. Received {type(error).__name__}: "
+            f"{str(error).splitlines()[0][:200]}. {OUTSIDE}"
+        ) from error
+
+
+def _torch_array(tensor: Any) -> NDArray[Any]:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == sys.modules["torch"].bfloat16:
+        return np.asarray(tensor.float().numpy().astype(ml_dtypes.bfloat16))
+    return np.asarray(tensor.numpy())
 
 
 def _array(leaf: Any, copy: bool) -> NDArray[Any]:

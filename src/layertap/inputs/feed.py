@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from layertap.errors import DataError, ModelError
-from layertap.inputs.convert import Batch, Converter
+from layertap.inputs.convert import OUTSIDE, Batch, Converter
 from layertap.inputs.lazy_array import LazyRows
 from layertap.inputs.sources import open_source
 from layertap.tracing.backends import current_backend
@@ -42,8 +42,8 @@ class Feed:
     ) -> None:
         if current_backend().traces():
             raise ModelError(
-                "layertap was called inside a tf.function or a jax.jit function, where "
-                "arrays have no values. Call it outside of that function."
+                "layertap was called inside a function that the backend traces, where "
+                f"arrays have no values. {OUTSIDE}"
             )
         self._converter = Converter(specs, labels, ids)
         self._source = open_source(data, self._converter, batch_size, anywhere=anywhere)
