@@ -133,8 +133,29 @@ def test_batches_may_be_dictionaries(tmp_path, build):
     assert saved.not_used == ["note"]
     values = layertap.capture(model(), Batches(), labels="species", ids="note")
     np.testing.assert_array_equal(values.ids, NAMES)
-    with pytest.raises(DataTypeError, match="come in batches are not integers"):
-        layertap.save(model(), Batches(), tmp_path / "w.zarr", ids="note")
+
+
+@pytest.mark.parametrize(
+    "ids", [NAMES, NAMES.astype(bytes), NAMES.astype(object), np.array(["é"] * ROWS)]
+)
+def test_ids_that_come_in_batches_may_be_strings(tmp_path, ids):
+    def batches(ids=ids):
+        for row in range(0, ROWS, 16):
+            yield {"x": X[row : row + 16], "name": ids[row : row + 16]}
+
+    saved = layertap.save(model(), batches(), tmp_path / "v.zarr", ids="name")
+    texts = [i.decode() if isinstance(i, bytes) else i for i in ids.tolist()]
+    assert saved.ids.tolist() == texts
+    assert layertap.save(model(), batches(), tmp_path / "v.zarr", ids="name").complete
+    changed = np.array([*texts[:-1], "other"])
+    with pytest.raises(layertap.OtherRunError, match=r"ids of row 39 is .* and other"):
+        layertap.save(model(), batches(changed), tmp_path / "v.zarr", ids="name")
+    longer = np.array([*texts[:-1], "é" * 33])
+    with pytest.raises(DataError, match=r"from row 32 on is too long.*64 bytes.*66"):
+        layertap.save(model(), batches(longer), tmp_path / "w.zarr", ids="name")
+    for wrong in (np.array([*texts[:-1], None]), np.arange(ROWS) / 2):
+        with pytest.raises(DataTypeError, match="The ids are invalid"):
+            layertap.save(model(), batches(wrong), tmp_path / "u.zarr", ids="name")
 
 
 def test_other_labels_or_ids_of_a_column_are_another_run(tmp_path):

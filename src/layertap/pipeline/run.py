@@ -1,12 +1,13 @@
 """One run of a model over data: everything that it computes of a batch."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from layertap.core import text, tree
 from layertap.core.address import DIGESTS, IDS, LABELS, SAMPLE_WEIGHT
@@ -24,6 +25,10 @@ _NO_MEMORY = re.compile(
     "out of memory|oom when|resource_exhausted|allocate|bad_alloc", re.IGNORECASE
 )
 
+# Ids that come batch by batch may be twice as long as those of the first batch, and
+# have at least so many bytes: a hexadecimal digest of 256 bits.
+_LEAST_ID_BYTES = 64
+
 
 class Run:
     """A model, its plan and data: computes the arrays of a batch.
@@ -38,6 +43,13 @@ class Run:
         self.plan = plan
         self._tap = Tap(model, plan, reduction)
         self._ids, kind = _encode_ids(feed)
+        # The bytes of each id, for texts that come batch by batch.
+        self._id_bytes = 0
+        first = feed.first().ids
+        if feed.ids is None and first is not None:
+            encoded, kind = _encode(first)
+            if kind == "text":
+                self._id_bytes = max(_LEAST_ID_BYTES, 2 * encoded.shape[1])
         self._labels = tree.paths(feed.first().labels, LABELS)
         self._weights = tree.paths(feed.first().sample_weight, SAMPLE_WEIGHT)
         self.identity: dict[str, Any] = {
@@ -80,7 +92,7 @@ class Run:
         arrays |= _by_path(LABELS, self._labels, batch.labels)
         arrays |= _by_path(SAMPLE_WEIGHT, self._weights, batch.sample_weight)
         if self._ids is None and batch.ids is not None:
-            arrays[IDS] = batch.ids
+            arrays[IDS] = self._encode_batch_ids(batch)
         elif self._ids is not None:
             end = batch.row + batch.rows
             if end > len(self._ids):
@@ -90,6 +102,19 @@ class Run:
                 )
             arrays[IDS] = np.asarray(self._ids[batch.row : end])
         return arrays
+
+    def _encode_batch_ids(self, batch: Batch) -> NDArray[Any]:
+        encoded, _ = _encode(batch.ids)
+        if not self._id_bytes:
+            return encoded
+        more = self._id_bytes - encoded.shape[1]
+        if more < 0:
+            raise DataError(
+                f"An id in the batch from row {batch.row} on is too long. Expected at "
+                f"most {self._id_bytes} bytes, by the ids of the first batch. Received "
+                f"{encoded.shape[1]}. Pass `ids=` with the ids of all rows."
+            )
+        return np.pad(encoded, ((0, 0), (0, more)))
 
     def attributes(self, statistics: dict[str, Any]) -> dict[str, Any]:
         """Returns the attributes of a complete store that only its end shows."""
@@ -139,25 +164,28 @@ def _by_path(name: str, paths: Any, structure: Any) -> Arrays:
 
 
 def _encode_ids(feed: Feed) -> tuple[Any, str | None]:
-    """Returns the ids of all rows, if known, as they are stored; and their kind."""
-    ids = feed.first().ids if feed.ids is None else feed.ids
-    if ids is None:
-        return None, None
-    if ids.ndim == 1 and ids.dtype.kind in "iu":
-        return feed.ids, "number"
+    """Returns the ids of all rows, if any, as they are stored, and their kind."""
     if feed.ids is None:
-        # Batch by batch, only numbers have one size.
-        raise DataTypeError(
-            "The ids of data that come in batches are not integers. Expected one "
-            f"integer for each row. Received {ids.dtype} of shape {ids.shape}. Pass "
-            "`ids=` with the ids of all rows."
-        )
-    if ids.dtype.kind == "U" or all(isinstance(text_id, str) for text_id in ids):
-        # As wide as with the images that are skipped: a store may be older than that.
-        skipped = feed.images.skipped if feed.images else ()
-        encoded = text.encode([str(text_id) for text_id in (*ids, *skipped)])
-        return encoded[: len(ids)], "text"
+        return None, None
+    # As wide as with the images that are skipped: a store may be older than that.
+    return _encode(feed.ids, feed.images.skipped if feed.images else ())
+
+
+def _encode(ids: Any, others: Iterable[str] = ()) -> tuple[Any, str]:
+    """Returns ids as they are stored, as wide as `others` are too, and their kind."""
+    if ids.ndim == 1 and ids.dtype.kind in "iu":
+        return ids, "number"
+    if ids.ndim == 1 and ids.dtype.kind in "OSU":
+        # Bytes that are not UTF-8 are refused when they are encoded again.
+        texts = [
+            text_id.decode(errors="surrogateescape")
+            if isinstance(text_id, bytes)
+            else text_id
+            for text_id in ids.tolist()
+        ]
+        if all(isinstance(text_id, str) for text_id in texts):
+            return text.encode([*texts, *others])[: len(texts)], "text"
     raise DataTypeError(
-        f"`ids` has an invalid dtype. Expected integers or strings. Received "
-        f"{ids.dtype}."
+        "The ids are invalid. Expected one integer or string for each row. Received "
+        f"{ids.dtype} of shape {ids.shape}."
     )
