@@ -3,12 +3,16 @@
 import keras
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import torch
+from click.testing import CliRunner
 from keras import layers
 
 import layertap
+from layertap.cli import main
 from layertap.errors import DataTypeError, LayertapError, ModelError, OtherRunError
 
 pytestmark = pytest.mark.every_backend
@@ -81,6 +85,21 @@ def test_strings_that_come_in_batches():
     for stream in streams:
         values = layertap.capture(model, stream)
         np.testing.assert_array_equal(values["fusion/in/0"], embedded(model))
+
+
+@on_tensorflow
+def test_strings_of_files_on_the_command_line(tmp_path):
+    model = reads_texts()
+    model.save(tmp_path / "m.keras")
+    pq.write_table(pa.table({"text": TEXTS, "x": X.tolist()}), tmp_path / "x.parquet")
+    np.savez(tmp_path / "x.npz", text=np.array(TEXTS), x=X)
+    for data in ("x.parquet", "x.npz"):
+        words = ["save", tmp_path / "m.keras", tmp_path / data, "-o", tmp_path / "v"]
+        # The second call finds the same run.
+        ended = CliRunner().invoke(main, list(map(str, words)))
+        assert ended.exit_code == 0, ended.output
+    saved = layertap.open(tmp_path / "v")
+    np.testing.assert_array_equal(saved["fusion/in/0"][:], embedded(model))
 
 
 @on_tensorflow
