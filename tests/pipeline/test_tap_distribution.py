@@ -44,7 +44,6 @@ def on_four_devices(what, path, *arguments):
     program = f"""
         import pathlib, sys
         from tests.support import devices
-from tests.support.campaign import share
         devices.{what}(pathlib.Path(sys.argv[1]), *{arguments})
     """
     return run(program, path, XLA_FLAGS="--xla_force_host_platform_device_count=4")
