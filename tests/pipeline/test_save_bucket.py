@@ -124,6 +124,7 @@ def test_data_to_train_on(saved_twice):
             assert np.array_equal(labels, others)
 
 
+@pytest.mark.campaign(alone=True)
 def test_loaders_of_pytorch_spawn_their_workers(saved_twice):
     from torch.utils.data import DataLoader
 

@@ -12,6 +12,7 @@ from keras import layers, ops
 import layertap
 from layertap.errors import AddressError, DataError, OptionError, OtherRunError
 from layertap.planning.padding import Padding
+from tests.support.campaign import spread
 from tests.zoo import CASES, give_values
 
 pytestmark = pytest.mark.every_backend
@@ -148,7 +149,7 @@ def test_without_pad_the_error_says_what_to_do(tmp_path):
             run()
 
 
-@pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.parametrize("stop", spread([1, 3]))
 def test_a_save_resumes_after_a_stop(tmp_path, stop):
     model = by_name("variable_length").build()
     data = sequences((5, 9, 2, 7, 1, 9, 4, 3), rows=40)
@@ -182,7 +183,7 @@ def joins_of_joins() -> keras.Model:
     return model
 
 
-@pytest.mark.parametrize("dtype", [None, "float16"])
+@pytest.mark.parametrize("dtype", spread([None, "float16"]))
 def test_joins_along_the_open_axis_are_stored_others_rebuilt(tmp_path, dtype):
     model, data = joins_of_joins(), sequences(width=4)
     saved = layertap.save(model, data, tmp_path / "v.zarr", pad=True, dtype=dtype)

@@ -24,11 +24,12 @@ KNOWN = {
     "name",
     [
         "InceptionV3",
-        pytest.param("DenseNet121", marks=alone),
-        pytest.param("InceptionResNetV2", marks=alone),
-        pytest.param("NASNetMobile", marks=[pytest.mark.every_backend, alone]),
+        "DenseNet121",
+        "InceptionResNetV2",
+        pytest.param("NASNetMobile", marks=pytest.mark.every_backend),
     ],
 )
+@alone
 def test_joins_and_branches_of_known_networks(name):
     if name == "NASNetMobile" and keras.backend.backend() == "torch":
         pytest.skip("Keras does not build NASNetMobile on PyTorch")

@@ -49,7 +49,8 @@ class TestDamagedBucket(DamageSuite):
     every = 17
 
 
+@pytest.mark.campaign(alone=True)
 class TestFlippedBucket(FlipSuite):
     """No bit that flips in a bucket is silent."""
 
-    every = times(151, 51)
+    every = 51

@@ -32,7 +32,7 @@ def killed(object_store, proxy):
     """A function: a child does something, is killed; yields the store each time."""
 
     def each_time(children, action, prepare):
-        for number in itertools.count(step=times(3, 1)):
+        for number in itertools.count(step=times(6, 1)):
             place, child, writes = Bucket.new(object_store), Future(), itertools.count()
             prepare(place.path)
             proxy.fate = killing(child, writes, number)

@@ -3,6 +3,7 @@
 `make test` runs a share of each. `make test-campaigns` runs all of it.
 """
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,18 @@ def share(step: int, cases: Iterable[Any]) -> list[Any]:
         )
         for case in cases
     ]
+
+
+def spread(cases: Iterable[Any]) -> list[Any]:
+    """Returns all cases on PyTorch, which compiles nothing, and half on others.
+
+    As those of a campaign, all cases on each backend.
+    """
+    if WHOLE:
+        return share(1, cases)
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    first, step = {"torch": (0, 1), "jax": (0, 2)}.get(backend, (1, 2))
+    return list(cases)[first::step]
 
 
 def everywhere(test: Any) -> Any:

@@ -12,7 +12,7 @@ from layertap.inputs.feed import Feed
 from layertap.pipeline.tap import Tap
 from layertap.tracing import hooks
 from layertap.tracing.model_structure import input_specs
-from tests.support.campaign import share
+from tests.support.campaign import share, spread
 from tests.zoo import CASES, Case
 
 pytestmark = pytest.mark.every_backend
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.every_backend
 ROWS = 5
 
 
-@pytest.fixture(params=CASES, ids=lambda case: case.name, scope="module")
+@pytest.fixture(params=spread(CASES), ids=lambda case: case.name, scope="module")
 def case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
@@ -56,7 +56,7 @@ def test_the_plan_and_the_captured_branches_are_right(case, model):
         assert values[value.address].dtype.name == value.dtype
 
 
-@pytest.mark.parametrize("chosen", share(3, CASES), ids=lambda case: case.name)
+@pytest.mark.parametrize("chosen", share(6, CASES), ids=lambda case: case.name)
 def test_the_model_is_not_changed(chosen):
     model, inputs = chosen.build(), chosen.inputs(ROWS)
     expected = model.predict(inputs, verbose=0)

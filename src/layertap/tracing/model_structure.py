@@ -211,6 +211,13 @@ def accepts_training(operation: Any) -> bool:
     return "training" in inspect.signature(operation.call).parameters
 
 
+def training_default(operation: Any) -> bool | None:
+    """Returns an operation's default for its `training` argument, if it is a flag."""
+    parameter = inspect.signature(operation.call).parameters.get("training")
+    default = None if parameter is None else parameter.default
+    return default if isinstance(default, bool) else None
+
+
 def forward(model: keras.Model, inputs: Any, *, training: bool = False) -> Any:
     """Calls the model as `model.predict` does, or as `model.fit` does."""
     kwargs = {"training": training} if accepts_training(model) else {}

@@ -18,7 +18,12 @@ from layertap.tracing.graphs.build import (
 from layertap.tracing.graphs.record_pass import RecordPass
 from layertap.tracing.hooks import points, recording
 from layertap.tracing.keras_internals import masking, private
-from layertap.tracing.model_structure import accepts_training, forward, functional
+from layertap.tracing.model_structure import (
+    accepts_training,
+    forward,
+    functional,
+    training_default,
+)
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,12 @@ def _merge_training(
         kwargs = dict(call.kwargs)
         training = kwargs.pop("training", None)
         fixed = training is not None and training == other.kwargs.get("training")
-        training = training if fixed else call.default_training
+        if not fixed:
+            training = call.default_training
+            # An operation's own default is not stored: with Keras 3.16, a stored
+            # argument goes before that of the model.
+            if training == training_default(call.operation):
+                training = None
         if training is not None and accepts_training(call.operation):
             kwargs["training"] = training
         merged.append(replace(call, kwargs=kwargs, fixed_training=fixed))

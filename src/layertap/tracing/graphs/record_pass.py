@@ -1,6 +1,5 @@
 """The pass that records every call, and opens the layers with joins inside."""
 
-import inspect
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -15,6 +14,7 @@ from layertap.tracing.model_structure import (
     accepts_training,
     functional,
     nodes_in_order,
+    training_default,
 )
 
 # Keras' own `call` of a graph, which runs the nodes of the graph.
@@ -70,7 +70,7 @@ class RecordPass(Pass):
         operation = frame.operation
         if not frame.inside:
             return call(operation, *args, **kwargs)
-        default = self._defaults[-1] if self._defaults else _default(operation)
+        default = self._defaults[-1] if self._defaults else training_default(operation)
         self._defaults.append(default)
         try:
             graph = functional(operation)
@@ -156,13 +156,6 @@ def _graph_inputs(frame: Frame, graph: Any, args: Any, kwargs: Any) -> list[Any]
         tensor if tensor.dtype == own.dtype else keras.ops.cast(tensor, own.dtype)
         for tensor, own in zip(flat, graph.inputs, strict=True)
     ]
-
-
-def _default(operation: Any) -> bool | None:
-    """Returns an operation's default for its `training` argument, if it is a flag."""
-    parameter = inspect.signature(operation.call).parameters.get("training")
-    default = None if parameter is None else parameter.default
-    return default if isinstance(default, bool) else None
 
 
 def _new_masked_tensor(tensor: Any) -> Any:
