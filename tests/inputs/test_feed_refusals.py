@@ -320,6 +320,7 @@ def transformed(capture):
                 lambda: torch.func.vmap(capture)(x[None]),
                 lambda: torch.func.grad(lambda x: capture(x)["re_lu/out"].sum())(x),
                 lambda: torch.func.jacrev(capture)(x),
+                lambda: torch.func.functionalize(capture)(x),
                 lambda: capture(x.to("meta")),
             ]
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from layertap.errors import DataError, DataTypeError
 from layertap.inputs.columns import Columns, Parts, find_input
 from layertap.inputs.images import ImageFolder
+from layertap.tracing.keras_internals import private
 from layertap.tracing.model_structure import check_strings, fixed_rows
 
 # What to do where arrays have no values.
@@ -296,8 +297,11 @@ def array_of(leaf: Any) -> NDArray[Any]:
 
 
 def _torch_array(tensor: Any) -> NDArray[Any]:
+    if private(torch := sys.modules["torch"], "_is_functional_tensor")(tensor):
+        # NumPy would receive memory that nothing was written to.
+        raise TypeError("a functional tensor")
     tensor = tensor.detach().cpu()
-    if tensor.dtype == sys.modules["torch"].bfloat16:
+    if tensor.dtype == torch.bfloat16:
         return np.asarray(tensor.float().numpy().astype(ml_dtypes.bfloat16))
     return np.asarray(tensor.numpy())
 
