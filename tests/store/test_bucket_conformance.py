@@ -36,6 +36,10 @@ class TestBucket(StoreSuite):
     def test_zarr_python_reads_the_same(self, place, path, dtype, compression):
         super().test_zarr_python_reads_the_same(place, path, dtype, compression)
 
+    @pytest.mark.campaign(alone=True)
+    def test_readers_at_any_time_see_whole_rows(self, path):
+        super().test_readers_at_any_time_see_whole_rows(path)
+
     @pytest.mark.campaign
     @settings(max_examples=times(3, 5))
     @given(history=histories)

@@ -6,6 +6,7 @@ import pytest
 
 import layertap
 from layertap.cli.demo import digits, network
+from tests.support.campaign import WHOLE
 
 pytestmark = pytest.mark.every_backend
 
@@ -40,7 +41,11 @@ def large() -> tuple[keras.Model, np.ndarray, np.ndarray]:
     ("build", "before", "epochs", "batch_size", "rate"),
     # The outputs of an untrained network hardly differ: training needs large steps.
     [
-        pytest.param(small, "fusion", 4, 64, 0.001, id="digits"),
+        pytest.param(
+            *(small, "fusion", 4, 64, 0.001),
+            id="digits",
+            marks=[*([] if WHOLE else [pytest.mark.one_backend]), pytest.mark.campaign],
+        ),
         pytest.param(
             *(large, "mixed10", 3, 8, 1.0),
             id="InceptionV3",
