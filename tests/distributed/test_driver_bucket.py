@@ -64,7 +64,6 @@ def test_errors_late_and_lost_answers(model, data, local, place, s3):
     assert records(place) == []
 
 
-@pytest.mark.campaign(alone=True)
 def test_workers_killed_in_mid_block_and_between_shards_and_record(
     model, data, local, place, s3
 ):

@@ -194,9 +194,9 @@ def doubled(times):
     return {new: ([old, old], 1) for old, new in itertools.pairwise(names)}
 
 
-@pytest.mark.parametrize("times", [20, 62])
+@pytest.mark.parametrize("times", [24, 62])
 def test_recipes_that_double(store, times):
-    """A few hundred bytes of recipe for 2**20 numbers a row, and more."""
+    """A few hundred bytes of recipe for 2**24 numbers a row, and more."""
     made = doubled(times)
     recipes(store, made)
     problems = use_alone(store.path, verify=False)
