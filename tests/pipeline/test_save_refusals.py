@@ -184,6 +184,7 @@ branches = [keras.layers.Dense(3)(x), x]
 model = keras.Model(x, keras.layers.Concatenate()(branches))
 saved = layertap.save(model, np.ones((70, 4)), sys.argv[1])
 assert layertap.verify(saved, model, np.ones((70, 4)))
+layertap.split(model, copy=True)
 print("tensorflow" in sys.modules)
 """
 

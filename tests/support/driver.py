@@ -18,14 +18,16 @@ def main():
         options = {}
     ray.init(job["address"] or "local", log_to_driver=False, **options)
     print("ready", flush=True)
-    layertap.distributed.save(
-        faulty_data.model(),
-        faulty_data.Faulty(job["folder"]),
-        job["path"],
-        workers=job["workers"],
-        **faulty_data.OPTIONS,
-    )
-    print("saved", flush=True)
+    try:
+        layertap.distributed.save(
+            faulty_data.model(),
+            faulty_data.Faulty(job["folder"]),
+            job["path"],
+            workers=job["workers"],
+            **faulty_data.OPTIONS,
+        )
+    finally:
+        print("imported:", sorted({"tensorflow", "torch"} & set(sys.modules)))
 
 
 if __name__ == "__main__":

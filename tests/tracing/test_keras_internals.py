@@ -26,11 +26,11 @@ from layertap.core.plan import Branch, Join
 from layertap.errors import ListeningError
 from layertap.inputs.feed import Feed
 from layertap.pipeline.tap import Tap
+from layertap.planning.fingerprint import configuration_digest
 from layertap.tracing import hooks
 from layertap.tracing.forward_pass import Wanted
 from layertap.tracing.graphs.cut import cut
 from layertap.tracing.graphs.subgraph import subgraph
-from layertap.tracing.keras_internals import config_of
 from layertap.tracing.model_structure import input_specs, learned
 from tests.support.campaign import everywhere
 
@@ -135,7 +135,11 @@ PRIVATE: dict[str, Gone] = {
     "_flatten_layers": (two_branches, lambda model: layers.Layer, learned),
     "_compile_config": (compiled, lambda model: model, read_loss),
     "config": (compiled, lambda model: model._compile_config, read_loss),
-    "_available": (two_branches, lambda model: module_utils.tensorflow, config_of),
+    "_available": (
+        two_branches,
+        lambda model: module_utils.tensorflow,
+        configuration_digest,
+    ),
 }
 
 

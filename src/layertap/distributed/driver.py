@@ -35,6 +35,7 @@ from layertap.planning.reduction import Reduce, Reduction
 from layertap.results.saved import Saved
 from layertap.results.statistics.gather import Gatherer
 from layertap.store import DEFAULT_MEMORY, SharedWriter
+from layertap.tracing.keras_internals import without_importing_tensorflow
 from layertap.tracing.model_structure import check_model
 
 # Blocks of each worker, at least, if there are rows for them: all workers then end at
@@ -185,7 +186,8 @@ def _share_model(model: keras.Model) -> SharedModel:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
         try:
-            model.save(file)
+            with without_importing_tensorflow():
+                model.save(file)
         except Exception as error:  # Layers have configurations of their own.
             raise ModelError(
                 f"{model.name!r} can't be sent to workers, because Keras can't save "

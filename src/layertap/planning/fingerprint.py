@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from layertap.core.plan import Plan
 from layertap.tracing.collect import VERSIONS
-from layertap.tracing.keras_internals import config_of
+from layertap.tracing.keras_internals import without_importing_tensorflow
 from layertap.tracing.model_structure import layers_of, learned
 
 # In how many rows the end of a batch is searched.
@@ -56,13 +56,15 @@ def configuration_digest(model: keras.Model) -> str:
     """Returns a digest of a model's configuration, without its weights."""
     # A model may have no configuration, or none of its layers in it.
     parts = [model, *layers_of(model)]
-    return _digest([[_type_name(part), _plain(_config(part))] for part in parts])
+    with without_importing_tensorflow():
+        configurations = [[_type_name(part), _plain(_config(part))] for part in parts]
+    return _digest(configurations)
 
 
 def _config(operation: keras.Operation) -> dict[str, Any] | None:
     """Returns a configuration without the name, which Keras numbers; or None."""
     try:
-        config = config_of(operation)
+        config = operation.get_config()
         return {key: config[key] for key in config if key != "name"}
     except Exception:
         # There may be none, and any error is raised then.

@@ -1,6 +1,8 @@
 """All access to private parts of Keras. An error names a missing part."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -51,16 +53,17 @@ def spec_on_tensorflow(function: Any, *args: Any, **kwargs: Any) -> Any:
     return compute_output_spec(function, *args, **kwargs)
 
 
-def config_of(operation: keras.Operation) -> Any:
-    """Returns `operation.get_config()`, which may raise any error.
+@contextmanager
+def without_importing_tensorflow() -> Iterator[None]:
+    """Lets Keras read configurations without TensorFlow, unless it was imported before.
 
-    Keras would import TensorFlow, which takes seconds, to look for its types. There are
-    none unless it has been imported.
+    Keras would import it, which takes seconds, to look for its types.
     """
     if private(_tensorflow, "_available") is not None or "tensorflow" in sys.modules:
-        return operation.get_config()
+        yield
+        return
     _tensorflow._available = False
     try:
-        return operation.get_config()
+        yield
     finally:
         _tensorflow._available = None

@@ -13,7 +13,12 @@ from typing import Any
 import keras
 
 from layertap.errors import ModelError
-from layertap.tracing.keras_internals import Functional, Node, private
+from layertap.tracing.keras_internals import (
+    Functional,
+    Node,
+    private,
+    without_importing_tensorflow,
+)
 
 # Lists of nodes of operations, each with its content in another model.
 _Nodes = list[tuple[list[Any], list[Any]]]
@@ -90,7 +95,7 @@ def _add_config(model: keras.Model, nodes: _Nodes) -> None:
     """Lets a model's configuration have the nodes that its layers have now."""
     config: dict[str, Any] | None = None
     # A layer without a configuration may raise anything. `get_config` raises it again.
-    with suppress(Exception):
+    with suppress(Exception), without_importing_tensorflow():
         config = Functional.get_config(model)
     operations = {operation.name: operation for operation in model.operations}
 
@@ -110,7 +115,7 @@ def _add_config(model: keras.Model, nodes: _Nodes) -> None:
 def clone(model: keras.Model) -> keras.Model:
     """Returns a copy of a functional model with its own layers and weights."""
     try:
-        with _without_key_warnings():
+        with _without_key_warnings(), without_importing_tensorflow():
             copied = keras.models.clone_model(model)
     except ValueError as error:
         raise ModelError(f"{model.name!r} can't be copied: {error}") from error
