@@ -19,7 +19,7 @@ import types
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,25 +136,14 @@ def vary_weights(model: keras.Model) -> None:
 @contextmanager
 def noting(calls: list[Noted]) -> Iterator[None]:
     """Notes the inputs of the backend's concatenations and stacks, in their order."""
-    match BACKEND:
-        case "tensorflow":
-            import tensorflow as module
+    within: list[str] = []
 
-            names = {"concat": "concatenate", "stack": "stack"}
-        case "torch":
-            import torch as module
-
-            names = dict.fromkeys(("cat", "concat", "concatenate"), "concatenate")
-            names |= {"hstack": "concatenate", "vstack": "concatenate"}
-        case "jax":
-            import jax.numpy as module
-
-            names = dict.fromkeys(("concatenate", "hstack", "append"), "concatenate")
-    names["stack"] = "stack"
-
-    def noted(original: Any, kind: str) -> Any:
+    def noted(original: Any, kind: str, name: str) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            tensors = args[:2] if original.__name__ == "append" else args[0]
+            # One function of a backend may call another.
+            if within:
+                return original(*args, **kwargs)
+            tensors = {"append": args[:2], "bind": args}.get(name, args[0])
             try:
                 arrays = [keras.ops.convert_to_numpy(t) for t in tensors]
             except Exception:  # Inside a loop, tensors have no values.
@@ -164,14 +153,42 @@ def noting(calls: list[Noted]) -> Iterator[None]:
             short = "/".join(Path(where.filename).parts[-2:])
             if arrays:
                 calls.append((kind, arrays, f"{short}:{where.lineno}"))
-            return original(*args, **kwargs)
+            within.append(name)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                within.pop()
 
         return call
 
-    with mock.patch.multiple(
-        module, **{n: noted(getattr(module, n), kind) for n, kind in names.items()}
-    ):
+    with ExitStack() as stack:
+        for module, names in noted_functions().items():
+            for name, kind in names.items():
+                function = noted(getattr(module, name), kind, name)
+                stack.enter_context(mock.patch.object(module, name, function))
+        if BACKEND == "jax":
+            # JAX compiles some of its own functions, such as `roll`, of which one
+            # would see no values.
+            stack.enter_context(sys.modules["jax"].disable_jit())
         yield
+
+
+def noted_functions() -> dict[Any, dict[str, str]]:
+    """Returns the backend's functions that join, by what they are part of."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return {tf: {"concat": "concatenate", "stack": "stack"}}
+    if BACKEND == "torch":
+        import torch
+
+        names = ("cat", "concat", "concatenate", "hstack", "vstack")
+        return {torch: dict.fromkeys(names, "concatenate") | {"stack": "stack"}}
+    from jax import numpy as jnp
+    from jax.extend.core.primitives import concatenate_p
+
+    names = dict.fromkeys(("concatenate", "hstack", "append"), "concatenate")
+    return {jnp: names | {"stack": "stack"}, concatenate_p: {"bind": "concatenate"}}
 
 
 def reference(model: keras.Model, data: Any) -> tuple[Any, list[Noted]]:
