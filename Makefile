@@ -32,7 +32,7 @@ unexport PYTHONDONTWRITEBYTECODE
 HUB ?= https://github.com/keras-team/keras-hub
 HUB_COMMIT := 71453d08f59edc90d276e999319fc51e61cbf82c
 
-.PHONY: demo check test test-campaigns test-campaigns-ray test-oldest test-nightly test-hub coverage crash bench bench-quick lint format clean
+.PHONY: demo check test test-torch test-ray test-campaigns test-campaigns-ray test-oldest test-nightly test-hub coverage crash bench bench-quick lint format clean
 
 demo: .venv/ready-demo  ## Train a small network, save its branches, check them
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(RUN)layertap demo
@@ -46,8 +46,14 @@ test: .venv/ready-test  ## The suite, on all three backends
 	$(JAX)$(PYTEST) --needs every_backend --needs processes
 	@echo "== Keras on TensorFlow"
 	KERAS_BACKEND=tensorflow $(RUN)$(PYTEST) --needs every_backend
+	@$(MAKE) --no-print-directory --jobs 2 test-torch test-ray
+
+test-torch: .venv/ready-test
 	@echo "== Keras on PyTorch, what one backend shows for all, and what needs none"
 	KERAS_BACKEND=torch $(RUN)$(PYTEST) $(ALONE)
+
+# Its workers wait for each other, which leaves a quarter of the processors to PyTorch.
+test-ray: .venv/ready-test
 	@echo "== on Ray"
 	$(JAX)python -m pytest --needs ray
 

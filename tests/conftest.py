@@ -5,6 +5,7 @@ import gc
 import os
 import re
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import hypothesis
@@ -92,19 +93,28 @@ def pytest_collection_modifyitems(
 
 def of_campaign(item: pytest.Item, config: pytest.Config) -> bool:
     """Whether a test belongs to this session: one of campaigns, or one of the suite."""
-    mark = item.get_closest_marker("campaign")
+    marks = list(item.iter_markers("campaign"))
     if config.getoption("campaigns"):
-        return mark is not None
-    return mark is None or not mark.kwargs.get("alone")
+        return bool(marks)
+    # A class can be marked, and a test in it, too.
+    return not any(mark.kwargs.get("alone") for mark in marks)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    # What is imported stays. To look for garbage in it takes a third of the time.
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_finish() -> None:
     # Some tests use them.
     for name in UNUSED:
         sys.modules.pop(name)
-    # What is imported by now stays: collections of garbage need not walk through it.
-    gc.collect()
-    gc.freeze()
 
 
 def kind_of(item: pytest.Item) -> str:

@@ -54,6 +54,7 @@ class Weather:
         return fate
 
 
+@pytest.mark.campaign(alone=True)
 def test_errors_late_and_lost_answers(model, data, local, place, s3):
     weather = Weather()
     s3.fate = weather

@@ -145,6 +145,7 @@ def test_a_path_that_cannot_be_written(model, tmp_path):
         save(model, faulty.inputs(), path)
 
 
+@pytest.mark.campaign(alone=True)
 def test_a_disk_that_is_full_for_a_while(model, data, local, tmp_path):
     with small_disk(tmp_path / "disk") as disk:
         path = disk.path / "v.zarr"

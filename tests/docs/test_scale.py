@@ -30,10 +30,10 @@ def cells(table, name):
     return [cell.strip() for cell in line.split("|")]
 
 
-@pytest.mark.parametrize("title", scale.tables())
-def test_the_page_has_the_tables(title):
-    assert f"### {title}\n" in PAGE
-    assert scale.tables()[title] in PAGE, "`python -m benchmarks.scale` prints them"
+def test_the_page_has_the_tables():
+    for title, table in scale.tables().items():
+        assert f"### {title}\n" in PAGE
+        assert table in PAGE, "`python -m benchmarks.scale` prints them"
 
 
 def test_the_page_has_no_other_numbers_of_sizes_than_these():

@@ -12,6 +12,7 @@ import layertap
 from layertap.errors import OtherRunError
 from layertap.store.format.root import read_root
 from layertap.store.storage.files import LocalStorage
+from tests.support.campaign import spread
 from tests.support.resumes import (
     EVERY,
     ROWS,
@@ -101,7 +102,7 @@ def store(request, tmp_path_factory):
 
 
 @pytest.mark.every_backend
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", spread(CHANGES))
 def test_another_run_is_refused_and_the_difference_is_named(store, change):
     options, words = CHANGES[change]
     options = {"ids": EVERY, "memory": SMALL} | options
