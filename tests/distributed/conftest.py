@@ -30,6 +30,8 @@ def cluster(s3):
         patch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
         paths = [environment()["PYTHONPATH"], str(ROOT)]
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        # Else they wait for every other process of this machine.
+        patch.setenv("RAY_worker_niceness", "0")
         options = {"include_dashboard": False, "log_to_driver": False}
         ray.init(address="local", num_cpus=4, **options)
         yield ray.get_runtime_context().gcs_address
