@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from layertap.core.optional import require
+from layertap.tracing.keras_internals import without_importing_tensorflow
 
 MODEL, DATA, STORE = "digits.keras", "digits.npz", "digits.zarr"
 
@@ -32,7 +33,8 @@ def run(folder: Path, command: Callable[..., None]) -> None:
         "convolution to each, and joins them before the classifier."
     )
     network = train(images, labels)
-    network.save(model)
+    with without_importing_tensorflow():
+        network.save(model)
     np.savez(data, image=images, labels=labels)
     shutil.rmtree(store, ignore_errors=True)
     again = ("--model", model, "--data", data, "--rows", "0")
@@ -86,6 +88,7 @@ def train(images: Any, labels: Any) -> keras.Model:
     """Returns the network, trained for seconds on four of five images."""
     # Not `keras.utils.set_random_seed`: it imports TensorFlow, which takes seconds.
     random.seed(0)
+    np.random.seed(0)
     model = network()
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     fifth = np.arange(len(images)) % 5 == 0
