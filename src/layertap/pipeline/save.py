@@ -131,8 +131,9 @@ def save(
     gatherer = Gatherer(plan)
     with raise_on_sigterm():
         if saved is None:
+            sizes = {**options.layout, "rows": feed.rows}
             writer = Writer.create(
-                path, *store_schema(run), observer=gatherer.add, **options.layout
+                path, *store_schema(run), observer=gatherer.add, **sizes
             )
         else:
             writer = Writer.resume(path, memory=memory, observer=gatherer.add)
@@ -166,7 +167,7 @@ def _write(
             for arrays in prefetch(_missing_batches(run, saved)):
                 writer.append(arrays)
                 report(writer.rows, writer.bytes_written)
-            writer.commit()
+            writer.commit(last=True)
             report(writer.rows, writer.bytes_written)
     except BaseException as error:
         # Computed rows are committed; the first error is the one to report.

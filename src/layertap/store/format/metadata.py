@@ -35,7 +35,8 @@ def read_layouts(storage: Storage, root: Root) -> list[ArrayLayout]:
         raise damaged(storage.path_of(METADATA_FILE), f"is damaged: {error}") from error
     layouts = [read_layout(storage, path, root.store) for path in root.arrays]
     blocks = {layout.block_rows for layout in layouts}
-    if len(blocks) != 1:
+    # A first commit may change the sizes, and be interrupted: then there are no rows.
+    if len(blocks) != 1 and all(layout.rows for layout in layouts):
         received = " and ".join(map(str, sorted(blocks))) or "no arrays"
         raise damaged(
             storage,

@@ -11,7 +11,7 @@ from layertap.errors import StoreError
 from layertap.store.format.layout import ArraySpec, Layouts
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import Root, read_root
-from layertap.store.format.sizing import lay_out
+from layertap.store.format.sizing import lay_out, rows_per_chunk
 from layertap.store.location import locate
 from layertap.store.location.base import Location
 from layertap.store.storage.base import Storage
@@ -120,7 +120,23 @@ def lock_store(path: str | os.PathLike[str]) -> Iterator[LockedStore]:
                 f"The store {location.storage} is complete: no rows can be added. "
                 "Write to another path, or remove it first."
             )
-        yield location, root, read_layouts(location.storage, root)
+        yield location, root, _agreeing(location, read_layouts(location.storage, root))
+
+
+def _agreeing(location: Location, layouts: Layouts) -> Layouts:
+    """Undoes a first commit that was interrupted, and had changed the sizes."""
+    most = max(layout.block_rows for layout in layouts)
+    before = [
+        layout
+        if layout.block_rows == most
+        else replace(
+            layout.committed(0, 0, ""),
+            block_rows=most,
+            chunk_rows=rows_per_chunk(layout.spec, most),
+        )
+        for layout in layouts
+    ]
+    return layouts if before == layouts else location.take_over(layouts, before)
 
 
 @contextmanager

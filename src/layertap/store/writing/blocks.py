@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Thread
 from typing import Any, Self
 
@@ -138,6 +138,14 @@ class BlockWriter:
         if self._free:
             return Block(first, self._layouts, self._free.popleft())
         return Block.empty(first, self._layouts)
+
+    def refit(self, block: Block, sizes: Layouts) -> None:
+        """Gives the first block, which was not submitted, the sizes of other layouts."""
+        self._layouts = block.layouts = [
+            replace(layout, block_rows=size.block_rows, chunk_rows=size.chunk_rows)
+            for layout, size in zip(self._layouts, sizes, strict=True)
+        ]
+        self._block_rows = self._layouts[0].block_rows
 
     def submit(self, block: Block) -> None:
         """Starts to write a block, to be committed after all earlier ones."""

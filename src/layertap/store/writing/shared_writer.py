@@ -50,7 +50,7 @@ class SharedWriter(BaseWriter):
         **sizes: Any,
     ) -> Self:
         """Makes a store for so many rows; for `sizes`, see `lay_out`."""
-        with create_store(path, arrays, attributes, **sizes) as store:
+        with create_store(path, arrays, attributes, rows=rows, **sizes) as store:
             return cls(*store, rows)
 
     @classmethod

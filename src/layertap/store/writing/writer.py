@@ -11,7 +11,7 @@ from layertap.errors import StoreError
 from layertap.store.format import digests
 from layertap.store.format.layout import RECORDS, ArrayLayout, ArraySpec, Layouts
 from layertap.store.format.root import Root
-from layertap.store.format.sizing import BLOCKS_IN_MEMORY, DEFAULT_MEMORY
+from layertap.store.format.sizing import BLOCKS_IN_MEMORY, DEFAULT_MEMORY, lay_out
 from layertap.store.location.base import Location
 from layertap.store.reading.array import open_shards
 from layertap.store.reading.local_shards import shard_cache
@@ -43,6 +43,7 @@ class Writer(BaseWriter):
     ) -> None:
         super().__init__(location, root)
         self._blocks = BlockWriter(location, layouts, observer)
+        self._memory = memory
         self._block_rows = layouts[0].block_rows
         row_bytes = sum(layout.spec.row_bytes for layout in layouts)
         block_bytes = self._block_rows * row_bytes
@@ -60,16 +61,21 @@ class Writer(BaseWriter):
         *,
         compression: str | None = None,
         memory: int = DEFAULT_MEMORY,
+        rows: int | None = None,
         observer: Observer | None = None,
     ) -> Self:
         """Makes a store without rows, where there is none, and a writer for it.
 
         `memory` limits the bytes of rows that are in memory at a time, unless one row
-        is larger. The observer is called in the background with all rows in order, in
+        is larger. `rows` is how many will come, if that is known. The observer is called in the background with all rows in order, in
         blocks; `finish` passes it the last block, which may not be full. Its errors
         are raised like those of writing.
         """
-        sizes: dict[str, Any] = {"compression": compression, "memory": memory}
+        sizes: dict[str, Any] = {
+            "compression": compression,
+            "memory": memory,
+            "rows": rows,
+        }
         with create_store(path, arrays, attributes, **sizes) as store:
             return cls(*store, memory, observer)
 
@@ -139,11 +145,13 @@ class Writer(BaseWriter):
         if self._block.filled == self._block_rows:
             self._submit_full_block()
 
-    def commit(self) -> None:
-        """Makes all appended rows durable and visible."""
+    def commit(self, *, last: bool = False) -> None:
+        """Makes all appended rows durable and visible; `last` if no more will come."""
         self._check_usable()
         self._blocks.wait()
         if self.rows > self.committed:
+            if last:
+                self._fit_first_block()
             self._being_written = True
             self._blocks.submit(self._block)
             self._blocks.wait()
@@ -154,7 +162,7 @@ class Writer(BaseWriter):
 
         The attributes are asked for once the observer got all rows.
         """
-        self.commit()
+        self.commit(last=True)
         if 0 < self._block.filled < self._block_rows:
             self._blocks.observe(self._block)
         before, self._root = self._root, self._completed(attributes, self.rows)
@@ -183,6 +191,26 @@ class Writer(BaseWriter):
         # If an interrupt comes before this, the block is submitted again, which writes
         # the same rows again.
         self._block = self._blocks.new_block(self._block.end)
+
+    def _fit_first_block(self) -> None:
+        """Chooses smaller blocks and chunks if all rows are fewer than a block.
+
+        Without rows, nothing was written that depends on these sizes.
+        """
+        block = self._block
+        if self.committed or block.first or block.filled == self._block_rows:
+            return
+        first = block.layouts[0]
+        fitting = lay_out(
+            [layout.spec for layout in block.layouts],
+            self.store,
+            compression=first.compression,
+            memory=self._memory,
+            rows=block.filled,
+        )
+        if block.filled <= fitting[0].block_rows < self._block_rows:
+            self._block_rows = fitting[0].block_rows
+            self._blocks.refit(block, fitting)
 
     def _check_usable(self) -> None:
         if self._process != os.getpid():
