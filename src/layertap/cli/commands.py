@@ -53,7 +53,7 @@ def main() -> None:
 
 
 @main.command(cls=options.Command)
-@click.argument("model")
+@click.argument("model", type=click.Path())
 @options.selection
 @options.number("--rows", 0, "Rows of data, for the total.")
 @options.json
@@ -65,8 +65,8 @@ def plan(model: str, rows: int | None, as_json: bool, **given: Any) -> None:
 
 
 @main.command(cls=options.Resumable, epilog=options.DATA_HELP)
-@click.argument("model")
-@click.argument("data")
+@click.argument("model", type=click.Path())
+@click.argument("data", type=click.Path())
 @click.option(
     "-o",
     "--output",
@@ -103,7 +103,7 @@ def save(model: str, data: str, output: str, **given: Any) -> None:
 
 
 @main.command(cls=options.Command)
-@click.argument("store")
+@click.argument("store", type=click.Path())
 @options.json
 @options.verbose
 def show(store: str, as_json: bool, verbose: bool) -> None:
@@ -116,12 +116,13 @@ def show(store: str, as_json: bool, verbose: bool) -> None:
 
     _show(saved.plan.table(saved.rows))
     if saved.statistics:
-        _show(table.table(saved.statistics))
+        made_by = {value.address: value.made_by for value in saved.plan.values}
+        _show(table.table(saved.statistics, made_by))
     click.echo(_state(saved))
 
 
 @main.command(cls=options.Command, epilog=options.DATA_HELP)
-@click.argument("store")
+@click.argument("store", type=click.Path())
 @options.one("--model", "MODEL", "The model of the save.")
 @options.one("--data", "DATA", "The data of the save.")
 @options.number(
@@ -159,8 +160,8 @@ def verify(
 
 
 @main.command(cls=options.Command)
-@click.argument("store")
-@click.argument("model")
+@click.argument("store", type=click.Path())
+@click.argument("model", type=click.Path())
 @options.one("--loss", "NAME", "A loss; by default that of the compiled MODEL.")
 @options.several("--branches", "GLOB", "Branches, by address or what they come from.")
 @options.several("--metric", "NAME", "A metric, with --loss.")
@@ -203,8 +204,8 @@ def importance(store: str, model: str, rows: slice | None, **given: Any) -> None
 
 
 @main.command(cls=options.Command)
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=click.Path())
+@click.argument("b", type=click.Path())
 @options.number(
     "--rows", 1, "How many rows to compare, from the first on; by default all."
 )
@@ -222,7 +223,7 @@ def diff(
 
 
 @main.command(cls=options.Command)
-@click.argument("folder", default="layertap-demo")
+@click.argument("folder", default="layertap-demo", type=click.Path())
 @options.verbose
 def demo(folder: str, verbose: bool) -> None:
     """Train a small network on handwritten digits and save its branches.

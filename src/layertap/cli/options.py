@@ -75,7 +75,8 @@ def line_of(error: Exception) -> str:
     """Returns the message of an error as one line, in the words of the command line."""
     from layertap.errors import LayertapError
 
-    message = " ".join([str(error), *getattr(error, "__notes__", ())])
+    parts = [str(error), *getattr(error, "__notes__", ())]
+    message = " ".join(part if part.endswith(".") else f"{part}." for part in parts)
     message = " ".join(message.split())
     if isinstance(error, LayertapError):
         return in_command_words(message)

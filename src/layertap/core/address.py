@@ -100,6 +100,12 @@ def parse(text: str) -> Address:
     return Address(parts["path"], "out", int(parts["output"] or 0))
 
 
+def path_of(name: str) -> str:
+    """Returns the path of the operation in an address; a path stays itself."""
+    parts = _ADDRESS.fullmatch(name)
+    return parts["path"] if parts else name
+
+
 class LayerName(str):
     """The pattern of a layer: all paths that end in its name."""
 

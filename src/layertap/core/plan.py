@@ -302,13 +302,14 @@ class Plan(tables.Tabular):
         return table
 
     def _summary(self, rows: int | None) -> Text:
-        rows = 1_000_000 if rows is None else rows
         per_row = self.bytes_per_row
-        total = None if per_row is None else per_row * rows
+        total = ""
+        if rows is not None:
+            size = tables.size(None if per_row is None else per_row * rows)
+            total = f", {size} for {tables.counted(rows, 'row')}"
         summary = Text(
-            f"{tables.counted(len(self.addresses), 'value')}, "
-            f"{len(self.stored)} of them stored: {tables.size(per_row)} per row, "
-            f"{tables.size(total)} for {rows:,} rows."
+            f"{tables.counted(len(self.addresses), 'value')}, {len(self.stored)} of "
+            f"them stored: {tables.size(per_row)} per row{total}."
         )
         if self.reduce is not None:
             summary.append(f"\nreduced: {self.reduce}")

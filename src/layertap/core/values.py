@@ -2,18 +2,22 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core import tables, tree
-from layertap.core.address import LENGTHS, OVERFLOWED, suggest
+from layertap.core import tables, text, tree
+from layertap.core.address import LENGTHS, OVERFLOWED, parse, suggest
 from layertap.core.plan import Plan, named_branches
 from layertap.errors import AddressError, OptionError
 
 Array = NDArray[Any]
 AnyArray = TypeVar("AnyArray")
+
+# How many values are listed where a list would fill the screen.
+_MOST_SHOWN = 20
 
 
 class PlannedValues(Mapping[str, AnyArray], Generic[AnyArray]):
@@ -154,7 +158,15 @@ class Values(PlannedValues[Array]):
         return self.labels, self.ids, self.sample_weight, self._auxiliary
 
     def __repr__(self) -> str:
-        return f"<layertap.Values: {len(self)} values, {self.rows:,} rows>"
+        lines = [f"<layertap.Values: {len(self)} values, {self.rows:,} rows>"]
+        lines += [
+            f"  {value.address}: {tables.shape(value.shape)} {value.dtype}, made by "
+            f"{value.made_by}"
+            for value in islice(self.plan.values, _MOST_SHOWN)
+        ]
+        if len(self) > _MOST_SHOWN:
+            lines.append(f"  and {len(self) - _MOST_SHOWN:,} more")
+        return text.printable("\n".join(lines))
 
 
 def overflow_counts(plan: Plan, counts: Any) -> dict[str, int]:
@@ -197,7 +209,9 @@ def unknown_address(plan: Plan, name: str) -> AddressError:
     for refused in plan.refused:
         if refused.address == name:
             return AddressError(f"{name!r} can't be captured: {refused.reason}.")
+    made = [v.address for v in plan.values if name in (v.made_by, parse(v.address).path)]
+    advice = f"{name!r} is an operation, with {', '.join(map(repr, made[:3]))} here."
     return AddressError(
         f"No value {name!r} of {plan.model!r} here. "
-        + suggest(name, plan.addresses, what="address")
+        + (advice if made else suggest(name, plan.addresses, what="address"))
     )

@@ -143,7 +143,8 @@ def _kvstore(location: str) -> Any:
         return bucket_spec(scheme, bucket) | {"path": f"{path}/"}
     if separator:
         return f"{location.rstrip('/')}/"
-    return {"driver": "file", "path": f"{Path(location).absolute()}/"}
+    # TensorStore refuses `..` in a path.
+    return {"driver": "file", "path": f"{Path(location).resolve()}/"}
 
 
 @cache

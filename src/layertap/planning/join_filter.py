@@ -5,7 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from layertap.core import address
 from layertap.core.plan import Ignored
-from layertap.errors import LayertapError, ModelError, NoJoinsError, OptionError
+from layertap.errors import (
+    AddressError,
+    LayertapError,
+    ModelError,
+    NoJoinsError,
+    OptionError,
+)
 from layertap.planning.folded_rows import is_folded
 from layertap.tracing.join_kinds import KINDS
 from layertap.tracing.records import Trace, TracedJoin
@@ -69,8 +75,32 @@ def select_joins(
             candidates.append(join)
     if not candidates:
         raise _no_joins(model, trace, kinds, ignored)
-    paths = address.match(patterns, [join.path for join in candidates], what="join")
+    try:
+        paths = address.match(patterns, [join.path for join in candidates], what="join")
+    except AddressError as error:
+        raise AddressError(f"{error}{_advice(patterns, candidates, trace)}") from error
     return [join for join in candidates if join.path in set(paths)], ignored
+
+
+def _advice(patterns: list[str], joins: list[TracedJoin], trace: Trace) -> str:
+    """Returns what to pass in place of an address or an operation that is no join."""
+    by_path = {join.path: join for join in joins}
+    for pattern in patterns:
+        path = address.path_of(pattern)
+        if pattern not in by_path and path in by_path:
+            return f" {pattern!r} is a value. Pass the join, {path!r}, for its branches."
+        if path in trace.outputs and path not in by_path:
+            fed = [
+                join.path
+                for join in joins
+                if path in {value.made_by for value in join.inputs}
+            ]
+            joined = f"; or before={fed[0]!r}, the join that it feeds" if fed else ""
+            return (
+                f" {path!r} is not a join. Pass outputs={path!r} for what it returns"
+                f"{joined}."
+            )
+    return ""
 
 
 def ignored_reason(join: TracedJoin) -> str:

@@ -1,6 +1,7 @@
 """Makes the plan of a model, with symbolic tensors: no data is run."""
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -13,6 +14,7 @@ from layertap.core.plan import Plan, Refused
 from layertap.errors import (
     AddressError,
     ModelError,
+    NoJoinsError,
     OptionError,
     PartialWarning,
     RefusedError,
@@ -21,13 +23,19 @@ from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
 from layertap.planning.builder import PlanBuilder
 from layertap.planning.folded_rows import unfold_rows
-from layertap.planning.join_filter import requested_kinds, select_joins
+from layertap.planning.join_filter import (
+    ignored_reason,
+    requested_kinds,
+    select_joins,
+)
 from layertap.planning.padding import Pad, Padding, padded_specs
 from layertap.planning.reduction import AS_COMPUTED, Reduce, Reduction
 from layertap.planning.row_check import check_rows
 from layertap.tracing.forward_pass import is_tensor
 from layertap.tracing.graphs.cut import cut_before
+from layertap.tracing.join_kinds import KINDS
 from layertap.tracing.model_structure import built_specs, input_specs, specs_of
+from layertap.tracing.records import Trace
 from layertap.tracing.survey import survey
 
 Pattern: TypeAlias = str | keras.Operation
@@ -180,7 +188,11 @@ def plan_from_specs(
     if batch is not None:
         trace = check_rows(model, trace, batch)
     patterns = address.patterns(before)
-    joins, ignored = select_joins(model.name, trace, kinds, patterns, everything)
+    try:
+        joins, ignored = select_joins(model.name, trace, kinds, patterns, everything)
+    except NoJoinsError as error:
+        others = _other_joins(survey(model, specs, list(KINDS), batch and batch.rows))
+        raise NoJoinsError(f"{error}{others}") from error
     known = [p for p in trace.outputs if p not in trace.inputs or p in named]
     matching = address.match(named, known, what="operation")
     chosen = {n: v for path in matching for n, v in trace.outputs_of(path).items()}
@@ -215,6 +227,17 @@ def plan_from_specs(
         )
     _check_named(made, [*patterns, *named])
     return made
+
+
+def _other_joins(trace: Trace) -> str:
+    """Returns what to pass for a model's joins of other kinds, if it has any."""
+    kinds = Counter(
+        join.kind for join in trace.joins.values() if not ignored_reason(join)
+    )
+    if not kinds:
+        return ""
+    listed = ", ".join(f"{count} of kind {kind!r}" for kind, count in kinds.items())
+    return f" It has other joins: {listed}. Pass joins={next(iter(kinds))!r}."
 
 
 def _check_named(plan: Plan, patterns: Sequence[str]) -> None:

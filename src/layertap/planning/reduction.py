@@ -6,11 +6,13 @@ reduction, then the dtype. A plan predicts the shape and the dtype that result.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from layertap.core import tables
@@ -50,11 +52,16 @@ class Reduction:
     reduce: Reduce = None
 
     def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in OVERFLOWS_FROM:
+        name = self.dtype
+        with suppress(TypeError):
+            # Also `np.float16`.
+            name = None if name is None else np.dtype(name).name
+        if name not in (None, *OVERFLOWS_FROM):
             raise OptionError(
                 "`dtype` is invalid. Expected None, 'float16' or 'bfloat16'. "
                 f"Received {self.dtype!r}."
             )
+        object.__setattr__(self, "dtype", name)
         if self.reduce not in (None, *NAMED) and not callable(self.reduce):
             advice = (
                 " Pass 'avg' for the average of each channel. For one number a row, "

@@ -14,17 +14,17 @@ _HEADINGS = (
 )
 
 
-def table(statistics: Mapping[str, Statistics]) -> Table:
-    """Returns a table of statistics by address."""
+def table(statistics: Mapping[str, Statistics], made_by: Mapping[str, str]) -> Table:
+    """Returns a table of statistics by address, with the makers of the values."""
     rows = tables.titled("Statistics")
-    rows.add_column("address", overflow="fold")
+    tables.add_columns(rows, "address", "made by", overflow="fold")
     tables.add_columns(rows, *_HEADINGS, justify="right", no_wrap=True)
     for name, known in statistics.items():
         total = known.total
         moments = (total.mean, total.deviation, total.minimum, total.maximum)
         dead = f"{total.dead:,} of {total.units:,}"
         rows.add_row(
-            Text(text.printable(name)),
+            *(Text(text.printable(words)) for words in (name, made_by[name])),
             *(Text(f"{number:.4g}") for number in moments),
             Text(_percent(total.share_of_zeros)),
             Text(f"{total.nan:,}", style="red" if total.nan else "dim"),

@@ -1,0 +1,5 @@
+"""The command line, as `python -m layertap`."""
+
+from layertap.cli import run
+
+run()
