@@ -30,6 +30,22 @@ if TYPE_CHECKING:
     from layertap.analysis.verify import verify as verify
     from layertap.core.plan import Plan as Plan
     from layertap.core.values import Values as Values
+    from layertap.errors import AddressError as AddressError
+    from layertap.errors import BackendMissingError as BackendMissingError
+    from layertap.errors import DataError as DataError
+    from layertap.errors import DataTypeError as DataTypeError
+    from layertap.errors import ListeningError as ListeningError
+    from layertap.errors import ModelError as ModelError
+    from layertap.errors import ModelFileError as ModelFileError
+    from layertap.errors import NoJoinsError as NoJoinsError
+    from layertap.errors import NotAStoreError as NotAStoreError
+    from layertap.errors import OptionError as OptionError
+    from layertap.errors import OtherRunError as OtherRunError
+    from layertap.errors import PartialWarning as PartialWarning
+    from layertap.errors import RefusedError as RefusedError
+    from layertap.errors import StoreCorruptError as StoreCorruptError
+    from layertap.errors import StoreError as StoreError
+    from layertap.errors import StoreFormatError as StoreFormatError
     from layertap.inputs.images import images as images
     from layertap.pipeline.capture import capture as capture
     from layertap.pipeline.save import save as save
@@ -72,19 +88,22 @@ _WITHOUT_KERAS = (
 __all__ = ["LayertapError", *_EXPORTS]
 
 
-def __getattr__(name: str) -> Any:
-    error = vars(errors).get(name)
-    if isinstance(error, type) and issubclass(error, LayertapError | Warning):
-        # The names in tracebacks and pickles.
-        return error
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'layertap' has no attribute {name!r}")
-    if _EXPORTS[name] not in _WITHOUT_KERAS:
-        # First, because its error says how to install the backend of Keras.
-        importlib.import_module("layertap.tracing")
-    value = getattr(importlib.import_module(f"layertap.{_EXPORTS[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:
+    # A type checker knows the names above, and no others.
+
+    def __getattr__(name: str) -> Any:
+        error = vars(errors).get(name)
+        if isinstance(error, type) and issubclass(error, LayertapError | Warning):
+            # The names in tracebacks and pickles.
+            return error
+        if name not in _EXPORTS:
+            raise AttributeError(f"module 'layertap' has no attribute {name!r}")
+        if _EXPORTS[name] not in _WITHOUT_KERAS:
+            # First, because its error says how to install the backend of Keras.
+            importlib.import_module("layertap.tracing")
+        value = getattr(importlib.import_module(f"layertap.{_EXPORTS[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

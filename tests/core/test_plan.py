@@ -96,7 +96,7 @@ def test_an_unknown_size_leaves_the_bytes_unknown():
     assert OPEN.to_json()["bytes_per_row"] is None
     line = next(line for line in str(OPEN).splitlines() if "maps/out" in line)
     assert "(rows, ?, 7, ?)" in line
-    assert "? per row, ? for 1,000,000 rows" in " ".join(str(OPEN).split())
+    assert "? per row." in " ".join(str(OPEN).split())
 
 
 def test_a_value_without_further_axes_has_one_number_a_row():
@@ -125,7 +125,6 @@ def test_the_table_shows_all_values():
         "bfloat16",
         "rnn/cell/in/0",
         "5 values, 3 of them stored: 76 bytes per row",
-        "76.0 MB for 1,000,000 rows",
     ):
         assert words in text
     for words in ("refused:", "inside a", "loop"):

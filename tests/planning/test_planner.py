@@ -57,7 +57,7 @@ def test_a_plan_as_text_as_html_on_a_terminal_and_as_json():
         # The last line is folded to the width of the table.
         folded = " ".join(shown.split())
         assert "44 bytes per row" in folded
-        assert "44.0 MB for 1,000,000 rows" in folded
+        assert "44 bytes per row." in folded
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     assert json.loads(json.dumps(plan.to_json()))["bytes_per_row"] == 44
 
@@ -124,7 +124,7 @@ def test_unknown_sizes_are_never_numbers(build, expected):
     assert sizes(plan) == expected
     assert plan.bytes_per_row is None
     assert "(rows, ?, " in str(plan)
-    assert "? per row, ? for 1,000,000 rows" in " ".join(str(plan).split())
+    assert "? per row." in " ".join(str(plan).split())
     for stand_in in ("83", "89"):
         assert stand_in not in str(plan)
         assert stand_in not in json.dumps(plan.to_json())

@@ -149,6 +149,7 @@ def test_statistics_are_shown(tmp_path):
     lines = [line.split() for line in shown.split("Statistics")[1].splitlines()]
     (line,) = [line for line in lines if line[:1] == ["fusion/in/0"]]
     assert line[1:] == [
+        "left",
         *("0.01562", "0.06052", "0", "0.25", "93.8%", "0", "0", "16", "of", "16"),
     ]
     shown = json.loads(CliRunner().invoke(main, ["show", path, "--json"]).output)

@@ -209,7 +209,9 @@ def unknown_address(plan: Plan, name: str) -> AddressError:
     for refused in plan.refused:
         if refused.address == name:
             return AddressError(f"{name!r} can't be captured: {refused.reason}.")
-    made = [v.address for v in plan.values if name in (v.made_by, parse(v.address).path)]
+    made = [
+        v.address for v in plan.values if name in (v.made_by, parse(v.address).path)
+    ]
     advice = f"{name!r} is an operation, with {', '.join(map(repr, made[:3]))} here."
     return AddressError(
         f"No value {name!r} of {plan.model!r} here. "

@@ -83,12 +83,14 @@ def select_joins(
 
 
 def _advice(patterns: list[str], joins: list[TracedJoin], trace: Trace) -> str:
-    """Returns what to pass in place of an address or an operation that is no join."""
+    """Returns what to pass in place of a name that does not belong to a join."""
     by_path = {join.path: join for join in joins}
     for pattern in patterns:
         path = address.path_of(pattern)
         if pattern not in by_path and path in by_path:
-            return f" {pattern!r} is a value. Pass the join, {path!r}, for its branches."
+            return (
+                f" {pattern!r} is a value. Pass the join, {path!r}, for its branches."
+            )
         if path in trace.outputs and path not in by_path:
             fed = [
                 join.path

@@ -191,7 +191,7 @@ def plan_from_specs(
     try:
         joins, ignored = select_joins(model.name, trace, kinds, patterns, everything)
     except NoJoinsError as error:
-        others = _other_joins(survey(model, specs, list(KINDS), batch and batch.rows))
+        others = _other_joins(survey(model, specs, list(KINDS), rows))
         raise NoJoinsError(f"{error}{others}") from error
     known = [p for p in trace.outputs if p not in trace.inputs or p in named]
     matching = address.match(named, known, what="operation")

@@ -24,6 +24,7 @@ def test_dead_and_broken_units():
     finite = np.delete(array.astype("float64").reshape(-1), 22)
     np.testing.assert_allclose(total.mean, finite.mean())
     np.testing.assert_allclose(total.deviation, finite.std())
-    shown = plain(table({"fusion/in/0": statistics}))
+    shown = plain(table({"fusion/in/0": statistics}, {"fusion/in/0": "left"}))
+    assert "left" in shown
     assert "2 of 4" in shown
     assert "25.0%" in shown

@@ -110,6 +110,20 @@ def test_blocks_fit_the_memory_and_chunks_fit_the_blocks(arrays, memory):
         assert chunk in (1, rows) or chunk * array.shape[0] >= 16 * KIB
 
 
+@given(arrays_of_any_size, st.integers(1, 10**6))
+def test_few_rows_take_little_space(arrays, rows):
+    size = 0
+    for layout in lay_out(arrays, "me", rows=rows):
+        digests = "0" * 16 * -(-rows // layout.block_rows)
+        stored = layout.committed(0, rows, digests)
+        size += len(to_json(stored.metadata()))
+        full, rest = divmod(rows, layout.block_rows)
+        size += full * stored.shard_sizes(layout.block_rows)[0]
+        size += stored.shard_sizes(rest)[0] if rest else 0
+    values = rows * sum(array.row_bytes for array in arrays)
+    assert size <= 1.2 * values + 4 * KIB * len(arrays)
+
+
 @pytest.mark.parametrize(
     ("rows", "row_bytes", "expected"),
     [

@@ -10,6 +10,7 @@ import pytest
 from layertap.errors import NotAStoreError, OptionError, StoreError
 from layertap.store import ArraySpec, Reader, Writer, exists, remove
 from layertap.store.format.shard import ShardEncoder
+from layertap.store.storage.files import LocalStorage
 from layertap.store.writing.blocks import BlockWriter
 from tests.support.store_folder import Folder
 from tests.support.store_rows import ARRAYS, ROW_BYTES, assert_holds, rows_between
@@ -58,6 +59,52 @@ def test_memory_is_bounded_by_the_budget(tmp_path):
         tracemalloc.stop()
     assert Reader(tmp_path / "v").rows == 64 * 64
     assert peak < 1.1 * memory
+
+
+def size_of(folder):
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_small_store_is_small_whether_its_rows_are_known_or_not(tmp_path, known):
+    path, batch = tmp_path / "v", rows_between(0, 40)
+    with Writer.create(path, ARRAYS, {}, rows=40 if known else None) as writer:
+        writer.append(batch)
+        writer.finish()
+    values = sum(array.nbytes for array in batch.values())
+    assert size_of(path) < 1.2 * values + 4096 * len(ARRAYS)
+    assert_holds(Folder(path), 40)
+
+
+def test_a_first_commit_that_is_cut_off_leaves_no_rows_and_can_be_resumed(
+    tmp_path, monkeypatch
+):
+    """Without known rows, it changes the sizes of arrays, one after the other."""
+    path = tmp_path / "v"
+    replace = LocalStorage.replace
+
+    def cut(storage, files):
+        if not all(name.endswith("zarr.json") for name in files):
+            return replace(storage, files)
+        replace(storage, dict(list(files.items())[:1]))
+        raise OSError("cut off")
+
+    with Writer.create(path, ARRAYS, {}) as writer:
+        writer.append(rows_between(0, 40))
+        monkeypatch.setattr(LocalStorage, "replace", cut)
+        with pytest.raises(StoreError):
+            writer.finish()
+        monkeypatch.undo()
+    sizes = {
+        reader.block_rows for reader in map(Reader(path).array, Reader(path).paths)
+    }
+    assert len(sizes) == 2
+    assert Reader(path).rows == 0
+    with Writer.resume(path) as writer:
+        assert writer.rows == 0
+        writer.append(rows_between(0, 40))
+        writer.finish()
+    assert_holds(Folder(path), 40)
 
 
 def test_attributes_that_can_not_be_kept(tmp_path):

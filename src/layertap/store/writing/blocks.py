@@ -140,7 +140,7 @@ class BlockWriter:
         return Block.empty(first, self._layouts)
 
     def refit(self, block: Block, sizes: Layouts) -> None:
-        """Gives the first block, which was not submitted, the sizes of other layouts."""
+        """Gives the first block, before it is submitted, the sizes of other layouts."""
         self._layouts = block.layouts = [
             replace(layout, block_rows=size.block_rows, chunk_rows=size.chunk_rows)
             for layout, size in zip(self._layouts, sizes, strict=True)

@@ -67,9 +67,10 @@ class Writer(BaseWriter):
         """Makes a store without rows, where there is none, and a writer for it.
 
         `memory` limits the bytes of rows that are in memory at a time, unless one row
-        is larger. `rows` is how many will come, if that is known. The observer is called in the background with all rows in order, in
-        blocks; `finish` passes it the last block, which may not be full. Its errors
-        are raised like those of writing.
+        is larger. `rows` is how many will come, if that is known. The observer is
+        called in the background with all rows in order, in blocks; `finish` passes it
+        the last block, which may not be full. Its errors are raised like those of
+        writing.
         """
         sizes: dict[str, Any] = {
             "compression": compression,
