@@ -164,6 +164,20 @@ def test_damaged_files_and_files_with_other_columns(tmp_path):
         read_parquet([other])
 
 
+def test_damage_that_a_checksum_of_the_file_shows(tmp_path):
+    path = tmp_path / "x.parquet"
+    table = pa.table({"x": COLUMNS["numbers"]})
+    pq.write_table(
+        table, path, write_page_checksum=True, compression="none", use_dictionary=False
+    )
+    content = bytearray(path.read_bytes())
+    content[content.index(X[7, 0].tobytes())] ^= 1
+    path.write_bytes(content)
+    column = read_parquet([path])["x"]
+    with pytest.raises(DataError, match=r"'x', row group 0 of .*x\.parquet.*CRC"):
+        column[:]
+
+
 def test_without_pyarrow_the_error_says_how_to_install_it(files):
     program = (
         "import sys; sys.modules['pyarrow'] = None\n"  # as if not installed

@@ -78,7 +78,9 @@ class ParquetColumn(PiecewiseRows):
         arrow = _pyarrow()
         problem = f"Column {self.name!r}, {group}, can't be read"
         with reporting(problem, arrow.ArrowException, OSError, ValueError):
-            with arrow.parquet.ParquetFile(group.file, metadata=group.metadata) as file:
+            with arrow.parquet.ParquetFile(
+                group.file, metadata=group.metadata, page_checksum_verification=True
+            ) as file:
                 table = file.read_row_group(group.number, columns=[self.name])
             array = np.concatenate(
                 [_array(chunk) for chunk in table.column(self.name).chunks]
