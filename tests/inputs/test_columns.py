@@ -1,7 +1,12 @@
 """Columns of data are inputs, labels, weights, ids, or named as not used."""
 
+from pathlib import Path
+
+import datasets
 import keras
 import numpy as np
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -64,7 +69,7 @@ def test_labels_and_ids_have_any_name(tmp_path, write, build):
     names = {"labels": "species", "ids": "name"}
     data = source
     if not isinstance(source, dict):
-        data = load_data(source, network, names.values())
+        data = load_data(source, input_specs(network), names.values())
         if build is Subclassed:
             # Whatever is left would be an input.
             del data["note"]
@@ -104,6 +109,95 @@ def test_columns_called_labels_and_ids_are_found_unless_others_are_named(tmp_pat
 def test_an_input_may_be_the_labels_too(tmp_path):
     values = layertap.capture(model(), {"x": X}, labels="x")
     np.testing.assert_array_equal(values.labels, X)
+    np.testing.assert_array_equal(values["fusion/in/0"], X)
+
+
+def structured(columns):
+    kinds = [(name, np.asarray(array).dtype) for name, array in columns.items()]
+    array = np.empty(ROWS, kinds)
+    for name, column in columns.items():
+        array[name] = column
+    return array
+
+
+TABLES = {
+    "pandas": pd.DataFrame,
+    "polars": pl.DataFrame,
+    "Arrow": pa.table,
+    "Arrow in batches": lambda columns: pa.table(columns).to_batches()[0],
+    "Hugging Face": datasets.Dataset.from_dict,
+    "structured": structured,
+}
+FLOWERS = {f"column {i}": X[:, i] for i in range(3)} | {"species": SPECIES}
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_a_table_has_inputs_by_name(tmp_path, table):
+    inputs = [keras.Input((1,), name=name) for name in list(FLOWERS)[:2]]
+    join = keras.layers.Concatenate(name="fusion")(inputs)
+    network = keras.Model(inputs, join, name="two")
+    columns = FLOWERS | {"name": NAMES.tolist()}
+    data, names = table(columns), {"labels": "species", "ids": "name"}
+    saved = layertap.save(network, data, tmp_path / "v.zarr", **names, batch_size=7)
+    for number in range(2):
+        values = saved[f"fusion/in/{number}"][:]
+        np.testing.assert_array_equal(values, X[:, number : number + 1])
+    np.testing.assert_array_equal(saved.labels[:], SPECIES)
+    assert saved.ids.tolist() == NAMES.tolist()
+    assert saved.not_used == ["column 2"]
+    assert layertap.verify(saved, network, data, **names)
+
+
+@pytest.mark.parametrize("build", [model, Subclassed])
+@pytest.mark.parametrize("name", ["pandas", "polars", "Arrow", "Arrow in batches"])
+def test_columns_of_a_frame_are_one_input_side_by_side(build, name):
+    values = layertap.capture(build(), TABLES[name](FLOWERS), labels="species")
+    (join,) = values.plan.joins
+    np.testing.assert_array_equal(values[join.addresses[0]], X)
+    np.testing.assert_array_equal(values.labels, SPECIES)
+    frame = TABLES[name](FLOWERS | {"name": NAMES.tolist()})
+    with pytest.raises(DataError, match="Column 'name' can't be part of the model's"):
+        layertap.capture(build(), frame, labels="species")
+
+
+def test_lists_of_an_arrow_table_are_one_input():
+    lists = pa.FixedSizeListArray.from_arrays(X.reshape(-1), 3)
+    for column in (lists, pa.chunked_array([lists.slice(0, 9), lists.slice(9)])):
+        values = layertap.capture(model(), pa.table({"embedding": column}))
+        np.testing.assert_array_equal(values["fusion/in/0"], X)
+
+
+def test_batches_may_be_frames():
+    batches = (pd.DataFrame(FLOWERS).iloc[row : row + 8] for row in range(0, ROWS, 8))
+    values = layertap.capture(model(), batches, labels="species")
+    np.testing.assert_array_equal(values["fusion/in/0"], X)
+    np.testing.assert_array_equal(values.labels, SPECIES)
+
+
+def test_rows_of_a_hugging_face_data_set_are_those_that_were_chosen():
+    rows = np.random.default_rng(1).permutation(ROWS)[:30]
+    chosen = datasets.Dataset.from_dict({"x": X.tolist(), "labels": SPECIES})
+    chosen = chosen.select(rows)
+    values = layertap.capture(model(), chosen, batch_size=8)
+    np.testing.assert_array_equal(values["fusion/in/0"], X[rows])
+    np.testing.assert_array_equal(values.labels, SPECIES[rows])
+    ragged = datasets.Dataset.from_dict({"x": [[1.0, 2.0, 3.0], [1.0]]})
+    with pytest.raises(DataError, match="Column 'x' has rows of different shapes"):
+        layertap.capture(model(), ragged)
+
+
+def test_paths_stand_for_the_model_and_the_data(tmp_path):
+    network, x = model(), npz(tmp_path)
+    file = str(tmp_path / "model.keras")
+    network.save(file)
+    assert layertap.plan(file, like=x) == layertap.plan(network, like=X)
+    names = {"labels": "species", "ids": "name"}
+    saved = layertap.save(file, x, tmp_path / "v.zarr", **names)
+    np.testing.assert_array_equal(saved["fusion/in/1"][:], X)
+    np.testing.assert_array_equal(saved.labels[:], SPECIES)
+    assert layertap.verify(tmp_path / "v.zarr", file, str(x), **names)
+    np.save(tmp_path / "x.npy", X)
+    values = layertap.capture(Path(file), tmp_path / "x.npy")
     np.testing.assert_array_equal(values["fusion/in/0"], X)
 
 

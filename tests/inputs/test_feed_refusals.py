@@ -71,7 +71,8 @@ GOOD = X[:8]
     ("data", "specs", "error", "words"),
     [
         (None, ONE, DataTypeError, "Received NoneType"),
-        ("x.npy", ONE, DataTypeError, r"Received str.*Load the file"),
+        ("x.npy", ONE, DataError, "x.npy is not supported as data"),
+        (["x.npy"], ONE, DataTypeError, r"Received str.*Load the file"),
         (b"x", ONE, DataTypeError, "Received bytes"),
         (3, ONE, DataTypeError, "Received int"),
         ([], ONE, DataTypeError, "Received list"),
@@ -195,6 +196,15 @@ GOOD = X[:8]
 def test_bad_data_are_refused_with_the_problem_and_the_row(data, specs, error, words):
     with pytest.raises(error, match=words):
         list(Feed(data, specs).batches())
+
+
+def test_data_whose_elements_are_single_rows_are_refused_with_what_to_do():
+    rows = tf.data.Dataset.from_tensor_slices(X)
+    numbers = tf.data.Dataset.from_tensor_slices(X[:, 0])
+    one = [keras.layers.InputSpec(shape=(None, 1), dtype="float32")]
+    for data, specs in ((rows, ONE), (iter(X), ONE), (numbers, one)):
+        with pytest.raises(DataError, match=r"Is it a single row\? .*\.batch\(32\)"):
+            list(Feed(data, specs).batches())
 
 
 def test_ragged_and_sparse_tensors_are_refused():

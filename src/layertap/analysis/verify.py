@@ -20,6 +20,7 @@ from layertap.errors import (
 )
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
+from layertap.inputs.model_file import opened
 from layertap.pipeline.tap import Tap
 from layertap.planning import fingerprint
 from layertap.planning.padding import cut_to
@@ -32,7 +33,7 @@ from layertap.tracing.model_structure import check_model, input_specs
 
 def verify(
     saved: Saved | str | os.PathLike[str],
-    model: keras.Model | None = None,
+    model: keras.Model | str | os.PathLike[str] | None = None,
     data: Any = None,
     *,
     rows: int | None = 1024,
@@ -50,8 +51,8 @@ def verify(
 
     Args:
         saved: The saved values, or the path of their store.
-        model: The model. Without it, nothing is computed: every file is read, and
-            compared with its checksums and digests.
+        model: The model, or the path of its file. Without it, nothing is computed:
+            every file is read, and compared with its checksums and digests.
         data: The data of the save, in any form that `layertap.save` accepts.
         rows: About how many rows to recompute, in complete batches: the first ones, the
             last ones, and some in between. None for all.
@@ -85,6 +86,7 @@ def verify(
         )
     if model is None:
         return _read_all(saved)
+    model = opened(model)
     check_model(model)
     specs = input_specs(model)
     columns = {"labels": labels, "ids": ids}

@@ -273,9 +273,11 @@ def _load(model: str, given: dict[str, Any]) -> Any:
 def _load_with_data(model: str, data: str, given: dict[str, Any]) -> tuple[Any, Any]:
     loaded = _load(model, given)
     from layertap.inputs.data_file import load_data
+    from layertap.tracing.model_structure import input_specs
 
     columns = [given[name] for name in _COLUMNS]
-    return loaded, load_data(data, loaded, columns, **_chosen(given, *_IMAGES))
+    images = _chosen(given, *_IMAGES)
+    return loaded, load_data(data, input_specs(loaded), columns, **images)
 
 
 def _chosen(given: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -80,8 +80,9 @@ def share(data: Any, ids: Any = None, labels: str | None = None) -> SharedData:
 def _open_path(source: str, columns: Any, model: Any) -> Any:
     from layertap.inputs.data_file import load_data
     from layertap.inputs.sources import check_no_stream, is_ray_dataset
+    from layertap.tracing.model_structure import input_specs
 
-    data = load_data(source, model, columns)
+    data = load_data(source, input_specs(model), columns)
     if is_ray_dataset(data):
         raise DataTypeError(
             f"{source} returned a ray.data.Dataset, another one to each worker. Pass "
@@ -114,13 +115,16 @@ def _share_arrays(data: Any) -> Any:
     """Puts a structure of arrays into Ray's object store."""
     import keras
 
+    from layertap.inputs.columns import Table, as_table
     from layertap.inputs.convert import sliceable, text_arrays
     from layertap.inputs.lazy_array import LazyRows
     from layertap.inputs.sources import check_arrays, check_no_stream
 
+    data = as_table(data)
     check_no_stream(data)
     data = text_arrays(data)
-    check_arrays(data)
+    if not isinstance(data, Table):
+        check_arrays(data)
 
     def put(leaf: Any, *, is_input: bool = False) -> Any:
         if isinstance(leaf, LazyRows):
@@ -129,6 +133,8 @@ def _share_arrays(data: Any) -> Any:
         array = sliceable(leaf, is_input=is_input)
         return None if array is None else put_array(array)
 
+    if isinstance(data, Table):
+        return type(data)({name: put(column) for name, column in data.items()})
     # Others may be labels. Inputs get a last axis of size 1 when converted.
     x, *others = data if isinstance(data, tuple) else (data,)
     may_have_labels = isinstance(x, Mapping)

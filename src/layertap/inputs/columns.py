@@ -1,10 +1,17 @@
-"""Columns of a table: inputs of a model, labels, sample weights, ids, or not used."""
+"""Columns of any table: inputs of a model, labels, sample weights, ids, or not used."""
 
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from layertap.core.address import IDS, LABELS, SAMPLE_WEIGHT, suggest
+from layertap.core.optional import require
 from layertap.errors import DataError, OptionError
+from layertap.inputs.lazy_array import LazyRows, reporting
+from layertap.inputs.parquet import numpy_array
 
 
 class Table(dict[str, Any]):
@@ -12,6 +19,10 @@ class Table(dict[str, Any]):
 
     # Whether the only column may have another name than the only input.
     any_name = False
+
+
+class Frame(Table):
+    """Columns of a data frame. Next to each other, they can be one input."""
 
 
 class Parts(NamedTuple):
@@ -38,7 +49,7 @@ class Columns:
                 "`labels` is invalid. Expected the name of a column. Received "
                 f"{type(labels).__name__}. Pass labels with the data: (x, labels)."
             )
-        self._inputs = inputs
+        self._inputs = set(inputs)
         self._chosen = {LABELS: labels, SAMPLE_WEIGHT: None, IDS: ids}
         self.unused: dict[str, None] = {}
 
@@ -89,6 +100,9 @@ class Columns:
 
     def _inputs_of(self, rest: dict[Any, Any], columns: Mapping[Any, Any]) -> Any:
         only = len(rest) == 1 and isinstance(columns, Table)
+        one = len(self._inputs) < 2 and self._inputs.isdisjoint(rest)
+        if one and isinstance(columns, Frame):
+            return _side_by_side(rest)
         any_name = getattr(columns, "any_name", False) and len(self._inputs) == 1
         if only and (not self._inputs or any_name):
             return next(iter(rest.values()))
@@ -108,3 +122,71 @@ def find_input(columns: Mapping[Any, Any], name: str) -> Any:
         f"{', '.join(map(repr, columns))}. "
         + suggest(name, map(str, columns), what="name in the data")
     )
+
+
+def _side_by_side(columns: Mapping[str, Any]) -> NDArray[Any]:
+    """Returns columns of numbers as one array, as Keras does for a data frame."""
+    arrays = [np.asarray(column) for column in columns.values()]
+    if len(arrays) == 1 and arrays[0].ndim > 1:
+        return arrays[0]
+    for name, array in zip(columns, arrays, strict=True):
+        if array.ndim != 1 or array.dtype.kind not in "biuf":
+            raise DataError(
+                f"Column {name!r} can't be part of the model's only input. Expected "
+                f"one number in each row. Received {array.dtype} of shape "
+                f"{('rows', *array.shape[1:])}. Drop it, or name it as the labels or "
+                "ids."
+            )
+    return np.stack(arrays, axis=1)
+
+
+class HuggingFaceColumn(LazyRows):
+    """A column of a `datasets.Dataset`, read when it is sliced.
+
+    Args:
+        dataset: The data set.
+        name: The column.
+    """
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self._dataset = dataset.select_columns([name]).with_format("numpy")
+        self._name = name
+        first = self.read(0, min(1, len(dataset)))
+        self.shape, self.dtype = (len(dataset), *first.shape[1:]), first.dtype
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Reads rows, and decodes their images and sounds."""
+        with reporting(f"Column {self._name!r} can't be read", Exception):
+            array = np.asarray(self._dataset[start:stop][self._name])
+        if array.dtype == object and any(isinstance(row, np.ndarray) for row in array):
+            raise DataError(
+                f"Column {self._name!r} has rows of different shapes from row {start} "
+                f"to row {stop - 1}. Expected one shape. Resize or pad them first."
+            )
+        return array
+
+
+def as_table(data: Any) -> Any:
+    """Returns the columns of a table by name; other data stay as they are."""
+    if isinstance(data, np.ndarray) and data.dtype.names:
+        return Table({name: data[name] for name in data.dtype.names})
+    if _is_instance(data, "pandas", "DataFrame"):
+        return Frame({str(name): data[name].to_numpy() for name in data.columns})
+    if _is_instance(data, "datasets", "Dataset"):
+        names = data.column_names
+        return Table({name: HuggingFaceColumn(data, name) for name in names})
+    if not hasattr(data, "__arrow_c_stream__") or not hasattr(data, "columns"):
+        return data
+    # Whatever has Arrow's protocol: polars, pyarrow, DuckDB.
+    table = require("pyarrow", "parquet", f"A {type(data).__name__}").table(data)
+    columns = {}
+    for name in table.column_names:
+        with reporting(f"Column {name!r} can't be read", DataError, ValueError):
+            columns[name] = numpy_array(table.column(name))
+    return Frame(columns)
+
+
+def _is_instance(data: Any, module: str, name: str) -> bool:
+    """Whether data are of a class of a library, without importing that."""
+    library = sys.modules.get(module)
+    return library is not None and isinstance(data, getattr(library, name))

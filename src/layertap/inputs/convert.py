@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import DataError, DataTypeError
-from layertap.inputs.columns import Columns, Parts, find_input
+from layertap.inputs.columns import Columns, Parts, as_table, find_input
 from layertap.inputs.images import ImageFolder
 from layertap.tracing.keras_internals import private
 from layertap.tracing.model_structure import check_strings, fixed_rows
@@ -121,6 +121,7 @@ class Converter:
         return Batch(row, rows, inputs, *others)
 
     def _parts(self, x: Any, y: Any = None, weight: Any = None) -> Parts:
+        x = as_table(x)
         if isinstance(x, Mapping):
             parts = self.columns.split(x, y, weight)
             if not isinstance(parts.inputs, dict):
@@ -378,8 +379,11 @@ def _fit_leaf(leaf: Any, spec: Any, row: int, copy: bool) -> NDArray[Any] | None
         for n, size in zip(spec.shape[1:], array.shape[1:], strict=True)
     ):
         sizes = ["rows", *("?" if n is None else str(n) for n in spec.shape[1:])]
+        single = array.ndim == rank - 1 or (array.ndim < rank and spec.shape[-1] == 1)
+        advice = " Is it a single row? Batch the data, as by `.batch(32)`."
         raise DataError(
             f"Input {spec.name!r} has another shape than the model's from row {row} "
             f"on. Expected ({', '.join(sizes)}). Received {array.shape}."
+            f"{advice if single else ''}"
         )
     return array

@@ -19,18 +19,17 @@ from layertap.inputs.lazy_array import reporting
 from layertap.inputs.parquet import SUFFIX as PARQUET
 from layertap.inputs.parquet import parquet_files, read_parquet
 from layertap.inputs.zarr_arrays import is_zarr, open_zarr
-from layertap.tracing.model_structure import input_specs
 
 _UNREADABLE = (ValueError, OSError, EOFError)
 
 
 def load_data(
     source: str | os.PathLike[str],
-    model: Any,
+    specs: Any,
     columns: Collection[str | None] = (),
     **images: Any,
 ) -> Any:
-    """Opens data for a model.
+    """Opens data for a model with these input specs, or None.
 
     `source` is a `.npy`, `.npz` or `.parquet` file, a folder in Zarr's format, of
     Parquet files or of images, or `package.module:callable`. Of a group of Zarr,
@@ -38,7 +37,7 @@ def load_data(
     """
     source = os.fspath(source)
     path = Path(source)
-    data = _open_arrays(source, path, model, columns)
+    data = _open_arrays(source, path, specs, columns)
     if data is None and path.is_dir():
         return ImageFolder(path, **images)
     if any(images.values()):
@@ -59,7 +58,7 @@ def load_data(
 
 
 def _open_arrays(
-    source: str, path: Path, model: Any, columns: Collection[str | None]
+    source: str, path: Path, specs: Any, columns: Collection[str | None]
 ) -> Any:
     """Opens an array or a table; None if there is none at the path."""
     if path.suffix == ".npy" and path.is_file():
@@ -68,18 +67,13 @@ def _open_arrays(
     if path.suffix == ".npz" and path.is_file():
         return Table(_load_npz(path))
     if is_zarr(source):
-        names = {*_input_names(model), *filter(None, columns)}
+        inputs = {spec.name for spec in keras.tree.flatten(specs)} if specs else ()
+        names = {*inputs, *filter(None, columns)}
         arrays = open_zarr(source, names, (LABELS, SAMPLE_WEIGHT, IDS))
         return Table(arrays) if isinstance(arrays, dict) else arrays
     is_parquet = path.suffix == PARQUET and path.is_file()
     files = [path] if is_parquet else parquet_files(path)
     return Table(read_parquet(files)) if files else None
-
-
-def _input_names(model: Any) -> set[str]:
-    """Returns the names of a model's inputs; the empty set if it has no graph."""
-    specs = input_specs(model)
-    return {spec.name for spec in keras.tree.flatten(specs)} if specs else set()
 
 
 def _load_npz(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Reads any data that `model.predict` accepts in batches for the model."""
 
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from layertap.errors import DataError, ModelError
 from layertap.inputs.convert import OUTSIDE, Batch, Converter
+from layertap.inputs.data_file import load_data
 from layertap.inputs.lazy_array import LazyRows
 from layertap.inputs.sources import open_source
 from layertap.tracing.backends import current_backend
@@ -45,6 +47,9 @@ class Feed:
                 "layertap was called inside a function that the backend traces, where "
                 f"arrays have no values. {OUTSIDE}"
             )
+        if isinstance(data, str | os.PathLike):
+            columns = [name for name in (labels, ids) if isinstance(name, str)]
+            data = load_data(data, specs, columns)
         self._converter = Converter(specs, labels, ids)
         self._source = open_source(data, self._converter, batch_size, anywhere=anywhere)
         self.rows = self._source.rows

@@ -1,6 +1,7 @@
 """Loads and compiles models from `.keras` and `.h5` files."""
 
 import json
+import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,13 @@ _CUSTOM = re.compile(
     r"(?:Could not (?:locate|deserialize) (?:class|function)|Unknown \w+:)"
     r" '(?P<name>[^']+)'"
 )
+
+
+def opened(model: Any) -> Any:
+    """Returns a model; a path is loaded first, in Keras' safe mode."""
+    if isinstance(model, str | os.PathLike):
+        return load_model(os.fspath(model))
+    return model
 
 
 def load_model(

@@ -82,9 +82,7 @@ class ParquetColumn(PiecewiseRows):
                 group.file, metadata=group.metadata, page_checksum_verification=True
             ) as file:
                 table = file.read_row_group(group.number, columns=[self.name])
-            array = np.concatenate(
-                [_array(chunk) for chunk in table.column(self.name).chunks]
-            )
+            array = numpy_array(table.column(self.name))
         shape = _tensor_shape(table.schema.field(self.name))
         return array if shape is None else array.reshape(len(array), *shape)
 
@@ -122,6 +120,12 @@ def read_parquet(files: Sequence[Path]) -> dict[str, ParquetColumn]:
             if rows:
                 groups.append(_Group(file, metadata, number, rows))
     return {name: ParquetColumn(name, groups) for name in names}
+
+
+def numpy_array(column: Any) -> NDArray[Any]:
+    """Converts a column of Arrow to an array of NumPy."""
+    chunks = column.chunks or [column.combine_chunks()]
+    return np.concatenate([_array(chunk) for chunk in chunks])
 
 
 def _array(values: Any) -> NDArray[Any]:

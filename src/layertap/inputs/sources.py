@@ -15,7 +15,7 @@ import numpy as np
 
 from layertap.errors import DataError, DataTypeError, OptionError, check_number
 from layertap.inputs import convert
-from layertap.inputs.columns import Parts
+from layertap.inputs.columns import Parts, as_table
 from layertap.inputs.convert import Converter
 from layertap.inputs.images import ImageFolder
 from layertap.store.storage.ahead import map_ahead
@@ -206,6 +206,7 @@ def open_source(
     data: Any, converter: Converter, batch_size: int | None, *, anywhere: bool
 ) -> Source:
     """Returns the source of any data; `anywhere` needs batches from any row on."""
+    data = as_table(data)
     if anywhere:
         check_no_stream(data)
     iterate = _stream_of(data)

@@ -1,5 +1,6 @@
 """Captures values in memory, in one pass."""
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from layertap.core import tree
 from layertap.core.values import Values, auxiliary_arrays
 from layertap.errors import DataError
 from layertap.inputs.feed import Feed
+from layertap.inputs.model_file import opened
 from layertap.pipeline.tap import Tap
 from layertap.planning.padding import Pad
 from layertap.planning.planner import Selection, plan_from_data
@@ -19,7 +21,7 @@ from layertap.tracing.model_structure import input_specs
 
 
 def capture(
-    model: keras.Model,
+    model: keras.Model | str | os.PathLike[str],
     data: Any,
     *,
     before: str | Sequence[str] | None = None,
@@ -36,8 +38,9 @@ def capture(
     """Captures the values of a model for some data in memory, in one pass.
 
     Args:
-        model: A Keras model. It is not changed; one that was never called is built.
-        data: Data for `model.predict`. A tuple is `(x, y)` or `(x, y, sample_weight)`.
+        model: A Keras model, or the path of its file. It is not changed; one that was
+            never called is built.
+        data: Data for `model.predict`, a table or a path: see `layertap.save`.
         before: See `layertap.plan`.
         outputs: See `layertap.plan`.
         joins: See `layertap.plan`.
@@ -69,6 +72,7 @@ def capture(
     values.before("fusion")  # by operation: array
     ```
     """
+    model = opened(model)
     specs, reduction = input_specs(model), Reduction(dtype, reduce)
     selection = Selection(before, outputs, joins, for_head, reduction, pad)
     feed = Feed(data, specs, batch_size, labels=labels, ids=ids)

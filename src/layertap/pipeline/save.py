@@ -11,6 +11,7 @@ from layertap.core.progress import Show, show_progress
 from layertap.errors import LayertapError, StoreError
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
+from layertap.inputs.model_file import opened
 from layertap.pipeline.prefetch import prefetch
 from layertap.pipeline.resume import (
     batch_differences,
@@ -35,7 +36,7 @@ _LEAST_RECOMPUTED = 1024
 
 
 def save(
-    model: keras.Model,
+    model: keras.Model | str | os.PathLike[str],
     data: Any,
     path: str | os.PathLike[str],
     *,
@@ -66,9 +67,14 @@ def save(
     rows; only batches in progress are lost.
 
     Args:
-        model: A Keras model. It is not changed; one that was never called is built.
+        model: A Keras model, or the path of its file. It is not changed; one that was
+            never called is built.
         data: Data for `model.predict`. A tuple is `(x, y)` or `(x, y, sample_weight)`;
-            labels and sample weights are saved, too.
+            labels and sample weights are saved, too. Or a table, whose columns are the
+            inputs by name or, side by side, the only input: a data frame of pandas or
+            polars, an Arrow table, a `datasets.Dataset`, a structured array. Or a path:
+            a `.npy`, `.npz` or Parquet file, a folder of those or in Zarr's format, a
+            folder of images.
         path: The folder of the store, `"values.zarr"`.
         before: See `layertap.plan`.
         outputs: See `layertap.plan`.
@@ -119,6 +125,7 @@ def save(
     saved = layertap.save(model, dataset, "fusion.zarr", before="fusion")
     ```
     """
+    model = opened(model)
     specs, reduction = input_specs(model), Reduction(dtype, reduce)
     selection = Selection(before, outputs, joins, for_head, reduction, pad)
     feed = Feed(data, specs, batch_size, labels=labels, ids=ids)

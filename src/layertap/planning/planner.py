@@ -1,5 +1,6 @@
 """Makes the plan of a model, with symbolic tensors: no data is run."""
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from layertap.errors import (
 )
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
+from layertap.inputs.model_file import opened
 from layertap.planning.builder import PlanBuilder
 from layertap.planning.folded_rows import unfold_rows
 from layertap.planning.join_filter import (
@@ -46,7 +48,7 @@ _MOST_REASONS = 10
 
 
 def plan(
-    model: keras.Model,
+    model: keras.Model | str | os.PathLike[str],
     *,
     like: Any = None,
     before: Patterns = None,
@@ -61,11 +63,12 @@ def plan(
     The model runs once with symbolic tensors. It needs no data and is not changed.
 
     Args:
-        model: A Keras model: functional, sequential, subclassed, nested.
-        like: Data for the model, or specs of it (objects with `shape` and `dtype`,
-            such as `keras.KerasTensor`). Required for a subclassed model that was
-            never called, which is built with it. Sizes that the model leaves open are
-            those of the data.
+        model: A Keras model: functional, sequential, subclassed, nested. Or the path
+            of its file.
+        like: Data for the model, a path of data, or specs of it (objects with `shape`
+            and `dtype`, such as `keras.KerasTensor`). Required for a subclassed model
+            that was never called, which is built with it. Sizes that the model leaves
+            open are those of the data.
         before: Glob, or globs, over paths of joins, whose branches are planned; or
             layers. All joins by default; no joins if only `outputs` is passed. The
             complete path of an ignored join includes it. A glob without `@`
@@ -108,6 +111,7 @@ def plan(
     ```
     """
     selection = Selection(before, outputs, joins, for_head, Reduction(dtype, reduce))
+    model = opened(model)
     specs, batch = specs_for(model, like)
     return plan_from_specs(model, specs, selection, batch)
 
@@ -282,7 +286,7 @@ def specs_for(model: keras.Model, like: Any) -> tuple[Any, Batch | None]:
                 "shapes yet. Pass data or specs for it: plan(model, like=x)."
             )
         return specs, None
-    if all(map(_is_spec, keras.tree.flatten(like))):
+    if not isinstance(like, str) and all(map(_is_spec, keras.tree.flatten(like))):
         return specs_of(like, declared), None
     first = Feed(like, declared).first()
     return specs_of(first.inputs, declared), first
