@@ -76,7 +76,14 @@ def test_options_of_a_save(here, tmp_path):
     assert "another run" in message
     assert "--overwrite" in message
     succeeds(*words, "--overwrite")
-    assert list(layertap.open(store)) == ["fusion/in/0", "fusion/in/1"]
+    saved = layertap.open(store)
+    assert list(saved) == ["fusion/in/0", "fusion/in/1"]
+    succeeds(*words, "--memory", "1kB")
+    assert layertap.open(store).reader.store == saved.reader.store
+    succeeds(*words, "--recompute", "--memory", "1kB")
+    again = layertap.open(store)
+    assert again.reader.store != saved.reader.store
+    assert again.reader.block_rows < saved.reader.block_rows
 
 
 def test_less_to_store(here, tmp_path):

@@ -1,8 +1,9 @@
 """Errors of Python are reported in the words of the command line."""
 
+import click
 import pytest
 
-from layertap.cli.options import in_command_words, line_of
+from layertap.cli.options import amount, in_command_words, line_of
 from layertap.errors import OptionError
 
 
@@ -27,7 +28,7 @@ from layertap.errors import OptionError
             "Pass data: plan(model, like=x).",
             "Pass data: layertap save MODEL DATA -o STORE.",
         ),
-        ("pad=False and `memory=` stay.", "pad=False and `memory=` stay."),
+        ("pad=False and `progress=` stay.", "pad=False and `progress=` stay."),
         ("Pass strings as `ids=`.", "Pass strings as --ids."),
     ],
 )
@@ -44,3 +45,24 @@ def test_an_error_with_its_notes_is_one_line():
 def test_other_errors_stay_as_they_are_and_show_their_type():
     line = "ValueError: rows=3 (--verbose shows where)"
     assert line_of(ValueError("rows=3")) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1000", 1000),
+        ("2 GB", 2 * 10**9),
+        ("512MiB", 512 * 2**20),
+        ("1.5k", 1500),
+        ("1TiB", 2**40),
+        ("64B", 64),
+    ],
+)
+def test_amounts_of_memory(text, expected):
+    assert amount(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "GB", "1 XB", "-1", "1e9", "1,000"])
+def test_what_is_no_amount_of_memory(text):
+    with pytest.raises(click.BadParameter, match="as 2GB"):
+        amount(text)

@@ -186,6 +186,21 @@ def test_rows_of_a_hugging_face_data_set_are_those_that_were_chosen():
         layertap.capture(model(), ragged)
 
 
+@pytest.mark.parametrize("dtype", [object, "<U9", "S9"])
+def test_labels_that_are_strings_are_numbers_with_names(tmp_path, dtype):
+    kinds = np.array(["setosa", "virginica", "gloriosa", "setosa"] * 10, dtype)
+    names = ["gloriosa", "setosa", "virginica"]
+    saved = layertap.save(model(), (X, kinds), tmp_path / "v.zarr")
+    assert saved.class_names == names
+    assert saved.labels[:].tolist() == [1, 2, 0, 1] * 10
+    assert layertap.verify(saved, model(), (X, kinds))
+    values = layertap.capture(model(), (X, kinds))
+    assert values.labels.tolist() == kinds.astype(str).tolist()
+    batches = iter([(X, kinds)])
+    with pytest.raises(DataTypeError, match="one array of strings for all rows"):
+        layertap.save(model(), batches, tmp_path / "w.zarr")
+
+
 def test_paths_stand_for_the_model_and_the_data(tmp_path):
     network, x = model(), npz(tmp_path)
     file = str(tmp_path / "model.keras")

@@ -1,6 +1,7 @@
 """Data that are refused, and data that cannot be read from any row."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -72,7 +73,7 @@ GOOD = X[:8]
     [
         (None, ONE, DataTypeError, "Received NoneType"),
         ("x.npy", ONE, DataError, "x.npy is not supported as data"),
-        (["x.npy"], ONE, DataTypeError, r"Received str.*Load the file"),
+        ([Path("x.npy")], ONE, DataTypeError, r"Received PosixPath.*Load the file"),
         (b"x", ONE, DataTypeError, "Received bytes"),
         (3, ONE, DataTypeError, "Received int"),
         ([], ONE, DataTypeError, "Received list"),

@@ -83,7 +83,7 @@ def test_ids_that_differ_are_shown_decoded(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"compression": "gzip"}, {"memory": 0}, {"y": np.array(["a"] * ROWS)}],
+    [{"compression": "gzip"}, {"memory": 0}, {"y": np.array([["a"]] * ROWS)}],
     ids=str,
 )
 def test_no_store_is_replaced_if_the_new_one_can_not_be_made(tmp_path, options):
@@ -96,9 +96,10 @@ def test_no_store_is_replaced_if_the_new_one_can_not_be_made(tmp_path, options):
     assert files(path) == before
 
 
-def test_a_save_without_resume_replaces_the_store(tmp_path):
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_save_without_resume_replaces_the_store(tmp_path, complete):
     path = tmp_path / "v.zarr"
-    begin(path, complete=False)
+    begin(path, complete=complete)
     before = read_root(LocalStorage(path)).store
     saved = layertap.save(
         two_branches(),

@@ -106,7 +106,7 @@ def head_of(saved: Saved, model: keras.Model) -> keras.Model:
     specs = input_specs(model)
     if isinstance(specs, dict) and specs.keys() <= set(plan.addresses):
         return model
-    kinds = sorted({join.kind for join in plan.joins})
+    kinds: list[Any] = sorted({join.kind for join in plan.joins})
     try:
         return split(model, [join.path for join in plan.joins], joins=kinds)[1]
     except (NoJoinsError, AddressError):

@@ -84,14 +84,23 @@ def plan(model: str, rows: int | None, as_json: bool, **given: Any) -> None:
     help="Pad batches of different sizes: to the longest, or to N.",
 )
 @click.option("--compression", type=click.Choice(["zstd"]), help="None by default.")
+@click.option(
+    "--memory",
+    type=options.amount,
+    metavar="SIZE",
+    help="Memory for values that are not yet on disk, as 2GB; by default 512MiB.",
+)
 @options.flag("--overwrite", "Replace the store of another run.")
+@options.flag("--recompute", "Replace the store, also that of the same run.")
 @options.quiet
 @options.ray
 @options.model
 def save(model: str, data: str, output: str, **given: Any) -> None:
     """Save the values of MODEL for DATA. Repeat it to resume a stopped save."""
-    names = (*_SELECTION, *_COLUMNS, "batch_size", "pad", "compression", "overwrite")
-    chosen = _chosen(given, *names)
+    names = ("batch_size", "pad", "compression", "memory", "overwrite")
+    chosen = _chosen(given, *_SELECTION, *_COLUMNS, *names)
+    if given["recompute"]:
+        chosen |= {"resume": False, "overwrite": True}
     chosen["progress"] = False if given["quiet"] else None
     if given["ray"] is not None:
         saved = _save_on_ray(model, data, output, chosen, given)

@@ -86,6 +86,7 @@ def line_of(error: Exception) -> str:
 # Arguments of Python that have an option.
 _NAMES = (
     "before|outputs|joins|for_head|dtype|reduce|batch_size|pad|compression|overwrite"
+    "|memory"
     "|rows|loss|metrics|repeats|seed|workers|num_gpus|labels|ids|preprocess|skip_bad"
     "|pairs|branches"
 )
@@ -134,6 +135,18 @@ def fail(line: str, status: int = BAD_INPUT) -> NoReturn:
 def pad_size(text: Any) -> bool | int:
     """Returns a size to pad to: an integer, or True for the longest."""
     return text == "longest" or click.IntRange(min=1).convert(text, None, None)
+
+
+def amount(text: Any) -> int:
+    """Returns a number of bytes: `1000000`, or with a unit, `2 GB` or `512MiB`."""
+    words = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?i?)B?", str(text))
+    if words is None:
+        raise click.BadParameter(
+            f"{text!r} is not an amount of memory; expected bytes, or a unit, as 2GB."
+        )
+    number, unit = words.groups()
+    base = 1024 if unit.endswith("i") else 1000
+    return int(float(number) * base ** " kMGT".index(unit[:1] or " "))
 
 
 def row_range(text: str) -> slice:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -29,9 +29,10 @@ from layertap.pipeline.resume import (
 from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.signals import raise_on_sigterm
+from layertap.planning.join_filter import Kind
 from layertap.planning.padding import Pad
 from layertap.planning.planner import Selection, plan_from_data
-from layertap.planning.reduction import Reduce, Reduction
+from layertap.planning.reduction import Dtype, Reduce, Reduction
 from layertap.results.saved import Saved
 from layertap.results.statistics.gather import Gatherer
 from layertap.store import DEFAULT_MEMORY, SharedWriter
@@ -53,12 +54,12 @@ def save(
     num_gpus: float = 0,
     before: str | Sequence[str] | None = None,
     outputs: str | Sequence[str] | None = None,
-    joins: str | Sequence[str] = ("concatenate",),
+    joins: Kind | Sequence[Kind] = ("concatenate",),
     batch_size: int | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     reduce: Reduce = None,
     pad: Pad | None = None,
-    compression: str | None = None,
+    compression: Literal["zstd"] | None = None,
     labels: str | None = None,
     ids: Any = None,
     for_head: bool = False,

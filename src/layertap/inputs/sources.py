@@ -69,6 +69,7 @@ class ArrayBatches(Source):
         check_arrays([x, y, weight])
         x = keras.tree.map_structure(partial(convert.sliceable, is_input=True), x)
         y, weight = keras.tree.map_structure(convert.sliceable, (y, weight))
+        y, self.notes = _numbered(y)
         self._leaves = convert.named_leaves(x, y, weight)
         self.rows = convert.common_rows(self._leaves)
         last = max(self.rows - 1, 0) // self.size * self.size
@@ -200,6 +201,18 @@ class IndexedBatches(Source):
             f"Expected {self.size}, as in its first batch, or fewer in its last one. "
             "Save data with batches of several sizes with layertap.save."
         )
+
+
+def _numbered(labels: Any) -> tuple[Any, dict[str, Any]]:
+    """Returns labels with numbers in place of texts, and what those stand for."""
+    if getattr(labels, "ndim", 0) != 1 or np.dtype(labels.dtype).kind not in "OSUT":
+        return labels, {}
+    texts = np.asarray(labels).tolist()
+    texts = [text.decode() if isinstance(text, bytes) else text for text in texts]
+    if not all(isinstance(text, str) for text in texts):
+        return labels, {}
+    numbers = {text: number for number, text in enumerate(sorted(set(texts)))}
+    return np.array([numbers[text] for text in texts]), {"class_names": [*numbers]}
 
 
 def open_source(

@@ -14,9 +14,10 @@ from layertap.errors import DataError
 from layertap.inputs.feed import Feed
 from layertap.inputs.model_file import opened
 from layertap.pipeline.tap import Tap
+from layertap.planning.join_filter import Kind
 from layertap.planning.padding import Pad
 from layertap.planning.planner import Selection, plan_from_data
-from layertap.planning.reduction import Reduce, Reduction
+from layertap.planning.reduction import Dtype, Reduce, Reduction
 from layertap.tracing.model_structure import input_specs
 
 
@@ -26,9 +27,9 @@ def capture(
     *,
     before: str | Sequence[str] | None = None,
     outputs: str | Sequence[str] | None = None,
-    joins: str | Sequence[str] = ("concatenate",),
+    joins: Kind | Sequence[Kind] = ("concatenate",),
     batch_size: int | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     reduce: Reduce = None,
     pad: Pad | None = None,
     labels: str | None = None,
@@ -92,6 +93,9 @@ def capture(
         tree.mapped(lambda *parts: np.concatenate(parts), *parts)
         for parts in zip(*along, strict=True)
     )
+    class_names = feed.notes.get("class_names")
+    if class_names and feed.images is None:
+        y = np.array(class_names)[y]
     return Values(
         plan,
         complete(value.address for value in plan.stored),

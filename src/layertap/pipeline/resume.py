@@ -42,7 +42,8 @@ def find_existing_store(
     if not exists(path):
         return None
     saved = Saved(path)
-    problems = differences(run, saved)
+    anew = options.overwrite and not options.resume
+    problems = ["resume=False"] if anew else differences(run, saved)
     if not problems and (saved.complete or (options.overwrite and run.feed.again)):
         if sampled:
             rows, size = range(saved.rows), saved.reader.block_rows
@@ -52,8 +53,6 @@ def find_existing_store(
             problems = data_differences(run, saved)
         if not run.feed.again:
             check_same_run(run, saved, problems)
-    if options.overwrite and not options.resume and not saved.complete:
-        problems = problems or ["resume=False"]
     if problems and options.overwrite:
         Writer.check(*store_schema(run), **options.layout)
         # Without holding its files open.

@@ -157,8 +157,8 @@ def _by_path(name: str, paths: Any, structure: Any) -> Arrays:
     for path, array in arrays.items():
         if array.dtype.kind in "OSUV":
             raise DataTypeError(
-                f"{path} of dtype {array.dtype} can't be saved. Expected numbers. Pass "
-                "strings as `ids=`."
+                f"{path} of dtype {array.dtype} can't be saved. Expected numbers, or "
+                "one array of strings for all rows. Pass other strings as `ids=`."
             )
     return arrays
 

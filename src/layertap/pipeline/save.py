@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -23,9 +23,10 @@ from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.signals import raise_on_sigterm
 from layertap.pipeline.tap import Arrays
+from layertap.planning.join_filter import Kind
 from layertap.planning.padding import Pad
 from layertap.planning.planner import Selection, plan_from_data
-from layertap.planning.reduction import Reduce, Reduction
+from layertap.planning.reduction import Dtype, Reduce, Reduction
 from layertap.results.saved import Saved
 from layertap.results.statistics.gather import Gatherer
 from layertap.store import DEFAULT_MEMORY, Writer
@@ -42,12 +43,12 @@ def save(
     *,
     before: str | Sequence[str] | None = None,
     outputs: str | Sequence[str] | None = None,
-    joins: str | Sequence[str] = ("concatenate",),
+    joins: Kind | Sequence[Kind] = ("concatenate",),
     batch_size: int | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     reduce: Reduce = None,
     pad: Pad | None = None,
-    compression: str | None = None,
+    compression: Literal["zstd"] | None = None,
     labels: str | None = None,
     ids: Any = None,
     for_head: bool = False,
@@ -70,11 +71,12 @@ def save(
         model: A Keras model, or the path of its file. It is not changed; one that was
             never called is built.
         data: Data for `model.predict`. A tuple is `(x, y)` or `(x, y, sample_weight)`;
-            labels and sample weights are saved, too. Or a table, whose columns are the
-            inputs by name or, side by side, the only input: a data frame of pandas or
-            polars, an Arrow table, a `datasets.Dataset`, a structured array. Or a path:
-            a `.npy`, `.npz` or Parquet file, a folder of those or in Zarr's format, a
-            folder of images.
+            labels and sample weights are saved, too. (Labels that are strings become
+            numbers; `class_names` of the result has the strings.) Or a table, whose
+            columns are the inputs by name or, side by side, the only input: a data
+            frame of pandas or polars, an Arrow table, a `datasets.Dataset`, a
+            structured array. Or a path: a `.npy`, `.npz` or Parquet file, a folder of
+            those or in Zarr's format, a folder of images.
         path: The folder of the store, `"values.zarr"`.
         before: See `layertap.plan`.
         outputs: See `layertap.plan`.
@@ -100,7 +102,8 @@ def save(
         for_head: See `layertap.plan`.
         resume: Whether to resume the store of a run that stopped. Otherwise it must
             be overwritten.
-        overwrite: Whether to replace the store of another run.
+        overwrite: Whether to replace the store of another run; with `resume=False`,
+            any store.
         progress: Whether to show progress; by default on a terminal only. Or a
             function that is called with the rows done and the bytes written.
         memory: Bytes for values that are not yet on disk.

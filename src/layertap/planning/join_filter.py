@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 from layertap.core import address
 from layertap.core.plan import Ignored
@@ -15,6 +16,21 @@ from layertap.errors import (
 from layertap.planning.folded_rows import is_folded
 from layertap.tracing.join_kinds import KINDS
 from layertap.tracing.records import Trace, TracedJoin
+
+Kind = Literal[
+    "concatenate",
+    "add",
+    "subtract",
+    "multiply",
+    "average",
+    "maximum",
+    "minimum",
+    "dot",
+    "stack",
+    "attention",
+    "*",
+    "all",
+]
 
 
 def inner_first(joins: Sequence[TracedJoin]) -> list[TracedJoin]:
@@ -40,7 +56,7 @@ def inner_first(joins: Sequence[TracedJoin]) -> list[TracedJoin]:
     return ordered
 
 
-def requested_kinds(joins: str | Sequence[str]) -> tuple[list[str], bool]:
+def requested_kinds(joins: Kind | Sequence[Kind]) -> tuple[list[str], bool]:
     """Returns the requested kinds of join, and whether to ignore no join of them."""
     requested = address.patterns(joins)
     everything = "all" in requested

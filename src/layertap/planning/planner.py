@@ -26,12 +26,13 @@ from layertap.inputs.model_file import opened
 from layertap.planning.builder import PlanBuilder
 from layertap.planning.folded_rows import unfold_rows
 from layertap.planning.join_filter import (
+    Kind,
     ignored_reason,
     requested_kinds,
     select_joins,
 )
 from layertap.planning.padding import Pad, Padding, padded_specs
-from layertap.planning.reduction import AS_COMPUTED, Reduce, Reduction
+from layertap.planning.reduction import AS_COMPUTED, Dtype, Reduce, Reduction
 from layertap.planning.row_check import check_rows
 from layertap.tracing.forward_pass import is_tensor
 from layertap.tracing.graphs.cut import cut_before
@@ -53,8 +54,8 @@ def plan(
     like: Any = None,
     before: Patterns = None,
     outputs: Patterns = None,
-    joins: str | Sequence[str] = ("concatenate",),
-    dtype: str | None = None,
+    joins: Kind | Sequence[Kind] = ("concatenate",),
+    dtype: Dtype | None = None,
     reduce: Reduce = None,
     for_head: bool = False,
 ) -> Plan:
@@ -122,7 +123,7 @@ class Selection:
 
     before: Patterns = None
     outputs: Patterns = None
-    joins: str | Sequence[str] = ("concatenate",)
+    joins: Kind | Sequence[Kind] = ("concatenate",)
     for_head: bool = False
     reduction: Reduction = AS_COMPUTED
     pad: Pad | None = None

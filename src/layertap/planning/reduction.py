@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -24,9 +24,11 @@ from layertap.tracing.keras_internals import backend
 from layertap.tracing.records import TracedValue
 
 Tensor = Any
-Reduce = str | Callable[[Tensor], Tensor] | None
+Named = Literal["avg", "max", "flatten"]
+Reduce = Named | Callable[[Tensor], Tensor] | None
+Dtype = Literal["float16", "bfloat16"] | type[np.float16]
 
-NAMED = ("avg", "max", "flatten")
+NAMED = get_args(Named)
 
 # From here on, rounding to the nearest gives infinity: half a step above the largest
 # number. Values are compared with it before the cast, since XLA may leave out the
@@ -48,8 +50,9 @@ class Reduction:
     and booleans is `float32`. Only floating values are narrowed. See `layertap.plan`.
     """
 
-    dtype: str | None = None
-    reduce: Reduce = None
+    # What a user passed, or a store holds.
+    dtype: Any = None
+    reduce: Any = None
 
     def __post_init__(self) -> None:
         name = self.dtype

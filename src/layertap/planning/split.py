@@ -8,6 +8,7 @@ import keras
 
 from layertap.core.plan import named_branches
 from layertap.errors import ModelError, OptionError
+from layertap.planning.join_filter import Kind
 from layertap.planning.planner import plan, specs_for
 from layertap.tracing.collect import collect
 from layertap.tracing.forward_pass import Wanted
@@ -20,7 +21,7 @@ def split(
     before: str | Sequence[str] | None = None,
     *,
     like: Any = None,
-    joins: str | Sequence[str] = ("concatenate",),
+    joins: Kind | Sequence[Kind] = ("concatenate",),
     copy: bool = False,
 ) -> tuple[keras.Model, keras.Model]:
     """Cuts a model in two before joins: `head(stem(x))` is `model(x)`, bit for bit.
@@ -73,7 +74,7 @@ def submodels(
     before: str | None = None,
     *,
     like: Any = None,
-    joins: str | Sequence[str] = ("concatenate",),
+    joins: Kind | Sequence[Kind] = ("concatenate",),
 ) -> dict[str, keras.Model]:
     """Makes one model for each branch of a join, sharing the original's variables.
 

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layertap.core import tables
 from layertap.core.values import unknown_address
@@ -17,6 +17,10 @@ from layertap.results.training import selection
 from layertap.results.training.batches import Batches, Examples
 from layertap.results.training.row_order import RowOrder
 from layertap.results.training.selection import Globs
+
+if TYPE_CHECKING:
+    from layertap.results.training.keras import SavedDataset
+    from layertap.results.training.torch import TorchDataset
 
 
 class Saved(SavedRows):
@@ -33,7 +37,8 @@ class Saved(SavedRows):
         identity: What makes two runs the same: model, versions, options.
         labels: The labels that came with the data, as lazy arrays, or None.
         sample_weight: The sample weights that came with the data, in the same form.
-        class_names: What the labels stand for, if the data were a folder of images.
+        class_names: What the numbers among the labels stand for, if those were strings,
+            or the data a folder of images.
         skipped: The images that could not be decoded and were left out, and why.
         passed_over: How many other files the folder of images has, by suffix.
         not_used: The columns of the data that were used for nothing.
@@ -84,7 +89,7 @@ class Saved(SavedRows):
         workers: int = 1,
         use_multiprocessing: bool = False,
         max_queue_size: int = 10,
-    ) -> Any:
+    ) -> "SavedDataset":
         """Returns batches for `fit`, `evaluate` and `predict`, on any backend.
 
         Batches are read from disk when Keras asks for them; values of at most 64 MiB in
@@ -159,7 +164,7 @@ class Saved(SavedRows):
         rows: Any = None,
         labels: Any = True,
         sample_weight: Any = True,
-    ) -> Any:
+    ) -> "TorchDataset":
         """Returns the rows for a PyTorch `DataLoader`, on any backend of Keras.
 
         Args:

@@ -35,7 +35,9 @@ class SavedRows(values.PlannedValues[ValueArray]):
             self.identity: dict[str, Any] = dict(self.reader.attributes["identity"])
             manifest.check_arrays(self.plan, self.reader)
             manifest.check_ids(self.identity[IDS], self.reader)
-            self.labels = manifest.resolve(self.identity[LABELS], self.reader)
+            self.labels: ValueArray | Any = manifest.resolve(
+                self.identity[LABELS], self.reader
+            )
             weights = self.identity.get(SAMPLE_WEIGHT)
             self.sample_weight = manifest.resolve(weights, self.reader)
             self.notes = manifest.read_notes(self.reader)

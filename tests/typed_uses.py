@@ -1,0 +1,58 @@
+"""Typical uses, for type checkers alone: `make lint` checks this file.
+
+A comment that ignores an error is an error itself where there is none.
+"""
+
+from typing import Any, assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+
+import layertap
+import layertap.distributed
+from layertap.errors import LayertapError
+
+model: Any = None
+x = np.zeros((4, 2))
+
+
+def options() -> None:
+    layertap.plan(model, joins="add", reduce="avg")
+    layertap.plan("model.keras", like="data.npz", joins=["add", "concatenate"])
+    layertap.capture(model, x, dtype="float16", reduce=lambda tensor: tensor[:, 0])
+    layertap.save(model, x, "v.zarr", dtype=np.float16, compression="zstd")
+    layertap.distributed.save("model.keras", "photos/", "v.zarr", joins="*")
+
+
+def wrong_options() -> None:
+    layertap.plan(model, joins="ad")  # type: ignore[arg-type]
+    layertap.capture(model, x, dtype="half")  # type: ignore[arg-type]
+    layertap.capture(model, x, reduce="mean")  # type: ignore[arg-type]
+    layertap.save(model, x, "v.zarr", compression="gzip")  # type: ignore[arg-type]
+    layertap.nope()  # type: ignore[attr-defined]
+
+
+def results() -> None:
+    assert_type(layertap.plan(model), layertap.Plan)
+    values = layertap.capture(model, x)
+    assert_type(values, layertap.Values)
+    assert_type(values["fusion/in/0"], NDArray[Any])
+    saved = layertap.open("v.zarr")
+    assert_type(saved, layertap.Saved)
+    assert_type(saved.rows, int)
+    assert_type(saved.class_names, list[str])
+    assert_type(layertap.verify(saved, model, x), layertap.Report)
+    assert_type(len(saved.dataset()), int)
+    assert_type(len(saved.torch()), int)
+    assert_type(saved.labels[:], NDArray[Any] | Any)
+
+
+def errors() -> None:
+    try:
+        layertap.save(model, x, "v.zarr")
+    except layertap.OtherRunError as error:
+        assert_type(error, layertap.OtherRunError)
+    except layertap.StoreError as error:
+        raise LayertapError(str(error)) from error
+    except layertap.NopeError:  # type: ignore[attr-defined]
+        pass
