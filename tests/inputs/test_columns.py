@@ -295,7 +295,12 @@ def test_other_labels_or_ids_of_a_column_are_another_run(tmp_path):
             "hold no input.*Received 'species'",
         ),
         (COLUMNS, {"ids": "x"}, DataError, r"one integer or string.*\(40, 3\)"),
-        (COLUMNS, {"labels": "name"}, DataTypeError, "labels of dtype <U.*`ids=`"),
+        (
+            COLUMNS | {"name": NAMES[:, None]},
+            {"labels": "name"},
+            DataTypeError,
+            "labels of dtype <U.*`ids=`",
+        ),
     ],
 )
 def test_columns_that_cannot_be_used(tmp_path, data, options, error, words):

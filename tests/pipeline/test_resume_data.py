@@ -234,14 +234,29 @@ def test_random_numbers_do_not_depend_on_what_ran_before(tmp_path):
         layertap.save(noisy(8), x, tmp_path / "v.zarr", batch_size=20)
 
 
+@pytest.mark.parametrize("complete", [False, True])
+@pytest.mark.parametrize("size", [7, 32, 2000])
+def test_a_save_goes_on_in_batches_of_another_size(tmp_path, complete, size):
+    model, x, path = two_branches(), numbers(), tmp_path / "v.zarr"
+    begin(path, complete=complete)
+    before = layertap.open(path)
+    saved = layertap.save(model, (x, EVERY), path, ids=EVERY, batch_size=size)
+    assert (saved.rows, saved.complete) == (ROWS, True)
+    assert saved.reader.store == before.reader.store
+    assert saved.labels[:].tolist() == saved.ids.tolist() == EVERY.tolist()
+    # In the batches of the store.
+    report = layertap.verify(saved, model, x, rows=None)
+    assert report, report
+    assert report.other_inputs == 0
+    x[990] += 1
+    with pytest.raises(OtherRunError, match="the inputs of row 990 are not those in"):
+        layertap.save(model, (x, EVERY), path, ids=EVERY, batch_size=size)
+
+
 def test_arrays_resume_a_store_of_batches_of_their_size(tmp_path):
     model, x, path = two_branches(), numbers(), tmp_path / "v.zarr"
     begin(path, complete=False, ids=None)
     data = (x, EVERY)
-    with pytest.raises(OtherRunError, match="of 20 rows in the store, and 32 here"):
-        layertap.save(model, data, path)
-    with pytest.raises(OtherRunError, match="of 20 rows in the store, and 10 here"):
-        layertap.save(model, data, path, batch_size=10)
     saved = layertap.save(model, data, path, batch_size=BATCH)
     assert (saved.rows, saved.complete) == (ROWS, True)
     # Without a batch size, verification has that of the store.

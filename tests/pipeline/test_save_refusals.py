@@ -31,7 +31,7 @@ pytestmark = pytest.mark.every_backend
         (np.zeros((5, 7), "float32"), DataError, "x.*8"),
         (np.array([["a"] * 8]), DataTypeError, "x"),
         ({"y": np.zeros((5, 8), "float32")}, DataError, "x"),
-        ((np.zeros((5, 8), "float32"), np.array(list("abcde"))), DataTypeError, "ids"),
+        ((np.zeros((5, 8), "float32"), np.array([["a"]] * 5)), DataTypeError, "ids"),
     ],
 )
 def test_bad_data_are_refused_and_leave_nothing_behind(tmp_path, data, error, words):

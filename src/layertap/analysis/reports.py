@@ -24,8 +24,8 @@ class Report(tables.Tabular):
         rows: How many rows it has.
         checks: One check for each value, and one for each complete join.
         nonfinite: By address, how many NaN and infinities the checked rows have.
-        other_inputs: How many of the recomputed batches have other inputs or rows than
-            the saved ones.
+        other_inputs: How many of the recomputed rows have other inputs than the saved
+            ones.
         missing: Why requested values are not in the store, by address: their joins are
             incomplete.
     """
@@ -80,8 +80,8 @@ class Report(tables.Tabular):
         ]
         if not self.ok and self.other_inputs:
             lines.append(
-                f"{self.other_inputs} of the batches have other inputs than the saved "
-                "ones: the data differ, or their batches."
+                f"{tables.counted(self.other_inputs, 'row')} have other inputs than "
+                "the saved ones: the data differ."
             )
         lines += [
             text.printable(f"{name} is missing: {why}.")
@@ -105,8 +105,8 @@ class Difference(tables.Tabular):
         identity: The points in which the two runs differ: weights, backend, versions.
             They are for information: `ok` depends on the values.
         asked: The number of rows that `rows=` selected, or None for all.
-        other_inputs: How many of the compared rows are of batches with other inputs;
-            None if the batches differ in size.
+        other_inputs: How many of the compared rows have other inputs; None without
+            rows.
     """
 
     paths: tuple[str, str]
@@ -169,8 +169,8 @@ class Difference(tables.Tabular):
             weights = any(line.startswith("weights: ") for line in self.identity)
             reason = "" if weights else " The weights are the same: the data differ."
             lines.append(
-                f"{self.other_inputs:,} rows were computed from other inputs, or in "
-                f"other batches.{reason}"
+                f"{tables.counted(self.other_inputs, 'row')} were computed from other "
+                f"inputs.{reason}"
             )
         elif self.other_inputs == 0:
             lines.append("All compared rows were computed from the same inputs.")

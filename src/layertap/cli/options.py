@@ -75,8 +75,9 @@ def line_of(error: Exception) -> str:
     """Returns the message of an error as one line, in the words of the command line."""
     from layertap.errors import LayertapError
 
-    parts = [str(error), *getattr(error, "__notes__", ())]
-    message = " ".join(part if part.endswith(".") else f"{part}." for part in parts)
+    message = str(error)
+    for note in getattr(error, "__notes__", ()):
+        message = f"{message.removesuffix('.')}. {note}"
     message = " ".join(message.split())
     if isinstance(error, LayertapError):
         return in_command_words(message)

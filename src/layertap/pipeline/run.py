@@ -52,8 +52,9 @@ class Run:
                 self._id_bytes = max(_LEAST_ID_BYTES, 2 * encoded.shape[1])
         self._labels = tree.paths(feed.first().labels, LABELS)
         self._weights = tree.paths(feed.first().sample_weight, SAMPLE_WEIGHT)
+        size = feed.batch_size or feed.first().rows
         self.identity: dict[str, Any] = {
-            **fingerprint.run_identity(model, plan, feed.batch_size),
+            **fingerprint.run_identity(model, plan, size),
             "labels": self._labels,
             "ids": kind,
         }
@@ -87,8 +88,7 @@ class Run:
 
         These are its labels, its sample weights, its ids and the digest of its inputs.
         """
-        digest = fingerprint.inputs_digest(batch.inputs)
-        arrays = {DIGESTS: np.full(batch.rows, digest, np.uint64)}
+        arrays = {DIGESTS: fingerprint.inputs_digests(batch.inputs)}
         arrays |= _by_path(LABELS, self._labels, batch.labels)
         arrays |= _by_path(SAMPLE_WEIGHT, self._weights, batch.sample_weight)
         if self._ids is None and batch.ids is not None:

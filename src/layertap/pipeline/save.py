@@ -117,7 +117,7 @@ def save(
 
     Raises:
         OtherRunError: If the path has the store of another run: other weights, another
-            plan, dtype, reduction, data, batch size or version. The message names the
+            plan, dtype, reduction, data or version. The message names the
             differences.
         StoreError: If the store can't be written.
         LayertapError: See `layertap.plan`; also if the model does not accept the data.

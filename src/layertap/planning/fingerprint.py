@@ -2,8 +2,9 @@
 
 import functools
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import CodeType
 from typing import Any
 
@@ -17,16 +18,13 @@ from layertap.tracing.collect import VERSIONS
 from layertap.tracing.keras_internals import without_importing_tensorflow
 from layertap.tracing.model_structure import layers_of, learned
 
-# In how many rows the end of a batch is searched.
-_MOST_BATCH_ROWS = 2**16
-
 
 def run_identity(
     model: keras.Model, plan: Plan, batch_size: int | None
 ) -> dict[str, str | int | None]:
     """Describes a run by everything that affects its values, short enough to show.
 
-    The batch size counts, since rounding can depend on it.
+    Two runs may differ in their batch size, which affects rounding alone.
     """
     planned = [(v.address, v.shape, v.dtype, v.alias_of) for v in plan.values]
     return {
@@ -130,32 +128,38 @@ def _weights_digest(model: keras.Model) -> str:
     return digest.hexdigest()[:16]
 
 
-def inputs_digest(inputs: Any) -> int:
-    """Returns a 64-bit digest of a batch of inputs: their forms and their bytes."""
-    digest = xxhash.xxh3_64()
-    for path, array in keras.tree.flatten_with_path(inputs):
-        if array is None:
-            digest.update(f"{path} None;".encode())
-            continue
-        digest.update(_form(path, array.shape, array.dtype))
-        digest.update(_bytes(array))
-    return digest.intdigest()
-
-
-def batch_rows(digests: Any, start: int = 0) -> int:
-    """Returns the rows of the batch that begins at a row, by the digests of rows."""
-    digests = digests[start : start + _MOST_BATCH_ROWS]
-    others = np.flatnonzero(digests != digests[:1])
-    return int(others[0]) if len(others) else len(digests)
+def inputs_digests(inputs: Any) -> NDArray[np.uint64]:
+    """Returns 64-bit digests of the rows of a batch: of their forms and their bytes."""
+    leaves = keras.tree.flatten_with_path(inputs)
+    arrays = [array for _, array in leaves if array is not None]
+    forms = b"".join(
+        _form(path, None if array is None else (array.shape[1:], array.dtype))
+        for path, array in leaves
+    )
+    # The digest of a row in one array is the seed of that in the next.
+    digests = [xxhash.xxh3_64_intdigest(forms)] * len(arrays[0])
+    for array in arrays:
+        digests = list(map(xxhash.xxh3_64_intdigest, _rows(array), digests))
+    return np.array(digests, np.uint64)
 
 
 # All batches of a data set have the same forms, and names of dtypes are slow.
 @functools.lru_cache(maxsize=256)
-def _form(path: tuple[Any, ...], shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
-    return f"{path} {shape} {dtype.name};".encode()
+def _form(path: tuple[Any, ...], form: tuple[Any, np.dtype[Any]] | None) -> bytes:
+    return f"{path} {form and (form[0], form[1].name)};".encode()
 
 
-def _bytes(array: NDArray[Any]) -> memoryview | bytes:
+def _rows(array: NDArray[Any]) -> Iterator[memoryview | bytes]:
+    """Yields the bytes of each row."""
+    if array.dtype == object:
+        return map(_bytes, array)
+    content, size = _bytes(array), array[:1].nbytes
+    if not size:
+        return itertools.repeat(b"", len(array))
+    return (content[start : start + size] for start in range(0, len(content), size))
+
+
+def _bytes(array: Any) -> memoryview | bytes:
     if array.dtype == object:
         # Strings, as bytes.
         lengths = np.array([len(text) for text in array.flat], np.int64)
