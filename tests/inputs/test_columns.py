@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import datasets
 import keras
 import numpy as np
 import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -112,6 +110,19 @@ def test_an_input_may_be_the_labels_too(tmp_path):
     np.testing.assert_array_equal(values["fusion/in/0"], X)
 
 
+# Imported where they are used: that takes a second and more.
+def polars_frame(columns):
+    import polars
+
+    return polars.DataFrame(columns)
+
+
+def hugging_face(columns):
+    import datasets
+
+    return datasets.Dataset.from_dict(columns)
+
+
 def structured(columns):
     kinds = [(name, np.asarray(array).dtype) for name, array in columns.items()]
     array = np.empty(ROWS, kinds)
@@ -122,10 +133,10 @@ def structured(columns):
 
 TABLES = {
     "pandas": pd.DataFrame,
-    "polars": pl.DataFrame,
+    "polars": polars_frame,
     "Arrow": pa.table,
     "Arrow in batches": lambda columns: pa.table(columns).to_batches()[0],
-    "Hugging Face": datasets.Dataset.from_dict,
+    "Hugging Face": hugging_face,
     "structured": structured,
 }
 FLOWERS = {f"column {i}": X[:, i] for i in range(3)} | {"species": SPECIES}
@@ -176,12 +187,11 @@ def test_batches_may_be_frames():
 
 def test_rows_of_a_hugging_face_data_set_are_those_that_were_chosen():
     rows = np.random.default_rng(1).permutation(ROWS)[:30]
-    chosen = datasets.Dataset.from_dict({"x": X.tolist(), "labels": SPECIES})
-    chosen = chosen.select(rows)
+    chosen = hugging_face({"x": X.tolist(), "labels": SPECIES}).select(rows)
     values = layertap.capture(model(), chosen, batch_size=8)
     np.testing.assert_array_equal(values["fusion/in/0"], X[rows])
     np.testing.assert_array_equal(values.labels, SPECIES[rows])
-    ragged = datasets.Dataset.from_dict({"x": [[1.0, 2.0, 3.0], [1.0]]})
+    ragged = hugging_face({"x": [[1.0, 2.0, 3.0], [1.0]]})
     with pytest.raises(DataError, match="Column 'x' has rows of different shapes"):
         layertap.capture(model(), ragged)
 
