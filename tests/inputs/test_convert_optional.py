@@ -68,7 +68,7 @@ def test_none_for_an_optional_input(tmp_path, named, first):
         assert layertap.save(model, data(b), path, batch_size=2).complete
         assert layertap.verify(saved, model, data(b))
         other = data(A * 2 if b is None else None)
-        with pytest.raises(OtherRunError, match="the inputs of rows 0 to 1"):
+        with pytest.raises(OtherRunError, match="the inputs of row 0 are"):
             layertap.save(model, other, path, batch_size=2)
     assert layertap.save(model, data(None), tmp_path / "p.zarr", pad=True).complete
 
