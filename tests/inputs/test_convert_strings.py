@@ -64,11 +64,11 @@ def test_strings_of_every_form_are_one_run(tmp_path):
         np.testing.assert_array_equal(saved["fusion/in/0"][:], embedded(model))
     assert layertap.verify(saved, model, {"text": TEXTS, "x": X})
     other = {"text": ["good films", *TEXTS[1:]], "x": X}
-    with pytest.raises(OtherRunError, match="the inputs of row [0-4] are"):
+    with pytest.raises(OtherRunError, match="the inputs of row 0 are"):
         layertap.save(model, other, path)
     # The same letters, in other strings.
     moved = {"text": ["good fil", "mBad film!", *TEXTS[2:]], "x": X}
-    with pytest.raises(OtherRunError, match="the inputs of row [0-4] are"):
+    with pytest.raises(OtherRunError, match="the inputs of row 0 are"):
         layertap.save(model, moved, path)
     assert not layertap.verify(saved, model, other)
 

@@ -152,7 +152,7 @@ def _form(path: tuple[Any, ...], form: tuple[Any, np.dtype[Any]] | None) -> byte
 def _rows(array: NDArray[Any]) -> Iterator[memoryview | bytes]:
     """Yields the bytes of each row."""
     if array.dtype == object:
-        return map(_bytes, array)
+        return map(_bytes, array.reshape(len(array), -1))
     content, size = _bytes(array), array[:1].nbytes
     if not size:
         return itertools.repeat(b"", len(array))
