@@ -21,6 +21,8 @@ import numpy as np
 import layertap
 
 ROWS, BATCH = 2000, 25
+# The rows of a store that is complete before it grows.
+FEWER = 1000
 # Blocks of some three hundred rows.
 MEMORY = 3 * 2**16
 EVENTS = ("os.rename", "os.remove", "os.mkdir", "open")
@@ -46,25 +48,25 @@ def numbers() -> np.ndarray:
     return np.random.default_rng(7).normal(size=(ROWS, 8)).astype("float32")
 
 
-def data(known: bool):
+def data(known: bool, rows: int):
     """Returns inputs with row numbers as labels: arrays, or a stream."""
-    x, labels = numbers(), np.arange(ROWS)
+    x, labels = numbers()[:rows], np.arange(rows)
     if known:
         return (x, labels), {"batch_size": BATCH}
     batches = (
-        (x[at : at + BATCH], labels[at : at + BATCH]) for at in range(0, ROWS, BATCH)
+        (x[at : at + BATCH], labels[at : at + BATCH]) for at in range(0, rows, BATCH)
     )
     return batches, {}
 
 
-def save(path: str, compression: str | None, known: bool) -> None:
-    """Saves into a store, or resumes it."""
-    source, options = data(known)
+def save(path: str, compression: str | None, known: bool, rows: int) -> None:
+    """Saves into a store, or resumes it, or adds rows to it."""
+    source, options = data(known, rows)
     layertap.save(
         model(),
         source,
         path,
-        ids=[f"row {n}" for n in range(ROWS)],
+        ids=[f"row {n:04}" for n in range(rows)],
         compression=compression,
         memory=MEMORY,
         progress=False,
@@ -95,7 +97,7 @@ def run(job: dict) -> None:
     """Runs a job, in its own process."""
     seen = kill_at(job["path"], job["event"])
     started = time.monotonic()
-    save(job["path"], job["compression"], job["known"])
+    save(job["path"], job["compression"], job["known"], job["rows"])
     print("events", seen[0], time.monotonic() - started, flush=True)
 
 

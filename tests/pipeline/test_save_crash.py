@@ -14,8 +14,8 @@ def server():
         yield server
 
 
-# Arrays without compression, and a compressed stream.
-CASES = share(2, [campaign.CASES[-1], campaign.CASES[0]])
+# Arrays without compression, a compressed stream, and arrays that grow.
+CASES = share(2, [campaign.CASES[3], campaign.CASES[0], campaign.CASES[4]])
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

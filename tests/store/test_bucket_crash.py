@@ -18,6 +18,7 @@ from tests.support.faulty_store import (
     assert_goes_on,
     assert_right,
     leave,
+    leave_complete,
     write_from_the_start,
 )
 from tests.support.nursery import nursery
@@ -86,6 +87,12 @@ def test_a_store_is_made_whole_or_not_at_all(killed, undisturbed_bucket):
 
 def test_going_on_is_as_if_nothing_were(killed, undisturbed_bucket):
     for place in killed("resume", leave):
+        assert_right(place)
+        write_again(place, undisturbed_bucket)
+
+
+def test_a_complete_store_keeps_its_rows_while_it_grows(killed, undisturbed_bucket):
+    for place in killed("resume", leave_complete):
         assert_right(place)
         write_again(place, undisturbed_bucket)
 

@@ -43,14 +43,14 @@ MEMORY = 3 * BLOCK * ROW_BYTES
 WRITER = """
 import sys
 from layertap.store import Writer, exists
-from tests.support.store_rows import ARRAYS, rows_between
+from tests.support.store_rows import ARRAYS, reopening_of, rows_between
 
 path, compression, memory = sys.argv[1], sys.argv[2] or None, int(sys.argv[3])
 writer = None
 for line in sys.stdin:
     command, number = line.split()
     if command == "open" and exists(path):
-        writer = Writer.resume(path, memory=memory)
+        writer = Writer.resume(path, memory=memory, reopening=reopening_of(path))
     elif command == "open":
         writer = Writer.create(
             path, ARRAYS, {"x": 1}, compression=compression, memory=memory
@@ -93,9 +93,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.writer = None
         return status
 
-    @precondition(lambda self: self.writer is None and not self.complete)
+    @precondition(lambda self: self.writer is None)
     @rule()
     def save_or_resume(self):
+        """Begins a store or goes on with it, also if it was complete."""
         self.writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, self.path, self.compression, str(MEMORY)],
             stdin=subprocess.PIPE,
@@ -106,6 +107,7 @@ class StoreMachine(RuleBasedStateMachine):
         before = self.least
         self.done("open")
         assert before <= self.most == self.least
+        self.complete = False
 
     @precondition(lambda self: self.writer is not None and not self.complete)
     @rule(rows=st.integers(1, 25))

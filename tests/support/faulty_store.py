@@ -10,7 +10,7 @@ import zarr
 from layertap.errors import StoreError
 from layertap.store import ArraySpec, Reader, Writer
 from tests.support.store_folder import Folder
-from tests.support.store_rows import contents_of
+from tests.support.store_rows import contents_of, reopening_of
 
 ARRAYS = [ArraySpec("a/0", (300,), "float32"), ArraySpec("a/1", (), "int32")]
 BLOCK = 32
@@ -69,6 +69,18 @@ def leave(path):
     """Makes a store with some rows, and leaves it."""
     begin(path).close()
     return path
+
+
+def leave_complete(path):
+    """Makes a store that is complete with some rows."""
+    with begin(path) as writer:
+        writer.finish()
+    return path
+
+
+def resume(path):
+    """Opens a store to write more rows, complete or not."""
+    return Writer.resume(path, memory=MEMORY, reopening=reopening_of(path))
 
 
 def rows_reported(error):
@@ -132,9 +144,8 @@ def assert_right(path, least=SAFE):
 def assert_goes_on(path, undisturbed):
     """Asserts that the same store comes out as if nothing had happened."""
     place = _place(path)
-    if not Reader(place.path).complete:
-        with Writer.resume(place.path, memory=MEMORY) as writer:
-            go_on(writer)
+    if not (Reader(place.path).complete and Reader(place.path).rows == TOTAL):
+        write_all(resume(place.path))
     assert_right(place, TOTAL)
     assert contents_of(place) == undisturbed
 

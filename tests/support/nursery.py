@@ -17,7 +17,7 @@ from layertap.errors import StoreError
 from layertap.store import Writer, exists, remove
 
 def resume(path):
-    t.write_all(Writer.resume(path, memory=t.MEMORY))
+    t.write_all(t.resume(path))
 
 def write(path):
     if exists(path):

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import zarr
 
-from layertap.store import ArraySpec, Reader, Writer
+from layertap.store import ArraySpec, Reader, Reopening, Writer
 
 
 class Place(Protocol):
@@ -80,6 +80,12 @@ def write(path, values, *, memory=2000, finish=True, **options):
         writer.commit()
         if finish:
             writer.finish()
+
+
+def reopening_of(path):
+    """How a complete store with such attributes is reopened; None if it is not."""
+    reader = Reader(path)
+    return Reopening(reader.store, reader.rows, {"x": 1}) if reader.complete else None
 
 
 def assert_holds(place, rows):

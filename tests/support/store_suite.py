@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from hypothesis import strategies as st
 
 from layertap.errors import OptionError, StoreError
 from layertap.store import ArraySpec, Reader, Writer, remove
+from layertap.store.format import root
+from layertap.store.location import locate
 from tests.support.campaign import times
 from tests.support.store_rows import (
     ARRAYS,
@@ -28,6 +31,7 @@ from tests.support.store_rows import (
     assert_holds,
     complaints,
     contents_of,
+    reopening_of,
     rows_between,
     values_of,
     write,
@@ -43,9 +47,8 @@ except StoreError as error:
     print(error)
 """
 
-steps = st.lists(
-    st.integers(0, 40) | st.sampled_from(["commit", "resume"]), min_size=1, max_size=12
-)
+words = st.sampled_from(["commit", "resume", "grow"])
+steps = st.lists(st.integers(0, 40) | words, min_size=1, max_size=12)
 # Steps, rows of a block, compression.
 histories = st.tuples(steps, st.integers(1, 30), st.sampled_from([None, "zstd"]))
 
@@ -128,14 +131,25 @@ class StoreSuite:
 
     def check_history(self, new_place, steps, block, compression):
         place, other = new_place(), new_place()
+        path = place.path
         options = {"compression": compression, "memory": 3 * block * ROW_BYTES}
-        writer = Writer.create(place.path, ARRAYS, {"x": 1}, **options)
+        writer = Writer.create(path, ARRAYS, {"x": 1}, **options)
         committed = 0
         for step in steps:
-            if step == "commit":
+            if step == "commit" or (step == "grow" and not committed):
                 writer.commit()
                 committed = writer.rows
                 assert writer.committed == committed
+            elif step == "grow":
+                writer.finish(lambda: {"y": 1})
+                committed = writer.rows
+                writer.close()
+                assert_holds(place, committed)
+                again = {"memory": options["memory"], "reopening": reopening_of(path)}
+                writer = Writer.resume(path, **again)
+                assert not Reader(path).complete
+                assert writer.rows == writer.committed == committed
+                assert_holds(place, committed)
             elif step == "resume":
                 # Without a commit, whole blocks are kept.
                 committed = max(committed, writer.rows - writer.rows % block)
@@ -201,6 +215,53 @@ class StoreSuite:
         assert_holds(place, 3)
         with pytest.raises(StoreError, match="is complete: no rows can be added"):
             Writer.resume(path)
+
+    def test_a_complete_store_gets_more_rows(self, place, path):
+        with Writer.create(path, ARRAYS, {"x": 1}, memory=30 * ROW_BYTES) as writer:
+            writer.append(rows_between(0, 23))
+            writer.finish(lambda: {"of all rows": 23})
+        before = Reader(path)
+        with Writer.resume(path, reopening=reopening_of(path)) as writer:
+            opened = Reader(path)
+            assert (opened.rows, opened.complete) == (23, False)
+            assert opened.attributes == {"x": 1}
+            writer.append(rows_between(23, 27))
+            writer.commit()
+            assert_holds(place, 27)
+            assert not complaints(path)
+            writer.append(rows_between(27, 55))
+            writer.finish(lambda: {"of all rows": 55})
+        assert_holds(place, 55)
+        assert not complaints(path)
+        assert (Reader(path).complete, Reader(path).block_rows) == (True, 10)
+        assert Reader(path).attributes == {"x": 1, "of all rows": 55}
+        # Whoever had the rows of before still reads them.
+        for name, expected in rows_between(0, 23).items():
+            assert np.array_equal(before.array(name)[:], expected)
+
+    def test_a_store_that_was_changed_since_is_not_reopened(self, place, path):
+        write(path, rows_between(0, 5))
+        content = contents_of(place)
+        known = reopening_of(path)
+        for other in (replace(known, rows=4), replace(known, store="0" * 32)):
+            with pytest.raises(StoreError, match="was changed by another process"):
+                Writer.resume(path, reopening=other)
+        assert contents_of(place) == content
+
+    def test_a_reader_that_comes_while_a_store_is_reopened(
+        self, place, path, monkeypatch
+    ):
+        write(path, rows_between(0, 5))
+        earlier = root.read_root(locate(path).storage)
+        with Writer.resume(path, reopening=reopening_of(path)) as writer:
+            writer.append(rows_between(5, 9))
+            writer.finish()
+        roots = iter([earlier])
+        monkeypatch.setattr(
+            "layertap.store.format.metadata.read_root",
+            lambda storage: next(roots, None) or root.read_root(storage),
+        )
+        assert_holds(place, 9)
 
     def test_one_writer_at_a_time(self, place, path):
         me = f"by process {os.getpid()} on {socket.gethostname()}, since 20"

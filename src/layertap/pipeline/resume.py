@@ -14,8 +14,9 @@ from layertap.inputs.convert import Batch
 from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.tap import Arrays
+from layertap.results.manifest import STATISTICS
 from layertap.results.saved import Saved
-from layertap.store import Reader, SharedWriter, Writer, exists, remove
+from layertap.store import Reader, Reopening, SharedWriter, Writer, exists, remove
 
 # How many batches of saved rows a sample compares with the data.
 _SAMPLED = 64
@@ -34,22 +35,20 @@ def find_existing_store(
     """Returns the store of this run at a path, complete or to be resumed.
 
     The store of another run is deleted if `overwrite` is set and a new one can be made.
-    With `sampled`, only some batches of the data are compared.
+    All data are compared before that; with `sampled`, some batches of them, also with a
+    complete store.
     """
     if not exists(path):
         return None
     saved = Saved(path)
     anew = options.overwrite and not options.resume
     problems = ["resume=False"] if anew else differences(run, saved)
-    if not problems and (saved.complete or (options.overwrite and run.feed.again)):
-        if sampled:
-            rows, size = range(saved.rows), saved.reader.block_rows
-            blocks = [rows[start : start + size] for start in rows[::size]]
-            problems = sampled_differences(run, saved.reader, blocks)
-        else:
-            problems = data_differences(run, saved)
-        if not run.feed.again:
-            check_same_run(run, saved, problems)
+    if not problems and sampled and (saved.complete or options.overwrite):
+        rows, size = range(saved.rows), saved.reader.block_rows
+        blocks = [rows[start : start + size] for start in rows[::size]]
+        problems = sampled_differences(run, saved.reader, blocks)
+    elif not problems and options.overwrite and run.feed.again:
+        problems = data_differences(run, saved)
     if problems and options.overwrite:
         Writer.check(*store_schema(run), **options.layout)
         # Without holding its files open.
@@ -57,12 +56,26 @@ def find_existing_store(
         remove(path)
         return None
     check_same_run(run, saved, problems)
-    if not saved.complete and not options.resume:
+    if not saved.complete or (run.feed.rows or 0) > saved.rows:
+        check_resumable(saved, options)
+    return saved
+
+
+def check_resumable(saved: Saved, options: StoreOptions) -> None:
+    """Raises if the options forbid that a store gets the rows that it needs."""
+    if not options.resume:
+        state = "the data have more" if saved.complete else "is not complete"
         raise StoreError(
-            f"{saved.path} has {saved.rows:,} rows of this run, and is not complete. "
+            f"{saved.path} has {saved.rows:,} rows of this run, and {state}. "
             "Pass resume=True to resume it, or overwrite=True to replace it."
         )
-    return saved
+
+
+def reopening(saved: Saved) -> Reopening:
+    """Returns how a complete store is reopened: without the statistics of its rows."""
+    attributes = dict(saved.reader.attributes)
+    attributes.pop(STATISTICS, None)
+    return Reopening(saved.reader.store, saved.rows, attributes)
 
 
 def check_same_run(run: Run, saved: Saved, problems: Sequence[str]) -> None:
@@ -90,6 +103,10 @@ def check_not_replaced(saved: Saved, writer: Writer | SharedWriter) -> None:
 def differences(run: Run, saved: Saved) -> list[str]:
     """Compares a run with a store by its identity, its rows and its first batch."""
     problems = tolerance.differences(saved.identity, run.identity)
+    if not problems and saved.identity[IDS] == "text":
+        width = saved.reader.array(IDS).shape[1]
+        if not run.fit_ids(width):
+            problems.append(f"ids: the store has room for {width} bytes, one is longer")
     if run.feed.rows is not None:
         problems += _row_differences(saved, run.feed.rows)
     return problems or batch_differences(
@@ -98,22 +115,15 @@ def differences(run: Run, saved: Saved) -> list[str]:
 
 
 def data_differences(run: Run, saved: Saved) -> list[str]:
-    """Compares all data with a store, and recomputes the batch of its last row."""
-    if not (saved.rows or saved.complete):
-        return []
+    """Compares the data of all rows, and recomputes the batch of the last one."""
     rows = 0
     for batch in run.feed.batches():
         rows = batch.row + batch.rows
         last = batch.row < saved.rows <= rows
         problems = batch_differences(run, saved.reader, batch, compute=last)
-        if problems:
+        if problems or last:
             return problems
-        if last and not saved.complete:
-            return []
-    problems = _row_differences(saved, rows)
-    if not problems:
-        run.feed.check_rows(rows)
-    return problems
+    return _row_differences(saved, rows)
 
 
 def sampled_differences(
@@ -168,5 +178,6 @@ def _differences(
 
 
 def _row_differences(saved: Saved, rows: int) -> list[str]:
-    fit = rows == saved.rows if saved.complete else rows >= saved.rows
-    return [] if fit else [f"rows: the store has {saved.rows}, the data {rows}"]
+    if rows >= saved.rows:
+        return []
+    return [f"rows: the store has {saved.rows}, the data {rows}"]

@@ -103,6 +103,17 @@ class Run:
             arrays[IDS] = np.asarray(self._ids[batch.row : end])
         return arrays
 
+    def fit_ids(self, width: int) -> bool:
+        """Makes text ids as wide as those of a store; returns whether all fit."""
+        ids = self._ids
+        if ids is None or ids.ndim == 1:
+            return True
+        if ids[:, width:].any():
+            return False
+        more = max(width - ids.shape[1], 0)
+        self._ids = np.pad(ids[:, :width], ((0, 0), (0, more)))
+        return True
+
     def _encode_batch_ids(self, batch: Batch) -> NDArray[Any]:
         encoded, _ = _encode(batch.ids)
         if not self._id_bytes:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, Literal
 
 import keras
@@ -16,8 +17,10 @@ from layertap.pipeline.prefetch import prefetch
 from layertap.pipeline.resume import (
     batch_differences,
     check_not_replaced,
+    check_resumable,
     check_same_run,
     find_existing_store,
+    reopening,
 )
 from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
@@ -31,6 +34,9 @@ from layertap.results.saved import Saved
 from layertap.results.statistics.gather import Gatherer
 from layertap.store import DEFAULT_MEMORY, Writer
 from layertap.tracing.model_structure import input_specs
+
+# Waits for a batch that was begun, and returns its arrays.
+Begun = Callable[[], Arrays]
 
 # At least as many rows are recomputed before a save resumes.
 _LEAST_RECOMPUTED = 1024
@@ -62,7 +68,8 @@ def save(
     Rows are written in blocks, and a block is committed once it is safely on disk.
     However the run ends, the committed rows can be read, and the same call resumes
     after them. A complete store is not computed again: the data are read and compared
-    with it. (To read the values, use `layertap.open`.)
+    with it, and if they have more rows by now, these are added. (To read the values,
+    use `layertap.open`.)
 
     Ctrl-C, and SIGTERM in the main thread, end a save after it commits the computed
     rows; only batches in progress are lost.
@@ -100,8 +107,8 @@ def save(
         ids: One integer or string for each row, saved with the values. Or the column of
             the ids, by default `"ids"` in the same way.
         for_head: See `layertap.plan`.
-        resume: Whether to resume the store of a run that stopped. Otherwise it must
-            be overwritten.
+        resume: Whether to resume the store of a run that stopped, or whose data have
+            more rows by now. Otherwise it must be overwritten.
         overwrite: Whether to replace the store of another run; with `resume=False`,
             any store.
         progress: Whether to show progress; by default on a terminal only. Or a
@@ -136,8 +143,11 @@ def save(
     run = Run(model, feed, plan, reduction)
     options = StoreOptions(compression, resume, overwrite, memory)
     saved = find_existing_store(run, path, options)
+    missing = None
     if saved is not None and saved.complete:
-        return saved
+        missing = _added_batches(run, saved, options)
+        if missing is None:
+            return saved
     gatherer = Gatherer(plan)
     with raise_on_sigterm():
         if saved is None:
@@ -146,12 +156,37 @@ def save(
                 path, *store_schema(run), observer=gatherer.add, **sizes
             )
         else:
-            writer = Writer.resume(path, memory=memory, observer=gatherer.add)
+            writer = Writer.resume(
+                path,
+                memory=memory,
+                observer=gatherer.add,
+                reopening=reopening(saved) if saved.complete else None,
+            )
         with writer:
             if saved is not None:
                 saved = _resumed(saved, writer)
-            _write(run, saved, writer, gatherer, progress)
+            batches = missing or _missing_batches(run, saved)
+            _write(run, batches, saved, writer, gatherer, progress)
     return Saved(path)
+
+
+def _added_batches(
+    run: Run, saved: Saved, options: StoreOptions
+) -> Iterator[Begun] | None:
+    """Compares a complete store with the data, and begins the batches of added rows.
+
+    Returns None if there are none. Until all saved rows are compared, nothing is begun.
+    """
+    if options.overwrite and run.feed.rows == saved.rows:
+        # They were compared before.
+        return None
+    batches = _missing_batches(run, saved)
+    first = next(batches, None)
+    if first is None:
+        run.feed.check_rows(saved.rows)
+        return None
+    check_resumable(saved, options)
+    return chain([first], batches)
 
 
 def _resumed(saved: Saved, writer: Writer) -> Saved:
@@ -163,6 +198,7 @@ def _resumed(saved: Saved, writer: Writer) -> Saved:
 
 def _write(
     run: Run,
+    batches: Iterator[Begun],
     saved: Saved | None,
     writer: Writer,
     gatherer: Gatherer,
@@ -174,7 +210,7 @@ def _write(
         with show_progress(title, run.feed.rows, writer.rows, progress) as report:
             if saved is not None:
                 _gather_saved(gatherer, saved)
-            for arrays in prefetch(_missing_batches(run, saved)):
+            for arrays in prefetch(batches):
                 writer.append(arrays)
                 report(writer.rows, writer.bytes_written)
             writer.commit(last=True)
@@ -203,17 +239,20 @@ def _gather_saved(gatherer: Gatherer, saved: Saved) -> None:
             gatherer.add(row, {name: rows})
 
 
-def _missing_batches(run: Run, saved: Saved | None) -> Iterator[Callable[[], Arrays]]:
+def _missing_batches(run: Run, saved: Saved | None) -> Iterator[Begun]:
     """Compares saved rows with the data, and begins the batches of all other rows.
 
-    The last block of saved rows is recomputed, or their last tenth if that is smaller.
-    A batch with saved and other rows is computed complete, as in an uninterrupted run.
+    The last block of saved rows is recomputed, or their last tenth if that is smaller;
+    of a complete store the last batch. A batch with saved and other rows is computed
+    complete, as in an uninterrupted run.
     """
     done = recomputed = end = 0
     if saved is not None:
         done, block = saved.rows, saved.reader.block_rows
         last_block = max(done - 1, 0) // block * block
         recomputed = max(last_block, done - max(done // 10, _LEAST_RECOMPUTED))
+        if saved.complete:
+            recomputed = done - 1
     for batch in _read(run.feed):
         end = batch.row + batch.rows
         if saved is None or batch.row >= done:

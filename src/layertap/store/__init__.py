@@ -9,6 +9,7 @@ from layertap.store.location import exists as exists
 from layertap.store.location import remove as remove
 from layertap.store.reading.array import LazyArray as LazyArray
 from layertap.store.reading.reader import Reader as Reader
+from layertap.store.writing.base import Reopening as Reopening
 from layertap.store.writing.block_worker import BlockWorker as BlockWorker
 from layertap.store.writing.block_worker import Claim as Claim
 from layertap.store.writing.blocks import Observer as Observer

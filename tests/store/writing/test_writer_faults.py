@@ -25,6 +25,8 @@ from tests.support.faulty_store import (
     error_of,
     go_on,
     leave,
+    leave_complete,
+    resume,
     rows_between,
     rows_reported,
     write_all,
@@ -94,11 +96,9 @@ def test_too_little_to_go_on_writing(shortage, undisturbed):
         assert_goes_on(path, undisturbed)
 
 
-def test_too_little_to_resume(shortage, undisturbed):
-    def resume(path):
-        write_all(Writer.resume(path, memory=MEMORY))
-
-    for path, error in failures(shortage, leave, resume):
+@pytest.mark.parametrize("prepare", [leave, leave_complete])
+def test_too_little_to_resume(shortage, undisturbed, prepare):
+    for path, error in failures(shortage, prepare, lambda p: write_all(resume(p))):
         assert str(path) in str(error)
         assert ADVICE[shortage[1]] in str(error)
         assert_right(path)

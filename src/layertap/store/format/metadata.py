@@ -6,11 +6,11 @@ It may come from a stranger: any type and size is possible.
 from collections.abc import Iterable
 from typing import Any
 
-from layertap.errors import OptionError
+from layertap.errors import OptionError, StoreCorruptError
 from layertap.store.format import zarr_json
 from layertap.store.format.digests import DIGITS
 from layertap.store.format.layout import CODECS, ArrayLayout, ArraySpec, check_paths
-from layertap.store.format.root import Root
+from layertap.store.format.root import Root, read_root
 from layertap.store.format.zarr_json import METADATA_FILE, OURS, is_count
 from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import damaged
@@ -25,6 +25,19 @@ _MOST_ROWS = 2**62 - 2
 _MOST_ROW_BYTES = 2**40
 
 _INVALID = "does not hold the metadata of an array as layertap writes it"
+
+
+def read_store(storage: Storage) -> tuple[Root, list[ArrayLayout]]:
+    """Reads the root and the layouts of a store, or raises StoreError."""
+    root = read_root(storage)
+    try:
+        return root, read_layouts(storage, root)
+    except StoreCorruptError:
+        # A complete store may have been reopened since, and have more rows.
+        later = read_root(storage)
+        if later == root:
+            raise
+        return later, read_layouts(storage, later)
 
 
 def read_layouts(storage: Storage, root: Root) -> list[ArrayLayout]:

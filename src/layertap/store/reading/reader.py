@@ -9,8 +9,7 @@ from typing import Any
 
 from layertap.core import address
 from layertap.errors import AddressError
-from layertap.store.format.metadata import check_groups, read_layouts
-from layertap.store.format.root import read_root
+from layertap.store.format.metadata import check_groups, read_store
 from layertap.store.location import locate
 from layertap.store.location.base import ArraySize, array_size
 from layertap.store.reading.array import LazyArray
@@ -37,8 +36,7 @@ class Reader:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._storage = locate(path).storage
         self.path = str(self._storage)
-        self._root = read_root(self._storage)
-        self._layouts = read_layouts(self._storage, self._root)
+        self._root, self._layouts = read_store(self._storage)
         self.attributes: dict[str, Any] = dict(self._root.attributes)
         self.complete: bool = self._root.complete
         self.store: str = self._root.store

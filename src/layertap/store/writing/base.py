@@ -4,7 +4,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from layertap.errors import StoreError
@@ -22,6 +22,21 @@ from layertap.store.storage.lock import this_process
 Attributes = Callable[[], Mapping[str, Any]]
 
 LockedStore = tuple[Location, Root, Layouts]
+
+
+@dataclass(frozen=True)
+class Reopening:
+    """A complete store that gets more rows.
+
+    Args:
+        store: Its id.
+        rows: How many rows it had when they were compared with the data.
+        attributes: Those that it has until it is complete again.
+    """
+
+    store: str
+    rows: int
+    attributes: Mapping[str, Any]
 
 
 class BaseWriter:
@@ -109,18 +124,41 @@ def create_store(
 
 
 @contextmanager
-def lock_store(path: str | os.PathLike[str]) -> Iterator[LockedStore]:
-    """Locks a store that is not complete; an error in the context releases it."""
+def lock_store(
+    path: str | os.PathLike[str], reopening: Reopening | None = None
+) -> Iterator[LockedStore]:
+    """Locks a store that is not complete; an error in the context releases it.
+
+    A complete one is returned as if it were not, if it is to be reopened. Until its
+    root is written, nothing is changed.
+    """
     location = locate(path)
     with _releasing(location):
         location.lock()
         root = read_root(location.storage)
+        layouts = read_layouts(location.storage, root)
+        if reopening is not None:
+            root = _reopened(location, root, layouts, reopening)
         if root.complete:
             raise StoreError(
                 f"The store {location.storage} is complete: no rows can be added. "
                 "Write to another path, or remove it first."
             )
-        yield location, root, _agreeing(location, read_layouts(location.storage, root))
+        yield location, root, _agreeing(location, layouts)
+
+
+def _reopened(
+    location: Location, root: Root, layouts: Layouts, reopening: Reopening
+) -> Root:
+    """Returns the root of a store that is not complete any more; writes nothing."""
+    rows = min(layout.rows for layout in layouts)
+    if (root.store, rows) != (reopening.store, reopening.rows):
+        raise StoreError(
+            f"{location.storage} was changed by another process since its rows were "
+            "compared with the data. Nothing was written to it. Repeat the same call."
+        )
+    attributes = reopening.attributes
+    return replace(root, complete=False, rows=None, attributes=attributes)
 
 
 def _agreeing(location: Location, layouts: Layouts) -> Layouts:

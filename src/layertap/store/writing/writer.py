@@ -18,7 +18,13 @@ from layertap.store.reading.local_shards import shard_cache
 from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import write_error
 from layertap.store.storage.lock import this_process
-from layertap.store.writing.base import Attributes, BaseWriter, create_store, lock_store
+from layertap.store.writing.base import (
+    Attributes,
+    BaseWriter,
+    Reopening,
+    create_store,
+    lock_store,
+)
 from layertap.store.writing.block_records import BlockRecords
 from layertap.store.writing.blocks import Block, BlockWriter, Observer, check_rows
 
@@ -87,13 +93,15 @@ class Writer(BaseWriter):
         *,
         memory: int = DEFAULT_MEMORY,
         observer: Observer | None = None,
+        reopening: Reopening | None = None,
     ) -> Self:
         """Makes a writer that continues after the committed rows of a store.
 
         It deletes what an interrupted writer left after them. The observer gets the
-        blocks that were not committed completely.
+        blocks that were not committed completely. A complete store has to be reopened:
+        its root is replaced first, at once, and nothing else is different.
         """
-        with lock_store(path) as (location, root, committed):
+        with lock_store(path, reopening) as (location, root, committed):
             storage = location.storage
             layouts = BlockRecords(storage, committed, root.store).extend(committed)
             rows = min(layout.rows for layout in layouts)
