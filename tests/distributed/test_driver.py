@@ -143,6 +143,36 @@ def test_the_store_is_the_same_to_the_bit_in_the_same_blocks(
     np.testing.assert_array_equal(statistics.maximum, truth.max(0))
 
 
+def test_a_complete_store_gets_the_rows_that_came_since(tmp_path):
+    """The batch and the block that were cut by the end are continued."""
+    model, path = of_two(), tmp_path / "v.zarr"
+    options = {"batch_size": 7, "workers": 2, "memory": 3 * 16 * 60, "progress": False}
+
+    def save(rows):
+        data = {"x": X[:rows], "b": B[:rows]}, LABELS["a"][:rows]
+        return layertap.distributed.save(model, data, path, ids=TEXTS[:rows], **options)
+
+    before = save(150)
+    values = before["fusion/in/0"][:]
+    saved = save(ROWS)
+    assert (saved.rows, saved.complete) == (ROWS, True)
+    assert saved.reader.store == before.reader.store
+    assert saved["fusion/in/0"][:150].tobytes() == values.tobytes()
+    assert (saved.ids.tolist(), saved.labels[:].tolist()) == (TEXTS, list(range(ROWS)))
+    data = {"x": X, "b": B}
+    report = layertap.verify(saved, model, data, rows=None)
+    assert report, report
+    assert report.other_inputs == 0
+    truth = saved["fusion/in/0"][:].astype("float64")
+    statistics = saved.statistics["fusion/in/0"]
+    np.testing.assert_allclose(statistics.mean, truth.mean(0), rtol=1e-4, atol=1e-6)
+    # One process finds the same run, complete.
+    local = {"ids": TEXTS, "batch_size": 7}
+    assert layertap.save(model, (data, LABELS["a"]), path, **local).complete
+    with pytest.raises(OtherRunError, match="the data 200"):
+        save(200)
+
+
 def test_workers_preprocess_images_and_skip_the_same_bad_ones(tmp_path, monkeypatch):
     """By the command line, from another folder than the workers'."""
     monkeypatch.chdir(tmp_path)

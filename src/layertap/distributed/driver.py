@@ -24,6 +24,7 @@ from layertap.pipeline.resume import (
     check_not_replaced,
     check_same_run,
     find_existing_store,
+    reopening,
     sampled_differences,
 )
 from layertap.pipeline.run import Run
@@ -141,13 +142,13 @@ def save(
     run = Run(loaded, feed, plan, reduction)
     options = StoreOptions(compression, resume, overwrite, memory)
     saved = find_existing_store(run, path, options, sampled=True)
-    if saved is not None and saved.complete:
+    if saved is not None and saved.complete and saved.rows == feed.rows:
         return saved
     with raise_on_sigterm(), _writer(run, path, saved, workers, options) as writer:
         if saved is not None:
             check_not_replaced(saved, writer)
         missing = writer.missing()
-        if saved is not None:
+        if saved is not None and not saved.complete:
             _compare_blocks(run, saved, writer, missing)
         assignment = Assignment(
             keras.config.floatx(),
@@ -204,7 +205,8 @@ def _writer(
     """Returns the writer of a new store, or of one to resume."""
     rows = run.feed.rows or 0
     if saved is not None:
-        return SharedWriter.resume(path, rows=rows)
+        again = reopening(saved) if saved.complete else None
+        return SharedWriter.resume(path, rows=rows, reopening=again)
     # Complete batches, or two workers would compute the same one.
     size = run.feed.size or 1
     most_rows = math.ceil(rows / (workers * _BLOCKS_EACH * size)) * size

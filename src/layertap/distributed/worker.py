@@ -117,6 +117,7 @@ class Worker:
         import keras
 
         from layertap.core.tolerance import differences
+        from layertap.pipeline.resume import id_differences
         from layertap.pipeline.run import Run
         from layertap.results.saved import Saved
         from layertap.results.statistics.gather import Gatherer
@@ -130,6 +131,7 @@ class Worker:
         self._run = Run(model, self._feed, saved.plan, assignment.reduction)
         self._gatherer = Gatherer(saved.plan)
         problems = differences(saved.identity, self._run.identity)
+        problems += id_differences(self._run, saved)
         rows = assignment.claim.rows
         if self._feed.rows != rows:
             problems.append(
@@ -164,13 +166,14 @@ class Worker:
             return len(rows), 0
         begun = f"Block {number} (rows {rows.start} to {rows.stop - 1}) was begun"
         check_attempts(self._begin(number) - 1, begun)
-        block = self._store.empty(number)
+        block = self._store.begin(number)
+        start = block.end
         # Cut as in a save of all rows: the first and the last may have other rows, too.
         batches = (
             self._run.begin(
-                batch, slice(max(rows.start - batch.row, 0), rows.stop - batch.row)
+                batch, slice(max(start - batch.row, 0), rows.stop - batch.row)
             )
-            for batch in self._feed.batches(rows.start, rows.stop)
+            for batch in self._feed.batches(start, rows.stop)
         )
         for arrays in prefetch(batches):
             block.append(arrays)

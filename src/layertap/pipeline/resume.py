@@ -103,15 +103,22 @@ def check_not_replaced(saved: Saved, writer: Writer | SharedWriter) -> None:
 def differences(run: Run, saved: Saved) -> list[str]:
     """Compares a run with a store by its identity, its rows and its first batch."""
     problems = tolerance.differences(saved.identity, run.identity)
-    if not problems and saved.identity[IDS] == "text":
-        width = saved.reader.array(IDS).shape[1]
-        if not run.fit_ids(width):
-            problems.append(f"ids: the store has room for {width} bytes, one is longer")
+    problems += id_differences(run, saved)
     if run.feed.rows is not None:
         problems += _row_differences(saved, run.feed.rows)
     return problems or batch_differences(
         run, saved.reader, run.feed.first(), compute=True
     )
+
+
+def id_differences(run: Run, saved: Saved) -> list[str]:
+    """Makes the text ids of a run as wide as those of a store, if none is longer."""
+    if saved.identity[IDS] != "text":
+        return []
+    width = saved.reader.array(IDS).shape[1]
+    if run.fit_ids(width):
+        return []
+    return [f"ids: the store has room for {width} bytes, one id is longer"]
 
 
 def data_differences(run: Run, saved: Saved) -> list[str]:

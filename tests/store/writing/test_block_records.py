@@ -23,7 +23,7 @@ def written(path, rows=ROWS):
     writer = SharedWriter.create(path, ARRAYS, {}, rows=rows, most_rows=BLOCK)
     other = BlockWorker(writer.claim)
     for number in writer.missing():
-        block = other.empty(number)
+        block = other.begin(number)
         part = np.array(other.rows_of(number))
         block.append({"a/x": np.repeat(part[:, None], 3, 1).astype("f4"), "y": part})
         other.write(block, {"of": number})

@@ -1,7 +1,6 @@
 """A store whose blocks many write, in any order: which blocks count, and which not."""
 
 import json
-import pickle
 import shutil
 import threading
 
@@ -9,54 +8,27 @@ import numpy as np
 import pytest
 import zarr
 
-from layertap.errors import OptionError, StoreCorruptError, StoreError
+from layertap.errors import StoreCorruptError, StoreError
 from layertap.store import BlockWorker, Reader, SharedWriter, Writer, exists, remove
+from tests.support.shared_store import (
+    BLOCK,
+    LAST,
+    MEMORY,
+    NOTED,
+    ROWS,
+    begin,
+    contents_at_once,
+    record,
+    write,
+)
 from tests.support.store_folder import Folder
 from tests.support.store_rows import (
     ARRAYS,
-    ROW_BYTES,
     assert_holds,
     complaints,
     contents_of,
     rows_between,
 )
-
-BLOCK, ROWS = 10, 47
-LAST = 4
-MEMORY = 3 * BLOCK * ROW_BYTES
-NOTED = {"y": 2}
-
-
-def begin(path, rows=ROWS, **options):
-    return SharedWriter.create(
-        path, ARRAYS, {"x": 1}, rows=rows, memory=MEMORY, **options
-    )
-
-
-def write(claim, *blocks, change=0):
-    """Writes blocks as a worker does, which has its claim pickled."""
-    worker = BlockWorker(pickle.loads(pickle.dumps(claim)))
-    for number in blocks:
-        rows = worker.rows_of(number)
-        block = worker.empty(number)
-        values = rows_between(rows.start, rows.stop)
-        block.append(values | {"labels": values["labels"] + change})
-        worker.write(block, {"of": number})
-
-
-def contents_at_once(folder, rows=ROWS, compression=None):
-    """The content of a store that one writer wrote without a break."""
-    path = folder / "once"
-    with Writer.create(
-        path, ARRAYS, {"x": 1}, memory=MEMORY, compression=compression
-    ) as writer:
-        writer.append(rows_between(0, rows))
-        writer.finish(lambda: NOTED)
-    return contents_of(Folder(path))
-
-
-def record(path, block, rows=BLOCK):
-    return path / "~blocks" / f"{block}.{rows}"
 
 
 @pytest.mark.parametrize("compression", [None, "zstd"])
@@ -133,38 +105,6 @@ def test_many_go_on_after_one_writer(tmp_path, rows):
         assert [each for _, each in writer.notes()] == noted
         writer.finish(lambda: NOTED)
     assert contents_of(Folder(path)) == contents_at_once(tmp_path)
-
-
-@pytest.mark.parametrize("more", [48, 50, 51, 90])
-def test_data_that_have_become_more(tmp_path, more):
-    path = tmp_path / "v"
-    with begin(path) as writer:
-        write(writer.claim, 0, 2, 3, LAST)
-    with SharedWriter.resume(path, rows=more) as writer:
-        # The last block was not full.
-        assert writer.missing() == [1, *range(LAST, writer.blocks)]
-        assert not record(path, LAST, 7).exists()
-        write(writer.claim, *writer.missing())
-        writer.finish(lambda: NOTED)
-    assert contents_of(Folder(path)) == contents_at_once(tmp_path, more)
-
-
-def test_data_that_have_become_fewer(tmp_path):
-    path = tmp_path / "v"
-    with begin(path) as writer:
-        write(writer.claim, 0, 2, 3, LAST)
-    with SharedWriter.resume(path, rows=25) as writer:
-        assert writer.missing() == [1, 2]
-        write(writer.claim, 1, 2)
-        writer.finish(lambda: NOTED)
-    assert contents_of(Folder(path)) == contents_at_once(tmp_path, 25)
-    path = tmp_path / "rows-that-count"
-    with begin(path) as writer:
-        write(writer.claim, 0, 1)
-    with pytest.raises(OptionError, match="has 20 rows; it can't have 19"):
-        SharedWriter.resume(path, rows=19)
-    # It can be written again.
-    SharedWriter.resume(path, rows=20).close()
 
 
 def at_the_same_time(*actions):
@@ -302,7 +242,7 @@ def test_a_worker_of_an_ended_save_writes_nothing(tmp_path, monkeypatch, end, la
     claim = writer.claim
     write(claim, 0)
     worker = BlockWorker(claim)
-    block = worker.empty(1)
+    block = worker.begin(1)
     block.append(rows_between(BLOCK, 2 * BLOCK))
     if late:
         # It ends while the shards are on their way.

@@ -32,6 +32,7 @@ from tests.support.store_rows import (
     assert_holds,
     complaints,
     contents_of,
+    reopening_of,
     rows_between,
 )
 
@@ -94,8 +95,8 @@ class ScatteredMachine(RuleBasedStateMachine):
     def write(self, block):
         worker = BlockWorker(self.writer.claim)
         rows = worker.rows_of(block)
-        part = worker.empty(block)
-        part.append(rows_between(rows.start, rows.stop))
+        part = worker.begin(block)
+        part.append(rows_between(part.end, rows.stop))
         worker.write(part, {"of": block})
 
     def lose(self):
@@ -154,11 +155,15 @@ class ScatteredMachine(RuleBasedStateMachine):
         self.complete = Reader(self.path).complete
         assert not self.complete or step == "finish"
 
-    @precondition(lambda self: self.writer is None and not self.complete)
+    @precondition(lambda self: self.writer is None)
     @rule(more=st.sampled_from([0, 0, 1, 13]))
     def go_on(self, more):
+        """Goes on with a store, also if it was complete."""
         self.rows += more
-        self.writer = SharedWriter.resume(self.path, rows=self.rows)
+        self.writer = SharedWriter.resume(
+            self.path, rows=self.rows, reopening=reopening_of(self.path)
+        )
+        self.complete = False
         if more:
             # The last block may not have been full.
             self.there = set(range(self.writer.blocks)) - set(self.writer.missing())

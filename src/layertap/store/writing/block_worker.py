@@ -10,7 +10,7 @@ from layertap.store.format.root import Root, read_root
 from layertap.store.location import locate
 from layertap.store.storage.errors import write_error
 from layertap.store.writing.block_records import BlockRecords, Record, record_file
-from layertap.store.writing.blocks import Block
+from layertap.store.writing.blocks import Block, read_last_block
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,15 @@ class BlockWorker:
             return False
         return True
 
-    def empty(self, block: int) -> Block:
-        """Returns a block without rows."""
-        return Block.empty(block * self.block_rows, self._layouts)
+    def begin(self, number: int) -> Block:
+        """Returns a block with the rows that are committed: most have none.
+
+        Readers see these rows while the shards are replaced: they stay to the bit.
+        """
+        rows = min(layout.rows for layout in self._layouts)
+        if number == rows // self.block_rows:
+            return read_last_block(self._storage, self._layouts)[0]
+        return Block.empty(number * self.block_rows, self._layouts)
 
     def write(self, block: Block, notes: Any = None) -> int:
         """Writes a complete block and records it with JSON notes; returns its bytes."""

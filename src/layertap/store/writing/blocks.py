@@ -11,9 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import OptionError, StoreError
-from layertap.store.format.layout import Layouts
+from layertap.store.format import digests
+from layertap.store.format.layout import ArrayLayout, Layouts
 from layertap.store.format.shard import ShardEncoder
 from layertap.store.location.base import Location
+from layertap.store.reading.array import open_shards
+from layertap.store.reading.local_shards import shard_cache
+from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import write_error
 
 # Receives the number of the first row and, by array, the rows of a block. They are
@@ -107,6 +111,34 @@ class Block:
     def end(self) -> int:
         """The row of the store after its last one."""
         return self.first + self.filled
+
+
+def read_last_block(storage: Storage, layouts: Layouts) -> tuple[Block, Layouts]:
+    """Reads the committed rows of the block that is to be gone on with.
+
+    Returns it, and the layouts without rows that only some arrays have.
+    """
+    rows, block_rows = min(layout.rows for layout in layouts), layouts[0].block_rows
+    block = Block.empty(rows - rows % block_rows, layouts)
+    even = [_read_rows(storage, layout, block, rows) for layout in layouts]
+    block.filled = rows - block.first
+    return block, even
+
+
+def _read_rows(
+    storage: Storage, layout: ArrayLayout, block: Block, rows: int
+) -> ArrayLayout:
+    """Reads the rows of a block up to `rows`; returns the layout with no more rows."""
+    number = block.first // layout.block_rows
+    if rows == block.first:
+        return layout.committed(number, rows, "")
+    shards = open_shards(storage, layout, shard_cache(1))
+    values = shards.read(range(block.first, rows))
+    digest = digests.digest_rows(values)
+    if layout.rows == rows and digest != layout.digest(number):
+        raise shards.damaged(number, digests.WRONG_ROWS)
+    block.values[layout.spec.path][: len(values)] = values
+    return layout.committed(number, rows, digest)
 
 
 class BlockWriter:

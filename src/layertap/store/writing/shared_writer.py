@@ -19,9 +19,16 @@ from layertap.store.reading.array import LazyArray
 from layertap.store.reading.local_shards import shard_cache
 from layertap.store.storage.errors import write_error
 from layertap.store.storage.lock import this_process
-from layertap.store.writing.base import Attributes, BaseWriter, create_store, lock_store
+from layertap.store.writing.base import (
+    Attributes,
+    BaseWriter,
+    Reopening,
+    create_store,
+    lock_store,
+)
 from layertap.store.writing.block_records import BlockRecords, record_file
 from layertap.store.writing.block_worker import Claim
+from layertap.store.writing.blocks import read_last_block
 
 
 class SharedWriter(BaseWriter):
@@ -54,17 +61,24 @@ class SharedWriter(BaseWriter):
             return cls(*store, rows)
 
     @classmethod
-    def resume(cls, path: str | os.PathLike[str], *, rows: int) -> Self:
-        """Locks a store that is not complete, and will have so many rows."""
-        with lock_store(path) as (location, root, layouts):
+    def resume(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        rows: int,
+        reopening: Reopening | None = None,
+    ) -> Self:
+        """Locks a store that will have so many rows; a complete one is reopened."""
+        with lock_store(path, reopening) as (location, root, layouts):
             most = max(layout.rows for layout in layouts)
             if most > rows:
                 raise OptionError(
                     f"{location.storage} has {most} rows; it can't have {rows}."
                 )
+            _, even = read_last_block(location.storage, layouts)
             root = replace(root, writer=this_process())
             location.write_root(root)
-            return cls(location, root, location.take_over(layouts, layouts), rows)
+            return cls(location, root, location.take_over(layouts, even), rows)
 
     @property
     def claim(self) -> Claim:

@@ -8,14 +8,10 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from layertap.errors import StoreError
-from layertap.store.format import digests
-from layertap.store.format.layout import RECORDS, ArrayLayout, ArraySpec, Layouts
+from layertap.store.format.layout import RECORDS, ArraySpec, Layouts
 from layertap.store.format.root import Root
 from layertap.store.format.sizing import BLOCKS_IN_MEMORY, DEFAULT_MEMORY, lay_out
 from layertap.store.location.base import Location
-from layertap.store.reading.array import open_shards
-from layertap.store.reading.local_shards import shard_cache
-from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import write_error
 from layertap.store.storage.lock import this_process
 from layertap.store.writing.base import (
@@ -26,7 +22,13 @@ from layertap.store.writing.base import (
     lock_store,
 )
 from layertap.store.writing.block_records import BlockRecords
-from layertap.store.writing.blocks import Block, BlockWriter, Observer, check_rows
+from layertap.store.writing.blocks import (
+    Block,
+    BlockWriter,
+    Observer,
+    check_rows,
+    read_last_block,
+)
 
 
 class Writer(BaseWriter):
@@ -104,17 +106,14 @@ class Writer(BaseWriter):
         with lock_store(path, reopening) as (location, root, committed):
             storage = location.storage
             layouts = BlockRecords(storage, committed, root.store).extend(committed)
-            rows = min(layout.rows for layout in layouts)
-            number = rows // layouts[0].block_rows
-            block = Block.empty(number * layouts[0].block_rows, layouts)
-            even = [_read_rows(storage, layout, block, rows) for layout in layouts]
+            block, even = read_last_block(storage, layouts)
             root = replace(root, writer=this_process())
             location.write_root(root)
             layouts = location.trim(committed, even)
             storage.delete_folder(RECORDS)
-            block.filled = rows - block.first
             if block.filled:
                 # The last shards are written again, with more rows.
+                number = block.first // layouts[0].block_rows
                 storage.remember(layout.shard_file(number) for layout in layouts)
             return cls(location, root, layouts, memory, observer, block)
 
@@ -233,19 +232,3 @@ class Writer(BaseWriter):
                 f"The writer of {self.path} is {state}. No rows can be added."
             )
         self._blocks.check()
-
-
-def _read_rows(
-    storage: Storage, layout: ArrayLayout, block: Block, rows: int
-) -> ArrayLayout:
-    """Reads the rows of a block up to `rows`; returns the layout with no more rows."""
-    number = block.first // layout.block_rows
-    if rows == block.first:
-        return layout.committed(number, rows, "")
-    shards = open_shards(storage, layout, shard_cache(1))
-    values = shards.read(range(block.first, rows))
-    digest = digests.digest_rows(values)
-    if layout.rows == rows and digest != layout.digest(number):
-        raise shards.damaged(number, digests.WRONG_ROWS)
-    block.values[layout.spec.path][: len(values)] = values
-    return layout.committed(number, rows, digest)
