@@ -136,18 +136,68 @@ def test_columns_that_are_not_arrays(tmp_path, table, words):
         len(column)
 
 
-def test_rows_that_change_their_form_between_files(tmp_path):
-    tables = {"a": short([[1, 2]]), "b": short([[1, 2, 3]]), "c": short([[1.0, 2.0]])}
-    for name, table in tables.items():
-        pq.write_table(table, tmp_path / f"{name}.parquet")
-    first = tmp_path / "a.parquet"
-    for name, form in (("b", r"int64 of shape \('rows', 3\)"), ("c", "float64")):
-        column = read_parquet([first, tmp_path / f"{name}.parquet"])["x"]
-        assert column[:1].tolist() == [[1, 2]]
-        with pytest.raises(
-            DataError, match=rf"int64 .*Received {form}.*{name}\.parquet"
-        ):
-            column[:]
+def test_lists_that_change_their_length_between_files(tmp_path):
+    paths = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    for path, table in zip(paths, (short([[1, 2]]), short([[1, 2, 3]])), strict=True):
+        pq.write_table(table, path)
+    column = read_parquet(paths)["x"]
+    assert column[:1].tolist() == [[1, 2]]
+    with pytest.raises(
+        DataError, match=r"int64 .*Received int64 of shape \('rows', 3\).*b\.parquet"
+    ):
+        column[:]
+
+
+OTHER_TYPES = {
+    "lists": pa.array(X.astype("float64").tolist()),
+    "fixed": pa.FixedSizeListArray.from_arrays(pa.array(X[:, :2].ravel()), 2),
+    "nested": COLUMNS["lists"],
+    "tensors": pa.FixedShapeTensorArray.from_numpy_ndarray(MAPS.reshape(ROWS, 3, 2)),
+    "texts": COLUMNS["numbers"],
+    "labels of few": pa.nulls(ROWS),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TYPES)
+def test_types_that_change_are_found_before_the_first_row(tmp_path, name):
+    paths = [tmp_path / f"{letter}.parquet" for letter in "abc"]
+    for path, column in zip(
+        paths, [COLUMNS[name], COLUMNS[name][:0], OTHER_TYPES[name]], strict=True
+    ):
+        pq.write_table(
+            pa.table({"x": COLUMNS["numbers"][: len(column)], name: column}), path
+        )
+    columns = read_parquet(paths)
+    assert len(columns["x"]) == 2 * ROWS
+    with pytest.raises(DataError, match=rf"'{name}' of .*c\.parquet has another type"):
+        len(columns[name])
+
+
+def test_files_of_one_table_in_other_words(tmp_path):
+    one, other = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    names = ("lists", "texts", "labels of few", "nested", "tensors")
+    pq.write_table(pa.table({name: COLUMNS[name] for name in names}), one)
+    others = {
+        "tensors": pa.array(MAPS.tolist(), pa.list_(pa.list_(pa.int16()), 2)),
+        "nested": COLUMNS["tensors"],
+        "labels of few": COLUMNS["labels of few"].cast(pa.large_string()),
+        "texts": COLUMNS["texts"].dictionary_encode(),
+        "lists": COLUMNS["fixed"],
+    }
+    pq.write_table(pa.table(others), other)
+    columns = read_parquet([one, other])
+    assert list(columns) == list(names)
+    for name in names:
+        expected = np.concatenate([EXPECTED[name]] * 2)
+        np.testing.assert_array_equal(columns[name][:], expected)
+
+
+def test_tensors_whose_axes_are_stored_in_another_order(tmp_path):
+    kind = pa.fixed_shape_tensor(pa.int16(), (2, 3), permutation=[1, 0])
+    column = pa.FixedShapeTensorArray.from_storage(kind, TENSORS.storage)
+    pq.write_table(pa.table({"x": column}), tmp_path / "x.parquet")
+    received = read_parquet([tmp_path / "x.parquet"])["x"]
+    np.testing.assert_array_equal(received[:], MAPS.transpose(0, 2, 1))
 
 
 def test_damaged_files_and_files_with_other_columns(tmp_path):
@@ -156,9 +206,14 @@ def test_damaged_files_and_files_with_other_columns(tmp_path):
     with pytest.raises(DataError, match=r"text\.parquet is not a readable Parquet"):
         read_parquet([text])
     pq.write_table(short([1]), one)
-    pq.write_table(pa.table({"y": [1]}), other)
-    with pytest.raises(DataError, match=r"b\.parquet has .*a\.parq.* x\. .* y"):
-        read_parquet([one, other])
+    pq.write_table(pa.table({"y": [1], "x": [1]}), other)
+    for files in ([one, other], [other, one]):
+        with pytest.raises(DataError, match=r"a\.parquet has no column 'y'.*b\.parq"):
+            read_parquet(files)
+    pq.write_table(pa.table([[1], [2]], ["x", "x"]), other)
+    with pytest.raises(DataError, match=r"b\.parquet has columns of the same name"):
+        read_parquet([other])
+    pq.write_table(short([1]), one)
     other.write_bytes(one.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"b\.parquet is not a readable Parquet"):
         read_parquet([other])

@@ -16,11 +16,21 @@ from layertap.inputs.lazy_array import PiecewiseRows, reporting
 SUFFIX = ".parquet"
 
 
+class _File(NamedTuple):
+    """A file, and what its footer says."""
+
+    path: Path
+    metadata: Any
+    schema: Any
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
 class _Group(NamedTuple):
     """A row group of a file."""
 
-    file: Path
-    metadata: Any
+    file: _File
     number: int
     rows: int
 
@@ -36,12 +46,16 @@ class ParquetColumn(PiecewiseRows):
 
     Args:
         name: The column.
+        files: All files.
         groups: The row groups of all files, without empty ones.
     """
 
-    def __init__(self, name: str, groups: Sequence[_Group]) -> None:
+    def __init__(
+        self, name: str, files: Sequence[_File], groups: Sequence[_Group]
+    ) -> None:
         super().__init__(group.rows for group in groups)
         self.name = name
+        self._files = files
         self._groups = groups
 
     @cached_property
@@ -71,20 +85,39 @@ class ParquetColumn(PiecewiseRows):
     def _first(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
         if not self._groups:
             return (), np.dtype("float32")
+        self._check_types()
         first = self._read(self._groups[0])
         return first.shape[1:], first.dtype
+
+    def _check_types(self) -> None:
+        """Raises if files hold the column in other types, before rows are read."""
+        first = self._groups[0].file
+        expected = first.schema.field(self.name)
+        for file in self._files:
+            field = file.schema.field(self.name)
+            if file.metadata.num_rows and not _fits(field, expected):
+                raise DataError(
+                    f"Column {self.name!r} of {file} has another type than in {first}. "
+                    f"Expected {expected.type}. Received {field.type}. Write all files "
+                    "with one schema."
+                )
 
     def _read(self, group: _Group) -> NDArray[Any]:
         arrow = _pyarrow()
         problem = f"Column {self.name!r}, {group}, can't be read"
         with reporting(problem, arrow.ArrowException, OSError, ValueError):
             with arrow.parquet.ParquetFile(
-                group.file, metadata=group.metadata, page_checksum_verification=True
+                group.file.path,
+                metadata=group.file.metadata,
+                page_checksum_verification=True,
             ) as file:
                 table = file.read_row_group(group.number, columns=[self.name])
             array = numpy_array(table.column(self.name))
-        shape = _tensor_shape(table.schema.field(self.name))
-        return array if shape is None else array.reshape(len(array), *shape)
+            shape = _tensor_shape(table.schema.field(self.name))
+            if shape is None or array.ndim > 2:
+                return array
+            # Ray writes tensors as lists.
+            return array.reshape(len(array), *shape)
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -101,25 +134,65 @@ def parquet_files(folder: Path) -> list[Path]:
 
 def read_parquet(files: Sequence[Path]) -> dict[str, ParquetColumn]:
     """Opens files with the same columns, and returns the columns by name."""
-    arrow = _pyarrow()
-    groups: list[_Group] = []
-    names: list[str] = []
-    for file in files:
-        problem = f"{file} is not a readable Parquet file"
-        with reporting(problem, arrow.ArrowException, OSError, ValueError):
-            metadata = arrow.parquet.read_metadata(file)
-            columns = metadata.schema.to_arrow_schema().names
-        names = names or columns
-        if columns != names:
+    opened = list(map(_open, files))
+    groups = [
+        _Group(file, number, rows)
+        for file in opened
+        for number in range(file.metadata.num_row_groups)
+        if (rows := file.metadata.row_group(number).num_rows)
+    ]
+    first, *others = opened
+    for file in others:
+        for name in sorted({*file.schema.names} ^ {*first.schema.names}):
+            has, lacks = (first, file) if name in first.schema.names else (file, first)
             raise DataError(
-                f"{file} has other columns than {files[0]}. Expected "
-                f"{', '.join(names)}. Received {', '.join(columns)}."
+                f"{lacks} has no column {name!r}. Expected the columns of {has}. Add "
+                "it to all files, or drop it from them."
             )
-        for number in range(metadata.num_row_groups):
-            rows = metadata.row_group(number).num_rows
-            if rows:
-                groups.append(_Group(file, metadata, number, rows))
-    return {name: ParquetColumn(name, groups) for name in names}
+    return {name: ParquetColumn(name, opened, groups) for name in first.schema.names}
+
+
+def _open(path: Path) -> _File:
+    """Reads the footer of a file."""
+    arrow = _pyarrow()
+    problem = f"{path} is not a readable Parquet file"
+    with reporting(problem, arrow.ArrowException, OSError, ValueError):
+        metadata = arrow.parquet.read_metadata(path)
+        schema = metadata.schema.to_arrow_schema()
+    if len({*schema.names}) < len(schema.names):
+        raise DataError(
+            f"{path} has columns of the same name. Expected one of each. Received "
+            f"{', '.join(schema.names)}. Rename them."
+        )
+    return _File(path, metadata, schema)
+
+
+def _form(field: Any) -> tuple[str, Sequence[int | None]]:
+    """Returns the type of a column, and sizes of its rows, None where these differ."""
+    types = _pyarrow().types
+    kind, sizes = field.type, []
+    while True:
+        if hasattr(kind, "storage_type"):
+            kind = kind.storage_type
+            continue
+        if types.is_fixed_size_list(kind):
+            sizes.append(kind.list_size)
+        elif types.is_list(kind) or types.is_large_list(kind):
+            sizes.append(None)
+        elif not types.is_dictionary(kind):
+            return str(kind).removeprefix("large_"), _tensor_shape(field) or sizes
+        kind = kind.value_type
+
+
+def _fits(field: Any, other: Any) -> bool:
+    """Whether rows of two columns may be rows of one array."""
+    (kind, sizes), (other_kind, other_sizes) = _form(field), _form(other)
+    pairs = zip(sizes, other_sizes, strict=False)
+    return (
+        kind == other_kind
+        and len(sizes) == len(other_sizes)
+        and all(None in pair or pair[0] == pair[1] for pair in pairs)
+    )
 
 
 def numpy_array(column: Any) -> NDArray[Any]:
