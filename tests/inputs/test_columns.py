@@ -56,6 +56,37 @@ def zarr_group(folder):
     return folder / "x.zarr"
 
 
+def folders(folder):
+    for number in range(4):
+        rows = np.arange(number * 10, number * 10 + 10)
+        below = folder / "table" / f"species={number}"
+        below.mkdir(parents=True)
+        columns = {"x": X[rows].tolist(), "name": NAMES[rows], "note": np.zeros(10)}
+        pq.write_table(pa.table(columns), below / "part.parquet", row_group_size=4)
+    return folder / "table"
+
+
+def test_labels_are_in_the_names_of_folders(tmp_path):
+    table, path, options = folders(tmp_path), tmp_path / "v.zarr", {"ids": "name"}
+    saved = layertap.save(model(), table, path, labels="species", **options)
+    np.testing.assert_array_equal(saved.labels[:], np.arange(ROWS) // 10)
+    assert saved.ids.tolist() == NAMES.tolist()
+    assert saved.not_used == ["note"]
+    feed = Feed(str(table), input_specs(model()), 8, anywhere=True, labels="species")
+    (batch,) = feed.batches(17, 24)
+    np.testing.assert_array_equal(batch.inputs, X[16:24])
+    np.testing.assert_array_equal(batch.labels, [1, 1, 1, 1, 2, 2, 2, 2])
+
+
+def test_names_of_folders_may_be_inputs(tmp_path):
+    x, species = keras.Input((3,), name="x"), keras.Input((1,), name="species")
+    network = keras.Model([x, species], keras.layers.Concatenate()([x, species]))
+    values = layertap.capture(network, folders(tmp_path), ids="name")
+    (join,) = values.plan.joins
+    made = np.arange(ROWS, dtype="float32")[:, None] // 10
+    np.testing.assert_array_equal(values[join.addresses[1]], made)
+
+
 def dictionary(folder):
     return dict(COLUMNS)
 

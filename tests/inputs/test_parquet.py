@@ -1,5 +1,6 @@
 """Parquet columns as data: the numbers that were written, read when they are sliced."""
 
+import pickle
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layertap.errors import DataError
-from layertap.inputs.parquet import parquet_files, read_parquet
+from layertap.inputs.parquet import ParquetFiles, parquet_files, read_parquet
 
 ROWS = 23
 X = np.random.default_rng(0).normal(size=(ROWS, 3)).astype("float32")
@@ -55,18 +56,19 @@ def files(tmp_path_factory):
         pq.write_table(table[start:stop], folder / name, row_group_size=4)
     (folder / "a" / "notes.txt").write_text("no table")
     (folder / "_delta_log").mkdir()
-    for name in ("_delta_log/1.parquet", ".hidden.parquet"):
+    for name in ("_delta_log/1.parquet", "_a=b.txt", ".hidden.parquet"):
         (folder / name).write_text("no table")
-    return parquet_files(folder)
+    return parquet_files(str(folder))
+
+
+def opened(*paths):
+    """Returns the columns of files in one folder."""
+    names = [path.name for path in paths]
+    return read_parquet(ParquetFiles(str(paths[0].parent), names))
 
 
 def test_files_of_a_folder_are_in_the_order_of_their_paths(files):
-    assert [file.name for file in files] == [
-        "1.parquet",
-        "2.parquet",
-        "b.parquet",
-        "c.parquet",
-    ]
+    assert files.names == ["a/1.parquet", "a/2.parquet", "b.parquet", "c.parquet"]
 
 
 @settings(derandomize=True, max_examples=50)
@@ -95,7 +97,7 @@ def test_only_the_row_groups_of_a_slice_are_read_and_once(files, tmp_path):
     path = tmp_path / "x.parquet"
     table = pa.table({"x": COLUMNS["fixed"], "y": COLUMNS["texts"]})
     pq.write_table(table, path, row_group_size=5)
-    column = read_parquet([path])["x"]
+    column = opened(path)["x"]
     np.testing.assert_array_equal(column[7:12], X[7:12])
     path.write_bytes(b"gone")
     np.testing.assert_array_equal(column[5:15], X[5:15])
@@ -107,7 +109,7 @@ def test_only_the_row_groups_of_a_slice_are_read_and_once(files, tmp_path):
 def test_tables_without_rows(tmp_path):
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"x": COLUMNS["fixed"]})[:0], path)
-    column = read_parquet([path])["x"]
+    column = opened(path)["x"]
     assert len(column) == len(column[:]) == 0
 
 
@@ -131,7 +133,7 @@ def short(values, kind=None):
 )
 def test_columns_that_are_not_arrays(tmp_path, table, words):
     pq.write_table(table, tmp_path / "x.parquet")
-    column = read_parquet([tmp_path / "x.parquet"])["x"]
+    column = opened(tmp_path / "x.parquet")["x"]
     with pytest.raises(DataError, match=rf"Column 'x', row group 0 of .*: .*{words}"):
         len(column)
 
@@ -140,7 +142,7 @@ def test_lists_that_change_their_length_between_files(tmp_path):
     paths = tmp_path / "a.parquet", tmp_path / "b.parquet"
     for path, table in zip(paths, (short([[1, 2]]), short([[1, 2, 3]])), strict=True):
         pq.write_table(table, path)
-    column = read_parquet(paths)["x"]
+    column = opened(*paths)["x"]
     assert column[:1].tolist() == [[1, 2]]
     with pytest.raises(
         DataError, match=r"int64 .*Received int64 of shape \('rows', 3\).*b\.parquet"
@@ -167,7 +169,7 @@ def test_types_that_change_are_found_before_the_first_row(tmp_path, name):
         pq.write_table(
             pa.table({"x": COLUMNS["numbers"][: len(column)], name: column}), path
         )
-    columns = read_parquet(paths)
+    columns = opened(*paths)
     assert len(columns["x"]) == 2 * ROWS
     with pytest.raises(DataError, match=rf"'{name}' of .*c\.parquet has another type"):
         len(columns[name])
@@ -185,7 +187,7 @@ def test_files_of_one_table_in_other_words(tmp_path):
         "lists": COLUMNS["fixed"],
     }
     pq.write_table(pa.table(others), other)
-    columns = read_parquet([one, other])
+    columns = opened(one, other)
     assert list(columns) == list(names)
     for name in names:
         expected = np.concatenate([EXPECTED[name]] * 2)
@@ -196,7 +198,7 @@ def test_tensors_whose_axes_are_stored_in_another_order(tmp_path):
     kind = pa.fixed_shape_tensor(pa.int16(), (2, 3), permutation=[1, 0])
     column = pa.FixedShapeTensorArray.from_storage(kind, TENSORS.storage)
     pq.write_table(pa.table({"x": column}), tmp_path / "x.parquet")
-    received = read_parquet([tmp_path / "x.parquet"])["x"]
+    received = opened(tmp_path / "x.parquet")["x"]
     np.testing.assert_array_equal(received[:], MAPS.transpose(0, 2, 1))
 
 
@@ -204,19 +206,19 @@ def test_damaged_files_and_files_with_other_columns(tmp_path):
     text, one, other = (tmp_path / f"{name}.parquet" for name in ("text", "a", "b"))
     text.write_text("hello, no table")
     with pytest.raises(DataError, match=r"text\.parquet is not a readable Parquet"):
-        read_parquet([text])
+        opened(text)
     pq.write_table(short([1]), one)
     pq.write_table(pa.table({"y": [1], "x": [1]}), other)
-    for files in ([one, other], [other, one]):
+    for paths in ([one, other], [other, one]):
         with pytest.raises(DataError, match=r"a\.parquet has no column 'y'.*b\.parq"):
-            read_parquet(files)
+            opened(*paths)
     pq.write_table(pa.table([[1], [2]], ["x", "x"]), other)
     with pytest.raises(DataError, match=r"b\.parquet has columns of the same name"):
-        read_parquet([other])
+        opened(other)
     pq.write_table(short([1]), one)
     other.write_bytes(one.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"b\.parquet is not a readable Parquet"):
-        read_parquet([other])
+        opened(other)
 
 
 def test_damage_that_a_checksum_of_the_file_shows(tmp_path):
@@ -228,21 +230,72 @@ def test_damage_that_a_checksum_of_the_file_shows(tmp_path):
     content = bytearray(path.read_bytes())
     content[content.index(X[7, 0].tobytes())] ^= 1
     path.write_bytes(content)
-    column = read_parquet([path])["x"]
+    column = opened(path)["x"]
     with pytest.raises(DataError, match=r"'x', row group 0 of .*x\.parquet.*CRC"):
         column[:]
 
 
-def test_without_pyarrow_the_error_says_how_to_install_it(files):
+FOLDERS = [("2019", "3"), ("2019", "12"), ("2020", "3")]
+
+
+def hive(folder, folders=FOLDERS, own=()):
+    """Writes rows into folders that stand for columns, as Spark does."""
+    pieces = zip(folders, np.array_split(X, len(folders)), strict=True)
+    for (year, label), rows in pieces:
+        below = folder / f"year={year}" / f"labels={label}"
+        below.mkdir(parents=True)
+        columns = {"x": rows.tolist()} | dict.fromkeys(own, rows[:, 0])
+        pq.write_table(pa.table(columns), below / "part.parquet", row_group_size=3)
+    return parquet_files(str(folder))
+
+
+def test_names_of_folders_are_columns(tmp_path):
+    files = hive(tmp_path / "of=others" / "table")
+    columns = read_parquet(files)
+    assert list(columns) == ["x", "year", "labels"]
+    # In the order of the paths, where 12 goes before 3.
+    rows = [len(rows) for rows in np.array_split(X, 3)]
+    expected = {
+        "year": np.repeat([2019, 2019, 2020], [rows[1], rows[0], rows[2]]),
+        "labels": np.repeat([12, 3, 3], [rows[1], rows[0], rows[2]]),
+    }
+    for name, values in expected.items():
+        column = pickle.loads(pickle.dumps(columns[name]))
+        assert (column.shape, column.dtype) == ((ROWS,), np.int32)
+        np.testing.assert_array_equal(column[:], values)
+        np.testing.assert_array_equal(column[5:17], values[5:17])
+
+
+def test_folders_may_have_texts_and_files_columns_of_the_same_name(tmp_path):
+    files = hive(tmp_path, [("2019", "a%20b"), ("2020", "3")], own=["year"])
+    columns = read_parquet(files)
+    assert list(columns) == ["x", "year", "labels"]
+    np.testing.assert_array_equal(columns["year"][:], X[:, 0])
+    assert columns["labels"][:].tolist() == ["a b"] * 12 + ["3"] * 11
+
+
+def test_folders_that_do_not_name_a_column_of_all_rows(tmp_path):
+    missing = "__HIVE_DEFAULT_PARTITION__"
+    columns = read_parquet(hive(tmp_path / "a", [("1", "2"), (missing, "2")]))
+    assert columns["labels"][:].tolist() == [2] * ROWS
+    with pytest.raises(DataError, match=rf"'year' of .*{missing}.* Received null"):
+        len(columns["year"])
+    hive(tmp_path / "b")
+    pq.write_table(pa.table({"x": X.tolist()}), tmp_path / "b" / "z.parquet")
+    with pytest.raises(DataError, match=r"z\.parquet has no column 'labels'"):
+        read_parquet(parquet_files(str(tmp_path / "b")))
+
+
+def test_without_pyarrow_the_error_says_how_to_install_it():
     program = (
         "import sys; sys.modules['pyarrow'] = None\n"  # as if not installed
         "from layertap.errors import BackendMissingError\n"
-        "from layertap.inputs.parquet import read_parquet\n"
-        "try:\n    read_parquet([sys.argv[1]])\n"
+        "from layertap.inputs.parquet import ParquetFiles, read_parquet\n"
+        "try:\n    read_parquet(ParquetFiles('', ['x.parquet']))\n"
         "except BackendMissingError as error:\n    print(error)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, files[0]],
+        [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         check=True,

@@ -16,7 +16,6 @@ from layertap.errors import DataError, OptionError
 from layertap.inputs.columns import Table
 from layertap.inputs.images import ImageFolder
 from layertap.inputs.lazy_array import reporting
-from layertap.inputs.parquet import SUFFIX as PARQUET
 from layertap.inputs.parquet import parquet_files, read_parquet
 from layertap.inputs.zarr_arrays import is_zarr, open_zarr
 
@@ -71,8 +70,7 @@ def _open_arrays(
         names = {*inputs, *filter(None, columns)}
         arrays = open_zarr(source, names, (LABELS, SAMPLE_WEIGHT, IDS))
         return Table(arrays) if isinstance(arrays, dict) else arrays
-    is_parquet = path.suffix == PARQUET and path.is_file()
-    files = [path] if is_parquet else parquet_files(path)
+    files = parquet_files(source)
     return Table(read_parquet(files)) if files else None
 
 

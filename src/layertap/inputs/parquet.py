@@ -1,7 +1,7 @@
 """Columns of Parquet files as arrays of rows, read when they are sliced."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,15 +16,28 @@ from layertap.inputs.lazy_array import PiecewiseRows, reporting
 SUFFIX = ".parquet"
 
 
-class _File(NamedTuple):
-    """A file, and what its footer says."""
+class ParquetFiles(NamedTuple):
+    """The files of a folder, by their paths in it."""
 
-    path: Path
+    folder: str
+    names: Sequence[str]
+
+
+class _File(NamedTuple):
+    """A file, and what its footer and the names of its folders say.
+
+    `constants` are the columns that folders such as `year=2020` stand for.
+    """
+
+    folder: str
+    name: str
+    filesystem: Any
     metadata: Any
     schema: Any
+    constants: Mapping[str, Any] = {}
 
     def __str__(self) -> str:
-        return str(self.path)
+        return f"{self.folder}/{self.name}".removeprefix("./")
 
 
 class _Group(NamedTuple):
@@ -105,10 +118,14 @@ class ParquetColumn(PiecewiseRows):
     def _read(self, group: _Group) -> NDArray[Any]:
         arrow = _pyarrow()
         problem = f"Column {self.name!r}, {group}, can't be read"
+        source = group.file
         with reporting(problem, arrow.ArrowException, OSError, ValueError):
+            if self.name in source.constants:
+                return _array(arrow.repeat(source.constants[self.name], group.rows))
             with arrow.parquet.ParquetFile(
-                group.file.path,
-                metadata=group.file.metadata,
+                source.name,
+                metadata=source.metadata,
+                filesystem=source.filesystem,
                 page_checksum_verification=True,
             ) as file:
                 table = file.read_row_group(group.number, columns=[self.name])
@@ -120,21 +137,42 @@ class ParquetColumn(PiecewiseRows):
             return array.reshape(len(array), *shape)
 
 
-def parquet_files(folder: Path) -> list[Path]:
-    """Lists the Parquet files below a folder, in the order of their paths."""
-    files = [file.relative_to(folder) for file in folder.rglob(f"*{SUFFIX}")]
-    return [
-        folder / file
-        for file in sorted(files, key=Path.as_posix)
-        # Other programs write files that begin with `_` next to their data.
-        if not any(part.startswith((".", "_")) for part in file.parts)
-        and (folder / file).is_file()
-    ]
+def parquet_files(source: str) -> ParquetFiles | None:
+    """Finds the Parquet files at a path, in the order of their paths, or None."""
+    path = Path(source)
+    if path.suffix == SUFFIX and path.is_file():
+        return ParquetFiles(str(path.parent), [path.name])
+    names = _tables(
+        file.relative_to(path).as_posix()
+        for file in path.rglob(f"*{SUFFIX}")
+        if file.is_file()
+    )
+    return ParquetFiles(source, names) if names else None
 
 
-def read_parquet(files: Sequence[Path]) -> dict[str, ParquetColumn]:
+def _is_hidden(name: str) -> bool:
+    # Other programs write files that begin with `_` next to their data.
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+
+
+def _tables(names: Iterable[str]) -> list[str]:
+    """Returns the names of Parquet files, sorted."""
+    return sorted(
+        name
+        for name in names
+        if name.endswith(SUFFIX) and not any(map(_is_hidden, name.split("/")))
+    )
+
+
+def read_parquet(files: ParquetFiles) -> dict[str, ParquetColumn]:
     """Opens files with the same columns, and returns the columns by name."""
-    opened = list(map(_open, files))
+    arrow = _pyarrow()
+    filesystem = arrow.fs.SubTreeFileSystem(files.folder, arrow.fs.LocalFileSystem())
+    opened = [_open(files.folder, filesystem, name) for name in files.names]
+    if any("=" in name.rpartition("/")[0] for name in files.names):
+        problem = f"The names of the folders in {files.folder} can't be read"
+        with reporting(problem, arrow.ArrowException, OSError, ValueError):
+            opened = list(_with_folders(opened))
     groups = [
         _Group(file, number, rows)
         for file in opened
@@ -152,19 +190,54 @@ def read_parquet(files: Sequence[Path]) -> dict[str, ParquetColumn]:
     return {name: ParquetColumn(name, opened, groups) for name in first.schema.names}
 
 
-def _open(path: Path) -> _File:
+def _open(folder: str, filesystem: Any, name: str) -> _File:
     """Reads the footer of a file."""
     arrow = _pyarrow()
-    problem = f"{path} is not a readable Parquet file"
-    with reporting(problem, arrow.ArrowException, OSError, ValueError):
-        metadata = arrow.parquet.read_metadata(path)
+    path = f"{folder}/{name}".removeprefix("./")
+    with reporting(
+        f"{path} is not a readable Parquet file",
+        arrow.ArrowException,
+        OSError,
+        ValueError,
+    ):
+        metadata = arrow.parquet.read_metadata(name, filesystem=filesystem)
         schema = metadata.schema.to_arrow_schema()
     if len({*schema.names}) < len(schema.names):
         raise DataError(
             f"{path} has columns of the same name. Expected one of each. Received "
             f"{', '.join(schema.names)}. Rename them."
         )
-    return _File(path, metadata, schema)
+    return _File(folder, name, filesystem, metadata, schema)
+
+
+def _with_folders(files: Sequence[_File]) -> Iterator[_File]:
+    """Yields files with the columns that their folders name, but for their own."""
+    arrow = _pyarrow()
+    dataset = require("pyarrow.dataset", "parquet", "A Parquet file")
+    factory = dataset.FileSystemDatasetFactory(
+        files[0].filesystem,
+        [file.name for file in files],
+        dataset.ParquetFileFormat(),
+        dataset.FileSystemFactoryOptions(
+            partitioning=dataset.HivePartitioning.discover()
+        ),
+    )
+    # The last schema is that of the folders.
+    *_, schema = factory.inspect_schemas()
+    partitioning = dataset.HivePartitioning(schema)
+    for file in files:
+        values = dataset.get_partition_keys(partitioning.parse(file.name))
+        constants = {}
+        for field in schema:
+            if field.name in values and field.name not in file.schema.names:
+                value = values[field.name]
+                # A missing value has a type of its own, so it fits no other.
+                kind = field.type if value is not None else arrow.null()
+                constants[field.name] = arrow.scalar(value, kind)
+        fields = [arrow.field(name, value.type) for name, value in constants.items()]
+        yield file._replace(
+            schema=arrow.schema([*file.schema, *fields]), constants=constants
+        )
 
 
 def _form(field: Any) -> tuple[str, Sequence[int | None]]:
