@@ -14,6 +14,7 @@ import layertap
 from layertap.errors import DataError, DataTypeError, LayertapError, OptionError
 from layertap.inputs.data_file import load_data
 from layertap.inputs.feed import Feed
+from layertap.inputs.parquet import ParquetColumn
 from layertap.tracing.model_structure import input_specs
 
 pytestmark = pytest.mark.one_backend
@@ -85,6 +86,23 @@ def test_names_of_folders_may_be_inputs(tmp_path):
     (join,) = values.plan.joins
     made = np.arange(ROWS, dtype="float32")[:, None] // 10
     np.testing.assert_array_equal(values[join.addresses[1]], made)
+
+
+def test_a_bucket_holds_parquet_or_zarr(object_store, tmp_path):
+    bucket = object_store.bucket()
+    for write in (parquet, zarr_group, folders):
+        write(tmp_path)
+    for file in filter(Path.is_file, tmp_path.rglob("*")):
+        name = file.relative_to(tmp_path).as_posix()
+        object_store.object("PUT", bucket, name, file.read_bytes())
+    specs = input_specs(model())
+    for name in ("x.zarr", "x.parquet", "table"):
+        data = load_data(f"s3://{bucket}/{name}", specs)
+        assert isinstance(data["x"], ParquetColumn) is (name != "x.zarr")
+        np.testing.assert_array_equal(data["x"][5:21], X[5:21])
+    for name in ("gone.zarr", "gone.parquet", "gone"):
+        with pytest.raises(DataError, match=rf"{name} is not supported as data"):
+            load_data(f"s3://{bucket}/{name}", specs)
 
 
 def dictionary(folder):

@@ -286,6 +286,45 @@ def test_folders_that_do_not_name_a_column_of_all_rows(tmp_path):
         read_parquet(parquet_files(str(tmp_path / "b")))
 
 
+def upload(store, bucket, folder):
+    for file in folder.rglob("*"):
+        if file.is_file():
+            name = file.relative_to(folder).as_posix()
+            store.object("PUT", bucket, f"table/{name}", file.read_bytes())
+
+
+def test_a_folder_and_a_file_in_a_bucket(object_store, tmp_path):
+    local = read_parquet(hive(tmp_path))
+    (tmp_path / "_SUCCESS").write_text("")
+    bucket = object_store.bucket()
+    upload(object_store, bucket, tmp_path)
+    for url in (f"s3://{bucket}/table/", f"s3://{bucket}"):
+        columns = read_parquet(parquet_files(url))
+        assert list(columns) == list(local)
+        for name, expected in local.items():
+            column = pickle.loads(pickle.dumps(columns[name]))
+            np.testing.assert_array_equal(column[4:11], expected[4:11])
+            np.testing.assert_array_equal(column[:], expected[:])
+    one = f"s3://{bucket}/table/year=2020/labels=3/part.parquet"
+    columns = read_parquet(parquet_files(one))
+    assert list(columns) == ["x"]
+    np.testing.assert_array_equal(columns["x"][:], local["x"][16:])
+    key = one.removeprefix(f"s3://{bucket}/")
+    object_store.object("PUT", bucket, key, b"no table")
+    for url in (one, f"s3://{bucket}/table"):
+        with pytest.raises(DataError, match=rf"{one} is not a readable Parquet file"):
+            read_parquet(parquet_files(url))
+    assert parquet_files(f"s3://{bucket}/gone.parquet") is None
+    assert parquet_files("s3://gone/table") is None
+
+
+def test_a_bucket_that_cannot_be_reached(object_store, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(DataError, match="s3://bucket/table can't be listed: "):
+        parquet_files("s3://bucket/table")
+
+
 def test_without_pyarrow_the_error_says_how_to_install_it():
     program = (
         "import sys; sys.modules['pyarrow'] = None\n"  # as if not installed

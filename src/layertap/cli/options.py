@@ -19,8 +19,8 @@ DATA is one of
                             arrays that --labels and --ids name
   a Zarr array or group     version 2 or 3, a folder or a URL (s3://...);
                             a group has the same names as a .npz
-  a .parquet file           or a folder of them: one column for each input;
-                            lists of one length are arrays;
+  a .parquet file           or a folder of them, also at s3://...: one column
+                            for each input; lists of one length are arrays;
                             folders such as year=2020 are columns
   a folder of images        resized to the model's input; the paths are ids;
                             sub-folders are labels; from 0 to 255, unless

@@ -16,6 +16,7 @@ from layertap.errors import DataError, OptionError
 from layertap.inputs.columns import Table
 from layertap.inputs.images import ImageFolder
 from layertap.inputs.lazy_array import reporting
+from layertap.inputs.parquet import SUFFIX as PARQUET
 from layertap.inputs.parquet import parquet_files, read_parquet
 from layertap.inputs.zarr_arrays import is_zarr, open_zarr
 
@@ -65,7 +66,7 @@ def _open_arrays(
             return np.lib.format.open_memmap(path, mode="r")
     if path.suffix == ".npz" and path.is_file():
         return Table(_load_npz(path))
-    if is_zarr(source):
+    if not source.rstrip("/").endswith(PARQUET) and is_zarr(source):
         inputs = {spec.name for spec in keras.tree.flatten(specs)} if specs else ()
         names = {*inputs, *filter(None, columns)}
         arrays = open_zarr(source, names, (LABELS, SAMPLE_WEIGHT, IDS))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,15 +12,18 @@ from numpy.typing import NDArray
 from layertap.core.optional import require
 from layertap.errors import DataError
 from layertap.inputs.lazy_array import PiecewiseRows, reporting
+from layertap.store.storage.ahead import map_ahead
+from layertap.store.storage.buckets import bucket_spec, in_bucket
 
 SUFFIX = ".parquet"
 
 
 class ParquetFiles(NamedTuple):
-    """The files of a folder, by their paths in it."""
+    """The files of a folder, by their paths in it; a bucket is a file system."""
 
     folder: str
     names: Sequence[str]
+    bucket: Any = None
 
 
 class _File(NamedTuple):
@@ -139,6 +142,8 @@ class ParquetColumn(PiecewiseRows):
 
 def parquet_files(source: str) -> ParquetFiles | None:
     """Finds the Parquet files at a path, in the order of their paths, or None."""
+    if in_bucket(source):
+        return _in_bucket(source.rstrip("/"))
     path = Path(source)
     if path.suffix == SUFFIX and path.is_file():
         return ParquetFiles(str(path.parent), [path.name])
@@ -164,11 +169,57 @@ def _tables(names: Iterable[str]) -> list[str]:
     )
 
 
+def _in_bucket(url: str) -> ParquetFiles | None:
+    """Finds the Parquet files at the URL of a bucket, or None."""
+    fs = require(
+        "pyarrow.fs", "parquet", f"{url} is not in Zarr's format. A Parquet file"
+    )
+    scheme, _, path = url.partition("://")
+    with reporting(f"{url} can't be listed", OSError, ValueError):
+        bucket = _open_bucket(scheme, path.partition("/")[0])
+        if url.endswith(SUFFIX) and bucket.get_file_info(path).is_file:
+            folder, _, name = path.rpartition("/")
+            names = [name]
+        else:
+            folder = path
+            selector = fs.FileSelector(folder, allow_not_found=True, recursive=True)
+            names = _tables(
+                file.path.removeprefix(f"{folder}/")
+                for file in bucket.get_file_info(selector)
+                if file.is_file
+            )
+    below = fs.SubTreeFileSystem(folder, bucket)
+    return ParquetFiles(f"{scheme}://{folder}", names, below) if names else None
+
+
+def _open_bucket(scheme: str, bucket: str) -> Any:
+    """Opens a bucket as layertap's stores are opened, by the environment."""
+    fs = require("pyarrow.fs", "parquet", "A Parquet file")
+    if scheme == "gs":
+        return fs.GcsFileSystem()
+    spec = bucket_spec(scheme, bucket)
+    endpoint, region = spec.get("endpoint"), spec.get("aws_region")
+    if not endpoint and not region:
+        region = fs.resolve_s3_region(bucket)
+    attempts = spec["s3_request_retries"]["max_retries"]
+    return fs.S3FileSystem(
+        endpoint_override=endpoint,
+        region=region,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
+        connect_timeout=10,
+        request_timeout=30,
+    )
+
+
 def read_parquet(files: ParquetFiles) -> dict[str, ParquetColumn]:
     """Opens files with the same columns, and returns the columns by name."""
     arrow = _pyarrow()
-    filesystem = arrow.fs.SubTreeFileSystem(files.folder, arrow.fs.LocalFileSystem())
-    opened = [_open(files.folder, filesystem, name) for name in files.names]
+    filesystem = files.bucket or arrow.fs.SubTreeFileSystem(
+        files.folder, arrow.fs.LocalFileSystem()
+    )
+    open_file = partial(_open, files.folder, filesystem)
+    # Each footer takes two requests to a bucket.
+    opened = list(map_ahead(open_file, files.names, threads=16, most=32))
     if any("=" in name.rpartition("/")[0] for name in files.names):
         problem = f"The names of the folders in {files.folder} can't be read"
         with reporting(problem, arrow.ArrowException, OSError, ValueError):

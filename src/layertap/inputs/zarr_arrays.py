@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from layertap.errors import DataError
 from layertap.inputs.lazy_array import LazyRows, reporting
-from layertap.store.storage.buckets import SCHEMES, bucket_spec, tensorstore
+from layertap.store.storage.buckets import SCHEMES, bucket_spec, in_bucket, tensorstore
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
 URL = re.compile(r"[a-z][a-z0-9+]*://")
@@ -61,7 +61,9 @@ class ZarrArray(LazyRows):
 
 
 def is_zarr(source: str) -> bool:
-    """Whether this is a folder in Zarr's format, by its files, or a URL."""
+    """Whether this is in Zarr's format, by its files, or a URL of no bucket."""
+    if in_bucket(source):
+        return _node(_open_store(source), source, "") is not None
     return bool(URL.match(source)) or any(
         (Path(source) / mark).is_file() for mark in MARKS
     )
@@ -75,8 +77,7 @@ def open_zarr(
     All arrays of a bucket are listed only if one of `inputs` is missing, because that
     takes time. Else the `optional` arrays are added.
     """
-    with reporting(f"{source} can't be opened", ValueError):
-        store = tensorstore().KvStore.open(_kvstore(source)).result()
+    store = _open_store(source)
     node = _node(store, source, "")
     if node is None:
         raise DataError(
@@ -99,6 +100,11 @@ def open_zarr(
         names = _members(store)
     names = [name for name in names if _is_array(store, source, name)]
     return {name: ZarrArray(f"{source.rstrip('/')}/{name}") for name in names}
+
+
+def _open_store(source: str) -> Any:
+    with reporting(f"{source} can't be opened", ValueError):
+        return tensorstore().KvStore.open(_kvstore(source)).result()
 
 
 def _node(store: Any, source: str, folder: str) -> dict[str, Any] | None:

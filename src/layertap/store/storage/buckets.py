@@ -45,6 +45,11 @@ def tensorstore() -> Any:
     return require("tensorstore", "cloud", "An object store or Zarr data")
 
 
+def in_bucket(location: str) -> bool:
+    """Whether this is the URL of a bucket, or of something in it."""
+    return location.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+
+
 def open_bucket(scheme: str, bucket: str) -> Any:
     """Opens a bucket with the environment of now, again if that has changed."""
     keys = tuple(os.environ.get(name) for name in _CREDENTIALS)
