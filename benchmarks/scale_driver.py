@@ -112,7 +112,7 @@ def _asked(blocks: int) -> list[Counter[str]]:
             for number in missing:
                 bucket.asked.clear()
                 worker.written(number)
-                block = worker.empty(number)
+                block = worker.begin(number)
                 block.append({n: part[:] for n, part in block.values.items()})
                 worker.write(block)
             note()
