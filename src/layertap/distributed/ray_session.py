@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import socket
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -14,6 +15,11 @@ from layertap.core.optional import require
 from layertap.distributed.retries import start_counting
 from layertap.distributed.worker import Assignment, Worker
 from layertap.errors import OptionError, check_number
+
+# Seconds in which a cluster has to answer: Ray itself waits for more than a minute.
+_ANSWERS_WITHIN = 10
+# The beginning of any connection of gRPC, which clusters answer.
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
 def start_ray(num_gpus: float) -> Any:
@@ -60,9 +66,34 @@ def _start(ray: Any, address: str | None) -> None:
         if address is None and "RAY_ADDRESS" not in os.environ:
             # Not a cluster that another user runs on this machine.
             address = "local"
+        else:
+            check_answers(address or os.environ["RAY_ADDRESS"])
         # No page is needed, and workers return their errors.
         local = {"include_dashboard": False} if address == "local" else {}
         ray.init(address, logging_level="ERROR", log_to_driver=False, **local)
+
+
+def check_answers(address: str) -> None:
+    """Raises OptionError if no cluster answers at a `HOST:PORT`."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        # One of Ray's own words, such as "auto".
+        return
+    where = host.strip("[]"), int(port)
+    try:
+        with socket.create_connection(where, _ANSWERS_WITHIN) as connection:
+            if "RAY_USE_TLS" in os.environ:
+                return
+            connection.sendall(_PREFACE)
+            if not connection.recv(1):
+                raise ConnectionError("the connection was closed")
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(
+            f"No Ray cluster answers ({reason}). Expected the HOST:PORT of a cluster. "
+            f"Received {address!r}. Start the cluster, or correct the address or "
+            "RAY_ADDRESS."
+        ) from error
 
 
 def plan_resources(
