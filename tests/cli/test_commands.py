@@ -332,3 +332,49 @@ def test_missing_values_are_named_last_and_in_the_exit_status(here, tmp_path):
     message = fails(2, *words, tmp_path / "w", "--before", join.path)
     assert f"{join.path!r} is not complete" in message
     assert not (tmp_path / "w").exists()
+
+
+def test_progress_in_a_log(here, tmp_path):
+    store = tmp_path / "v.zarr"
+    words = ("save", "two.keras", "x.npy", "-o", store, "--progress")
+    lines = typed(*words).stderr.splitlines()
+    assert lines[:5] == [
+        "layertap: importing Keras",
+        "layertap: loading two.keras",
+        "layertap: opening x.npy",
+        "layertap: planning",
+        "layertap: computing the first batch",
+    ]
+    assert lines[5] == "layertap: saving 2 values: 32 of 50 rows"
+    assert "50 of 50 rows" in lines[-1]
+    again = typed(*words)
+    assert again.stdout.endswith(", complete. Compared, not computed.\n")
+
+
+def test_clean_removes_what_a_stopped_save_left(here, tmp_path):
+    store = tmp_path / "v.zarr"
+    fails(2, "save", "two.keras", "sources:raises_later", "-o", store)
+    (store / "fusion" / "in" / "0" / "c.1.0.new").write_bytes(b"half")
+    removed = f"{store}: removed 1 file, 4 bytes. Its 4 rows stay.\n"
+    assert succeeds("clean", store) == removed
+    assert succeeds("clean", store) == f"{store}: removed nothing. Its 4 rows stay.\n"
+    assert "nothing" in fails(2, "clean", tmp_path / "gone.zarr")
+    assert layertap.verify(layertap.open(store))
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(SystemExit(143), 143), (KeyboardInterrupt(), 130)]
+)
+def test_a_stopped_save_says_how_many_rows_are_safe(here, monkeypatch, error, status):
+    def stopped(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(layertap, "save", stopped)
+    words = ("save", "two.keras", "x.npy", "-o", "v.zarr")
+    result = typed(*words)
+    assert result.exit_code == status
+    rest = "Committed rows stay. Repeat the same command to resume.\n"
+    assert result.stderr == f"Stopped. {rest}"
+    error.add_note("layertap: 24 rows are safe. The same call resumes after them.")
+    safe = "24 rows are safe. The same command resumes after them."
+    assert typed(*words).stderr == f"Stopped. {safe}\n"

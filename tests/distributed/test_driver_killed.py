@@ -119,7 +119,7 @@ def test_others_resume_after_a_killed_driver(
     ),
 )
 def test_a_signal_ends_a_save_in_order_and_its_rows_count(
-    model, data, local, tmp_path, start, number, statuses, own
+    model, data, local, tmp_path, start, number, statuses, own, capsys
 ):
     path = tmp_path / "v.zarr"
     for batch in (13, 25):
@@ -134,10 +134,24 @@ def test_a_signal_ends_a_save_in_order_and_its_rows_count(
     left = others(data, process.pid)
     faulty.until(lambda: not any(map(faulty.alive, left)))
     saved = layertap.open(path)
-    follow = next(n for n in range(16) if n not in recorded(path)) * BLOCK
+    there = recorded(path)
+    follow = next(n for n in range(16) if n not in there) * BLOCK
     assert saved.rows == follow > 0
     assert layertap.verify(saved)
-    save(model, data, path, workers=1)
+    kept, total = len(there), faulty.ROWS // BLOCK
+    rows = f"{kept * BLOCK} of {faulty.ROWS} rows"
+    if number == signal.SIGINT:
+        assert f"{kept} of {total} blocks, {rows}, are safe in {path}." in output
+    capsys.readouterr()
+    save(model, data, path, workers=1, progress=True)
+    said = capsys.readouterr().err
+    assert f"{kept} of {total} blocks, {rows}, are there; computing the others" in said
+    files = (total - kept) * (1 + len(saved.reader.paths))
+    assert (
+        f"Writing {total - kept} blocks, each of up to 20 rows: {files} files" in said
+    )
+    missing = f"{total - kept} ({(total - kept) * BLOCK} rows)"
+    assert f"Kept {kept} blocks ({kept * BLOCK} rows), computed {missing}." in said
     assert_same(path, local)
 
 

@@ -1,9 +1,10 @@
 """Importance: how much a head depends on each branch, measured on saved values."""
 
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from layertap.analysis.perturbation import (
 )
 from layertap.core import address
 from layertap.core.plan import Branch, Join
-from layertap.core.progress import OnProgress, Show, show_progress
+from layertap.core.progress import Show, show_progress
 from layertap.errors import (
     AddressError,
     DataError,
@@ -122,7 +123,9 @@ def importance(
     inputs = HeadInputs(saved, names, joined, (y, weights), chosen, batch_size)
     model = MeasuredHead(head, inputs)
     total = len(chosen) * (1 + len(measured) * (repeats + 2))
-    with show_progress("permuting branches", total, 0, progress) as report:
+    with show_progress(progress) as display:
+        display.status("permuting branches", total, 0)
+        report = functools.partial(display.report, "permuting branches", total)
         measurement = _Measurement(model, inputs, repeats, seed, report)
         base = measurement.begin(arguments)
         results = [
@@ -158,7 +161,7 @@ class _Measurement:
     inputs: HeadInputs
     repeats: int
     seed: int
-    report: OnProgress
+    report: Callable[[int, int], None]
     evaluations: int = 0
 
     def __post_init__(self) -> None:

@@ -5,22 +5,22 @@ Nothing heavy is imported before a command needs it: `--help` is quick.
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import layertap
-from layertap.cli import options
+from layertap.cli import options, store_summary
 from layertap.cli.quiet_tensorflow import quiet_start
 from layertap.core.optional import import_callable, require_keras
+
+if TYPE_CHECKING:
+    from layertap.core.progress import Progress
 
 _SELECTION = ("before", "outputs", "joins", "for_head", "dtype", "reduce")
 _COLUMNS = ("labels", "ids")
 _IMAGES = ("preprocess", "skip_bad")
-# The most names that a line shows.
-_SHOWN = 8
 
 
 def run() -> None:
@@ -46,6 +46,7 @@ def main() -> None:
     layertap verify out.zarr --model model.keras --data data.npz
     layertap importance out.zarr model.keras         measure each branch
     layertap diff out.zarr other.zarr                compare two stores
+    layertap clean out.zarr                          remove what stopped saves left
 
     Keras' backend is the one that KERAS_BACKEND names. Exit status: 0 success,
     1 checked and found wrong, 2 bad input, 3 done but some values are missing.
@@ -93,6 +94,7 @@ def plan(model: str, rows: int | None, as_json: bool, **given: Any) -> None:
 @options.flag("--overwrite", "Replace the store of another run.")
 @options.flag("--recompute", "Replace the store, also that of the same run.")
 @options.quiet
+@options.progress
 @options.ray
 @options.model
 def save(model: str, data: str, output: str, **given: Any) -> None:
@@ -101,12 +103,16 @@ def save(model: str, data: str, output: str, **given: Any) -> None:
     chosen = _chosen(given, *_SELECTION, *_COLUMNS, *names)
     if given["recompute"]:
         chosen |= {"resume": False, "overwrite": True}
-    chosen["progress"] = False if given["quiet"] else None
-    if given["ray"] is not None:
-        saved = _save_on_ray(model, data, output, chosen, given)
-    else:
-        saved = layertap.save(*_load_with_data(model, data, given), output, **chosen)
-    click.echo(_state(saved))
+    from layertap.core.progress import open_progress
+
+    with open_progress(given["progress"] or _quiet(given)) as display:
+        chosen["progress"] = display
+        if given["ray"] is not None:
+            saved = _save_on_ray(model, data, output, chosen, given)
+        else:
+            loaded = _load_with_data(model, data, given, display)
+            saved = layertap.save(*loaded, output, **chosen)
+    click.echo(store_summary.summary(saved, display.outcome))
     if saved.missing:
         sys.exit(options.PARTIAL)
 
@@ -127,7 +133,7 @@ def show(store: str, as_json: bool, verbose: bool) -> None:
     if saved.statistics:
         made_by = {value.address: value.made_by for value in saved.plan.values}
         _show(table.table(saved.statistics, made_by))
-    click.echo(_state(saved))
+    click.echo(store_summary.summary(saved))
 
 
 @main.command(cls=options.Command, epilog=options.DATA_HELP)
@@ -206,7 +212,7 @@ def importance(store: str, model: str, rows: slice | None, **given: Any) -> None
         head,
         metrics=list(given["metric"]) or None,
         rows=rows,
-        progress=False if given["quiet"] else None,
+        progress=_quiet(given),
         **_chosen(given, "branches", "loss", "repeats", "seed"),
     )
     _show(report.to_json() if given["as_json"] else report)
@@ -232,6 +238,25 @@ def diff(
 
 
 @main.command(cls=options.Command)
+@click.argument("store", type=click.Path())
+@options.verbose
+def clean(store: str, verbose: bool) -> None:
+    """Remove what stopped saves left in STORE. Its rows stay."""
+    from layertap import store as stores
+    from layertap.core import tables
+
+    files, size = stores.clean(store)
+    what = "nothing"
+    if files:
+        on_disk = "" if size is None else f", {tables.size(size)}"
+        what = f"{tables.counted(files, 'file')}{on_disk}"
+    rows = ""
+    if stores.exists(store):
+        rows = f" Its {layertap.open(store).rows:,} rows stay."
+    click.echo(f"{store}: removed {what}.{rows}")
+
+
+@main.command(cls=options.Command)
 @click.argument("folder", default="layertap-demo", type=click.Path())
 @options.verbose
 def demo(folder: str, verbose: bool) -> None:
@@ -250,6 +275,7 @@ def _save_on_ray(
 ) -> Any:
     """Saves with many workers, each of which opens MODEL and DATA by itself."""
     _warn_of_trust(model, given)
+    chosen["progress"].status("importing Keras and Ray")
     require_keras()
     from layertap import distributed
     from layertap.distributed import ray_session
@@ -260,6 +286,7 @@ def _save_on_ray(
     chosen |= _chosen(given, "workers", "num_gpus")
     images = _chosen(given, *_IMAGES)
     source = layertap.images(data, **images) if images else data
+    chosen["progress"].status("connecting to Ray")
     with ray_session.connection(given["ray"]):
         return distributed.save(shared, source, output, **chosen)
 
@@ -271,19 +298,33 @@ def _warn_of_trust(model: str, given: dict[str, Any]) -> None:
         )
 
 
-def _load(model: str, given: dict[str, Any]) -> Any:
-    require_keras()
-    from layertap.inputs.model_file import load_model
-
-    _warn_of_trust(model, given)
-    return load_model(model, trust=given["trust_model"], modules=given["import"])
+def _quiet(given: dict[str, Any]) -> bool | None:
+    """Returns how to show progress: never, or on terminals."""
+    return False if given.get("quiet") else None
 
 
-def _load_with_data(model: str, data: str, given: dict[str, Any]) -> tuple[Any, Any]:
-    loaded = _load(model, given)
+def _load(model: str, given: dict[str, Any], display: "Progress | None" = None) -> Any:
+    from layertap.core.progress import show_progress
+
+    with show_progress(display or _quiet(given)) as shown:
+        shown.status("importing Keras")
+        require_keras()
+        from layertap.inputs.model_file import load_model
+
+        _warn_of_trust(model, given)
+        shown.status(f"loading {model}")
+        return load_model(model, trust=given["trust_model"], modules=given["import"])
+
+
+def _load_with_data(
+    model: str, data: str, given: dict[str, Any], display: "Progress | None" = None
+) -> tuple[Any, Any]:
+    loaded = _load(model, given, display)
     from layertap.inputs.data_file import load_data
     from layertap.tracing.model_structure import input_specs
 
+    if display is not None:
+        display.status(f"opening {data}")
     columns = [given[name] for name in _COLUMNS]
     images = _chosen(given, *_IMAGES)
     return loaded, load_data(data, input_specs(loaded), columns, **images)
@@ -320,44 +361,3 @@ def _show(report: Any) -> None:
     if not console.is_terminal:
         console = Console(width=tables.WIDTH)
     console.print(report)
-
-
-def _state(saved: Any) -> str:
-    from layertap.core import tables, text
-
-    state = "complete" if saved.complete else "not complete: repeat the save"
-    on_disk = saved.bytes_on_disk
-    size = "" if on_disk is None else f", {tables.size(on_disk)}"
-    along = {
-        "labels": saved.labels,
-        "sample weights": saved.sample_weight,
-        "ids": saved.identity["ids"],
-    }
-    names = [name for name, array in along.items() if array is not None]
-    listed = ", ".join([*names[:-2], " and ".join(names[-2:])])
-    extra = f", with {listed}" if names else ""
-    if saved.missing:
-        state += f" but for {tables.counted(len(saved.missing), 'missing value')}"
-    lines = [f"{saved.path}: {saved.rows:,} rows{extra}{size}, {state}."]
-    lines += [
-        f"{name}: {count:,} numbers too large for {saved.plan.dtype} became infinite."
-        for name, count in saved.overflowed.items()
-    ]
-    lines += [f"{name} is missing: {why}." for name, why in saved.missing.items()]
-    return text.printable("\n".join([*lines, *_notes(saved)]))
-
-
-def _notes(saved: Any) -> Iterator[str]:
-    """Yields a line for each thing that a user should know of the data."""
-    others = [
-        f"{n} {suffix or 'without a suffix'}" for suffix, n in saved.passed_over.items()
-    ]
-    for what, names in {
-        "Classes of the labels": saved.class_names,
-        "Skipped, since they can't be decoded": list(saved.skipped),
-        "Passed over, since they are not images": others,
-        "Not used": list(map(repr, saved.not_used)),
-    }.items():
-        if names:
-            more = f", and {len(names) - _SHOWN:,} more" * (len(names) > _SHOWN)
-            yield f"{what}: {', '.join(names[:_SHOWN])}{more}."

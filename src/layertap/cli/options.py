@@ -1,6 +1,7 @@
 """Shared parts of the commands: options, and errors of one line in their words."""
 
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -57,19 +58,30 @@ class Command(click.Command):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
-        except KeyboardInterrupt:
-            click.echo("Stopped." + self.stopped, err=True)
+        except KeyboardInterrupt as error:
+            self._say_stopped(error)
             sys.exit(INTERRUPTED)
+        except SystemExit as error:
+            # SIGTERM, during a save.
+            if error.code == 128 + signal.SIGTERM:
+                self._say_stopped(error)
+            raise
         except Exception as error:
             if ctx.params.get("verbose"):
                 traceback.print_exc()
             fail(line_of(error))
 
+    def _say_stopped(self, error: BaseException) -> None:
+        """Says that the command was stopped, and which rows are safe."""
+        notes = [note.removeprefix("layertap: ") for note in notes_of(error)]
+        line = " ".join(notes).replace("same call", "same command") or self.stopped
+        click.echo(f"Stopped. {line}".rstrip(), err=True)
+
 
 class Resumable(Command):
     """A command that resumes if it is repeated after it was stopped."""
 
-    stopped = " Committed rows stay. Repeat the same command to resume."
+    stopped = "Committed rows stay. Repeat the same command to resume."
 
 
 def line_of(error: Exception) -> str:
@@ -77,12 +89,17 @@ def line_of(error: Exception) -> str:
     from layertap.errors import LayertapError
 
     message = str(error)
-    for note in getattr(error, "__notes__", ()):
+    for note in notes_of(error):
         message = f"{message.removesuffix('.')}. {note}"
     message = " ".join(message.split())
     if isinstance(error, LayertapError):
         return in_command_words(message)
     return f"{type(error).__name__}: {message} (--verbose shows where)"
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """Returns the notes that were added to an error."""
+    return getattr(error, "__notes__", [])
 
 
 # Arguments of Python that have an option.
@@ -195,6 +212,7 @@ def _group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 verbose = flag("--verbose", "Show the backend's messages, and tracebacks.")
 json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet = flag("--quiet", "Show no progress.")
+progress = flag("--progress", "Print progress in logs, too, not on terminals only.")
 
 reduce = one(
     "--reduce",

@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import keras
 
+from layertap.core import tables
 from layertap.core.plan import Plan
-from layertap.core.progress import Show, show_progress
+from layertap.core.progress import Progress, Show, show_progress
 from layertap.distributed import ray_session
 from layertap.distributed.shared_data import share
 from layertap.distributed.worker import Assignment, SharedModel
@@ -130,49 +131,52 @@ def save(
                                       "s3://bucket/values.zarr", workers=8)
     ```
     """
-    ray = ray_session.start_ray(num_gpus)
-    workers, each = ray_session.plan_resources(ray, workers, num_cpus, num_gpus)
-    loaded, shared_model = _load(model)
-    check_model(loaded)
-    shared_data = share(data, ids, labels)
-    feed = shared_data.open(loaded, batch_size)
     reduction = Reduction(dtype, reduce)
     selection = Selection(before, outputs, joins, for_head, reduction, pad)
-    plan = plan_from_data(loaded, feed, selection)
-    run = Run(loaded, feed, plan, reduction)
     options = StoreOptions(compression, resume, overwrite, memory)
-    saved = find_existing_store(run, path, options, sampled=True)
-    if saved is not None and saved.complete and saved.rows == feed.rows:
-        return saved
-    with raise_on_sigterm(), _writer(run, path, saved, workers, options) as writer:
-        if saved is not None:
-            check_not_replaced(saved, writer)
-        missing = writer.missing()
-        if saved is not None and not saved.complete:
-            _compare_blocks(run, saved, writer, missing)
-        assignment = Assignment(
-            keras.config.floatx(),
-            keras.config.image_data_format(),
-            shared_model or _share_model(loaded),
-            shared_data,
-            batch_size,
-            reduction,
-            writer.claim,
-            workers,
-        )
-        blocks = ray_session.write_blocks(ray, missing, assignment, each)
-        _follow(blocks, writer, missing, progress, len(plan.stored))
-        writer.finish(lambda: run.attributes(_statistics(plan, writer)))
-    return Saved(path)
+    with show_progress(progress) as display:
+        display.status("starting Ray")
+        ray = ray_session.start_ray(num_gpus)
+        workers, each = ray_session.plan_resources(ray, workers, num_cpus, num_gpus)
+        display.status("planning")
+        loaded, shared_model = _load(model)
+        shared_data = share(data, ids, labels)
+        feed = shared_data.open(loaded, batch_size)
+        plan = plan_from_data(loaded, feed, selection)
+        run = Run(loaded, feed, plan, reduction)
+        saved = find_existing_store(run, path, options, display, sampled=True)
+        if saved is not None and saved.complete and saved.rows == feed.rows:
+            return saved
+        with raise_on_sigterm(), _writer(run, path, saved, workers, options) as writer:
+            if saved is not None:
+                check_not_replaced(saved, writer)
+            missing = writer.missing()
+            if saved is not None and not saved.complete:
+                _compare_blocks(run, saved, writer, missing)
+            assignment = Assignment(
+                keras.config.floatx(),
+                keras.config.image_data_format(),
+                shared_model or _share_model(loaded),
+                shared_data,
+                batch_size,
+                reduction,
+                writer.claim,
+                workers,
+            )
+            blocks = ray_session.write_blocks(ray, missing, assignment, each)
+            _follow(blocks, writer, missing, display, len(plan.stored))
+            writer.finish(lambda: run.attributes(_statistics(plan, writer)))
+        return Saved(path)
 
 
 def _load(model: Any) -> tuple[keras.Model, SharedModel | None]:
     """Returns a model, and its file if workers open that by themselves."""
     if isinstance(model, str | os.PathLike):
         model = SharedModel(os.fspath(Path(model).absolute()), trust=False)
-    if isinstance(model, SharedModel):
-        return model.open(), model
-    return model, None
+    shared = model if isinstance(model, SharedModel) else None
+    loaded = model if shared is None else shared.open()
+    check_model(loaded)
+    return loaded, shared
 
 
 def _share_model(model: keras.Model) -> SharedModel:
@@ -228,28 +232,43 @@ def _follow(
     blocks: Generator[tuple[int, int]],
     writer: SharedWriter,
     missing: Sequence[int],
-    progress: Show | None,
+    display: Progress,
     values: int,
 ) -> None:
     """Waits until all blocks are written, and shows the progress."""
-    done = writer.rows - sum(len(writer.rows_of(block)) for block in missing)
+    total, title = writer.rows, f"saving {values} values"
+    kept = done = total - sum(len(writer.rows_of(block)) for block in missing)
+    count = before = writer.blocks - len(missing)
     written = 0
-    title = f"saving {values} values"
+    if kept:
+        display.say(
+            f"{before:,} of {writer.blocks:,} blocks, {kept:,} of {total:,} rows, are "
+            "there; computing the others."
+        )
+    files, size = writer.estimate(missing)
+    display.say(
+        f"Writing {tables.counted(len(missing), 'block')}, each of up to "
+        f"{writer.block_rows:,} rows: {files:,} files, up to {tables.size(size)}."
+    )
     try:
-        with (
-            closing(blocks),
-            show_progress(title, writer.rows, done, progress) as report,
-        ):
-            report(done, 0)
+        with closing(blocks):
+            display.report(title, total, done, 0)
+            display.status("starting workers")
             for rows, size in blocks:
-                done, written = done + rows, written + size
-                report(done, written)
+                count, done, written = count + 1, done + rows, written + size
+                display.report(title, total, done, written)
     except BaseException as error:
+        fixed = "After fixing this, t" if isinstance(error, Exception) else "T"
         error.add_note(
-            f"layertap: written blocks stay in {writer.path}. After fixing this, the "
-            "same call writes the others."
+            f"layertap: {count:,} of {writer.blocks:,} blocks, {done:,} of {total:,} "
+            f"rows, are safe in {writer.path}. {fixed}he same call writes the others."
         )
         raise
+    if kept:
+        display.outcome = (
+            f"Kept {before:,} blocks ({kept:,} rows), computed {len(missing):,} "
+            f"({total - kept:,} rows)."
+        )
 
 
 def _statistics(plan: Plan, writer: SharedWriter) -> dict[str, Any]:

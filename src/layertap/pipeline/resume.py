@@ -7,6 +7,7 @@ import numpy as np
 
 from layertap.core import text, tolerance
 from layertap.core.address import DIGESTS, IDS
+from layertap.core.progress import Progress
 from layertap.core.tolerance import describe_difference
 from layertap.core.values import auxiliary_arrays
 from layertap.errors import OtherRunError, StoreError
@@ -29,6 +30,7 @@ def find_existing_store(
     run: Run,
     path: str | os.PathLike[str],
     options: StoreOptions,
+    display: Progress,
     *,
     sampled: bool = False,
 ) -> Saved | None:
@@ -40,6 +42,7 @@ def find_existing_store(
     """
     if not exists(path):
         return None
+    display.status("comparing the run with the store")
     saved = Saved(path)
     anew = options.overwrite and not options.resume
     problems = ["resume=False"] if anew else differences(run, saved)
@@ -48,7 +51,7 @@ def find_existing_store(
         blocks = [rows[start : start + size] for start in rows[::size]]
         problems = sampled_differences(run, saved.reader, blocks)
     elif not problems and options.overwrite and run.feed.again:
-        problems = data_differences(run, saved)
+        problems = data_differences(run, saved, display)
     if problems and options.overwrite:
         Writer.check(*store_schema(run), **options.layout)
         # Without holding its files open.
@@ -58,6 +61,9 @@ def find_existing_store(
     check_same_run(run, saved, problems)
     if not saved.complete or (run.feed.rows or 0) > saved.rows:
         check_resumable(saved, options)
+    if saved.complete:
+        # Unless the data have more rows.
+        display.outcome = "Compared, not computed."
     return saved
 
 
@@ -121,11 +127,12 @@ def id_differences(run: Run, saved: Saved) -> list[str]:
     return [f"ids: the store has room for {width} bytes, one id is longer"]
 
 
-def data_differences(run: Run, saved: Saved) -> list[str]:
+def data_differences(run: Run, saved: Saved, display: Progress) -> list[str]:
     """Compares the data of all rows, and recomputes the batch of the last one."""
     rows = 0
     for batch in run.feed.batches():
         rows = batch.row + batch.rows
+        display.status("comparing saved rows with the data", saved.rows, rows)
         last = batch.row < saved.rows <= rows
         problems = batch_differences(run, saved.reader, batch, compute=last)
         if problems or last:

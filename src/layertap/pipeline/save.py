@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import keras
 
-from layertap.core.progress import Show, show_progress
+from layertap.core.progress import Progress, Show, show_progress
 from layertap.errors import LayertapError, StoreError
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
@@ -111,8 +111,10 @@ def save(
             more rows by now. Otherwise it must be overwritten.
         overwrite: Whether to replace the store of another run; with `resume=False`,
             any store.
-        progress: Whether to show progress; by default on a terminal only. Or a
-            function that is called with the rows done and the bytes written.
+        progress: Whether to show progress: by default on terminals and in notebooks
+            only. True prints lines elsewhere, every ten seconds at most. Or a function
+            that is called with the rows done, the bytes written and, if it accepts a
+            third argument, the number of all rows, None if unknown.
         memory: Bytes for values that are not yet on disk.
 
     Returns:
@@ -138,40 +140,49 @@ def save(
     model = opened(model)
     specs, reduction = input_specs(model), Reduction(dtype, reduce)
     selection = Selection(before, outputs, joins, for_head, reduction, pad)
-    feed = Feed(data, specs, batch_size, labels=labels, ids=ids)
-    plan = plan_from_data(model, feed, selection)
-    run = Run(model, feed, plan, reduction)
     options = StoreOptions(compression, resume, overwrite, memory)
-    saved = find_existing_store(run, path, options)
+    with show_progress(progress) as display:
+        display.status("planning")
+        feed = Feed(data, specs, batch_size, labels=labels, ids=ids)
+        plan = plan_from_data(model, feed, selection)
+        run = Run(model, feed, plan, reduction)
+        return _save(run, path, options, display)
+
+
+def _save(
+    run: Run, path: str | os.PathLike[str], options: StoreOptions, display: Progress
+) -> Saved:
+    """Makes, resumes or compares the store of a run."""
+    saved = find_existing_store(run, path, options, display)
     missing = None
     if saved is not None and saved.complete:
-        missing = _added_batches(run, saved, options)
+        missing = _added_batches(run, saved, options, display)
         if missing is None:
             return saved
-    gatherer = Gatherer(plan)
+    gatherer = Gatherer(run.plan)
     with raise_on_sigterm():
         if saved is None:
-            sizes = {**options.layout, "rows": feed.rows}
+            sizes = {**options.layout, "rows": run.feed.rows}
             writer = Writer.create(
                 path, *store_schema(run), observer=gatherer.add, **sizes
             )
         else:
             writer = Writer.resume(
                 path,
-                memory=memory,
+                memory=options.memory,
                 observer=gatherer.add,
                 reopening=reopening(saved) if saved.complete else None,
             )
         with writer:
             if saved is not None:
                 saved = _resumed(saved, writer)
-            batches = missing or _missing_batches(run, saved)
-            _write(run, batches, saved, writer, gatherer, progress)
+            batches = missing or _missing_batches(run, saved, display)
+            _write(run, batches, saved, writer, gatherer, display)
     return Saved(path)
 
 
 def _added_batches(
-    run: Run, saved: Saved, options: StoreOptions
+    run: Run, saved: Saved, options: StoreOptions, display: Progress
 ) -> Iterator[Begun] | None:
     """Compares a complete store with the data, and begins the batches of added rows.
 
@@ -180,7 +191,7 @@ def _added_batches(
     if options.overwrite and run.feed.rows == saved.rows:
         # They were compared before.
         return None
-    batches = _missing_batches(run, saved)
+    batches = _missing_batches(run, saved, display)
     first = next(batches, None)
     if first is None:
         run.feed.check_rows(saved.rows)
@@ -202,44 +213,53 @@ def _write(
     saved: Saved | None,
     writer: Writer,
     gatherer: Gatherer,
-    progress: Show | None,
+    display: Progress,
 ) -> None:
     """Writes all batches that are missing; commits what it can, whatever happens."""
-    title = f"saving {len(run.plan.stored)} values"
+    title, total = f"saving {len(run.plan.stored)} values", run.feed.rows
+    kept, of_all = writer.rows, "" if total is None else f" of {total:,}"
     try:
-        with show_progress(title, run.feed.rows, writer.rows, progress) as report:
-            if saved is not None:
-                _gather_saved(gatherer, saved)
-            for arrays in prefetch(batches):
-                writer.append(arrays)
-                report(writer.rows, writer.bytes_written)
-            writer.commit(last=True)
-            report(writer.rows, writer.bytes_written)
+        if saved is None:
+            display.status("computing the first batch")
+        else:
+            display.say(f"{kept:,}{of_all} rows are there; going on after them.")
+            _gather_saved(gatherer, saved, display)
+        for arrays in prefetch(batches):
+            writer.append(arrays)
+            display.report(title, total, writer.rows, writer.bytes_written)
+        writer.commit(last=True)
+        display.report(title, total, writer.rows, writer.bytes_written)
     except BaseException as error:
         # Computed rows are committed; the first error is the one to report.
         with suppress(LayertapError):
             writer.commit()
         if not isinstance(error, StoreError):
+            fixed = "After fixing this, t" if isinstance(error, Exception) else "T"
             error.add_note(
-                f"layertap: {writer.committed:,} rows are safe in {writer.path}. After "
-                "fixing this, the same call resumes after them."
+                f"layertap: {writer.committed:,}{of_all} rows are safe in "
+                f"{writer.path}. {fixed}he same call resumes after them."
             )
         raise
     run.feed.check_rows(writer.rows)
     writer.finish(lambda: run.attributes(gatherer.to_json()))
+    if kept:
+        display.outcome = f"Kept {kept:,} rows, computed {writer.rows - kept:,}."
 
 
-def _gather_saved(gatherer: Gatherer, saved: Saved) -> None:
+def _gather_saved(gatherer: Gatherer, saved: Saved, display: Progress) -> None:
     """Gathers statistics of complete blocks; the writer observes the other rows."""
     size = saved.reader.block_rows
     for block in saved.reader.ahead(range(saved.rows // size)):
         row = block * size
+        display.status("reading saved rows", saved.rows, row)
         for name in gatherer.names:
             rows = saved.reader.array(name)[row : row + size]
             gatherer.add(row, {name: rows})
 
 
-def _missing_batches(run: Run, saved: Saved | None) -> Iterator[Begun]:
+def _missing_batches(
+    run: Run, saved: Saved | None, display: Progress
+) -> Iterator[Begun]:
     """Compares saved rows with the data, and begins the batches of all other rows.
 
     The last block of saved rows is recomputed, or their last tenth if that is smaller;
@@ -258,6 +278,7 @@ def _missing_batches(run: Run, saved: Saved | None) -> Iterator[Begun]:
         if saved is None or batch.row >= done:
             yield run.begin(batch)
             continue
+        display.status("comparing saved rows with the data", done, batch.row)
         compute = end > recomputed
         problems = batch_differences(run, saved.reader, batch, compute=compute)
         check_same_run(run, saved, problems)

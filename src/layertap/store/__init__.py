@@ -13,5 +13,6 @@ from layertap.store.writing.base import Reopening as Reopening
 from layertap.store.writing.block_worker import BlockWorker as BlockWorker
 from layertap.store.writing.block_worker import Claim as Claim
 from layertap.store.writing.blocks import Observer as Observer
+from layertap.store.writing.clean import clean as clean
 from layertap.store.writing.shared_writer import SharedWriter as SharedWriter
 from layertap.store.writing.writer import Writer as Writer

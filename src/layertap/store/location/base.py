@@ -118,6 +118,13 @@ class Location(ABC):
             if name not in current and _OF_ARRAY.fullmatch(name)
         ]
 
+    def sweep(self) -> tuple[int, int]:
+        """Deletes half made and half deleted stores that killed processes left.
+
+        Returns the number of their files, and their bytes.
+        """
+        return 0, 0
+
     def remove(self) -> None:
         """Deletes the store; nothing is deleted if there are other files in it."""
         try:

@@ -38,7 +38,7 @@ class Folder(Location):
         files = new_files(root, layouts)
         target = Path(os.path.realpath(self.storage.folder))
         target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target)
+        self.sweep()
         lock = None
         try:
             while lock is None:
@@ -63,6 +63,22 @@ class Folder(Location):
         self._lock = lock
         return layouts
 
+    def sweep(self) -> tuple[int, int]:
+        """See `Location`: such stores lie next to it."""
+        target = Path(os.path.realpath(self.storage.folder))
+        files = size = 0
+        for purpose in (_CREATING, _REMOVING):
+            for left in target.parent.glob(f".{glob.escape(target.name)}.*.{purpose}"):
+                # Unless that process is still at work.
+                lock = lock_abandoned(left)
+                if lock is not None:
+                    storage = LocalStorage(left)
+                    names = list(storage.names())
+                    files, size = files + len(names), size + storage.bytes_of(names)
+                    shutil.rmtree(left, ignore_errors=True)
+                    lock.release()
+        return files, size
+
     def trim(self, before: Layouts, after: Layouts) -> Layouts:
         """See `Location`."""
         ours = super().trim(before, after)
@@ -78,17 +94,6 @@ class Folder(Location):
         except OSError as error:
             moved = f", and the rest of it is now at {removed}"
             raise not_deleted(self.storage, error, moved) from error
-
-
-def _sweep(target: Path) -> None:
-    """Deletes half made and half deleted stores that killed processes left."""
-    for purpose in (_CREATING, _REMOVING):
-        for left in target.parent.glob(f".{glob.escape(target.name)}.*.{purpose}"):
-            # Unless that process is still at work.
-            lock = lock_abandoned(left)
-            if lock is not None:
-                shutil.rmtree(left, ignore_errors=True)
-                lock.release()
 
 
 def _sibling(path: Path, purpose: str) -> Path:

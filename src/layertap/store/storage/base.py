@@ -103,6 +103,14 @@ class Storage(ABC):
             StoreError: If it can't be listed.
         """
 
+    def bytes_of(self, names: Iterable[str]) -> int | None:
+        """Returns the bytes of some files together, or None if they are unknown.
+
+        Args:
+            names: The names of the files.
+        """
+        return None
+
     @abstractmethod
     def replace(self, contents: Contents) -> None:
         """Writes files durably, each atomically, for the only writer of the store.

@@ -111,6 +111,17 @@ class SharedWriter(BaseWriter):
     def _expected_records(self) -> list[tuple[int, int]]:
         return [(block, len(self.rows_of(block))) for block in range(self.blocks)]
 
+    def estimate(self, blocks: Sequence[int]) -> tuple[int, int]:
+        """Returns how many files some blocks take, and their uncompressed bytes."""
+        plain = [replace(layout, compression=None) for layout in self._layouts]
+        sizes = [
+            layout.shard_sizes(len(self.rows_of(block)))[0]
+            for block in blocks
+            for layout in plain
+        ]
+        # And a record for each block.
+        return len(sizes) + len(blocks), sum(sizes)
+
     def rows_of(self, block: int) -> range:
         """Returns the rows of a block, as numbered in the store."""
         return self._planned.row_range(block)
