@@ -2,11 +2,16 @@
 
 import ml_dtypes
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layertap.distributed.ray_arrays import put_array
+from layertap.distributed.ray_arrays import dataset_columns, put_array
+from layertap.errors import DataError
+from layertap.inputs.parquet import parquet_files, read_parquet
 
 pytestmark = pytest.mark.ray
 
@@ -52,3 +57,29 @@ def test_dtypes_stay(dtype):
     received = put_array(array, 40)
     np.testing.assert_array_equal(np.asarray(received), array)
     assert received.dtype == np.asarray(received).dtype == array.dtype
+
+
+def test_lists_of_parquet_are_the_arrays_that_a_path_has(tmp_path):
+    rows = X[:, :2].reshape(len(X), 2, 1)
+    table = pa.table(
+        {
+            "x": pa.array(X.tolist(), pa.list_(pa.float32())),
+            "fixed": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 3),
+            "labels": pa.array(rows.tolist(), pa.list_(pa.list_(pa.float32(), 1))),
+            "texts": [["a", "b"]] * len(X),
+            "ragged": [[1]] * 200 + [[1, 2], None] * 15,
+        }
+    )
+    for start in (0, 130):
+        pq.write_table(table[start : start + 130], tmp_path / f"{start}.parquet")
+    columns = dataset_columns(ray.data.read_parquet(str(tmp_path)))
+    for name in ("x", "fixed", "labels", "texts"):
+        expected = read_parquet(parquet_files(str(tmp_path)))[name]
+        assert (columns[name].shape, columns[name].dtype) == (
+            expected.shape,
+            expected.dtype,
+        )
+        np.testing.assert_array_equal(columns[name][100:140], expected[100:140])
+    words = r"'ragged'.*Expected int64 of shape \(1,\).*\(2,\) in row 200.*drop_columns"
+    with pytest.raises(DataError, match=words):
+        columns["ragged"][:1]

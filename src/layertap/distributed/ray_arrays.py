@@ -19,7 +19,8 @@ class RayArray(PiecewiseRows):
     """An array whose rows lie, piece after piece, in Ray's object store.
 
     A slice within one piece is a read-only view. The array can be pickled, and Ray
-    keeps the pieces of an array that it sends.
+    keeps the pieces of an array that it sends. A `problem` is raised when rows are
+    read: columns that nobody reads may have any form.
     """
 
     def __init__(
@@ -28,14 +29,18 @@ class RayArray(PiecewiseRows):
         rows: Sequence[int],
         row_shape: Sequence[int],
         dtype: Any,
+        problem: str | None = None,
     ) -> None:
         super().__init__(rows)
+        self._problem = problem
         self._refs = list(refs)
         self.shape = (self.rows, *row_shape)
         self.dtype = np.dtype(dtype)
 
     def fetch(self, numbers: Sequence[int]) -> Sequence[NDArray[Any]]:
         """Fetches pieces together from Ray's object store."""
+        if self._problem:
+            raise DataError(self._problem)
         if not numbers:
             return []
         import ray
@@ -92,14 +97,18 @@ def dataset_columns(dataset: Any) -> dict[str, RayArray]:
 
 
 class _Form(NamedTuple):
-    """The form of a column in one block."""
+    """The form of a column in one block.
+
+    `odd` is the number of the first row that differs from row 0, and its form.
+    """
 
     rows: int
     row_shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    odd: tuple[int, str] | None = None
 
     def __str__(self) -> str:
-        return f"{self.dtype} of shape {(self.rows, *self.row_shape)}"
+        return f"{self.dtype} of shape {self.row_shape}"
 
 
 def _split_block(
@@ -110,21 +119,51 @@ def _split_block(
     if len(arrays) < len(names) or not all(map(len, arrays)):
         # A block without rows may lack columns, too.
         return (None,) * (1 + len(names))
-    return ([_Form(len(a), a.shape[1:], a.dtype) for a in arrays], *arrays)
+    forms, columns = zip(*map(_join_rows, arrays), strict=True)
+    return (list(forms), *columns)
+
+
+def _join_rows(rows: NDArray[Any]) -> tuple[_Form, NDArray[Any]]:
+    """Makes rows that are arrays, as lists of Arrow are, one array if they fit."""
+    form = _Form(len(rows), rows.shape[1:], rows.dtype)
+    if rows.dtype != object or not any(isinstance(row, np.ndarray) for row in rows):
+        return form, rows
+    arrays: list[NDArray[Any]] = []
+    for number, row in enumerate(rows):
+        inner, array = _join_rows(np.atleast_1d(row))
+        arrays.append(array)
+        first, shape = arrays[0], array.shape
+        if inner.odd or (shape, array.dtype) != (first.shape, first.dtype):
+            text = f"{array.dtype} of shape {shape}"
+            if inner.odd or row is None:
+                text = "None" if row is None else "lists of several forms"
+            return _Form(len(rows), first.shape, first.dtype, (number, text)), rows
+    joined = np.stack(arrays)
+    return _Form(len(joined), joined.shape[1:], joined.dtype), joined
 
 
 def _column(name: str, forms: Sequence[_Form], refs: Sequence[Any]) -> RayArray:
     first = forms[0]
     same = all(form.dtype == first.dtype for form in forms)
+    dtype = first.dtype if same else np.dtype(object)
+    rows = [form.rows for form in forms]
+    return RayArray(refs, rows, first.row_shape, dtype, _problem(name, forms))
+
+
+def _problem(name: str, forms: Sequence[_Form]) -> str | None:
+    """Describes the first rows of two forms, if there are any."""
+    first, start = forms[0], 0
     # These have any length.
     texts = all(form.dtype.kind in "OSU" for form in forms)
     for form in forms:
         fits = texts or form.dtype == first.dtype
-        if form.row_shape != first.row_shape or not fits:
-            raise DataError(
+        number, received = form.odd or (0, str(form))
+        if form.odd or form.row_shape != first.row_shape or not fits:
+            return (
                 f"Column {name!r} of the ray.data.Dataset changes its form. Expected "
-                f"{first}, as in its first block. Received {form}. Give its rows one "
-                f"form, or drop it: dataset.drop_columns([{name!r}])."
+                f"{form if number else first}, as in row {start if number else 0}. "
+                f"Received {received} in row {start + number}. Give its rows one form, "
+                f"or drop it: dataset.drop_columns([{name!r}])."
             )
-    dtype = first.dtype if same else np.dtype(object)
-    return RayArray(refs, [form.rows for form in forms], first.row_shape, dtype)
+        start += form.rows
+    return None
