@@ -85,17 +85,17 @@ def test_blocks_are_as_large_as_memory_and_shards_let_them():
 
 
 def test_a_block_has_as_many_bytes_as_its_files(tmp_path):
-    rows = LEAST.block_rows
+    blocks = {0: LEAST.block_rows}
     with SharedWriter.create(
-        tmp_path / "v", scale_plan.specs(), {}, rows=rows + 1, memory=64 * MIB
+        tmp_path / "v", scale_plan.specs(), {}, rows=10**9, memory=64 * MIB
     ) as writer:
         worker = BlockWorker(writer.claim)
-        for number in writer.missing():
+        blocks[LEAST.blocks - 1] = 10**9 - (LEAST.blocks - 1) * LEAST.block_rows
+        for number, given in blocks.items():
             block = worker.begin(number)
-            given = len(worker.rows_of(number))
             block.append({n: part[:given] for n, part in block.values.items()})
             worker.write(block)
-    for number, of in enumerate((rows, 1)):
+    for number, of in blocks.items():
         files = [
             tmp_path / "v" / layout.spec.path / layout.shard_name(number)
             for layout in LEAST.layouts
