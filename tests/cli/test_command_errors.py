@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -166,11 +167,16 @@ def test_ctrl_c_in_mid_save_and_the_same_command_again(here, tmp_path):
     words = ["save", "two.keras", "sources:interrupted", "-o", str(store)]
     os.mkfifo("pipe")
     terminal, standard_error = pty.openpty()
-    with subprocess.Popen([*PROCESS, *words], stderr=standard_error) as process:
+    with (
+        subprocess.Popen([*PROCESS, *words], stderr=standard_error) as process,
+        ThreadPoolExecutor(1) as reader,
+    ):
         os.close(standard_error)
+        # From the start: a terminal that nobody reads is soon full.
+        reading = reader.submit(read_all, terminal)
         assert Path("pipe").read_text() == "rows came"
         process.send_signal(signal.SIGINT)
-        shown = read_all(terminal)
+        shown = reading.result()
     Path("pipe").unlink()
     assert process.returncode == 130
     assert "rows" in shown
