@@ -123,7 +123,7 @@ def test_the_store_is_the_same(case, tmp_path):
         again = layertap.distributed.save(model, data(), path, **options, **resources)
         assert again.reader.store == saved.reader.store
         other = ({"x": X + 1, "b": B}, LABELS, WEIGHTS)
-        with pytest.raises(OtherRunError, match="inputs of rows"):
+        with pytest.raises(OtherRunError, match="the inputs of row 0 are not"):
             layertap.distributed.save(model, other, path, **options, **resources)
 
 

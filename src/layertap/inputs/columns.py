@@ -49,7 +49,7 @@ class Columns:
                 "`labels` is invalid. Expected the name of a column. Received "
                 f"{type(labels).__name__}. Pass labels with the data: (x, labels)."
             )
-        self._inputs = set(inputs)
+        self._inputs = inputs
         self._chosen = {LABELS: labels, SAMPLE_WEIGHT: None, IDS: ids}
         self.unused: dict[str, None] = {}
 
@@ -100,7 +100,7 @@ class Columns:
 
     def _inputs_of(self, rest: dict[Any, Any], columns: Mapping[Any, Any]) -> Any:
         only = len(rest) == 1 and isinstance(columns, Table)
-        one = len(self._inputs) < 2 and self._inputs.isdisjoint(rest)
+        one = len(self._inputs) < 2 and set(rest).isdisjoint(self._inputs)
         if one and isinstance(columns, Frame):
             return _side_by_side(rest)
         any_name = getattr(columns, "any_name", False) and len(self._inputs) == 1
