@@ -148,12 +148,16 @@ def test_a_complete_store_gets_the_rows_that_came_since(tmp_path):
     model, path = of_two(), tmp_path / "v.zarr"
     options = {"batch_size": 7, "workers": 2, "memory": 3 * 16 * 60, "progress": False}
 
-    def save(rows):
-        data = {"x": X[:rows], "b": B[:rows]}, LABELS["a"][:rows]
+    def save(rows, x=X):
+        data = {"x": x[:rows], "b": B[:rows]}, LABELS["a"][:rows]
         return layertap.distributed.save(model, data, path, ids=TEXTS[:rows], **options)
 
     before = save(150)
     values = before["fusion/in/0"][:]
+    # Not in the first batch of a block.
+    other = np.where(np.arange(ROWS)[:, None] == 13, X + 1, X)
+    with pytest.raises(OtherRunError, match="the inputs of row 13 are not"):
+        save(ROWS, other)
     saved = save(ROWS)
     assert (saved.rows, saved.complete) == (ROWS, True)
     assert saved.reader.store == before.reader.store

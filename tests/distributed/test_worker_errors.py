@@ -13,6 +13,7 @@ import ray
 
 import layertap.distributed
 from layertap.errors import (
+    DataError,
     DataTypeError,
     ModelFileError,
     OptionError,
@@ -105,6 +106,25 @@ def test_data_that_differ_in_a_worker(model, tmp_path, monkeypatch):
     words = r"A worker on \S+ differs from .*rows: the driver has 300, the worker 299"
     with pytest.raises(OtherRunError, match=words):
         save(model, source, tmp_path / "v.zarr", ids=None)
+
+
+def test_a_file_that_changes_while_workers_read_it(model, tmp_path):
+    file, path = tmp_path / "x.npy", tmp_path / "v.zarr"
+    np.save(file, faulty.inputs())
+    options = {"ids": None, "batch_size": faulty.BATCH}
+
+    def rewrite(rows, written):
+        if rows:
+            # The last row of each block.
+            np.lib.format.open_memmap(file, mode="r+")[
+                faulty.BLOCK - 1 :: faulty.BLOCK
+            ] += 1
+
+    with pytest.raises(DataError, match=r"x\.npy was changed while it was read"):
+        save(model, file, path, **options, progress=rewrite)
+    assert not layertap.open(path).complete
+    with pytest.raises(OtherRunError, match=f"inputs of row {faulty.BLOCK - 1} are"):
+        save(model, file, path, **options)
 
 
 @pytest.mark.parametrize(

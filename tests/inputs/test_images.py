@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from layertap.errors import BackendMissingError, DataError, OptionError
+from layertap.inputs.feed import Feed
 from layertap.inputs.images import ImageFolder
 
 pytestmark = pytest.mark.one_backend
@@ -48,6 +49,17 @@ def test_images_come_in_the_order_of_their_paths_with_their_pixels(tmp_path):
     np.testing.assert_array_equal(images[3:9], expected[3:])
     assert images[4:].shape == (0, 4, 6, 3)
     np.testing.assert_array_equal(np.asarray(images), expected)
+
+
+def test_a_changed_image_is_another_version_of_the_data(tmp_path):
+    for name in ("1.png", "2.png"):
+        write(tmp_path / name, colours())
+    feed = Feed(ImageFolder(tmp_path, (4, 6), 3))
+    before = feed.file_versions()
+    feed.check_unchanged(before)
+    write(tmp_path / "2.png", colours(seed=1))
+    with pytest.raises(DataError, match=r"2\.png was changed while it was read"):
+        feed.check_unchanged(before)
 
 
 def test_only_the_files_of_a_slice_are_read(tmp_path):

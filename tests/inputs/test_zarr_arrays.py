@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from layertap.errors import DataError
 from layertap.inputs.lazy_array import LazyRows
-from layertap.inputs.zarr_arrays import is_zarr, open_zarr
+from layertap.inputs.zarr_arrays import ZarrArray, is_zarr, open_zarr
 from layertap.store import Reader
 from tests.support.faulty_store import begin, go_on
 
@@ -140,6 +140,20 @@ def test_a_group_in_a_cloud(bucket, tmp_path):
     for source in ("s3://bucket/gone.zarr", "s3://other/g.zarr"):
         with pytest.raises(DataError, match=rf"{source} is not a Zarr array or group"):
             open_zarr(source, ["x"])
+
+
+def test_changed_metadata_in_a_cloud_are_another_version(bucket, tmp_path):
+    def upload(rows):
+        group(tmp_path / "g.zarr", 3, x=X[:rows])
+        bucket.upload_file(tmp_path / "g.zarr/x/zarr.json", "bucket", "x/zarr.json")
+
+    upload(5)
+    array = ZarrArray("s3://bucket/x")
+    before = array.versions()
+    assert list(before) == ["s3://bucket/x/zarr.json"]
+    assert array.versions() == before
+    upload(6)
+    assert array.versions() != before
 
 
 def test_texts_raise_an_error_when_they_are_used(tmp_path):

@@ -142,8 +142,7 @@ def save(
         loaded, shared_model = _load(model)
         shared_data = share(data, ids, labels)
         feed = shared_data.open(loaded, batch_size)
-        plan = plan_from_data(loaded, feed, selection)
-        run = Run(loaded, feed, plan, reduction)
+        run = Run(loaded, feed, plan_from_data(loaded, feed, selection), reduction)
         saved = find_existing_store(run, path, options, display, sampled=True)
         if saved is not None and saved.complete and saved.rows == feed.rows:
             return saved
@@ -162,10 +161,11 @@ def save(
                 reduction,
                 writer.claim,
                 workers,
+                run.file_versions,
             )
             blocks = ray_session.write_blocks(ray, missing, assignment, each)
-            _follow(blocks, writer, missing, display, len(plan.stored))
-            writer.finish(lambda: run.attributes(_statistics(plan, writer)))
+            _follow(blocks, writer, missing, display, len(run.plan.stored))
+            writer.finish(lambda: run.attributes(_statistics(run.plan, writer)))
         return Saved(path)
 
 
@@ -225,7 +225,7 @@ def _compare_blocks(
     """Raises if a batch of a written block differs from the data; it samples some."""
     written = sorted(set(range(writer.blocks)) - set(missing))
     rows = [writer.rows_of(block) for block in written]
-    check_same_run(run, saved, sampled_differences(run, writer, rows))
+    check_same_run(run, saved, sampled_differences(run, saved, writer, rows))
 
 
 def _follow(

@@ -17,10 +17,13 @@ from layertap.errors import LayertapError, ModelFileError, OtherRunError, StoreE
 from layertap.store import BlockWorker, Claim
 
 if TYPE_CHECKING:
+    from layertap.pipeline.run import Run
     from layertap.planning.reduction import Reduction
 
 # Data and models may end a program. Ray would start a worker that ended again.
 _ERRORS = (Exception, SystemExit)
+# Workers check so many files. The driver checks all at the end.
+_FEW_FILES = 64
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Assignment:
     reduction: "Reduction"
     claim: Claim
     workers: int
+    # Those that the driver has seen, of the files of the data.
+    file_versions: Mapping[str, Any]
 
 
 class Worker:
@@ -137,6 +142,9 @@ class Worker:
             problems.append(
                 f"rows: the driver has {rows}, the worker {self._feed.rows}"
             )
+        self._few_files = len(assignment.file_versions) <= _FEW_FILES
+        if self._few_files:
+            problems += _size_differences(self._run, assignment.file_versions)
         if problems:
             raise OtherRunError(
                 f"A worker on {os.uname().nodename} differs from the driver. "
@@ -183,9 +191,22 @@ class Worker:
                 f"Received {block.filled} rows of data."
             )
         values = {name: part[: len(rows)] for name, part in block.values.items()}
+        if self._few_files:
+            # The driver checks all files at the end.
+            self._feed.check_unchanged(self._run.file_versions)
         written = self._store.write(block, self._gatherer.summarize(values))
         self._attempts.end.remote(number)
         return len(rows), written
+
+
+def _size_differences(run: "Run", file_versions: Mapping[str, Any]) -> list[str]:
+    """Compares files with the driver's; copies on other nodes have other times."""
+    return [
+        f"{file}: the driver has {version}, the worker {here}"
+        for file, version in file_versions.items()
+        for here in [run.file_versions.get(file, version)]
+        if getattr(here, "size", here) != getattr(version, "size", version)
+    ]
 
 
 def _result(rows: int = 0, written: int = 0, error: bytes = b"") -> dict[str, Any]:

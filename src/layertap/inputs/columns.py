@@ -19,6 +19,8 @@ class Table(dict[str, Any]):
 
     # Whether the only column may have another name than the only input.
     any_name = False
+    # The file that all columns were read from at once.
+    file: str | None = None
 
 
 class Frame(Table):

@@ -65,7 +65,9 @@ def _open_arrays(
         with reporting(f"{path} is not a readable .npy file", *_UNREADABLE):
             return np.lib.format.open_memmap(path, mode="r")
     if path.suffix == ".npz" and path.is_file():
-        return Table(_load_npz(path))
+        table = Table(_load_npz(path))
+        table.file = str(path)
+        return table
     if not source.rstrip("/").endswith(PARQUET) and is_zarr(source):
         inputs = {spec.name for spec in keras.tree.flatten(specs)} if specs else ()
         names = {*inputs, *filter(None, columns)}

@@ -5,12 +5,19 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
+import keras
 import numpy as np
 
 from layertap.errors import DataError, ModelError
+from layertap.inputs.columns import Table
 from layertap.inputs.convert import OUTSIDE, Batch, Converter
 from layertap.inputs.data_file import load_data
-from layertap.inputs.lazy_array import LazyRows
+from layertap.inputs.lazy_array import (
+    LazyRows,
+    Versions,
+    file_versions,
+    versions_of,
+)
 from layertap.inputs.sources import open_source
 from layertap.tracing.backends import current_backend
 
@@ -56,6 +63,14 @@ class Feed:
         self.batch_size = self._source.batch_size
         self.size = self._source.size
         self.again = not isinstance(data, Iterator)
+        self._file_arrays = [
+            array
+            for leaf in (*keras.tree.flatten(data), ids)
+            # A table is a leaf.
+            for array in (leaf.values() if isinstance(leaf, Table) else [leaf])
+            if isinstance(array, np.memmap | LazyRows)
+        ]
+        self._file = data.file if isinstance(data, Table) else None
         column = ids is None or isinstance(ids, str)
         self._ids = self._source.ids if column else ids
         self.images = self._source.images
@@ -77,6 +92,26 @@ class Feed:
         unused = list(self._converter.columns.unused)
         notes = {**self._source.notes, "not_used": unused}
         return {name: note for name, note in notes.items() if note}
+
+    def file_versions(self) -> Versions:
+        """Returns the versions that the files of the data have now, by their paths."""
+        versions = dict(file_versions([] if self._file is None else [self._file]))
+        for array in self._file_arrays:
+            versions |= versions_of(array)
+        return versions
+
+    def check_unchanged(self, versions: Versions) -> None:
+        """Raises DataError if a file of the data has another version by now."""
+        current = self.file_versions()
+        for file in {**versions, **current}:
+            before, now = versions.get(file), current.get(file)
+            if before != now:
+                raise DataError(
+                    f"{file} was changed while it was read. Expected "
+                    f"{before or 'no such file'}. Received {now or 'no such file'}. "
+                    "The store is not complete, since it may have rows of both "
+                    "versions. Save again with overwrite=True."
+                )
 
     def check_rows(self, rows: int) -> None:
         """Checks that there are as many ids as rows of data."""

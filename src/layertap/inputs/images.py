@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from layertap.core.optional import require
 from layertap.errors import DataError, OptionError, check_number
-from layertap.inputs.lazy_array import LazyRows, reporting
+from layertap.inputs.lazy_array import LazyRows, Versions, file_versions, reporting
 from layertap.store.storage.ahead import map_ahead
 
 MODES = {1: "grayscale", 3: "rgb", 4: "rgba"}
@@ -178,6 +178,10 @@ class ImageFolder(LazyRows):
     @cached_property
     def _sample(self) -> NDArray[Any]:
         return self.read(0, 1)
+
+    def versions(self) -> Versions:
+        """See `LazyRows`."""
+        return file_versions(self.folder / name for name in self.ids)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Reads, converts, resizes and preprocesses images."""

@@ -1,12 +1,15 @@
 """Arrays of rows that are read when they are sliced, as data to save."""
 
+import os
 import re
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from itertools import accumulate
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,40 @@ from layertap.errors import DataError
 
 # Rows may begin in one piece and end in the next.
 _CACHED_PIECES = 2
+
+
+class FileVersion(NamedTuple):
+    """The facts of a file that change with its content."""
+
+    size: int
+    # In nanoseconds.
+    changed: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.size:,} bytes of {datetime.fromtimestamp(self.changed / 1e9)}"
+
+
+# By path or URL; of an object, its generation or ETag.
+Versions = Mapping[str, FileVersion | str]
+
+
+def file_versions(files: Iterable[str | os.PathLike[str]]) -> Versions:
+    """Returns the versions of those files that are there, by their paths."""
+    versions = {}
+    for file in files:
+        with suppress(OSError):
+            known = Path(file).stat()
+            version = FileVersion(known.st_size, known.st_mtime_ns, known.st_ino)
+            versions[os.fspath(file)] = version
+    return versions
+
+
+def versions_of(array: Any) -> Versions:
+    """Returns the versions of the files or objects that an array is read from."""
+    if isinstance(array, np.memmap):
+        return file_versions([] if array.filename is None else [array.filename])
+    return array.versions() if isinstance(array, LazyRows) else {}
 
 
 class LazyRows(ABC):
@@ -43,6 +80,10 @@ class LazyRows(ABC):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         array = self[:]
         return array if dtype is None else array.astype(dtype, copy=False)
+
+    def versions(self) -> Versions:
+        """Returns the versions that its files or objects have now."""
+        return {}
 
     @abstractmethod
     def read(self, start: int, stop: int) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from layertap.core.optional import require
 from layertap.errors import DataError
-from layertap.inputs.lazy_array import PiecewiseRows, reporting
+from layertap.inputs.lazy_array import PiecewiseRows, Versions, file_versions, reporting
 from layertap.store.storage.ahead import map_ahead
 from layertap.store.storage.buckets import bucket_spec, in_bucket
 
@@ -83,6 +83,10 @@ class ParquetColumn(PiecewiseRows):
     def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
         """Its dtype."""
         return self._first[1]
+
+    def versions(self) -> Versions:
+        """See `LazyRows`. Objects of a bucket have none."""
+        return file_versions(map(str, self._files))
 
     def fetch(self, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:
         """Reads row groups, and checks that they fit the first one."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import DataError
-from layertap.inputs.lazy_array import LazyRows, reporting
+from layertap.inputs.lazy_array import LazyRows, Versions, file_versions, reporting
 from layertap.store.storage.buckets import SCHEMES, bucket_spec, in_bucket, tensorstore
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
@@ -35,6 +35,20 @@ class ZarrArray(LazyRows):
     def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
         """Its dtype."""
         return np.dtype(self._opened.dtype.numpy_dtype)
+
+    def versions(self) -> Versions:
+        """See `LazyRows`; at a URL, those of its metadata only."""
+        if not URL.match(self.location):
+            files = sorted(Path(self.location).rglob("*"))
+            return file_versions(file for file in files if file.is_file())
+        with reporting(f"{self.location} can't be read", Exception):
+            store = tensorstore().KvStore.open(_kvstore(self.location)).result()
+            answers = {mark: store.read(mark).result() for mark in MARKS}
+        return {
+            f"{self.location}/{mark}": answer.stamp.generation.hex()
+            for mark, answer in answers.items()
+            if answer.state == "value"
+        }
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Reads only the chunks with these rows."""

@@ -15,7 +15,7 @@ from layertap.inputs.convert import Batch
 from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.tap import Arrays
-from layertap.results.manifest import STATISTICS
+from layertap.results.manifest import FILES, STATISTICS
 from layertap.results.saved import Saved
 from layertap.store import Reader, Reopening, SharedWriter, Writer, exists, remove
 
@@ -37,8 +37,8 @@ def find_existing_store(
     """Returns the store of this run at a path, complete or to be resumed.
 
     The store of another run is deleted if `overwrite` is set and a new one can be made.
-    All data are compared before that; with `sampled`, some batches of them, also with a
-    complete store.
+    All data are compared before that; with `sampled`, some batches of them where few
+    suffice, also with a complete store.
     """
     if not exists(path):
         return None
@@ -49,7 +49,7 @@ def find_existing_store(
     if not problems and sampled and (saved.complete or options.overwrite):
         rows, size = range(saved.rows), saved.reader.block_rows
         blocks = [rows[start : start + size] for start in rows[::size]]
-        problems = sampled_differences(run, saved.reader, blocks)
+        problems = sampled_differences(run, saved, saved.reader, blocks)
     elif not problems and options.overwrite and run.feed.again:
         problems = data_differences(run, saved, display)
     if problems and options.overwrite:
@@ -113,7 +113,7 @@ def differences(run: Run, saved: Saved) -> list[str]:
     if run.feed.rows is not None:
         problems += _row_differences(saved, run.feed.rows)
     return problems or batch_differences(
-        run, saved.reader, run.feed.first(), compute=True
+        run, saved.reader, run.feed.first(), range(saved.rows), compute=True
     )
 
 
@@ -134,49 +134,66 @@ def data_differences(run: Run, saved: Saved, display: Progress) -> list[str]:
         rows = batch.row + batch.rows
         display.status("comparing saved rows with the data", saved.rows, rows)
         last = batch.row < saved.rows <= rows
-        problems = batch_differences(run, saved.reader, batch, compute=last)
+        kept = range(saved.rows)
+        problems = batch_differences(run, saved.reader, batch, kept, compute=last)
         if problems or last:
             return problems
     return _row_differences(saved, rows)
 
 
 def sampled_differences(
-    run: Run, stored: StoredRows, blocks: Sequence[range]
+    run: Run, saved: Saved, stored: StoredRows, blocks: Sequence[range]
 ) -> list[str]:
-    """Compares a batch in each of some blocks of rows with the data."""
-    count = min(len(blocks), _SAMPLED)
+    """Compares a batch in each of some blocks of rows with the data, or all rows."""
+    some = _few_suffice(run, saved)
+    count = min(len(blocks), _SAMPLED) if some else len(blocks)
     for number in np.linspace(0, len(blocks) - 1, count).astype(int):
         rows = blocks[number]
         for batch in run.feed.batches(rows.start, rows.stop):
-            # A batch that begins or ends outside may have rows that are not stored.
-            if batch.row >= rows.start and batch.row + batch.rows <= rows.stop:
-                problems = batch_differences(run, stored, batch, compute=False)
-                if problems:
-                    return problems
+            problems = batch_differences(run, stored, batch, rows)
+            if problems:
+                return problems
+            if some:
                 break
     return []
 
 
+def _few_suffice(run: Run, saved: Saved) -> bool:
+    """Whether the files that saved rows came from have not changed.
+
+    Data that come from no file have not, unless they have more rows by now.
+    """
+    grown = saved.complete and (run.feed.rows or 0) > saved.rows
+    match saved.reader.attributes.get(FILES):
+        case [int(count), _] as files if count or not grown:
+            return files == run.files(count)
+    return False
+
+
 def batch_differences(
-    run: Run, stored: StoredRows, batch: Batch, *, compute: bool
+    run: Run, stored: StoredRows, batch: Batch, rows: range, *, compute: bool = False
 ) -> list[str]:
-    """Compares the stored rows of a batch with its data; with `compute`, its values."""
-    rows = slice(batch.row, min(batch.row + batch.rows, stored.rows))
-    if rows.stop <= rows.start:
+    """Compares stored rows of a batch with its data; with `compute`, also its values.
+
+    Only `rows` are compared: a batch may also have rows that are not stored.
+    """
+    rows = range(max(batch.row, rows.start), min(batch.row + batch.rows, rows.stop))
+    if not rows:
         return []
-    problems = list(_differences(run, stored, run.data_arrays(batch), rows))
+    part = slice(rows.start - batch.row, rows.stop - batch.row)
+    arrays = {name: array[part] for name, array in run.data_arrays(batch).items()}
+    problems = list(_differences(run, stored, arrays, rows))
     if problems or not compute:
         return problems
-    return list(_differences(run, stored, run.begin(batch)(), rows))
+    return list(_differences(run, stored, run.begin(batch, part)(), rows))
 
 
 def _differences(
-    run: Run, stored: StoredRows, arrays: Arrays, rows: slice
+    run: Run, stored: StoredRows, arrays: Arrays, rows: range
 ) -> Iterator[str]:
     computed = {*run.plan.addresses, *auxiliary_arrays(run.plan)}
     for name, fresh in arrays.items():
-        fresh = fresh[: rows.stop - rows.start]
-        saved = stored.array(name)[rows]
+        saved = stored.array(name)[rows.start : rows.stop]
         if name in computed:
             dtype = run.plan.narrowed.get(name)
             if tolerance.compare(saved, fresh, dtype) == "different":

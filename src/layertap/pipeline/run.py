@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -15,10 +16,11 @@ from layertap.core.plan import Plan
 from layertap.errors import DataError, DataTypeError
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
+from layertap.inputs.lazy_array import Versions
 from layertap.pipeline.tap import Arrays, Tap
 from layertap.planning import fingerprint
 from layertap.planning.reduction import Reduction
-from layertap.results.manifest import NOTES, STATISTICS
+from layertap.results.manifest import FILES, NOTES, STATISTICS
 
 # What backends report when there is no memory for a tensor.
 _NO_MEMORY = re.compile(
@@ -64,6 +66,19 @@ class Run:
         if feed.images is not None and feed.images.preprocess is not None:
             function = fingerprint.function_fingerprint(feed.images.preprocess)
             self.identity["preprocess"] = function
+
+    @cached_property
+    def file_versions(self) -> Versions:
+        """The versions of the data's files, as they are before the data are read."""
+        return self.feed.file_versions()
+
+    def files(self, count: int | None = None) -> list[Any]:
+        """Returns how many files the data have, and a digest of their versions.
+
+        With `count`, those of the first files only.
+        """
+        versions = list(self.file_versions.items())[:count]
+        return [len(versions), fingerprint.digest(versions)]
 
     def begin(self, batch: Batch, rows: slice = slice(None)) -> Callable[[], Arrays]:
         """Begins to compute a batch, and returns a function that returns its arrays.
@@ -128,8 +143,12 @@ class Run:
         return np.pad(encoded, ((0, 0), (0, more)))
 
     def attributes(self, statistics: dict[str, Any]) -> dict[str, Any]:
-        """Returns the attributes of a complete store that only its end shows."""
-        return {STATISTICS: statistics, NOTES: self.feed.notes}
+        """Returns the attributes of a complete store that only its end shows.
+
+        Raises DataError if a file of the data was changed: then it is not complete.
+        """
+        self.feed.check_unchanged(self.file_versions)
+        return {STATISTICS: statistics, NOTES: self.feed.notes, FILES: self.files()}
 
 
 @contextmanager

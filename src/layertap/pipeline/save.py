@@ -280,7 +280,8 @@ def _missing_batches(
             continue
         display.status("comparing saved rows with the data", done, batch.row)
         compute = end > recomputed
-        problems = batch_differences(run, saved.reader, batch, compute=compute)
+        rows = range(done)
+        problems = batch_differences(run, saved.reader, batch, rows, compute=compute)
         check_same_run(run, saved, problems)
         if end > done:
             yield run.begin(batch, slice(done - batch.row, None))

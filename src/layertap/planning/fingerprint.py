@@ -33,7 +33,7 @@ def run_identity(
         "dtype": plan.dtype,
         "reduce": plan.reduce,
         "pad": _padding_summary(plan),
-        "plan": _digest([*planned, *plan.channels_first]),
+        "plan": digest([*planned, *plan.channels_first]),
         "batch size": batch_size,
         **VERSIONS,
     }
@@ -56,7 +56,7 @@ def configuration_digest(model: keras.Model) -> str:
     parts = [model, *layers_of(model)]
     with without_importing_tensorflow():
         configurations = [[_type_name(part), _plain(_config(part))] for part in parts]
-    return _digest(configurations)
+    return digest(configurations)
 
 
 def _config(operation: keras.Operation) -> dict[str, Any] | None:
@@ -79,8 +79,8 @@ def function_fingerprint(function: Callable[..., Any]) -> str:
     Names that the code looks up when it runs do not count.
     """
     owner = function if hasattr(function, "__qualname__") else type(function)
-    digest = _digest(_content(function, ()))
-    return f"{owner.__module__}.{owner.__qualname__} ({digest})"
+    code = digest(_content(function, ()))
+    return f"{owner.__module__}.{owner.__qualname__} ({code})"
 
 
 def _content(part: Any, within: tuple[int, ...]) -> Any:
@@ -112,7 +112,8 @@ def _content(part: Any, within: tuple[int, ...]) -> Any:
     return owner.__qualname__
 
 
-def _digest(content: Any) -> str:
+def digest(content: Any) -> str:
+    """Returns a digest of content that JSON can hold."""
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -17,6 +17,8 @@ from layertap.store import LazyArray, Reader
 STATISTICS = "statistics"
 # Facts about the data. They make no run another one.
 NOTES = "notes"
+# How many files the data were read from, and a digest of their versions.
+FILES = "files"
 _NOTED = {"class_names": list, "skipped": dict, "passed_over": dict, "not_used": list}
 
 # What reading a damaged manifest may raise.
