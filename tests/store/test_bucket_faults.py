@@ -11,6 +11,7 @@ import pytest
 
 from layertap.errors import OptionError, StoreError
 from layertap.store import Reader, Writer, exists, remove
+from layertap.store.reading import object_shards
 from tests.support.campaign import share
 from tests.support.faults import python, run
 from tests.support.faulty_store import (
@@ -112,6 +113,24 @@ def test_an_object_store_that_is_down(
     assert np.array_equal(reader.array("a/0")[:], rows_between(0, SAFE)["a/0"])
     assert_right(place)
     assert_goes_on(place, undisturbed_bucket)
+
+
+def test_single_rows_ask_for_the_store_once_a_second(place, proxy, monkeypatch):
+    leave(place.path)
+    array = Reader(place.path).array("a/0")
+
+    def asked(rows):
+        proxy.seen.clear()
+        expected = rows_between(0, SAFE)["a/0"]
+        for row in rows:
+            assert np.array_equal(array[row : row + 1], expected[row : row + 1])
+        return sum(path.endswith("a/0/zarr.json") for _, path in proxy.seen)
+
+    monkeypatch.setattr(object_shards, "_TRUSTED", 1e9)
+    assert asked(range(20)) == 1
+    assert len(proxy.seen) <= 20 + 2
+    monkeypatch.setattr(object_shards, "_TRUSTED", 0)
+    assert asked(range(20, 25)) == 5
 
 
 @pytest.mark.parametrize(
