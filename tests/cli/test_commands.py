@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import layertap
+from layertap.core import tables
 from tests.support.command_files import (
     fails,
     succeeds,
@@ -338,14 +339,18 @@ def test_progress_in_a_log(here, tmp_path):
     store = tmp_path / "v.zarr"
     words = ("save", "two.keras", "x.npy", "-o", store, "--progress")
     lines = typed(*words).stderr.splitlines()
-    assert lines[:5] == [
+    # All shards: a file for each array.
+    written = [file for file in store.rglob("c/*") if file.is_file()]
+    size = tables.size(sum(file.stat().st_size for file in written))
+    assert lines[:6] == [
         "layertap: importing Keras",
         "layertap: loading two.keras",
         "layertap: opening x.npy",
         "layertap: planning",
+        f"layertap: Writing {len(written)} files, up to {size}.",
         "layertap: computing the first batch",
     ]
-    assert lines[5] == "layertap: saving 2 values: 32 of 50 rows"
+    assert lines[6] == "layertap: saving 2 values: 32 of 50 rows"
     assert "50 of 50 rows" in lines[-1]
     again = typed(*words)
     assert again.stdout.endswith(", complete. Compared, not computed.\n")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import keras
 
+from layertap.core import tables
 from layertap.core.progress import Progress, Show, show_progress
 from layertap.errors import LayertapError, StoreError
 from layertap.inputs.convert import Batch
@@ -219,11 +220,14 @@ def _write(
     title, total = f"saving {len(run.plan.stored)} values", run.feed.rows
     kept, of_all = writer.rows, "" if total is None else f" of {total:,}"
     try:
-        if saved is None:
-            display.status("computing the first batch")
-        else:
+        if saved is not None:
             display.say(f"{kept:,}{of_all} rows are there; going on after them.")
             _gather_saved(gatherer, saved, display)
+        if total is not None and total > kept:
+            files, size = writer.estimate(total)
+            count = tables.counted(files, "file")
+            display.say(f"Writing {count}, up to {tables.size(size)}.")
+        display.status("computing the first batch")
         for arrays in prefetch(batches):
             writer.append(arrays)
             display.report(title, total, writer.rows, writer.bytes_written)

@@ -7,7 +7,7 @@ The rows up to `shape[0]` of an array are committed; rows after them do not coun
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -191,6 +191,13 @@ _FILL_VALUES: dict[str, Any] = {"b": False, "i": 0, "u": 0, "c": [0.0, 0.0]}
 
 # Those of all arrays of a store.
 Layouts = Sequence[ArrayLayout]
+
+
+def disk_size(layouts: Layouts, blocks: Iterable[range]) -> tuple[int, int]:
+    """Returns how many shards blocks of rows take, and their uncompressed bytes."""
+    plain = [replace(layout, compression=None) for layout in layouts]
+    sizes = [lay.shard_sizes(len(rows))[0] for rows in blocks for lay in plain]
+    return len(sizes), sum(sizes)
 
 
 def check_paths(paths: Sequence[str]) -> None:

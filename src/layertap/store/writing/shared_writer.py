@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from layertap.errors import OptionError, StoreCorruptError, StoreError
-from layertap.store.format.layout import RECORDS, ArraySpec, Layouts
+from layertap.store.format.layout import RECORDS, ArraySpec, Layouts, disk_size
 from layertap.store.format.root import Root
 from layertap.store.location.base import Location
 from layertap.store.reading.array import LazyArray
@@ -113,14 +113,9 @@ class SharedWriter(BaseWriter):
 
     def estimate(self, blocks: Sequence[int]) -> tuple[int, int]:
         """Returns how many files some blocks take, and their uncompressed bytes."""
-        plain = [replace(layout, compression=None) for layout in self._layouts]
-        sizes = [
-            layout.shard_sizes(len(self.rows_of(block)))[0]
-            for block in blocks
-            for layout in plain
-        ]
+        shards, size = disk_size(self._layouts, map(self.rows_of, blocks))
         # And a record for each block.
-        return len(sizes) + len(blocks), sum(sizes)
+        return shards + len(blocks), size
 
     def rows_of(self, block: int) -> range:
         """Returns the rows of a block, as numbered in the store."""

@@ -8,7 +8,7 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from layertap.errors import StoreError
-from layertap.store.format.layout import RECORDS, ArraySpec, Layouts
+from layertap.store.format.layout import RECORDS, ArraySpec, Layouts, disk_size
 from layertap.store.format.root import Root
 from layertap.store.format.sizing import BLOCKS_IN_MEMORY, DEFAULT_MEMORY, lay_out
 from layertap.store.location.base import Location
@@ -131,6 +131,13 @@ class Writer(BaseWriter):
     def bytes_written(self) -> int:
         """The bytes of all written shards; some are written more than once."""
         return self._blocks.bytes_written
+
+    def estimate(self, rows: int) -> tuple[int, int]:
+        """Returns how many files missing rows take, and their uncompressed bytes."""
+        size = self._block_rows
+        firsts = range(self._block.first, rows, size)
+        blocks = [range(first, min(first + size, rows)) for first in firsts]
+        return disk_size(self._block.layouts, blocks)
 
     def append(self, values: Mapping[str, NDArray[Any]]) -> None:
         """Copies rows of every array; adds none if they don't fit (OptionError)."""
