@@ -64,8 +64,9 @@ Show = bool | OnProgress | Progress
 def open_progress(show: Show | None) -> Progress:
     """Opens a display of the work.
 
-    `show` is None for a live line on terminals and in notebooks only. True adds lines
-    where standard error is neither. A function is called in place of a display.
+    `show` is None for a live line on terminals and in notebooks only, or lines of text
+    where these can't change one. True adds lines where standard error is neither. A
+    function is called in place of a display.
     """
     if isinstance(show, Progress):
         return show
@@ -75,11 +76,12 @@ def open_progress(show: Show | None) -> Progress:
     if show is False or stream is None:
         return Progress()
     console, terminal = Console(stderr=True), stream.isatty()
-    # Rich shows nothing in a notebook without widgets.
+    # Rich shows nothing in a notebook without widgets: lines then.
     notebook = console.is_jupyter and find_spec("ipywidgets") is not None
     if notebook or (terminal and console.is_interactive):
         return _Live(console)
-    return _Lines(stream) if show or terminal else Progress()
+    lines = show or terminal or console.is_jupyter
+    return _Lines(stream) if lines else Progress()
 
 
 @contextmanager
