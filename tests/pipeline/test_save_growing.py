@@ -151,22 +151,25 @@ def test_a_save_that_stops_while_it_adds_rows(tmp_path, once):
 
 
 def test_text_ids_of_added_rows(tmp_path):
-    """They have the room that the first rows have."""
-    names = [f"row {n:03}" for n in range(ROWS)]
+    """They have the room that the first rows have, and up to 15 bytes more."""
+    names = [f"row {n}" for n in range(ROWS)]
     path = tmp_path / "v.zarr"
     assert grow(path, ids=names).ids.tolist() == names
     assert grow(path, ids=names, sizes=[ROWS]).ids.tolist() == names
     other = tmp_path / "short.zarr"
     shorter = names[:650] + [f"r{n}" for n in range(650, ROWS)]
     assert grow(other, ids=shorter).ids.tolist() == shorter
-    longer = [*names, "a longer id"]
+    longer = [*names, "an id of 17 bytes"]
     before = contents(path)
     x = np.concatenate([X, X[:1]])
-    with pytest.raises(OtherRunError, match="ids: the store has room for 7 bytes"):
+    with pytest.raises(OtherRunError, match="ids: the store has room for 16 bytes"):
         layertap.save(two_branches(), (x, np.arange(1001)), path, ids=longer)
     with pytest.raises(DataError, match="ids"):
         layertap.save(two_branches(), (x, np.arange(1001)), path, ids=names)
     assert contents(path) == before
+    longer[-1] = "row 1000"
+    saved = layertap.save(two_branches(), (x, np.arange(1001)), path, ids=longer)
+    assert saved.ids.tolist() == longer
 
 
 def test_a_store_does_not_grow_if_it_may_not_be_resumed(tmp_path):

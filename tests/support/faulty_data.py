@@ -16,7 +16,7 @@ import numpy as np
 ROWS, BATCH = 300, 10
 # Of blocks of two batches: numbers of two branches, labels, digests, and texts.
 BLOCK = 20
-MEMORY = 3 * BLOCK * (4 * (6 + 9) + 8 + 8 + 7)
+MEMORY = 3 * BLOCK * (4 * (6 + 9) + 8 + 8 + 16)
 # Options of all saves.
 OPTIONS = {
     "ids": [f"row {n}" for n in range(ROWS)],

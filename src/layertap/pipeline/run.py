@@ -30,6 +30,8 @@ _NO_MEMORY = re.compile(
 # Ids that come batch by batch may be twice as long as those of the first batch, and
 # have at least so many bytes: a hexadecimal digest of 256 bits.
 _LEAST_ID_BYTES = 64
+# Text ids have a multiple of so many bytes: those of rows to come may be longer.
+_ID_ROOM = 16
 
 
 class Run:
@@ -198,7 +200,11 @@ def _encode_ids(feed: Feed) -> tuple[Any, str | None]:
     if feed.ids is None:
         return None, None
     # As wide as with the images that are skipped: a store may be older than that.
-    return _encode(feed.ids, feed.images.skipped if feed.images else ())
+    encoded, kind = _encode(feed.ids, feed.images.skipped if feed.images else ())
+    if kind == "text":
+        room = -encoded.shape[1] % _ID_ROOM
+        encoded = np.pad(encoded, ((0, 0), (0, room)))
+    return encoded, kind
 
 
 def _encode(ids: Any, others: Iterable[str] = ()) -> tuple[Any, str]:
