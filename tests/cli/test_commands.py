@@ -354,6 +354,7 @@ def test_progress_in_a_log(here, tmp_path):
     assert "50 of 50 rows" in lines[-1]
     again = typed(*words)
     assert again.stdout.endswith(", complete. Compared, not computed.\n")
+    assert "opposites" in fails(2, *words, "--quiet")
 
 
 def test_clean_removes_what_a_stopped_save_left(here, tmp_path):

@@ -56,13 +56,15 @@ def test_other_errors_stay_as_they_are_and_show_their_type():
         ("1.5k", 1500),
         ("1TiB", 2**40),
         ("64B", 64),
+        ("512KB", 512_000),
+        ("2gb", 2 * 10**9),
     ],
 )
 def test_amounts_of_memory(text, expected):
     assert amount(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "GB", "1 XB", "-1", "1e9", "1,000"])
+@pytest.mark.parametrize("text", ["", "GB", "1 XB", "-1", "1e9", "1,000", "0", "0.2"])
 def test_what_is_no_amount_of_memory(text):
     with pytest.raises(click.BadParameter, match="as 2GB"):
         amount(text)

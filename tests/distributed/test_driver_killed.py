@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -141,7 +142,14 @@ def test_a_signal_ends_a_save_in_order_and_its_rows_count(
     kept, total = len(there), faulty.ROWS // BLOCK
     rows = f"{kept * BLOCK} of {faulty.ROWS} rows"
     if number == signal.SIGINT:
-        assert f"{kept} of {total} blocks, {rows}, are safe in {path}." in output
+        # A worker may have ended a block that the driver did not wait for.
+        (said,) = re.findall(
+            r"At least (\d+) of 15 blocks, (\d+) of 300 rows, are", output
+        )
+        safe = int(said[0])
+        assert kept - 2 <= safe <= kept
+        assert int(said[1]) == safe * BLOCK
+        assert f" rows, are safe in {path}." in output
     capsys.readouterr()
     save(model, data, path, workers=1, progress=True)
     said = capsys.readouterr().err

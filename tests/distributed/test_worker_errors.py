@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
+from pyarrow import parquet
 
 import layertap.distributed
 from layertap.errors import (
@@ -125,6 +127,44 @@ def test_a_file_that_changes_while_workers_read_it(model, tmp_path):
     assert not layertap.open(path).complete
     with pytest.raises(OtherRunError, match=f"inputs of row {faulty.BLOCK - 1} are"):
         save(model, file, path, **options)
+
+
+def test_files_that_came_since_and_change_when_a_save_goes_on(model, tmp_path):
+    """New classes of the labels come last, also in workers."""
+    x, folder = faulty.inputs(), tmp_path / "x"
+    kinds = np.array(["z", "a"] * 60 + ["m", "z"] * 90)
+
+    def write(rows, other=0):
+        lists = pa.FixedSizeListArray.from_arrays((x[rows] + other).reshape(-1), 8)
+        table = pa.table({"x": lists, "kind": kinds[rows]})
+        folder.mkdir(exist_ok=True)
+        parquet.write_table(table, folder / f"{rows.start:03}.parquet")
+
+    def call(**options):
+        options |= {"ids": None, "labels": "kind", "batch_size": faulty.BATCH}
+        return save(model, folder, tmp_path / "v.zarr", **options)
+
+    def stops(rows, written):
+        if rows > 200:
+            raise StopIteration
+
+    write(slice(0, 120))
+    call()
+    write(slice(120, 300))
+    with pytest.raises(StopIteration):
+        call(progress=stops)
+    saved = layertap.open(tmp_path / "v.zarr")
+    assert (saved.complete, saved.class_names) == (False, ["a", "z", "m"])
+    other = np.zeros((180, 1), "float32")
+    other[faulty.BLOCK - 1] = 1
+    write(slice(120, 300), other)
+    with pytest.raises(OtherRunError, match="inputs of row 139 are"):
+        call()
+    write(slice(120, 300))
+    saved = call()
+    assert saved.complete
+    labels = [saved.class_names[number] for number in saved.labels[:]]
+    assert labels == kinds.tolist()
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Columns of data are inputs, labels, weights, ids, or named as not used."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import keras
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -209,7 +212,7 @@ def test_a_table_has_inputs_by_name(tmp_path, table):
 
 
 @pytest.mark.parametrize("build", [model, Subclassed])
-@pytest.mark.parametrize("name", ["pandas", "polars", "Arrow", "Arrow in batches"])
+@pytest.mark.parametrize("name", TABLES)
 def test_columns_of_a_frame_are_one_input_side_by_side(build, name):
     values = layertap.capture(build(), TABLES[name](FLOWERS), labels="species")
     (join,) = values.plan.joins
@@ -218,6 +221,76 @@ def test_columns_of_a_frame_are_one_input_side_by_side(build, name):
     frame = TABLES[name](FLOWERS | {"name": NAMES.tolist()})
     with pytest.raises(DataError, match="Column 'name' can't be part of the model's"):
         layertap.capture(build(), frame, labels="species")
+
+
+def table_of(x, **columns):
+    lists = pa.FixedSizeListArray.from_arrays(X.reshape(-1), 3)
+    return pa.table({"x": lists if x is None else x, **columns})
+
+
+@pytest.mark.parametrize("kind", ["Categorical", "Enum"])
+def test_categories_of_polars_are_labels(kind):
+    import polars
+
+    kinds = ["b", "a"] * (ROWS // 2)
+    dtype = polars.Enum(["b", "a"]) if kind == "Enum" else polars.Categorical
+    labels = polars.Series("labels", kinds, dtype=dtype)
+    frame = polars.DataFrame([polars.Series("x", X), labels])
+    assert layertap.capture(model(), frame).labels.tolist() == kinds
+
+
+def test_values_that_are_missing_matter_in_columns_that_are_used(tmp_path):
+    table = table_of(None, note=[None] * ROWS)
+    assert layertap.save(model(), table, tmp_path / "v.zarr").not_used == ["note"]
+    with pytest.raises(DataError, match=r"Column 'note' .* missing: 40"):
+        layertap.capture(model(), table, ids="note")
+    missing = [None, *X[1:].tolist()]
+    inner = [[1.0, None, 2.0], *X[1:].tolist()]
+    for x in (missing, inner):
+        for data in (hugging_face({"x": x}), table_of(pa.array(x))):
+            with pytest.raises(DataError, match=r"Column 'x'.* are missing: 1\. Fill"):
+                layertap.capture(model(), data)
+
+
+def test_pieces_of_an_arrow_column_may_be_empty():
+    lists = pa.array(X.tolist())
+    column = pa.chunked_array([lists.slice(0, 0), lists])
+    values = layertap.capture(model(), table_of(column))
+    np.testing.assert_array_equal(values["fusion/in/0"], X)
+    with pytest.raises(DataError, match="The data are empty"):
+        layertap.capture(model(), table_of(lists.slice(0, 0)))
+
+
+def not_yet():
+    import datasets
+    import polars
+
+    rows = hugging_face({"x": X.tolist()})
+    return {
+        r"data\[.train.\]": datasets.DatasetDict({"train": rows}),
+        r"`\.batch\(32\)`.*with_format": rows.to_iterable_dataset(),
+        r"data\.collect\(\)": polars.DataFrame({"x": X}).lazy(),
+        "2 columns 'q'": pd.DataFrame(X, columns=["p", "q", "q"]),
+        "2 columns '0'": pd.DataFrame(X, columns=[0, "0", 1]),
+    }
+
+
+def test_tables_that_are_not_one_table_yet():
+    for words, data in not_yet().items():
+        with pytest.raises((DataError, DataTypeError), match=words):
+            layertap.capture(model(), data)
+
+
+def test_batches_of_a_hugging_face_stream():
+    stream = hugging_face({"x": X.tolist()}).to_iterable_dataset()
+    values = layertap.capture(model(), stream.with_format("numpy").batch(16))
+    np.testing.assert_array_equal(values["fusion/in/0"], X)
+
+
+def test_a_module_called_datasets_is_nobody_s_concern(monkeypatch):
+    """A user's own."""
+    monkeypatch.setitem(sys.modules, "datasets", ModuleType("datasets"))
+    np.testing.assert_array_equal(layertap.capture(model(), X)["fusion/in/0"], X)
 
 
 def test_lists_of_an_arrow_table_are_one_input():
@@ -241,8 +314,26 @@ def test_rows_of_a_hugging_face_data_set_are_those_that_were_chosen():
     np.testing.assert_array_equal(values["fusion/in/0"], X[rows])
     np.testing.assert_array_equal(values.labels, SPECIES[rows])
     ragged = hugging_face({"x": [[1.0, 2.0, 3.0], [1.0]]})
-    with pytest.raises(DataError, match="Column 'x' has rows of different shapes"):
+    with pytest.raises(DataError, match=r"Column 'x', rows 0 .* from 1 to 3 members"):
         layertap.capture(model(), ragged)
+
+
+def test_images_of_a_hugging_face_data_set_are_decoded():
+    import datasets
+
+    images = np.random.default_rng(2).integers(0, 256, (3, 4, 5, 3), dtype="uint8")
+    kind = datasets.Features({"x": datasets.Image()})
+
+    def encoded(arrays):
+        pictures = [PIL.Image.fromarray(array) for array in arrays]
+        return datasets.Dataset.from_dict({"x": pictures}, features=kind)
+
+    x = keras.Input((4, 5, 3), name="x")
+    network = keras.Model(x, keras.layers.Concatenate(name="fusion")([x, x]))
+    values = layertap.capture(network, encoded(images))
+    np.testing.assert_array_equal(values["fusion/in/0"], images)
+    with pytest.raises(DataError, match="Column 'x' has rows of different shapes"):
+        layertap.capture(network, encoded([images[0], images[1, :2]]))
 
 
 @pytest.mark.parametrize("dtype", [object, "<U9", "S9"])
@@ -255,6 +346,10 @@ def test_labels_that_are_strings_are_numbers_with_names(tmp_path, dtype):
     assert layertap.verify(saved, model(), (X, kinds))
     values = layertap.capture(model(), (X, kinds))
     assert values.labels.tolist() == kinds.astype(str).tolist()
+    for wrong in (None, b"\xff"):
+        mixed = np.array([*kinds[:-1], wrong], object)
+        with pytest.raises(DataTypeError, match="label of row 39 is invalid"):
+            layertap.capture(model(), (X, mixed))
     batches = iter([(X, kinds)])
     with pytest.raises(DataTypeError, match="one array of strings for all rows"):
         layertap.save(model(), batches, tmp_path / "w.zarr")
@@ -307,14 +402,18 @@ def test_batches_may_be_dictionaries(tmp_path, build):
     "ids", [NAMES, NAMES.astype(bytes), NAMES.astype(object), np.array(["é"] * ROWS)]
 )
 def test_ids_that_come_in_batches_may_be_strings(tmp_path, ids):
-    def batches(ids=ids):
-        for row in range(0, ROWS, 16):
-            yield {"x": X[row : row + 16], "name": ids[row : row + 16]}
+    def batches(ids=ids, size=16):
+        for row in range(0, ROWS, size):
+            yield {"x": X[row : row + size], "name": ids[row : row + size]}
 
     saved = layertap.save(model(), batches(), tmp_path / "v.zarr", ids="name")
     texts = [i.decode() if isinstance(i, bytes) else i for i in ids.tolist()]
     assert saved.ids.tolist() == texts
     assert layertap.save(model(), batches(), tmp_path / "v.zarr", ids="name").complete
+    # The first batch decides how long ids may be.
+    tens = np.array(["i" * (40 if row < 16 else 70) for row in range(ROWS)])
+    layertap.save(model(), batches(tens), tmp_path / "t.zarr", ids="name")
+    layertap.save(model(), batches(tens, 32), tmp_path / "t.zarr", ids="name")
     changed = np.array([*texts[:-1], "other"])
     with pytest.raises(layertap.OtherRunError, match=r"ids of row 39 is .* and other"):
         layertap.save(model(), batches(changed), tmp_path / "v.zarr", ids="name")

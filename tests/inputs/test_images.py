@@ -55,11 +55,11 @@ def test_a_changed_image_is_another_version_of_the_data(tmp_path):
     for name in ("1.png", "2.png"):
         write(tmp_path / name, colours())
     feed = Feed(ImageFolder(tmp_path, (4, 6), 3))
-    before = feed.file_versions()
-    feed.check_unchanged(before)
+    feed.watch_files()
+    feed.check_unchanged()
     write(tmp_path / "2.png", colours(seed=1))
     with pytest.raises(DataError, match=r"2\.png was changed while it was read"):
-        feed.check_unchanged(before)
+        feed.check_unchanged()
 
 
 def test_only_the_files_of_a_slice_are_read(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import layertap
-from layertap.errors import DataError
+from layertap.errors import DataError, OtherRunError
 
 pytestmark = pytest.mark.one_backend
 
@@ -42,6 +42,18 @@ def centred(x):
 
 
 MEANS = np.stack([pixels(seed).mean((0, 1)) for seed in range(8)])
+
+
+def test_labels_of_images_may_be_other_strings(folder, tmp_path):
+    images = layertap.images(folder, skip_bad=True)
+    kinds = ["red", "blue"] * 4
+    saved = layertap.save(model(), (images, np.array(kinds)), tmp_path / "v.zarr")
+    assert saved.class_names == ["blue", "red"]
+    assert saved.labels[:].tolist() == [1, 0] * 4
+    values = layertap.capture(model(), (images, np.array(kinds)))
+    assert values.labels.tolist() == kinds
+    with pytest.raises(OtherRunError, match="classes blue, red, the data cats, dogs"):
+        layertap.save(model(), images, tmp_path / "v.zarr")
 
 
 def test_a_folder_brings_labels_ids_and_class_names(folder, tmp_path):

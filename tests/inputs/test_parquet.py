@@ -120,10 +120,10 @@ def short(values, kind=None):
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        (short([1, None, 3]), "1 values are missing"),
-        (short([[1, 2], None]), "1 values are missing"),
-        (short([[1, 2], [3, None]]), "1 values are missing"),
-        (short([[1, 2], None], pa.list_(pa.int64(), 2)), "1 values are missing"),
+        (short([1, None, 3]), "Values are missing: 1"),
+        (short([[1, 2], None]), "Values are missing: 1"),
+        (short([[1, 2], [3, None]]), "Values are missing: 1"),
+        (short([[1, 2], None], pa.list_(pa.int64(), 2)), "Values are missing: 1"),
         (
             short([[1, 2], [3]]),
             r"lists have from 1 to 2 members\. Expected lists of one",

@@ -1,6 +1,7 @@
 """Files of the data that change during a save: the store is not complete."""
 
 import os
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ from pyarrow import parquet
 
 import layertap
 from layertap.errors import DataError, OtherRunError
-from tests.support.resumes import SMALL, numbers, two_branches
+from tests.support.resumes import SMALL, StoppedError, numbers, two_branches
 
 pytestmark = pytest.mark.one_backend
 
@@ -70,6 +71,36 @@ def test_a_store_of_two_versions_of_a_file_is_not_complete(tmp_path, name, write
     saved = layertap.save(two_branches(), file, path, memory=SMALL, overwrite=True)
     assert saved.complete
     assert layertap.verify(saved, two_branches(), other, rows=None).other_inputs == 0
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_file_that_changes_when_a_save_goes_on(tmp_path, complete):
+    """After a complete store of fewer rows, or one that stopped."""
+    file, path = tmp_path / "x.npy", tmp_path / "v.zarr"
+    np.save(file, X[:650] if complete else X)
+    with suppress(StoppedError):
+        layertap.save(
+            two_branches(),
+            file,
+            path,
+            memory=SMALL,
+            progress=None if complete else stops,
+        )
+    replace_npy(file, X)
+
+    def rewrite(rows, written):
+        np.lib.format.open_memmap(file, mode="r+")[990:] += 1
+
+    with pytest.raises(DataError, match=r"x\.npy was changed while it was read"):
+        layertap.save(two_branches(), file, path, memory=SMALL, progress=rewrite)
+    saved = layertap.open(path)
+    assert not saved.complete
+    assert saved.rows >= 640
+
+
+def stops(rows, written):
+    if rows >= 640:
+        raise StoppedError
 
 
 def test_a_file_that_is_gone_at_the_end(tmp_path):

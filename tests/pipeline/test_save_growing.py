@@ -172,6 +172,29 @@ def test_text_ids_of_added_rows(tmp_path):
     assert saved.ids.tolist() == longer
 
 
+def test_labels_of_added_rows_that_are_strings(tmp_path):
+    """New classes come after those that have a number."""
+    path = tmp_path / "v.zarr"
+    kinds = np.array(["z", "a"] * 325 + ["m", "b"] * 175)
+
+    def save(names, rows=ROWS):
+        return layertap.save(two_branches(), (X[:rows], names[:rows]), path)
+
+    assert save(kinds, 650).class_names == ["a", "z"]
+    before = contents(path)
+    other = np.where(kinds == "z", "y", kinds)
+    for rows in (650, ROWS):
+        with pytest.raises(OtherRunError, match="labels of row 0 is 1 in the store"):
+            save(other, rows)
+    with pytest.raises(OtherRunError, match="has the classes a, z, the data none"):
+        save(np.arange(ROWS))
+    assert contents(path) == before
+    saved = save(kinds)
+    assert saved.class_names == ["a", "z", "b", "m"]
+    assert [saved.class_names[number] for number in saved.labels[:]] == kinds.tolist()
+    assert save(kinds).reader.store == saved.reader.store
+
+
 def test_a_store_does_not_grow_if_it_may_not_be_resumed(tmp_path):
     path = tmp_path / "v.zarr"
     grow(path, sizes=[650])

@@ -1,5 +1,6 @@
 """Errors of the user's code and signals lose no rows and leave the model intact."""
 
+import importlib
 import inspect
 import random
 import re
@@ -232,6 +233,20 @@ def test_progress_says_where_a_save_resumes_and_what_it_computed(tmp_path, capsy
     assert told[-1] == "Compared, not computed."
     compared = "comparing saved rows with the data: 0 of 1,000 rows"
     assert told[2:-1] == [compared]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("short", "size", "hint"), [(60, None, True), (0, None, False), (60, 64, False)]
+)
+def test_a_hint_at_larger_batches(tmp_path, capsys, monkeypatch, short, size, hint):
+    module = importlib.import_module("layertap.pipeline.save")
+    monkeypatch.setattr(module, "_SHORT", short)
+    monkeypatch.setattr(module, "_MANY", 3)
+    path, options = tmp_path / "v.zarr", {"batch_size": size, "progress": True}
+    layertap.save(model_of_any_length(), numbers(), path, **options)
+    said = capsys.readouterr().err
+    assert ("A larger batch_size, such as 1024, is faster" in said) is hint
 
 
 # Signals, to a process of its own.

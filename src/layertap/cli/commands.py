@@ -101,6 +101,8 @@ def save(model: str, data: str, output: str, **given: Any) -> None:
     """Save the values of MODEL for DATA. Repeat it to resume a stopped save."""
     names = ("batch_size", "pad", "compression", "memory", "overwrite")
     chosen = _chosen(given, *_SELECTION, *_COLUMNS, *names)
+    if given["progress"] and given["quiet"]:
+        raise click.UsageError("--quiet and --progress are opposites. Pass one.")
     if given["recompute"]:
         chosen |= {"resume": False, "overwrite": True}
     from layertap.core.progress import open_progress

@@ -158,14 +158,18 @@ def pad_size(text: Any) -> bool | int:
 
 def amount(text: Any) -> int:
     """Returns a number of bytes: `1000000`, or with a unit, `2 GB` or `512MiB`."""
-    words = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?i?)B?", str(text))
-    if words is None:
+    words = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)(i?)b?", str(text).lower())
+    size = 0
+    if words is not None:
+        number, unit, binary = words.groups()
+        size = int(
+            float(number) * (1024 if binary else 1000) ** " kmgt".index(unit or " ")
+        )
+    if size < 1:
         raise click.BadParameter(
             f"{text!r} is not an amount of memory; expected bytes, or a unit, as 2GB."
         )
-    number, unit = words.groups()
-    base = 1024 if unit.endswith("i") else 1000
-    return int(float(number) * base ** " kMGT".index(unit[:1] or " "))
+    return size
 
 
 def row_range(text: str) -> slice:

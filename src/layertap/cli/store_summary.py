@@ -3,9 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-# The most names that a line shows.
-_SHOWN = 8
-
 
 def summary(saved: Any, outcome: str = "") -> str:
     """Returns a line about a store, and others for what a user should know of it."""
@@ -37,6 +34,8 @@ def summary(saved: Any, outcome: str = "") -> str:
 
 def _notes(saved: Any) -> Iterator[str]:
     """Yields a line for each thing that a user should know of the data."""
+    from layertap.core import tables
+
     others = [
         f"{n} {suffix or 'without a suffix'}" for suffix, n in saved.passed_over.items()
     ]
@@ -47,5 +46,4 @@ def _notes(saved: Any) -> Iterator[str]:
         "Not used": list(map(repr, saved.not_used)),
     }.items():
         if names:
-            more = f", and {len(names) - _SHOWN:,} more" * (len(names) > _SHOWN)
-            yield f"{what}: {', '.join(names[:_SHOWN])}{more}."
+            yield f"{what}: {tables.listed(names)}."

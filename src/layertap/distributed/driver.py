@@ -142,6 +142,7 @@ def save(
         loaded, shared_model = _load(model)
         shared_data = share(data, ids, labels)
         feed = shared_data.open(loaded, batch_size)
+        feed.watch_files()
         run = Run(loaded, feed, plan_from_data(loaded, feed, selection), reduction)
         saved = find_existing_store(run, path, options, display, sampled=True)
         if saved is not None and saved.complete and saved.rows == feed.rows:
@@ -161,7 +162,7 @@ def save(
                 reduction,
                 writer.claim,
                 workers,
-                run.file_versions,
+                feed.versions,
             )
             blocks = ray_session.write_blocks(ray, missing, assignment, each)
             _follow(blocks, writer, missing, display, len(run.plan.stored))
@@ -209,7 +210,7 @@ def _writer(
     """Returns the writer of a new store, or of one to resume."""
     rows = run.feed.rows or 0
     if saved is not None:
-        again = reopening(saved) if saved.complete else None
+        again = reopening(run, saved)
         return SharedWriter.resume(path, rows=rows, reopening=again)
     # Complete batches, or two workers would compute the same one.
     size = run.feed.size or 1
@@ -258,10 +259,12 @@ def _follow(
                 count, done, written = count + 1, done + rows, written + size
                 display.report(title, total, done, written)
     except BaseException as error:
-        fixed = "After fixing this, t" if isinstance(error, Exception) else "T"
+        fixed = " once this is fixed" if isinstance(error, Exception) else ""
+        # Workers may end others before they stop.
         error.add_note(
-            f"layertap: {count:,} of {writer.blocks:,} blocks, {done:,} of {total:,} "
-            f"rows, are safe in {writer.path}. {fixed}he same call writes the others."
+            f"layertap: At least {count:,} of {writer.blocks:,} blocks, {done:,} of "
+            f"{total:,} rows, are safe in {writer.path}. The same call writes the "
+            f"others{fixed}."
         )
         raise
     if kept:

@@ -17,7 +17,6 @@ from layertap.errors import LayertapError, ModelFileError, OtherRunError, StoreE
 from layertap.store import BlockWorker, Claim
 
 if TYPE_CHECKING:
-    from layertap.pipeline.run import Run
     from layertap.planning.reduction import Reduction
 
 # Data and models may end a program. Ray would start a worker that ended again.
@@ -122,7 +121,7 @@ class Worker:
         import keras
 
         from layertap.core.tolerance import differences
-        from layertap.pipeline.resume import id_differences
+        from layertap.pipeline.resume import fit_data
         from layertap.pipeline.run import Run
         from layertap.results.saved import Saved
         from layertap.results.statistics.gather import Gatherer
@@ -136,15 +135,16 @@ class Worker:
         self._run = Run(model, self._feed, saved.plan, assignment.reduction)
         self._gatherer = Gatherer(saved.plan)
         problems = differences(saved.identity, self._run.identity)
-        problems += id_differences(self._run, saved)
+        problems += fit_data(self._run, saved)
         rows = assignment.claim.rows
         if self._feed.rows != rows:
             problems.append(
                 f"rows: the driver has {rows}, the worker {self._feed.rows}"
             )
-        self._few_files = len(assignment.file_versions) <= _FEW_FILES
-        if self._few_files:
-            problems += _size_differences(self._run, assignment.file_versions)
+        if len(assignment.file_versions) <= _FEW_FILES:
+            self._feed.watch_files()
+            versions = self._feed.versions
+            problems += _size_differences(versions, assignment.file_versions)
         if problems:
             raise OtherRunError(
                 f"A worker on {os.uname().nodename} differs from the driver. "
@@ -191,20 +191,21 @@ class Worker:
                 f"Received {block.filled} rows of data."
             )
         values = {name: part[: len(rows)] for name, part in block.values.items()}
-        if self._few_files:
-            # The driver checks all files at the end.
-            self._feed.check_unchanged(self._run.file_versions)
+        if self._feed.versions:
+            self._feed.check_unchanged()
         written = self._store.write(block, self._gatherer.summarize(values))
         self._attempts.end.remote(number)
         return len(rows), written
 
 
-def _size_differences(run: "Run", file_versions: Mapping[str, Any]) -> list[str]:
+def _size_differences(
+    versions: Mapping[str, Any], expected: Mapping[str, Any]
+) -> list[str]:
     """Compares files with the driver's; copies on other nodes have other times."""
     return [
         f"{file}: the driver has {version}, the worker {here}"
-        for file, version in file_versions.items()
-        for here in [run.file_versions.get(file, version)]
+        for file, version in expected.items()
+        for here in [versions.get(file, version)]
         if getattr(here, "size", here) != getattr(version, "size", version)
     ]
 

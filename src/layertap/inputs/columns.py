@@ -1,7 +1,7 @@
 """Columns of any table: inputs of a model, labels, sample weights, ids, or not used."""
 
-import sys
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +9,13 @@ from numpy.typing import NDArray
 
 from layertap.core.address import IDS, LABELS, SAMPLE_WEIGHT, suggest
 from layertap.core.optional import require
-from layertap.errors import DataError, OptionError
-from layertap.inputs.lazy_array import LazyRows, reporting
+from layertap.errors import DataError, DataTypeError, OptionError
+from layertap.inputs.lazy_array import (
+    LazyRows,
+    Versions,
+    file_versions,
+    reporting,
+)
 from layertap.inputs.parquet import numpy_array
 
 
@@ -21,6 +26,14 @@ class Table(dict[str, Any]):
     any_name = False
     # The file that all columns were read from at once.
     file: str | None = None
+
+    def columns(self) -> list[Any]:
+        """Returns the columns, or the table where these are parts of one file."""
+        return [*self.values()] if self.file is None else [self]
+
+    def versions(self) -> Versions:
+        """Returns the version that the file of all columns has now."""
+        return file_versions([] if self.file is None else [self.file])
 
 
 class Frame(Table):
@@ -126,20 +139,19 @@ def find_input(columns: Mapping[Any, Any], name: str) -> Any:
     )
 
 
-def _side_by_side(columns: Mapping[str, Any]) -> NDArray[Any]:
+def _side_by_side(columns: Mapping[str, Any]) -> Any:
     """Returns columns of numbers as one array, as Keras does for a data frame."""
-    arrays = [np.asarray(column) for column in columns.values()]
-    if len(arrays) == 1 and arrays[0].ndim > 1:
-        return arrays[0]
-    for name, array in zip(columns, arrays, strict=True):
-        if array.ndim != 1 or array.dtype.kind not in "biuf":
+    if len(columns) == 1 and len((only := next(iter(columns.values()))).shape) > 1:
+        return only
+    for name, array in columns.items():
+        if len(array.shape) != 1 or array.dtype.kind not in "biuf":
             raise DataError(
                 f"Column {name!r} can't be part of the model's only input. Expected "
                 f"one number in each row. Received {array.dtype} of shape "
                 f"{('rows', *array.shape[1:])}. Drop it, or name it as the labels or "
                 "ids."
             )
-    return np.stack(arrays, axis=1)
+    return np.stack([np.asarray(column) for column in columns.values()], axis=1)
 
 
 class HuggingFaceColumn(LazyRows):
@@ -151,15 +163,22 @@ class HuggingFaceColumn(LazyRows):
     """
 
     def __init__(self, dataset: Any, name: str) -> None:
-        self._dataset = dataset.select_columns([name]).with_format("numpy")
+        self._dataset = dataset.select_columns([name])
         self._name = name
         first = self.read(0, min(1, len(dataset)))
         self.shape, self.dtype = (len(dataset), *first.shape[1:]), first.dtype
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Reads rows, and decodes their images and sounds."""
-        with reporting(f"Column {self._name!r} can't be read", Exception):
-            array = np.asarray(self._dataset[start:stop][self._name])
+        problem = f"Column {self._name!r}, rows {start} to {stop - 1}, can't be read"
+        with reporting(problem, Exception):
+            stored = self._dataset.with_format("arrow")[start:stop].column(self._name)
+            # Images and sounds are stored as files. NumPy has NaN for what is missing.
+            if stored.null_count or not hasattr(stored.type, "fields"):
+                return numpy_array(stored)
+            array = np.asarray(
+                self._dataset.with_format("numpy")[start:stop][self._name]
+            )
         if array.dtype == object and any(isinstance(row, np.ndarray) for row in array):
             raise DataError(
                 f"Column {self._name!r} has rows of different shapes from row {start} "
@@ -168,27 +187,66 @@ class HuggingFaceColumn(LazyRows):
         return array
 
 
+class UnreadableColumn(LazyRows):
+    """A column that can't be converted, which is an error only if it is used."""
+
+    def __init__(self, rows: int, problem: DataError) -> None:
+        self.shape, self.dtype = (rows,), np.dtype(object)
+        self._problem = problem
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Raises the error."""
+        raise self._problem
+
+
 def as_table(data: Any) -> Any:
     """Returns the columns of a table by name; other data stay as they are."""
     if isinstance(data, np.ndarray) and data.dtype.names:
-        return Table({name: data[name] for name in data.dtype.names})
-    if _is_instance(data, "pandas", "DataFrame"):
+        return Frame({name: data[name] for name in data.dtype.names})
+    kinds = {
+        (base.__module__.partition(".")[0], base.__name__)
+        for base in type(data).__mro__
+    }
+    if ("pandas", "DataFrame") in kinds:
+        _check_names(data.columns)
         return Frame({str(name): data[name].to_numpy() for name in data.columns})
-    if _is_instance(data, "datasets", "Dataset"):
+    if ("datasets", "Dataset") in kinds:
         names = data.column_names
-        return Table({name: HuggingFaceColumn(data, name) for name in names})
+        return Frame({name: HuggingFaceColumn(data, name) for name in names})
+    for kind, advice in _NOT_YET.items():
+        if kind in kinds:
+            raise DataTypeError(
+                f"A {'.'.join(kind)} is not one table of rows. {advice}"
+            )
     if not hasattr(data, "__arrow_c_stream__") or not hasattr(data, "columns"):
         return data
     # Whatever has Arrow's protocol: polars, pyarrow, DuckDB.
     table = require("pyarrow", "parquet", f"A {type(data).__name__}").table(data)
-    columns = {}
-    for name in table.column_names:
-        with reporting(f"Column {name!r} can't be read", DataError, ValueError):
-            columns[name] = numpy_array(table.column(name))
-    return Frame(columns)
+    _check_names(table.column_names)
+    return Frame({name: _arrow_column(table, name) for name in table.column_names})
 
 
-def _is_instance(data: Any, module: str, name: str) -> bool:
-    """Whether data are of a class of a library, without importing that."""
-    library = sys.modules.get(module)
-    return library is not None and isinstance(data, getattr(library, name))
+# Data that have to be turned into a table first.
+_NOT_YET = {
+    ("datasets", "DatasetDict"): 'Pass one of its parts: data["train"].',
+    ("polars", "LazyFrame"): "Pass data.collect().",
+}
+
+
+def _check_names(names: Iterable[Any]) -> None:
+    """Raises if columns have one name, as text."""
+    for name, count in Counter(map(str, names)).items():
+        if count > 1:
+            raise DataError(
+                f"The data have {count} columns {name!r}. Expected one of each name. "
+                "Rename them."
+            )
+
+
+def _arrow_column(table: Any, name: str) -> Any:
+    """Returns a column of a table of Arrow as an array of NumPy."""
+    try:
+        with reporting(f"Column {name!r} can't be read", Exception):
+            return numpy_array(table.column(name))
+    except DataError as error:
+        return UnreadableColumn(len(table), error)

@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap.core import tables
 from layertap.errors import DataError, DataTypeError
 from layertap.inputs.columns import Columns, Parts, as_table, find_input
 from layertap.inputs.images import ImageFolder
@@ -156,9 +157,13 @@ class Converter:
         leaves = keras.tree.flatten(_match(x, self._specs))
         if len(leaves) != len(self._flat_specs):
             names = ", ".join(spec.name for spec in self._flat_specs)
+            plain = any(isinstance(leaf, int | float) for leaf in leaves)
+            advice = " Numbers of Python are no rows: batch arrays, as by `.batch(32)`"
+            advice += ' of a data set `.with_format("numpy")`.'
             raise DataError(
                 "The data do not fit the model. Expected "
-                f"{len(self._flat_specs)} inputs ({names}). Received {len(leaves)}."
+                f"{tables.counted(len(self._flat_specs), 'input')} ({names}). Received "
+                f"{len(leaves)}.{advice if plain else ''}"
             )
         arrays = [
             _fit_leaf(leaf, spec, row, copy)

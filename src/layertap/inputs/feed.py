@@ -1,8 +1,9 @@
 """Reads any data that `model.predict` accepts in batches for the model."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import keras
@@ -15,10 +16,9 @@ from layertap.inputs.data_file import load_data
 from layertap.inputs.lazy_array import (
     LazyRows,
     Versions,
-    file_versions,
     versions_of,
 )
-from layertap.inputs.sources import open_source
+from layertap.inputs.sources import ArrayBatches, open_source
 from layertap.tracing.backends import current_backend
 
 
@@ -63,14 +63,16 @@ class Feed:
         self.batch_size = self._source.batch_size
         self.size = self._source.size
         self.again = not isinstance(data, Iterator)
-        self._file_arrays = [
+        self._parts = [
             array
             for leaf in (*keras.tree.flatten(data), ids)
             # A table is a leaf.
-            for array in (leaf.values() if isinstance(leaf, Table) else [leaf])
-            if isinstance(array, np.memmap | LazyRows)
+            for array in (leaf.columns() if isinstance(leaf, Table) else [leaf])
+            if not isinstance(array, str | None)
         ]
-        self._file = data.file if isinstance(data, Table) else None
+        # Of the files of the data, and whether they show all changes of the data.
+        self.versions: Versions = {}
+        self.in_files = False
         column = ids is None or isinstance(ids, str)
         self._ids = self._source.ids if column else ids
         self.images = self._source.images
@@ -93,18 +95,31 @@ class Feed:
         notes = {**self._source.notes, "not_used": unused}
         return {name: note for name, note in notes.items() if note}
 
-    def file_versions(self) -> Versions:
-        """Returns the versions that the files of the data have now, by their paths."""
-        versions = dict(file_versions([] if self._file is None else [self._file]))
-        for array in self._file_arrays:
-            versions |= versions_of(array)
-        return versions
+    @property
+    def classes(self) -> Sequence[str]:
+        """The strings that the labels were, if they were strings."""
+        return self._source.classes
 
-    def check_unchanged(self, versions: Versions) -> None:
-        """Raises DataError if a file of the data has another version by now."""
-        current = self.file_versions()
-        for file in {**versions, **current}:
-            before, now = versions.get(file), current.get(file)
+    def fit_classes(self, names: Sequence[str]) -> None:
+        """Numbers labels that were strings as a store does that has these."""
+        if isinstance(self._source, ArrayBatches) and self.classes:
+            self._source.fit_classes(names)
+            self._first = None
+
+    def watch_files(self) -> None:
+        """Notes the `versions` of the data's files: later ones are changes."""
+        self.versions = self._current_versions()
+        self.in_files = all(map(versions_of, self._parts))
+
+    def _current_versions(self) -> Versions:
+        found = [versions_of(part).items() for part in self._parts]
+        return dict(chain.from_iterable(found))
+
+    def check_unchanged(self) -> None:
+        """Raises DataError if a file was changed since `watch_files` was called."""
+        current = self._current_versions()
+        for file in {**self.versions, **current}:
+            before, now = self.versions.get(file), current.get(file)
             if before != now:
                 raise DataError(
                     f"{file} was changed while it was read. Expected "

@@ -48,11 +48,11 @@ def file_versions(files: Iterable[str | os.PathLike[str]]) -> Versions:
     return versions
 
 
-def versions_of(array: Any) -> Versions:
-    """Returns the versions of the files or objects that an array is read from."""
-    if isinstance(array, np.memmap):
-        return file_versions([] if array.filename is None else [array.filename])
-    return array.versions() if isinstance(array, LazyRows) else {}
+def versions_of(data: Any) -> Versions:
+    """Returns the versions of the files or objects that data are read from, if any."""
+    if isinstance(data, np.memmap):
+        return file_versions([] if data.filename is None else [data.filename])
+    return data.versions() if hasattr(data, "versions") else {}
 
 
 class LazyRows(ABC):

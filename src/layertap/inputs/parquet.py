@@ -325,7 +325,9 @@ def _fits(field: Any, other: Any) -> bool:
 
 def numpy_array(column: Any) -> NDArray[Any]:
     """Converts a column of Arrow to an array of NumPy."""
-    chunks = column.chunks or [column.combine_chunks()]
+    # The form of lists is not known without rows.
+    chunks = [chunk for chunk in column.chunks if len(chunk)]
+    chunks = chunks or [column.combine_chunks()]
     return np.concatenate([_array(chunk) for chunk in chunks])
 
 
@@ -340,9 +342,13 @@ def _array(values: Any) -> NDArray[Any]:
     if isinstance(values.type, arrow.BaseExtensionType):
         values = values.storage
     if types.is_dictionary(values.type):
-        values = values.dictionary_decode()
+        words = values.dictionary
+        if types.is_string_view(words.type):
+            # Polars has these, and Arrow can't take any of them.
+            words = words.cast(arrow.large_string())
+        values = words.take(values.indices)
     if values.null_count:
-        raise DataError(f"{values.null_count} values are missing. Fill them in.")
+        raise DataError(f"Values are missing: {values.null_count:,}. Fill them in.")
     if types.is_fixed_size_list(values.type):
         return _lists(values, values.type.list_size)
     if types.is_list(values.type) or types.is_large_list(values.type):
@@ -352,7 +358,7 @@ def _array(values: Any) -> NDArray[Any]:
                 f"The lists have from {lengths[0]} to {lengths[-1]} members. Expected "
                 "lists of one length."
             )
-        return _lists(values, int(lengths[0]))
+        return _lists(values, int(lengths[0]) if len(lengths) else 0)
     if types.is_nested(values.type):
         raise DataError(f"The values are {values.type}. Expected arrays.")
     return np.asarray(values.to_numpy(zero_copy_only=False))

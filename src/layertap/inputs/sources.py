@@ -4,7 +4,7 @@ import operator
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -32,8 +32,9 @@ class Source(ABC):
         size: Rows of every batch but the last, or None if batches have any size.
         stable: Whether an element stays as it is when the next one is read.
         ids: The ids of all rows, unless there are none or each element has its own.
+        classes: The strings that the labels of all rows were, if they were strings:
+            their numbers are the labels.
         images: The folder of images among the inputs, or None.
-        notes: What a store notes of them: see `Feed.notes`.
     """
 
     rows: int | None = None
@@ -42,8 +43,13 @@ class Source(ABC):
     # A generator may fill one buffer again for each of its batches.
     stable = False
     ids: Any = None
+    classes: Sequence[str] = ()
     images: ImageFolder | None = None
-    notes: Mapping[str, Any] = {}
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What a store notes of the data: see `Feed.notes`."""
+        return {}
 
     @abstractmethod
     def elements(self, start: int, stop: int | None) -> Iterator[tuple[int, Any]]:
@@ -65,11 +71,13 @@ class ArrayBatches(Source):
         size = check_number("`batch_size`", batch_size, 1) or converter.fixed_rows
         self.batch_size = self.size = size or BATCH_SIZE
         x, y, weight, self.ids = converter.unpack(data)
+        of_folder = isinstance(x, ImageFolder) and y is x.labels
+        self._folder_names = x.class_names if of_folder else []
         check_arrays(x)
         check_arrays([x, y, weight])
         x = keras.tree.map_structure(partial(convert.sliceable, is_input=True), x)
         y, weight = keras.tree.map_structure(convert.sliceable, (y, weight))
-        y, self.notes = _numbered(y)
+        y, self.classes = _numbered(y)
         self._leaves = convert.named_leaves(x, y, weight)
         self.rows = convert.common_rows(self._leaves)
         last = max(self.rows - 1, 0) // self.size * self.size
@@ -78,13 +86,23 @@ class ArrayBatches(Source):
         for leaf in keras.tree.flatten(x):
             if isinstance(leaf, ImageFolder):
                 self.images = leaf
-                own_labels = leaf.labels is not None and np.array_equal(y, leaf.labels)
-                self.notes = {
-                    "class_names": leaf.class_names if own_labels else [],
-                    "skipped": leaf.skipped,
-                    "passed_over": leaf.passed_over,
-                }
         self._converter = converter
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """See `Source`."""
+        notes: dict[str, Any] = {"class_names": self.classes or self._folder_names}
+        if self.images is not None:
+            notes["skipped"] = self.images.skipped
+            notes["passed_over"] = self.images.passed_over
+        return notes
+
+    def fit_classes(self, names: Sequence[str]) -> None:
+        """Numbers labels that were strings so that these have the first numbers."""
+        before, self.classes = self.classes, [*dict.fromkeys([*names, *self.classes])]
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        renumbered = np.array([numbers[name] for name in before])
+        self._arrays = self._arrays._replace(labels=renumbered[self._arrays.labels])
 
     def elements(self, start: int, stop: int | None) -> Iterator[tuple[int, Any]]:
         """Yields batches, or all rows at once where that needs no memory."""
@@ -203,16 +221,25 @@ class IndexedBatches(Source):
         )
 
 
-def _numbered(labels: Any) -> tuple[Any, dict[str, Any]]:
+def _numbered(labels: Any) -> tuple[Any, list[str]]:
     """Returns labels with numbers in place of texts, and what those stand for."""
     if getattr(labels, "ndim", 0) != 1 or np.dtype(labels.dtype).kind not in "OSUT":
-        return labels, {}
+        return labels, []
     texts = np.asarray(labels).tolist()
-    texts = [text.decode() if isinstance(text, bytes) else text for text in texts]
-    if not all(isinstance(text, str) for text in texts):
-        return labels, {}
+    if not any(isinstance(text, str | bytes) for text in texts):
+        return labels, []
+    for row, text in enumerate(texts):
+        try:
+            texts[row] = (
+                text.decode() if isinstance(text, bytes) else str.strip(text, "")
+            )
+        except (TypeError, UnicodeDecodeError):
+            raise DataTypeError(
+                f"The label of row {row} is invalid. Expected a string in UTF-8, since "
+                f"others are strings. Received {text!r}."
+            ) from None
     numbers = {text: number for number, text in enumerate(sorted(set(texts)))}
-    return np.array([numbers[text] for text in texts]), {"class_names": [*numbers]}
+    return np.array([numbers[text] for text in texts]), [*numbers]
 
 
 def open_source(

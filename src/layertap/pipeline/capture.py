@@ -93,9 +93,8 @@ def capture(
         tree.mapped(lambda *parts: np.concatenate(parts), *parts)
         for parts in zip(*along, strict=True)
     )
-    class_names = feed.notes.get("class_names")
-    if class_names and feed.images is None:
-        y = np.array(class_names)[y]
+    if feed.classes:
+        y = np.array(feed.classes)[y]
     return Values(
         plan,
         complete(value.address for value in plan.stored),

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from layertap.core import text, tolerance
+from layertap.core import tables, text, tolerance
 from layertap.core.address import DIGESTS, IDS
 from layertap.core.progress import Progress
 from layertap.core.tolerance import describe_difference
@@ -44,8 +44,8 @@ def find_existing_store(
         return None
     display.status("comparing the run with the store")
     saved = Saved(path)
-    anew = options.overwrite and not options.resume
-    problems = ["resume=False"] if anew else differences(run, saved)
+    replaces = options.overwrite and not options.resume
+    problems = ["resume=False"] if replaces else differences(run, saved)
     if not problems and sampled and (saved.complete or options.overwrite):
         rows, size = range(saved.rows), saved.reader.block_rows
         blocks = [rows[start : start + size] for start in rows[::size]]
@@ -77,9 +77,14 @@ def check_resumable(saved: Saved, options: StoreOptions) -> None:
         )
 
 
-def reopening(saved: Saved) -> Reopening:
-    """Returns how a complete store is reopened: without the statistics of its rows."""
-    attributes = dict(saved.reader.attributes)
+def reopening(run: Run, saved: Saved) -> Reopening | None:
+    """Returns how a complete store is reopened for more rows; None for another.
+
+    It has no statistics until it is complete again, and the notes of all rows.
+    """
+    if not saved.complete:
+        return None
+    attributes = {**saved.reader.attributes, **run.notes()}
     attributes.pop(STATISTICS, None)
     return Reopening(saved.reader.store, saved.rows, attributes)
 
@@ -109,7 +114,7 @@ def check_not_replaced(saved: Saved, writer: Writer | SharedWriter) -> None:
 def differences(run: Run, saved: Saved) -> list[str]:
     """Compares a run with a store by its identity, its rows and its first batch."""
     problems = tolerance.differences(saved.identity, run.identity)
-    problems += id_differences(run, saved)
+    problems += fit_data(run, saved)
     if run.feed.rows is not None:
         problems += _row_differences(saved, run.feed.rows)
     return problems or batch_differences(
@@ -117,14 +122,23 @@ def differences(run: Run, saved: Saved) -> list[str]:
     )
 
 
-def id_differences(run: Run, saved: Saved) -> list[str]:
-    """Makes the text ids of a run as wide as those of a store, if none is longer."""
-    if saved.identity[IDS] != "text":
-        return []
-    width = saved.reader.array(IDS).shape[1]
-    if run.fit_ids(width):
-        return []
-    return [f"ids: the store has room for {width} bytes, one id is longer"]
+def fit_data(run: Run, saved: Saved) -> list[str]:
+    """Gives ids the width, and classes the numbers, that a store has.
+
+    Returns why that is impossible, if it is.
+    """
+    problems = []
+    if saved.identity[IDS] == "text":
+        width = saved.reader.array(IDS).shape[1]
+        if not run.fit_ids(width):
+            problems.append(f"ids: the store has room for {width} bytes, one is longer")
+    expected = saved.class_names
+    run.feed.fit_classes(expected)
+    names = [*run.feed.notes.get("class_names", [])]
+    if names[: len(expected)] != expected or bool(names) != bool(expected):
+        ours, theirs = (tables.listed(part) or "none" for part in (names, expected))
+        problems.append(f"labels: the store has the classes {theirs}, the data {ours}")
+    return problems
 
 
 def data_differences(run: Run, saved: Saved, display: Progress) -> list[str]:
@@ -159,14 +173,19 @@ def sampled_differences(
 
 
 def _few_suffice(run: Run, saved: Saved) -> bool:
-    """Whether the files that saved rows came from have not changed.
+    """Whether nothing shows that saved rows may have changed.
 
-    Data that come from no file have not, unless they have more rows by now.
+    Files show it, and so do more rows than a complete store has, of data that are not
+    in files.
     """
+    files = saved.reader.attributes.get(FILES)
     grown = saved.complete and (run.feed.rows or 0) > saved.rows
-    match saved.reader.attributes.get(FILES):
-        case [int(count), _] as files if count or not grown:
-            return files == run.files(count)
+    if not grown:
+        return bool(files == run.files())
+    # New files may have come after the others.
+    match files:
+        case [int(count), _]:
+            return run.feed.in_files and files == run.files(count)
     return False
 
 

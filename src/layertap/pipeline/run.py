@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 import keras
@@ -16,7 +15,6 @@ from layertap.core.plan import Plan
 from layertap.errors import DataError, DataTypeError
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
-from layertap.inputs.lazy_array import Versions
 from layertap.pipeline.tap import Arrays, Tap
 from layertap.planning import fingerprint
 from layertap.planning.reduction import Reduction
@@ -69,17 +67,12 @@ class Run:
             function = fingerprint.function_fingerprint(feed.images.preprocess)
             self.identity["preprocess"] = function
 
-    @cached_property
-    def file_versions(self) -> Versions:
-        """The versions of the data's files, as they are before the data are read."""
-        return self.feed.file_versions()
-
     def files(self, count: int | None = None) -> list[Any]:
         """Returns how many files the data have, and a digest of their versions.
 
         With `count`, those of the first files only.
         """
-        versions = list(self.file_versions.items())[:count]
+        versions = list(self.feed.versions.items())[:count]
         return [len(versions), fingerprint.digest(versions)]
 
     def begin(self, batch: Batch, rows: slice = slice(None)) -> Callable[[], Arrays]:
@@ -123,6 +116,11 @@ class Run:
     def fit_ids(self, width: int) -> bool:
         """Makes text ids as wide as those of a store; returns whether all fit."""
         ids = self._ids
+        if ids is None and self._id_bytes:
+            # They come in batches.
+            first, _ = _encode(self.feed.first().ids)
+            self._id_bytes = width
+            return first.shape[1] <= width
         if ids is None or ids.ndim == 1:
             return True
         if ids[:, width:].any():
@@ -139,8 +137,8 @@ class Run:
         if more < 0:
             raise DataError(
                 f"An id in the batch from row {batch.row} on is too long. Expected at "
-                f"most {self._id_bytes} bytes, by the ids of the first batch. Received "
-                f"{encoded.shape[1]}. Pass `ids=` with the ids of all rows."
+                f"most {self._id_bytes} bytes, the room that the first ids got. "
+                f"Received {encoded.shape[1]}. Pass `ids=` with the ids of all rows."
             )
         return np.pad(encoded, ((0, 0), (0, more)))
 
@@ -149,8 +147,12 @@ class Run:
 
         Raises DataError if a file of the data was changed: then it is not complete.
         """
-        self.feed.check_unchanged(self.file_versions)
-        return {STATISTICS: statistics, NOTES: self.feed.notes, FILES: self.files()}
+        self.feed.check_unchanged()
+        return {STATISTICS: statistics, **self.notes()}
+
+    def notes(self) -> dict[str, Any]:
+        """Returns the attributes of a store that describe the data."""
+        return {NOTES: self.feed.notes, FILES: self.files()}
 
 
 @contextmanager

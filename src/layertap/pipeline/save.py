@@ -1,6 +1,7 @@
 """Saves values to a store: batches through the tap, in bounded memory, resumable."""
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -14,6 +15,7 @@ from layertap.errors import LayertapError, StoreError
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
 from layertap.inputs.model_file import opened
+from layertap.inputs.sources import BATCH_SIZE
 from layertap.pipeline.prefetch import prefetch
 from layertap.pipeline.resume import (
     batch_differences,
@@ -41,6 +43,11 @@ Begun = Callable[[], Arrays]
 
 # At least as many rows are recomputed before a save resumes.
 _LEAST_RECOMPUTED = 1024
+# Seconds: where a batch of the default size takes less, batches of 1,024 rows were 1.4
+# to 14 times as fast, on three backends.
+_SHORT = 0.002
+# After so many batches, a hint at larger ones is worth its line.
+_MANY = 1000
 
 
 def save(
@@ -145,6 +152,7 @@ def save(
     with show_progress(progress) as display:
         display.status("planning")
         feed = Feed(data, specs, batch_size, labels=labels, ids=ids)
+        feed.watch_files()
         plan = plan_from_data(model, feed, selection)
         run = Run(model, feed, plan, reduction)
         return _save(run, path, options, display)
@@ -172,7 +180,7 @@ def _save(
                 path,
                 memory=options.memory,
                 observer=gatherer.add,
-                reopening=reopening(saved) if saved.complete else None,
+                reopening=reopening(run, saved),
             )
         with writer:
             if saved is not None:
@@ -225,12 +233,18 @@ def _write(
             _gather_saved(gatherer, saved, display)
         if total is not None and total > kept:
             files, size = writer.estimate(total)
-            count = tables.counted(files, "file")
-            display.say(f"Writing {count}, up to {tables.size(size)}.")
+            counted = tables.counted(files, "file")
+            display.say(f"Writing {counted}, up to {tables.size(size)}.")
         display.status("computing the first batch")
-        for arrays in prefetch(batches):
+        begun = 0.0
+        for count, arrays in enumerate(prefetch(batches)):
             writer.append(arrays)
             display.report(title, total, writer.rows, writer.bytes_written)
+            if count == 0:
+                # The first batch is compiled.
+                begun = time.monotonic()
+            elif count == _MANY and run.feed.batch_size == BATCH_SIZE:
+                _hint_at_batch_size(display, (time.monotonic() - begun) / _MANY)
         writer.commit(last=True)
         display.report(title, total, writer.rows, writer.bytes_written)
     except BaseException as error:
@@ -238,16 +252,25 @@ def _write(
         with suppress(LayertapError):
             writer.commit()
         if not isinstance(error, StoreError):
-            fixed = "After fixing this, t" if isinstance(error, Exception) else "T"
+            fixed = " once this is fixed" if isinstance(error, Exception) else ""
             error.add_note(
                 f"layertap: {writer.committed:,}{of_all} rows are safe in "
-                f"{writer.path}. {fixed}he same call resumes after them."
+                f"{writer.path}. The same call resumes after them{fixed}."
             )
         raise
     run.feed.check_rows(writer.rows)
     writer.finish(lambda: run.attributes(gatherer.to_json()))
     if kept:
         display.outcome = f"Kept {kept:,} rows, computed {writer.rows - kept:,}."
+
+
+def _hint_at_batch_size(display: Progress, seconds: float) -> None:
+    """Suggests larger batches if those of the default size are short."""
+    if seconds < _SHORT:
+        display.say(
+            f"A batch of {BATCH_SIZE} rows takes {seconds * 1000:.1f} ms, much of "
+            "it overhead. A larger batch_size, such as 1024, is faster."
+        )
 
 
 def _gather_saved(gatherer: Gatherer, saved: Saved, display: Progress) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 from layertap.core.values import auxiliary_arrays
 from layertap.errors import DataError, check_number
 from layertap.pipeline.run import Run
-from layertap.results.manifest import FILES, NOTES
 from layertap.store import DEFAULT_MEMORY, ArraySpec
 
 
@@ -50,5 +49,5 @@ def store_schema(run: Run) -> tuple[list[ArraySpec], dict[str, Any]]:
         ArraySpec(name, array.shape[1:], array.dtype.name)
         for name, array in run.data_arrays(run.feed.first()).items()
     ]
-    manifest = {"identity": run.identity, "plan": plan.to_json()}
-    return arrays, manifest | {NOTES: run.feed.notes, FILES: run.files()}
+    manifest = {"identity": run.identity, "plan": plan.to_json(), **run.notes()}
+    return arrays, manifest
