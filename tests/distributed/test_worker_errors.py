@@ -55,7 +55,7 @@ def test_an_error_of_the_data_in_a_worker_and_a_resume_in_the_same_session(
     faulty.instruct(data.folder, 13, "raise")
     with pytest.raises(faulty.BrokenDataError, match=r"^batch 13 is broken\n") as error:
         save(model, data, path)
-    assert "the same call writes the others" in message(error)
+    assert "The same call writes the others once this is fixed." in message(error)
     assert "rows 120 to 139" in message(error)
     assert_no_worker_is_left(data.folder)
     assert layertap.open(path).rows == 120

@@ -54,8 +54,7 @@ def test_images_come_in_the_order_of_their_paths_with_their_pixels(tmp_path):
 def test_a_changed_image_is_another_version_of_the_data(tmp_path):
     for name in ("1.png", "2.png"):
         write(tmp_path / name, colours())
-    feed = Feed(ImageFolder(tmp_path, (4, 6), 3))
-    feed.watch_files()
+    feed = Feed(ImageFolder(tmp_path, (4, 6), 3)).watched()
     feed.check_unchanged()
     write(tmp_path / "2.png", colours(seed=1))
     with pytest.raises(DataError, match=r"2\.png was changed while it was read"):

@@ -141,8 +141,7 @@ def save(
         display.status("planning")
         loaded, shared_model = _load(model)
         shared_data = share(data, ids, labels)
-        feed = shared_data.open(loaded, batch_size)
-        feed.watch_files()
+        feed = shared_data.open(loaded, batch_size).watched()
         run = Run(loaded, feed, plan_from_data(loaded, feed, selection), reduction)
         saved = find_existing_store(run, path, options, display, sampled=True)
         if saved is not None and saved.complete and saved.rows == feed.rows:

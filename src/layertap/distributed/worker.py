@@ -142,8 +142,7 @@ class Worker:
                 f"rows: the driver has {rows}, the worker {self._feed.rows}"
             )
         if len(assignment.file_versions) <= _FEW_FILES:
-            self._feed.watch_files()
-            versions = self._feed.versions
+            versions = self._feed.watched().versions
             problems += _size_differences(versions, assignment.file_versions)
         if problems:
             raise OtherRunError(

@@ -173,7 +173,7 @@ class HuggingFaceColumn(LazyRows):
         problem = f"Column {self._name!r}, rows {start} to {stop - 1}, can't be read"
         with reporting(problem, Exception):
             stored = self._dataset.with_format("arrow")[start:stop].column(self._name)
-            # Images and sounds are stored as files. NumPy has NaN for what is missing.
+            # Images and sounds are stored as files. NumPy has NaN for missing values.
             if stored.null_count or not hasattr(stored.type, "fields"):
                 return numpy_array(stored)
             array = np.asarray(

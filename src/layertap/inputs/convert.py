@@ -158,8 +158,8 @@ class Converter:
         if len(leaves) != len(self._flat_specs):
             names = ", ".join(spec.name for spec in self._flat_specs)
             plain = any(isinstance(leaf, int | float) for leaf in leaves)
-            advice = " Numbers of Python are no rows: batch arrays, as by `.batch(32)`"
-            advice += ' of a data set `.with_format("numpy")`.'
+            advice = " Python's numbers have no rows. Pass batches of arrays, as from"
+            advice += ' a Hugging Face data set `.with_format("numpy").batch(32)`.'
             raise DataError(
                 "The data do not fit the model. Expected "
                 f"{tables.counted(len(self._flat_specs), 'input')} ({names}). Received "

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -106,17 +106,18 @@ class Feed:
             self._source.fit_classes(names)
             self._first = None
 
-    def watch_files(self) -> None:
+    def watched(self) -> Self:
         """Notes the `versions` of the data's files: later ones are changes."""
         self.versions = self._current_versions()
         self.in_files = all(map(versions_of, self._parts))
+        return self
 
     def _current_versions(self) -> Versions:
         found = [versions_of(part).items() for part in self._parts]
         return dict(chain.from_iterable(found))
 
     def check_unchanged(self) -> None:
-        """Raises DataError if a file was changed since `watch_files` was called."""
+        """Raises DataError if a file was changed since `watched` was called."""
         current = self._current_versions()
         for file in {**self.versions, **current}:
             before, now = self.versions.get(file), current.get(file)

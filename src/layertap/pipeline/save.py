@@ -151,8 +151,7 @@ def save(
     options = StoreOptions(compression, resume, overwrite, memory)
     with show_progress(progress) as display:
         display.status("planning")
-        feed = Feed(data, specs, batch_size, labels=labels, ids=ids)
-        feed.watch_files()
+        feed = Feed(data, specs, batch_size, labels=labels, ids=ids).watched()
         plan = plan_from_data(model, feed, selection)
         run = Run(model, feed, plan, reduction)
         return _save(run, path, options, display)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from layertap.errors import StoreError
 from layertap.store.reading.indexing import Rows
 from layertap.store.reading.shards import Shards
-from layertap.store.storage.buckets import message_of, tensorstore
+from layertap.store.storage.buckets import check_not_forked, message_of, tensorstore
 from layertap.store.storage.objects import ObjectStorage
 
 # The errors of TensorStore about bytes that are not those that were written.
@@ -43,6 +43,7 @@ class ObjectShards(Shards):
     def _read(self, rows: Rows, inner: Sequence[range]) -> NDArray[Any]:
         row_part = rows if isinstance(rows, np.ndarray) else _slice(rows)
         parts = (slice(None), *map(_slice, inner))
+        check_not_forked()
         now, metadata = time.monotonic(), None
         if now - self._checked >= _TRUSTED:
             # Requested at the same time as the chunks: nothing waits for it.
