@@ -129,6 +129,7 @@ def test_a_file_that_changes_while_workers_read_it(model, tmp_path):
         save(model, file, path, **options)
 
 
+@pytest.mark.campaign(alone=True)
 def test_files_that_came_since_and_change_when_a_save_goes_on(model, tmp_path):
     """New classes of the labels come last, also in workers."""
     x, folder = faulty.inputs(), tmp_path / "x"
