@@ -107,6 +107,7 @@ lint: .venv/ready-lint .venv/imports-with-types.toml  ## Style, types, and the d
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	.venv/bin/basedpyright
 	.venv/bin/lint-imports pyproject.toml .venv/imports-with-types.toml
 
 # The same contracts, with type-checking imports counted, too.

@@ -1,4 +1,4 @@
-"""Typical uses, for type checkers alone: `make lint` checks this file.
+"""Typical uses, for type checkers alone: `make lint` runs mypy and Pyright on it.
 
 A comment that ignores an error is an error itself where there is none.
 """
