@@ -177,8 +177,8 @@ def test_labels_of_added_rows_that_are_strings(tmp_path):
     path = tmp_path / "v.zarr"
     kinds = np.array(["z", "a"] * 325 + ["m", "b"] * 175)
 
-    def save(names, rows=ROWS):
-        return layertap.save(two_branches(), (X[:rows], names[:rows]), path)
+    def save(names, rows=ROWS, **options):
+        return layertap.save(two_branches(), (X[:rows], names[:rows]), path, **options)
 
     assert save(kinds, 650).class_names == ["a", "z"]
     before = contents(path)
@@ -193,6 +193,10 @@ def test_labels_of_added_rows_that_are_strings(tmp_path):
     assert saved.class_names == ["a", "z", "b", "m"]
     assert [saved.class_names[number] for number in saved.labels[:]] == kinds.tolist()
     assert save(kinds).reader.store == saved.reader.store
+    # Another store has its own.
+    replaced = save(other, overwrite=True)
+    assert replaced.class_names == ["a", "b", "m", "y"]
+    assert [replaced.class_names[n] for n in replaced.labels[:]] == other.tolist()
 
 
 def test_a_store_does_not_grow_if_it_may_not_be_resumed(tmp_path):

@@ -78,6 +78,7 @@ class ArrayBatches(Source):
         x = keras.tree.map_structure(partial(convert.sliceable, is_input=True), x)
         y, weight = keras.tree.map_structure(convert.sliceable, (y, weight))
         y, self.classes = _numbered(y)
+        self._numbered = self.classes, y
         self._leaves = convert.named_leaves(x, y, weight)
         self.rows = convert.common_rows(self._leaves)
         last = max(self.rows - 1, 0) // self.size * self.size
@@ -99,10 +100,11 @@ class ArrayBatches(Source):
 
     def fit_classes(self, names: Sequence[str]) -> None:
         """Numbers labels that were strings so that these have the first numbers."""
-        before, self.classes = self.classes, [*dict.fromkeys([*names, *self.classes])]
+        own, labels = self._numbered
+        self.classes = [*dict.fromkeys([*names, *own])]
         numbers = {name: number for number, name in enumerate(self.classes)}
-        renumbered = np.array([numbers[name] for name in before])
-        self._arrays = self._arrays._replace(labels=renumbered[self._arrays.labels])
+        renumbered = np.array([numbers[name] for name in own])
+        self._arrays = self._arrays._replace(labels=renumbered[labels])
 
     def elements(self, start: int, stop: int | None) -> Iterator[tuple[int, Any]]:
         """Yields batches, or all rows at once where that needs no memory."""

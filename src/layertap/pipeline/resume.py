@@ -57,6 +57,7 @@ def find_existing_store(
         # Without holding its files open.
         del saved
         remove(path)
+        run.feed.fit_classes([])
         return None
     check_same_run(run, saved, problems)
     if not saved.complete or (run.feed.rows or 0) > saved.rows:
