@@ -196,8 +196,14 @@ Layouts = Sequence[ArrayLayout]
 def disk_size(layouts: Layouts, blocks: Iterable[range]) -> tuple[int, int]:
     """Returns how many shards blocks of rows take, and their uncompressed bytes."""
     plain = [replace(layout, compression=None) for layout in layouts]
-    sizes = [lay.shard_sizes(len(rows))[0] for rows in blocks for lay in plain]
-    return len(sizes), sum(sizes)
+    # All blocks but the last are alike.
+    counts = Counter(map(len, blocks))
+    size = sum(
+        count * layout.shard_sizes(rows)[0]
+        for rows, count in counts.items()
+        for layout in plain
+    )
+    return counts.total() * len(plain), size
 
 
 def check_paths(paths: Sequence[str]) -> None:

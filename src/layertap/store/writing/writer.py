@@ -136,7 +136,7 @@ class Writer(BaseWriter):
         """Returns how many files missing rows take, and their uncompressed bytes."""
         size = self._block_rows
         firsts = range(self._block.first, rows, size)
-        blocks = [range(first, min(first + size, rows)) for first in firsts]
+        blocks = (range(first, min(first + size, rows)) for first in firsts)
         return disk_size(self._block.layouts, blocks)
 
     def append(self, values: Mapping[str, NDArray[Any]]) -> None:
