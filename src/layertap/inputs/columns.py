@@ -11,6 +11,7 @@ from layertap.core.address import IDS, LABELS, SAMPLE_WEIGHT, suggest
 from layertap.core.optional import require
 from layertap.errors import DataError, DataTypeError, OptionError
 from layertap.inputs.lazy_array import (
+    FromFiles,
     LazyRows,
     Versions,
     file_versions,
@@ -19,7 +20,7 @@ from layertap.inputs.lazy_array import (
 from layertap.inputs.parquet import numpy_array
 
 
-class Table(dict[str, Any]):
+class Table(dict[str, Any], FromFiles):
     """Columns of a file, by name. Some may not be inputs of any model."""
 
     # Whether the only column may have another name than the only input.
@@ -32,7 +33,7 @@ class Table(dict[str, Any]):
         return [*self.values()] if self.file is None else [self]
 
     def versions(self) -> Versions:
-        """Returns the version that the file of all columns has now."""
+        """See `FromFiles`."""
         return file_versions([] if self.file is None else [self.file])
 
 
@@ -174,7 +175,8 @@ class HuggingFaceColumn(LazyRows):
         with reporting(problem, Exception):
             stored = self._dataset.with_format("arrow")[start:stop].column(self._name)
             # Images and sounds are stored as files. NumPy has NaN for missing values.
-            if stored.null_count or not hasattr(stored.type, "fields"):
+            types = require("pyarrow.types", "parquet", "A datasets.Dataset")
+            if stored.null_count or not types.is_struct(stored.type):
                 return numpy_array(stored)
             array = np.asarray(
                 self._dataset.with_format("numpy")[start:stop][self._name]
@@ -199,38 +201,35 @@ class UnreadableColumn(LazyRows):
         raise self._problem
 
 
+# Data that have to be turned into a table first.
+_NOT_YET = {
+    "datasets.dataset_dict.DatasetDict": 'Pass one of its parts: data["train"].',
+    "polars.lazyframe.frame.LazyFrame": "Pass data.collect().",
+}
+
+
 def as_table(data: Any) -> Any:
     """Returns the columns of a table by name; other data stay as they are."""
     if isinstance(data, np.ndarray) and data.dtype.names:
         return Frame({name: data[name] for name in data.dtype.names})
-    kinds = {
-        (base.__module__.partition(".")[0], base.__name__)
-        for base in type(data).__mro__
-    }
-    if ("pandas", "DataFrame") in kinds:
+    # By name: the libraries are not imported, and a user's module may be `datasets`.
+    kinds = {f"{base.__module__}.{base.__name__}" for base in type(data).__mro__}
+    if kinds & {"pandas.DataFrame", "pandas.core.frame.DataFrame"}:
         _check_names(data.columns)
         return Frame({str(name): data[name].to_numpy() for name in data.columns})
-    if ("datasets", "Dataset") in kinds:
+    if "datasets.arrow_dataset.Dataset" in kinds:
         names = data.column_names
         return Frame({name: HuggingFaceColumn(data, name) for name in names})
     for kind, advice in _NOT_YET.items():
         if kind in kinds:
-            raise DataTypeError(
-                f"A {'.'.join(kind)} is not one table of rows. {advice}"
-            )
+            name = type(data).__name__
+            raise DataTypeError(f"A {name} is not one table of rows. {advice}")
     if not hasattr(data, "__arrow_c_stream__") or not hasattr(data, "columns"):
         return data
     # Whatever has Arrow's protocol: polars, pyarrow, DuckDB.
     table = require("pyarrow", "parquet", f"A {type(data).__name__}").table(data)
     _check_names(table.column_names)
     return Frame({name: _arrow_column(table, name) for name in table.column_names})
-
-
-# Data that have to be turned into a table first.
-_NOT_YET = {
-    ("datasets", "DatasetDict"): 'Pass one of its parts: data["train"].',
-    ("polars", "LazyFrame"): "Pass data.collect().",
-}
 
 
 def _check_names(names: Iterable[Any]) -> None:

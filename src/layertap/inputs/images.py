@@ -180,7 +180,7 @@ class ImageFolder(LazyRows):
         return self.read(0, 1)
 
     def versions(self) -> Versions:
-        """See `LazyRows`."""
+        """See `FromFiles`."""
         return file_versions(self.folder / name for name in self.ids)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:

@@ -52,10 +52,18 @@ def versions_of(data: Any) -> Versions:
     """Returns the versions of the files or objects that data are read from, if any."""
     if isinstance(data, np.memmap):
         return file_versions([] if data.filename is None else [data.filename])
-    return data.versions() if hasattr(data, "versions") else {}
+    return data.versions() if isinstance(data, FromFiles) else {}
 
 
-class LazyRows(ABC):
+class FromFiles:
+    """Data that may be read from files, or from objects of a bucket."""
+
+    def versions(self) -> Versions:
+        """Returns the versions that its files or objects have now."""
+        return {}
+
+
+class LazyRows(FromFiles, ABC):
     """An array that is sliced along its first axis, and reads only those rows."""
 
     # Some know these once they are opened, by a `cached_property`.
@@ -80,10 +88,6 @@ class LazyRows(ABC):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         array = self[:]
         return array if dtype is None else array.astype(dtype, copy=False)
-
-    def versions(self) -> Versions:
-        """Returns the versions that its files or objects have now."""
-        return {}
 
     @abstractmethod
     def read(self, start: int, stop: int) -> NDArray[Any]:

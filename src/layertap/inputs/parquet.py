@@ -85,7 +85,7 @@ class ParquetColumn(PiecewiseRows):
         return self._first[1]
 
     def versions(self) -> Versions:
-        """See `LazyRows`. Objects of a bucket have none."""
+        """See `FromFiles`. Objects of a bucket have none."""
         return file_versions(map(str, self._files))
 
     def fetch(self, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:

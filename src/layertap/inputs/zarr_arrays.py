@@ -37,7 +37,7 @@ class ZarrArray(LazyRows):
         return np.dtype(self._opened.dtype.numpy_dtype)
 
     def versions(self) -> Versions:
-        """See `LazyRows`; at a URL, those of its metadata only."""
+        """See `FromFiles`; at a URL, those of its metadata only."""
         if not URL.match(self.location):
             files = sorted(Path(self.location).rglob("*"))
             return file_versions(file for file in files if file.is_file())

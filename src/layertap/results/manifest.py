@@ -15,7 +15,7 @@ from layertap.store import LazyArray, Reader
 
 # A key of a complete store only.
 STATISTICS = "statistics"
-# Facts about the data. They make no run another one.
+# Facts about the data. Of these, only the names of classes make a run another one.
 NOTES = "notes"
 # How many files the data were read from, and a digest of their versions.
 FILES = "files"
