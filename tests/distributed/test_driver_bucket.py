@@ -95,7 +95,7 @@ def test_workers_killed_in_mid_block_and_between_shards_and_record(
 def test_a_driver_that_is_killed_and_started_again(
     model, data, local, place, cluster, tmp_path
 ):
-    for batch in (13, 25):
+    for batch in faulty.HELD:
         faulty.instruct(data.folder, batch, "wait")
     job = {"path": place.path, "folder": str(data.folder), "workers": 2}
     command = [sys.executable, driver.__file__, json.dumps(job | {"address": cluster})]
@@ -111,6 +111,7 @@ def test_a_driver_that_is_killed_and_started_again(
     faulty.until(lambda: not any(faulty.alive(p) for p in left - {os.getpid()}))
     there = {int(name.split("/")[1].split(".")[0]) for name in records(place)[:-1]}
     assert there
+    faulty.release(data.folder)
     (data.folder / "log").unlink()
     save(model, data, place, workers=1)
     assert_same(place, local)

@@ -64,14 +64,25 @@ def others(data, *processes):
     return {process for process, _ in faulty.read_by(data.folder)} - {*processes}
 
 
-def stand_still(data, path, blocks):
+def stand_still(process, data, path, blocks):
     """Waits until a number of blocks is recorded, and both workers wait."""
-    faulty.until(lambda: len(recorded(path)) >= blocks)
-    faulty.until(lambda: len(list(data.folder.glob("waiting-*"))) == 2)
+
+    def still():
+        output = (data.folder.parent / "output").read_text()
+        assert process.poll() is None, f"the driver has ended: {output}"
+        waiting = len(list(data.folder.glob("waiting-*")))
+        return len(recorded(path)) >= blocks and waiting == 2
+
+    try:
+        faulty.until(still)
+    except AssertionError as error:
+        read = sorted(faulty.read_by(data.folder))
+        error.add_note(f"recorded: {sorted(recorded(path))}, read by: {read}")
+        raise
 
 
 @pytest.mark.parametrize(
-    ("wait_at", "blocks"), share(2, [((13, 25), 3), (range(1, 16, 2), 0)])
+    ("wait_at", "blocks"), share(2, [(faulty.HELD, 5), (range(1, 16, 2), 0)])
 )
 def test_others_resume_after_a_killed_driver(
     model, data, local, tmp_path, start, wait_at, blocks
@@ -80,11 +91,10 @@ def test_others_resume_after_a_killed_driver(
     for batch in wait_at:
         faulty.instruct(data.folder, batch, "wait")
     process = start(path)
-    stand_still(data, path, blocks)
+    stand_still(process, data, path, blocks)
     process.kill()
     process.wait()
-    for left in data.folder.glob("instruction-*"):
-        left.unlink()
+    faulty.release(data.folder)
     # Its workers end with it.
     left = others(data, process.pid)
     assert left
@@ -123,10 +133,10 @@ def test_a_signal_ends_a_save_in_order_and_its_rows_count(
     model, data, local, tmp_path, start, number, statuses, own, capsys
 ):
     path = tmp_path / "v.zarr"
-    for batch in (13, 25):
+    for batch in faulty.HELD:
         faulty.instruct(data.folder, batch, "wait")
     process = start(path, own=own)
-    stand_still(data, path, 4)
+    stand_still(process, data, path, 5)
     process.send_signal(number)
     status, output = process.wait(60), (tmp_path / "output").read_text()
     assert status in statuses, output
@@ -150,6 +160,7 @@ def test_a_signal_ends_a_save_in_order_and_its_rows_count(
         assert kept - 2 <= safe <= kept
         assert int(said[1]) == safe * BLOCK
         assert f" rows, are safe in {path}." in output
+    faulty.release(data.folder)
     capsys.readouterr()
     save(model, data, path, workers=1, progress=True)
     said = capsys.readouterr().err

@@ -24,6 +24,9 @@ OPTIONS = {
     "progress": False,
 }
 BATCHES = ROWS // BATCH
+# Batches to wait at: one worker waits in block 3, the other in a later one, whichever
+# it gets: Ray may keep any block for a worker that waits. All read the last batch.
+HELD = (7, *range(19, BATCHES - 1, 2))
 KILLED = -signal.SIGKILL
 
 
@@ -116,6 +119,12 @@ def instruct(folder, number, instruction):
             which kills the process when it next happens.
     """
     (Path(folder) / f"instruction-{number}").write_text(instruction)
+
+
+def release(folder):
+    """Withdraws the instructions that nobody has followed."""
+    for left in Path(folder).glob("instruction-*"):
+        left.unlink()
 
 
 def obey(folder, number):
