@@ -137,3 +137,19 @@ def proxy(object_store, monkeypatch):
     with object_proxy.standing_before(object_store) as standing:
         monkeypatch.setenv("AWS_ENDPOINT_URL", standing.endpoint)
         yield standing
+
+
+@pytest.fixture
+def traces(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Counts how often Python runs a pass of a model."""
+    from layertap.tracing import collect
+
+    counted: list[object] = []
+    run = collect.collect
+
+    def count(*args: object, **kwargs: object) -> object:
+        counted.append(args)
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(collect, "collect", count)
+    return counted

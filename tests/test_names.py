@@ -14,6 +14,7 @@ NAMES = [
     "Plan",
     "Report",
     "Saved",
+    "Tap",
     "Values",
     "capture",
     "diff",
@@ -24,6 +25,7 @@ NAMES = [
     "save",
     "split",
     "submodels",
+    "tap",
     "verify",
 ]
 

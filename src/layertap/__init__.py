@@ -5,6 +5,7 @@ import layertap
 
 plan = layertap.plan(model)                        # prints as a table
 values = layertap.capture(model, x)                # in memory
+tap = layertap.tap(model, before="fusion")         # compiled once: tap(x)
 saved = layertap.save(model, data, "values.zarr")  # on disk
 saved = layertap.open("values.zarr")
 photos = layertap.images("photos/", size=(299, 299))  # data for all of these
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from layertap.inputs.images import images as images
     from layertap.pipeline.capture import capture as capture
     from layertap.pipeline.save import save as save
+    from layertap.pipeline.tap import Tap as Tap
+    from layertap.pipeline.tap import tap as tap
     from layertap.planning.planner import plan as plan
     from layertap.planning.split import split as split
     from layertap.planning.split import submodels as submodels
@@ -63,6 +66,7 @@ _EXPORTS = {
     "Plan": "core.plan",
     "Report": "analysis.reports",
     "Saved": "results.saved",
+    "Tap": "pipeline.tap",
     "Values": "core.values",
     "capture": "pipeline.capture",
     "diff": "analysis.diff",
@@ -73,6 +77,7 @@ _EXPORTS = {
     "save": "pipeline.save",
     "split": "planning.split",
     "submodels": "planning.split",
+    "tap": "pipeline.tap",
     "verify": "analysis.verify",
 }
 

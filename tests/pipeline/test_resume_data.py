@@ -7,7 +7,7 @@ from keras import layers, ops
 
 import layertap
 from layertap.errors import LayertapError, OtherRunError, StoreError
-from layertap.pipeline.tap import Tap
+from layertap.pipeline.planned_pass import PlannedPass
 from layertap.store.format.root import read_root
 from layertap.store.storage.files import LocalStorage
 from tests.support.resumes import (
@@ -127,13 +127,13 @@ def test_a_reader_does_not_show_the_store_that_replaced_its_own(tmp_path):
 def test_resuming_recomputes_a_tenth_at_most(tmp_path, monkeypatch):
     """One block has all rows here; their last tenth is computed again."""
     computed = []
-    begun = Tap.begin
+    begun = PlannedPass.begin
 
     def counted(self, batch):
         computed.append(batch.row)
         return begun(self, batch)
 
-    monkeypatch.setattr(Tap, "begin", counted)
+    monkeypatch.setattr(PlannedPass, "begin", counted)
     x = np.tile(numbers(), (20, 1))
 
     def batches(stop):

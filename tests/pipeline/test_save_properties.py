@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import layertap
 from layertap.inputs.feed import Feed
-from layertap.pipeline.tap import Tap
+from layertap.pipeline.planned_pass import planned_pass
 from layertap.tracing.model_structure import input_specs
 from tests.support.campaign import times
 
@@ -258,7 +258,7 @@ def test_any_graph(program):
     values = layertap.capture(model, graph.x, batch_size=SIZE)
     assert_right(graph, values)
 
-    tap = Tap(model, plan, joined=True)
+    tap = planned_pass(model, plan, joined=True)
     batch = next(Feed(graph.x, input_specs(model), SIZE).batches())
     found = layertap.Values(plan, tap(batch))
     for path, (axis, tensors) in graph.branches.items():

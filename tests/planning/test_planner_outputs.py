@@ -8,7 +8,7 @@ from keras import layers, ops
 import layertap
 from layertap.errors import DataError
 from layertap.inputs.feed import Feed
-from layertap.pipeline.tap import Tap
+from layertap.pipeline.planned_pass import planned_pass
 from layertap.tracing.model_structure import input_specs
 
 pytestmark = pytest.mark.every_backend
@@ -149,7 +149,7 @@ def test_nothing_runs_after_the_last_wanted_value(kind):
         model = Chain()
         model.late, model.counting, model.early = late, counting, early
         model(X)
-    tap = Tap(model, layertap.plan(model, like=X, outputs="early"))
+    tap = planned_pass(model, layertap.plan(model, like=X, outputs="early"))
     Counting.calls = 0
     for batch in Feed(X, input_specs(model), 2).batches():
         close(tap(batch)["early/out"], dense(early, X[batch.row :][: batch.rows]))

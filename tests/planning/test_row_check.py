@@ -200,3 +200,20 @@ def test_a_model_of_a_fixed_batch_is_split():
     branches = stem.predict(x, batch_size=4, verbose=0)
     actual = head.predict(branches, batch_size=4, verbose=0)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@on_tensorflow
+def test_a_plan_that_needed_a_batch_is_made_again_for_other_data():
+    import tensorflow as tf
+
+    x = keras.Input((3,))
+    kept = keras.layers.Lambda(
+        lambda x: tf.boolean_mask(x, x[:, 0] > 0), output_shape=(3,)
+    )(x)
+    joined = keras.layers.Concatenate(name="fusion")([kept, 2 * kept])
+    good = keras.layers.Concatenate(name="good")([x, 2 * x])
+    model = keras.Model(x, [joined, good])
+    data = np.ones((4, 3), "float32")
+    assert len(layertap.capture(model, data)) == 4
+    data[1] = -1
+    assert list(layertap.capture(model, data)) == ["good/in/0", "good/in/1"]

@@ -109,13 +109,14 @@ def save(folder, names):
     """Saves, verifies and captures under some distributions; prints the layouts."""
     seen_in = {}
     for make in map(globals().get, names):
-        model = make()
+        # Each is compiled for itself.
+        model, again, other = make(), make(), make()
         distribution = keras.distribution.distribution()
         layouts = [variable.value.sharding for variable in model.variables]
         path = folder / make.__name__
         saved, of_save = observed(layertap.save, model, rows(), path)
-        report, of_verify = observed(layertap.verify, saved, model, rows())
-        _, of_capture = observed(layertap.capture, model, rows())
+        report, of_verify = observed(layertap.verify, saved, again, rows())
+        _, of_capture = observed(layertap.capture, other, rows())
         assert report, report
         assert of_save == of_verify == of_capture
         assert keras.distribution.distribution() is distribution

@@ -9,7 +9,7 @@ import pytest
 import layertap
 from layertap.errors import PartialWarning
 from layertap.inputs.feed import Feed
-from layertap.pipeline.tap import Tap
+from layertap.pipeline.planned_pass import planned_pass
 from layertap.tracing import hooks
 from layertap.tracing.model_structure import input_specs
 from tests.support.campaign import share, spread
@@ -102,7 +102,7 @@ def test_nothing_runs_after_the_last_wanted_value():
     joined = keras.layers.Concatenate(name="fusion")([x, keras.layers.Dense(2)(x)])
     model = keras.Model(x, late(joined))
     data = np.ones((2, 3), "float32")
-    tap = Tap(model, layertap.plan(model))
+    tap = planned_pass(model, layertap.plan(model))
     late.ran = 0
     values = tap(Feed(data, input_specs(model)).first())
     assert set(values) == {"fusion/in/0", "fusion/in/1"}

@@ -142,13 +142,15 @@ def test_a_join_that_fails_is_not_in_the_plan():
 
 
 def test_hooks_that_an_interrupted_pass_left_in_place_are_removed_by_the_next():
-    model = Calling(lambda model, x, left, right: concatenate([left, right], 1))
-    expected = layertap.capture(model, X)
+    def new():
+        return Calling(lambda model, x, left, right: concatenate([left, right], 1))
+
+    expected = layertap.capture(new(), X)
     installed = list(hooks._hooks)
     # A signal may come when only some are in place.
     for owner, name, _, wrapped in installed[::2]:
         setattr(owner, name, wrapped)
-    values = layertap.capture(model, X)
+    values = layertap.capture(new(), X)
     assert list(values) == list(expected)
     for owner, name, original, _ in installed:
         assert vars(owner)[name] is original

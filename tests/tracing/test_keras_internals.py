@@ -25,7 +25,7 @@ from layertap.analysis.measured_head import compile_arguments
 from layertap.core.plan import Branch, Join
 from layertap.errors import ListeningError
 from layertap.inputs.feed import Feed
-from layertap.pipeline.tap import Tap
+from layertap.pipeline.planned_pass import planned_pass
 from layertap.planning.fingerprint import configuration_digest
 from layertap.tracing import hooks
 from layertap.tracing.forward_pass import Wanted
@@ -305,7 +305,7 @@ def test_keras_goes_through_the_call(point, operation, branch, monkeypatch):
     plan = layertap.plan(model, outputs="head")
     noted.assert_reached(f"planning {operation}")
     feed = Feed(np.ones((2, 4, 3), "float32"), input_specs(model))
-    Tap(model, plan)(feed.first())
+    planned_pass(model, plan)(feed.first())
     noted.assert_reached(f"running {operation}")
 
 

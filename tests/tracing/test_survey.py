@@ -7,6 +7,8 @@ from keras import layers, ops
 
 import layertap
 from layertap.errors import ListeningError
+from layertap.tracing import survey
+from layertap.tracing.model_structure import input_specs
 
 pytestmark = pytest.mark.every_backend
 
@@ -158,3 +160,82 @@ def test_an_open_size_is_not_taken_for_the_rows():
     shapes = [branch.shape for branch in join.branches]
     assert shapes == [(None, None, 6), (None, None, 2)]
     assert [j.path for j in layertap.plan(model, like=X).joins] == [join.path]
+
+
+def two_layers():
+    x = keras.Input((4, 6))
+    y = layers.Dense(6, name="dense")(x)
+    joined = layers.Concatenate(name="fusion")([layers.ReLU()(y), x])
+    return keras.Model(x, layers.GlobalAveragePooling1D()(joined))
+
+
+def nested():
+    x = keras.Input((4, 6))
+    joined = layers.Concatenate(name="fusion")([two_layers()(x), ops.sum(x, axis=1)])
+    return keras.Model(x, joined)
+
+
+def folded():
+    x = keras.Input((4, 6))
+    # Keras does not know the first size of either.
+    rows = Call(lambda x: ops.reshape(x, (-1, 6)), name="folded")(x)
+    joined = layers.Concatenate(name="fusion")([rows, layers.Dense(2)(rows)])
+    return keras.Model(x, joined)
+
+
+def of_two_rows():
+    x = keras.Input((4, 6))
+    # The rows that a survey has, whatever rows the data have.
+    table = Call(lambda x: ops.ones((2, 6)) * ops.sum(x), name="table")(x)
+    joined = layers.Concatenate(name="fusion")([table, 2 * table])
+    return keras.Model(x, joined)
+
+
+class Table(layers.Layer):
+    """Two rows of its own, declared as those of the data."""
+
+    def call(self, x):
+        return ops.ones((2, 4, 6)) * ops.sum(x)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def declared():
+    x = keras.Input((4, 6))
+    table = Table()(x)
+    joined = layers.Concatenate(name="fusion")([table, layers.ReLU()(table)])
+    return keras.Model(x, joined)
+
+
+@pytest.mark.parametrize(
+    ("build", "once"),
+    [
+        (two_layers, True),
+        *((build, False) for build in (nested, folded, of_two_rows, declared)),
+    ],
+)
+def test_a_graph_that_tells_rows_from_other_sizes_is_traced_once(
+    build, once, monkeypatch
+):
+    passes = []
+    run = survey._run
+
+    def count(*arguments):
+        passes.append(arguments)
+        return run(*arguments)
+
+    monkeypatch.setattr(survey, "_run", count)
+    model = build()
+    found = survey.survey(model, input_specs(model), ["concatenate"])
+    if keras.backend.backend() != "jax":
+        # There, Keras decides: rows may be a symbol, which no other size is.
+        assert (len(passes) == 1) == once
+    monkeypatch.setattr(survey, "_with_graph", lambda *arguments: None)
+    full = survey.survey(model, input_specs(model), ["concatenate"])
+    assert found.joins.keys() == full.joins.keys()
+    for name, value in full.values.items():
+        one = found.values[name]
+        assert (one.shape, one.dtype, one.made_by, one.times, one.fault) == (
+            *(value.shape, value.dtype, value.made_by, value.times, value.fault),
+        )

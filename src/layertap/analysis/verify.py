@@ -21,7 +21,7 @@ from layertap.errors import (
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
 from layertap.inputs.model_file import opened
-from layertap.pipeline.tap import Tap
+from layertap.pipeline.planned_pass import planned_pass
 from layertap.planning import fingerprint
 from layertap.planning.padding import cut_to
 from layertap.planning.reduction import NAMED, Reduce, Reduction
@@ -105,7 +105,7 @@ def _recompute(
     plan, reader = saved.plan, saved.reader
     # Reduced branches don't join.
     joined = reduction.reduce is None
-    tap = Tap(model, plan, reduction, joined=joined)
+    compute = planned_pass(model, plan, reduction, joined=joined)
     names = (*(value.address for value in plan.stored), *auxiliary_arrays(plan))
     values = {name: Check(name, what="saved, recomputed") for name in names}
     what = "branches joined, join recomputed"
@@ -121,7 +121,7 @@ def _recompute(
         digests = reader.array(address.DIGESTS)[rows]
         inputs = fingerprint.inputs_digests(batch.inputs)[: len(digests)]
         report.other_inputs += int((digests != inputs).sum())
-        fresh = tap(batch)
+        fresh = compute(batch)
         stored = {name: reader.array(name)[rows] for name in values}
         for name, array in stored.items():
             computed = plan.narrowed.get(name)

@@ -36,6 +36,7 @@ class Feed:
         batch_size: Rows per batch, or None if the data bring their own batches.
         size: Rows of every batch but the last, or None if batches have any size.
         again: Whether the data can be read more than once.
+        specs: The input specs that the model declares, or None.
         images: The folder of images among the inputs, or None.
     """
 
@@ -57,6 +58,7 @@ class Feed:
         if isinstance(data, str | os.PathLike):
             columns = [name for name in (labels, ids) if isinstance(name, str)]
             data = load_data(data, specs, columns)
+        self.specs = specs
         self._converter = Converter(specs, labels, ids)
         self._source = open_source(data, self._converter, batch_size, anywhere=anywhere)
         self.rows = self._source.rows
@@ -154,6 +156,10 @@ class Feed:
         last batch is the one that holds the row before `stop`; nothing after it is
         read. None is the end of the data.
         """
+        one = self._source.stable and self.rows == self.first().rows
+        if one and start == 0 != stop:
+            yield self.first()
+            return
         first = self.first().forms()
         for row, element in self._source.elements(start, stop):
             batch = self._convert(element, row)

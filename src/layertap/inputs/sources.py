@@ -6,7 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
@@ -110,7 +110,8 @@ class ArrayBatches(Source):
         """Yields batches, or all rows at once where that needs no memory."""
         if start >= self.rows:
             return
-        size = self.batch_size if self._conversion_copies() else self.rows
+        few = self.rows <= self.batch_size
+        size = self.batch_size if few or self._conversion_copies else self.rows
         first = start // self.batch_size * self.batch_size
         stop = self.rows if stop is None else min(self.rows, stop)
         for row in range(first, stop, size):
@@ -120,6 +121,7 @@ class ArrayBatches(Source):
         part = operator.itemgetter(rows)
         return Parts(*(convert.mapped(part, array) for array in self._arrays))
 
+    @cached_property
     def _conversion_copies(self) -> bool:
         """Whether converted inputs are anything else than views of these arrays."""
         leaves = self._leaves.values()

@@ -13,10 +13,10 @@ from layertap.core.values import Values, auxiliary_arrays
 from layertap.errors import DataError
 from layertap.inputs.feed import Feed
 from layertap.inputs.model_file import opened
-from layertap.pipeline.tap import Tap
+from layertap.pipeline.planned_pass import pass_for
 from layertap.planning.join_filter import Kind
 from layertap.planning.padding import Pad
-from layertap.planning.planner import Selection, plan_from_data
+from layertap.planning.planner import Selection, data_specs, warn_of_missing
 from layertap.planning.reduction import Dtype, Reduce, Reduction
 from layertap.tracing.model_structure import input_specs
 
@@ -37,6 +37,8 @@ def capture(
     for_head: bool = False,
 ) -> Values:
     """Captures the values of a model for some data in memory, in one pass.
+
+    A model that is not changed is planned and compiled at the first call: see `Tap`.
 
     Args:
         model: A Keras model, or the path of its file. It is not changed; one that was
@@ -77,12 +79,13 @@ def capture(
     specs, reduction = input_specs(model), Reduction(dtype, reduce)
     selection = Selection(before, outputs, joins, for_head, reduction, pad)
     feed = Feed(data, specs, batch_size, labels=labels, ids=ids)
-    plan = plan_from_data(model, feed, selection)
-    tap = Tap(model, plan, reduction)
+    specs = data_specs(model, feed, selection)
+    compute = pass_for(model, specs, selection, feed.first())
+    plan = compute.plan
+    warn_of_missing(plan)
     batches, along = [], []
     for batch in feed.batches():
-        # Copies, since a model may reuse the memory of its values for the next batch.
-        batches.append({name: np.array(array) for name, array in tap(batch).items()})
+        batches.append(compute.owned(batch))
         along.append((batch.labels, batch.sample_weight, batch.ids))
     feed.check_rows(batch.row + batch.rows)
 
@@ -114,4 +117,6 @@ def _concatenate(name: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:
             f"{', '.join(map(str, shapes))} in different batches. Leave the value out, "
             "or pass `pad=` if the sizes of the data differ."
         )
+    if len(arrays) == 1 and arrays[0].flags.writeable:
+        return arrays[0]
     return np.concatenate(arrays)

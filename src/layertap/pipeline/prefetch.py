@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from layertap.pipeline.tap import Arrays
+from layertap.tracing.forward_pass import Arrays
 
 # How many batches are begun at once, if each takes less than so many seconds.
 _MANY, _NO_TIME = 16, 0.001

@@ -14,10 +14,10 @@ from layertap.errors import OtherRunError, StoreError
 from layertap.inputs.convert import Batch
 from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
-from layertap.pipeline.tap import Arrays
 from layertap.results.manifest import FILES, STATISTICS
 from layertap.results.saved import Saved
 from layertap.store import Reader, Reopening, SharedWriter, Writer, exists, remove
+from layertap.tracing.forward_pass import Arrays
 
 # How many batches of saved rows a sample compares with the data.
 _SAMPLED = 64

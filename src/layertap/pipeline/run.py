@@ -15,10 +15,11 @@ from layertap.core.plan import Plan
 from layertap.errors import DataError, DataTypeError
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
-from layertap.pipeline.tap import Arrays, Tap
+from layertap.pipeline.planned_pass import planned_pass
 from layertap.planning import fingerprint
 from layertap.planning.reduction import Reduction
 from layertap.results.manifest import FILES, NOTES, STATISTICS
+from layertap.tracing.forward_pass import Arrays
 
 # What backends report when there is no memory for a tensor.
 _NO_MEMORY = re.compile(
@@ -43,7 +44,7 @@ class Run:
     ) -> None:
         self.feed = feed
         self.plan = plan
-        self._tap = Tap(model, plan, reduction)
+        self._pass = planned_pass(model, plan, reduction)
         self._ids, kind = _encode_ids(feed)
         # The bytes of each id, for texts that come batch by batch.
         self._id_bytes = 0
@@ -84,7 +85,7 @@ class Run:
         # First, since the backend soon needs the same memory.
         data = self.data_arrays(batch)
         with _noting(batch):
-            finish = self._tap.begin(batch)
+            finish = self._pass.begin(batch)
 
         def finished() -> Arrays:
             with _noting(batch):

@@ -28,7 +28,6 @@ from layertap.pipeline.resume import (
 from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.signals import raise_on_sigterm
-from layertap.pipeline.tap import Arrays
 from layertap.planning.join_filter import Kind
 from layertap.planning.padding import Pad
 from layertap.planning.planner import Selection, plan_from_data
@@ -36,6 +35,7 @@ from layertap.planning.reduction import Dtype, Reduce, Reduction
 from layertap.results.saved import Saved
 from layertap.results.statistics.gather import Gatherer
 from layertap.store import DEFAULT_MEMORY, Writer
+from layertap.tracing.forward_pass import Arrays
 from layertap.tracing.model_structure import input_specs
 
 # Waits for a batch that was begun, and returns its arrays.

@@ -1,110 +1,172 @@
-"""The tap: the compiled pass that returns exactly the planned values."""
+"""The tap: the compiled forward pass that returns exactly the planned values."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
+from keras import ops
 
-from layertap.core import address
+from layertap.core import tree
 from layertap.core.plan import Plan
-from layertap.errors import DataError
-from layertap.inputs.convert import Batch
-from layertap.planning.folded_rows import unfold
-from layertap.planning.padding import pad_to
-from layertap.planning.reduction import AS_COMPUTED, Reduction
-from layertap.tracing.collect import tapped
-from layertap.tracing.forward_pass import Wanted
+from layertap.core.values import Values, auxiliary_arrays
+from layertap.inputs.convert import Batch, Converter
+from layertap.inputs.model_file import opened
+from layertap.pipeline.planned_pass import PlannedPass, pass_for
+from layertap.planning.join_filter import Kind
+from layertap.planning.planner import (
+    BatchSpecs,
+    Patterns,
+    Selection,
+    plan_from_specs,
+    specs_for,
+    warn_of_missing,
+)
+from layertap.planning.reduction import Dtype, Reduce, Reduction
+from layertap.tracing.model_structure import input_specs, specs_of
+from layertap.tracing.reuse.memo import remembered
 
-Arrays = dict[str, NDArray[Any]]
+
+def tap(
+    model: keras.Model | str | os.PathLike[str],
+    *,
+    like: Any = None,
+    before: Patterns = None,
+    outputs: Patterns = None,
+    joins: Kind | Sequence[Kind] = ("concatenate",),
+    dtype: Dtype | None = None,
+    reduce: Reduce = None,
+    for_head: bool = False,
+) -> "Tap":
+    """Returns the compiled forward pass of a model that ends with chosen values.
+
+    Args:
+        model: A Keras model, or the path of its file. It is not changed; one that was
+            never called is built.
+        like: See `layertap.plan`. Required for a model that was never called.
+        before: See `layertap.plan`.
+        outputs: See `layertap.plan`.
+        joins: See `layertap.plan`.
+        dtype: See `layertap.plan`.
+        reduce: See `layertap.plan`.
+        for_head: See `layertap.plan`.
+
+    Returns:
+        The tap: a function of one batch.
+
+    Warns:
+        PartialWarning: If values that a glob selected can't be captured.
+
+    Raises:
+        LayertapError: See `layertap.plan`.
+
+    Example:
+    ```python
+    tap = layertap.tap(model, before="fusion")
+    tap(x)["fusion/in/0"]  # NumPy
+    tap.tensors(x)["fusion/in/0"]  # on the device
+    ```
+    """
+    reduction = Reduction(dtype, reduce)
+    selection = Selection(before, outputs, joins, for_head, reduction)
+    model = opened(model)
+    made = Tap(model, selection, *specs_for(model, like))
+    warn_of_missing(made.plan)
+    return made
 
 
 class Tap:
-    """A model's forward pass that ends with the last of the planned values.
+    """A model's forward pass that returns chosen values, as `layertap.tap` makes it.
 
-    It is compiled at the first batch; on PyTorch it runs eagerly. It computes stored
-    values, not their aliases. With `joined`, it also returns the output, at
-    `fusion/out`, of each join that is rebuildable from its branches.
+    It is compiled once for each shape of a batch, on TensorFlow once for all numbers of
+    rows; PyTorch runs eagerly. Values are those of the weights that the model has at
+    each call. If the model itself was changed (a layer, its attributes, objects and
+    functions that it holds, a dtype policy), it is planned and compiled again. Changes
+    inside objects of other libraries, or of imported modules, are not noticed: as in
+    `model.predict`, they are read when the model is traced.
+
+    Several threads may call it. It can be pickled if the model can, and then compiles
+    again.
     """
 
     def __init__(
-        self,
-        model: keras.Model,
-        plan: Plan,
-        reduction: Reduction = AS_COMPUTED,
-        *,
-        joined: bool = False,
+        self, model: keras.Model, selection: Selection, specs: Any, like: Batch | None
     ) -> None:
-        self.plan = plan
-        self._sizes = {value.address: value.shape[1:] for value in plan.stored}
-        names, folded = list(self._sizes), dict(plan.folded)
-        for join in plan.joins:
-            if joined and join.rebuildable:
-                names.append(address.output(join.path))
-                if join.addresses[0] in folded:
-                    folded[names[-1]] = folded[join.addresses[0]]
+        self._parts = model, selection, specs, like
+        # Identifies its plan, which `like` may have decided.
+        self._own = object()
+        # Which may build the model.
+        self.plan  # noqa: B018
+        self._declared = input_specs(model)
+        self._converter = Converter(self._declared)
 
-        def finish(tensors: dict[str, Any]) -> dict[str, Any]:
-            for name in tensors.keys() & folded.keys():
-                tensors[name] = unfold(tensors[name], *folded[name])
-            return reduction.apply(tensors, plan)
+    @property
+    def plan(self) -> Plan:
+        """The plan of its values: see `layertap.plan`."""
+        model, selection, specs, like = self._parts
+        make = partial(plan_from_specs, model, specs, selection, like)
+        calls = selection.reduction.reduce
+        return remembered(model, ("tap", self._own), make, calls=calls)
 
-        kinds = {join.kind for join in plan.joins}
-        wanted = Wanted(names, kinds, bool(plan.random))
-        self._step = tapped(model, wanted, finish)
+    def __call__(self, x: Any) -> Values:
+        """Computes the values of a batch.
 
-    def __call__(self, batch: Batch) -> Arrays:
-        """Returns the values of one batch: see `begin`."""
-        return self.begin(batch)()
+        Args:
+            x: One batch of any number of rows, in any form that `model.predict`
+                accepts: arrays, tensors, or a structure of them. A tuple may be
+                `(x, y)` or `(x, y, sample_weight)`: these stay with the values.
 
-    def begin(self, batch: Batch) -> Callable[[], Arrays]:
-        """Begins the pass of a batch, and returns a function that returns its values.
+        Returns:
+            The values by address: NumPy arrays of shape `(rows, *value shape)`, which
+            may be read-only. Their `plan` has the sizes of this batch.
 
-        Call that function once, before that of the next batch, which may be begun
-        before. Its arrays, by address and with the rows of the batch, may be memory of
-        the backend: read-only, and valid until the next call. `overflowed` counts the
-        numbers that became infinite, if some are narrowed; `lengths` has the true
-        sizes, if some are padded.
+        Raises:
+            DataError: If the model does not accept the batch.
         """
-        finish = self._step(batch.inputs)
-        return lambda: self._finished(finish(), batch)
-
-    def _finished(self, arrays: Arrays, batch: Batch) -> Arrays:
-        for name, sizes in self._sizes.items():
-            if arrays[name].shape != (batch.rows, *sizes):
-                self._check_shape(name, arrays[name].shape, batch)
-        if self.plan.padded:
-            true_sizes = [
-                arrays[name].shape[axis]
-                for name, axes in self.plan.padded.items()
-                for axis in axes
-            ]
-            lengths = np.array(true_sizes, np.int32)
-            arrays[address.LENGTHS] = np.tile(lengths, (batch.rows, 1))
-            for name in self.plan.padded:
-                arrays[name] = pad_to(arrays[name], self._sizes[name])
-        return arrays
-
-    def _check_shape(self, name: str, shape: tuple[int, ...], batch: Batch) -> None:
-        planned = (batch.rows, *self._sizes[name])
-        padded = self.plan.padded.get(name, ())
-        if len(shape) == len(planned) and all(
-            n is None or n == size or (axis in padded and n > size)
-            for axis, (n, size) in enumerate(zip(planned, shape, strict=True))
-        ):
-            return
-        advice = (
-            "All rows of a value need one shape: pad the data to one size, or pass "
-            "pad=True, or pad=512, the largest size, for data that can be read only "
-            "once."
+        batch, compute = self._prepared(x)
+        plan, arrays = compute.plan, compute.owned(batch)
+        auxiliary = {name: arrays.pop(name) for name in auxiliary_arrays(plan)}
+        # Copies, for they may be the caller's memory.
+        labels, weights = (
+            tree.mapped(np.array, part) for part in (batch.labels, batch.sample_weight)
         )
-        if padded:
-            advice = "Pass the largest size as `pad=`."
-        if self.plan.reduce is not None:
-            advice += " `reduce` has to keep the rows."
-        raise DataError(
-            f"{name} has another shape than planned in the batch that begins at row "
-            f"{batch.row}. Expected {'at most ' if padded else ''}{planned}. Received "
-            f"{shape}. {advice}"
-        )
+        return Values(plan, arrays, labels, batch.ids, weights, auxiliary)
+
+    def tensors(self, x: Any) -> dict[str, Any]:
+        """Computes the values of a batch, and copies nothing to the host.
+
+        Args:
+            x: See `__call__`.
+
+        Returns:
+            The backend's own tensors by address, those of aliases too. On PyTorch, they
+            may be memory that the model uses again at the next call.
+
+        Raises:
+            DataError: If the model does not accept the batch.
+        """
+        batch, compute = self._prepared(x)
+        tensors = compute.tensors(batch)
+        for name, recipe in compute.plan.recipes.items():
+            parts = [tensors[part] for part in recipe.addresses]
+            one = len(parts) == 1
+            tensors[name] = parts[0] if one else ops.concatenate(parts, recipe.axis)
+        return {name: tensors[name] for name in compute.plan.addresses}
+
+    def _prepared(self, x: Any) -> tuple[Batch, PlannedPass]:
+        """Returns a batch, and the pass for its sizes."""
+        model, selection, _, _ = self._parts
+        batch = self._converter.convert(x, 0, copy=False)
+        self._converter.check_rows(0, batch.rows)
+        specs = BatchSpecs(specs_of(batch.inputs, self._declared))
+        return batch, pass_for(model, specs, selection, batch)
+
+    def __reduce__(self) -> Any:
+        """Leaves out the compiled passes."""
+        return type(self), self._parts
+
+    def __repr__(self) -> str:
+        plan = self.plan
+        return f"<layertap.Tap of {plan.model!r}: {len(plan.addresses)} values>"

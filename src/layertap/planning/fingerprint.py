@@ -17,6 +17,7 @@ from layertap.core.plan import Plan
 from layertap.tracing.collect import VERSIONS
 from layertap.tracing.keras_internals import without_importing_tensorflow
 from layertap.tracing.model_structure import layers_of, learned
+from layertap.tracing.reuse.memo import remembered
 
 
 def run_identity(
@@ -52,11 +53,15 @@ def _padding_summary(plan: Plan) -> str | None:
 
 def configuration_digest(model: keras.Model) -> str:
     """Returns a digest of a model's configuration, without its weights."""
-    # A model may have no configuration, or none of its layers in it.
-    parts = [model, *layers_of(model)]
-    with without_importing_tensorflow():
-        configurations = [[_type_name(part), _plain(_config(part))] for part in parts]
-    return digest(configurations)
+
+    def make() -> str:
+        # A model may have no configuration, or none of its layers in it.
+        parts = [model, *layers_of(model)]
+        with without_importing_tensorflow():
+            found = [[_type_name(part), _plain(_config(part))] for part in parts]
+        return digest(found)
+
+    return remembered(model, "configuration", make)
 
 
 def _config(operation: keras.Operation) -> dict[str, Any] | None:
@@ -79,7 +84,8 @@ def function_fingerprint(function: Callable[..., Any]) -> str:
     Names that the code looks up when it runs do not count.
     """
     owner = function if hasattr(function, "__qualname__") else type(function)
-    code = digest(_content(function, ()))
+    with without_importing_tensorflow():
+        code = digest(_content(function, ()))
     return f"{owner.__module__}.{owner.__qualname__} ({code})"
 
 

@@ -15,12 +15,15 @@ from keras import ops
 
 from layertap.core import address
 from layertap.core.values import Array
-from layertap.tracing.collect import tapped
+from layertap.tracing.collect import begin, tapped
 from layertap.tracing.forward_pass import Arrays, Wanted
 from layertap.tracing.model_structure import map_arrays
 from layertap.tracing.records import TracedJoin, TracedValue
 
 TracedValues = Mapping[str, TracedValue]
+
+# Begins the reason why a value is refused that other data might show to have the rows.
+UNDECIDED = "The first batch does not show"
 
 
 def is_folded(value: TracedValue) -> bool:
@@ -93,7 +96,7 @@ def _unfolded(
     if not proved:
         reason += "Data show their order: pass some, without `pad` or `for_head`"
     elif possible:
-        reason += "The first batch does not show in which order"
+        reason += f"{UNDECIDED} in which order"
     else:
         reason += "Its parts do not each follow one row of the data alone"
     return replace(value, fault=reason)
@@ -112,7 +115,7 @@ def _orders(
 
     def run(inputs: Any) -> Arrays:
         # Copies, since a model may use their memory again.
-        return {name: np.array(array) for name, array in step(inputs)().items()}
+        return {name: np.array(array) for name, array in begin(step, inputs)().items()}
 
     before = run(inputs)
     orders: dict[Hashable, set[int]] = {}

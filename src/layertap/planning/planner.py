@@ -3,9 +3,10 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -24,7 +25,7 @@ from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
 from layertap.inputs.model_file import opened
 from layertap.planning.builder import PlanBuilder
-from layertap.planning.folded_rows import unfold_rows
+from layertap.planning.folded_rows import UNDECIDED, unfold_rows
 from layertap.planning.join_filter import (
     Kind,
     ignored_reason,
@@ -39,6 +40,7 @@ from layertap.tracing.graphs.cut import cut_before
 from layertap.tracing.join_kinds import KINDS
 from layertap.tracing.model_structure import built_specs, input_specs, specs_of
 from layertap.tracing.records import Trace
+from layertap.tracing.reuse.memo import remembered
 from layertap.tracing.survey import survey
 
 Pattern: TypeAlias = str | keras.Operation
@@ -129,6 +131,10 @@ class Selection:
     pad: Pad | None = None
 
     def __post_init__(self) -> None:
+        for name in ("before", "outputs", "joins"):
+            passed = getattr(self, name)
+            if isinstance(passed, Sequence) and not isinstance(passed, str):
+                object.__setattr__(self, name, tuple(passed))
         if isinstance(self.pad, np.generic):
             object.__setattr__(self, "pad", self.pad.item())
         integer = isinstance(self.pad, int)
@@ -149,47 +155,116 @@ class Selection:
                 "for_head=True needs joins, which a head comes after. Pass `before=`."
             )
 
+    @property
+    def key(self) -> Hashable:
+        """Identifies the selection, and the content of a function that reduces."""
+        return self, self.reduction.name
+
 
 def plan_from_data(model: keras.Model, feed: Feed, selection: Selection) -> Plan:
     """Plans a model for data: of the sizes of the first batch, or the largest sizes."""
-    first, padding = feed.first(), None
+    specs = data_specs(model, feed, selection)
+    made = plan_for_batch(model, specs, selection, feed.first()).plan
+    warn_of_missing(made, 4)
+    return made
+
+
+@dataclass(frozen=True)
+class BatchSpecs:
+    """The input specs for some data; with `pad`, also those of unknown sizes."""
+
+    inputs: Any
+    unknown: Any = None
+
+
+class Planned(NamedTuple):
+    """A plan, and whether any other data of the same sizes would give it."""
+
+    plan: Plan
+    for_all_data: bool
+
+
+def data_specs(model: keras.Model, feed: Feed, selection: Selection) -> BatchSpecs:
+    """Returns the input specs for data, as a selection needs them."""
     if selection.pad:
-        specs, opened = padded_specs(model, feed, selection.pad)
-        # Where two plans disagree, a size follows from the inputs.
-        as_computed = replace(selection, reduction=AS_COMPUTED)
-        open_plan = plan_from_specs(model, opened, as_computed, first)
-        shapes = {value.address: value.shape for value in open_plan.values}
-        padding = Padding(selection.pad, shapes)
-    else:
-        specs = specs_of(first.inputs, input_specs(model))
-    made = plan_from_specs(model, specs, selection, first, padding)
-    if padding is not None and made.addresses != [*padding.shapes]:
+        return BatchSpecs(*padded_specs(model, feed, selection.pad))
+    return BatchSpecs(specs_of(feed.first().inputs, feed.specs))
+
+
+def plan_for_batch(
+    model: keras.Model, specs: BatchSpecs, selection: Selection, first: Batch
+) -> Planned:
+    """Plans a model for input specs and a batch: an unchanged model once."""
+    plan_it = _plan if specs.unknown is None else _padded_plan
+    return remembered(
+        model,
+        ("plan", selection.key, repr(specs)),
+        partial(plan_it, model, specs, selection, first),
+        calls=selection.reduction.reduce,
+        keep=lambda made: made.for_all_data,
+    )
+
+
+def _trace(
+    model: keras.Model, specs: Any, selection: Selection, rows: int | None
+) -> Trace:
+    """Traces a model for a selection: an unchanged model once."""
+    only_outputs = selection.before is None and selection.outputs is not None
+    kinds = [] if only_outputs else requested_kinds(selection.joins)[0]
+    return remembered(
+        model,
+        ("trace", *kinds, repr(specs)),
+        partial(survey, model, specs, kinds, rows),
+        keep=lambda trace: trace.any_rows,
+    )
+
+
+def _padded_plan(
+    model: keras.Model, specs: BatchSpecs, selection: Selection, first: Batch
+) -> Planned:
+    """Plans a model for the largest sizes of its inputs, and for unknown ones."""
+    # Where the two plans disagree, a size follows from the inputs.
+    as_computed = replace(selection, reduction=AS_COMPUTED)
+    open_specs = BatchSpecs(specs.unknown)
+    open_plan, always = _plan(model, open_specs, as_computed, first)
+    shapes = {value.address: value.shape for value in open_plan.values}
+    padding = Padding(selection.pad or False, shapes)
+    made, sure = _plan(model, specs, selection, first, padding)
+    if made.addresses != [*padding.shapes]:
         raise ModelError(
             f"{model.name!r} has other values for inputs of other sizes, which can't "
             "be padded to one size. Select by `before` or `outputs` values that are "
             "always there."
         )
-    _warn_of_missing(made)
-    return made
+    return Planned(made, always and sure)
 
 
 def plan_from_specs(
+    model: keras.Model, specs: Any, selection: Selection, batch: Batch | None = None
+) -> Plan:
+    """Plans a model for input specs, and with a batch if there is one."""
+    return _plan(model, BatchSpecs(specs), selection, batch).plan
+
+
+def _plan(
     model: keras.Model,
-    specs: Any,
+    batch_specs: BatchSpecs,
     selection: Selection,
     batch: Batch | None = None,
     padding: Padding | None = None,
-) -> Plan:
+) -> Planned:
     """Plans a model for input specs.
 
     `batch` decides what a trace does not show: which values have its rows, and how.
     """
+    specs = batch_specs.inputs
     before, named = selection.before, address.patterns(selection.outputs)
     if before is None and selection.outputs is None:
         before = "*"
     kinds, everything = requested_kinds(selection.joins)
     rows = None if batch is None else batch.rows
-    trace = survey(model, specs, kinds if before is not None else (), rows)
+    trace = _trace(model, specs, selection, rows)
+    unknown = any(v.times is None and not v.fault for v in trace.values.values())
     if batch is not None:
         trace = check_rows(model, trace, batch)
     patterns = address.patterns(before)
@@ -231,7 +306,8 @@ def plan_from_specs(
             f"{reasons}"
         )
     _check_named(made, [*patterns, *named])
-    return made
+    undecided = any(UNDECIDED in refused.reason for refused in made.refused)
+    return Planned(made, trace.any_rows and not unknown and not undecided)
 
 
 def _other_joins(trace: Trace) -> str:
@@ -262,7 +338,7 @@ def _check_named(plan: Plan, patterns: Sequence[str]) -> None:
         raise RefusedError(f"{name} can't be captured: {reason}. Leave it out.")
 
 
-def _warn_of_missing(plan: Plan) -> None:
+def warn_of_missing(plan: Plan, stacklevel: int = 3) -> None:
     """Warns of values that can't be captured, in the name of the caller's caller."""
     if plan.missing:
         reasons = [f"{name}: {why}" for name, why in plan.missing.items()]
@@ -272,7 +348,7 @@ def _warn_of_missing(plan: Plan) -> None:
             f"Values of {plan.model!r} can't be captured. {'; '.join(reasons)}. "
             "The others are.",
             PartialWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 

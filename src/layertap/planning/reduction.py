@@ -76,6 +76,10 @@ class Reduction:
                 + (advice if self.reduce == "mean" else "")
             )
 
+    def __hash__(self) -> int:
+        """Identifies a function: its class may compare its content."""
+        return hash((self.dtype, id(self.reduce) if callable(self.reduce) else None))
+
     @property
     def name(self) -> str | None:
         """The reduction as a store records it: a function by its name and a digest."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 import keras
 
 from layertap.inputs.convert import Batch
+from layertap.planning.folded_rows import UNDECIDED
 from layertap.tracing.collect import collect
 from layertap.tracing.forward_pass import Wanted
 from layertap.tracing.model_structure import map_arrays
@@ -35,6 +36,9 @@ def check_rows(model: keras.Model, trace: Trace, batch: Batch) -> Trace:
         # Any number of rows is a multiple of one row.
         if times and not others and (times == 1 or batch.rows > 1):
             return replace(value, times=times)
+        if batch.rows == 1:
+            fault = f"{UNDECIDED} whether it follows the rows: one row gave {rows}"
+            return replace(value, times=0, fault=fault)
         fault = f"it has {rows} rows in a batch of {batch.rows}, and its own number"
         return replace(value, times=0, fault=fault)
 

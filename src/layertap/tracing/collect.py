@@ -7,17 +7,21 @@ from contextlib import suppress
 from typing import Any
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 from layertap.errors import ListeningError
 from layertap.tracing.backends import current_backend
 from layertap.tracing.forward_pass import (
     Addresses,
+    Arrays,
     Done,
     Frame,
     Keep,
     Pass,
     Step,
     Tensor,
+    Tensors,
     Wanted,
     as_is,
     tensors_of,
@@ -27,8 +31,9 @@ from layertap.tracing.hooks import recording
 from layertap.tracing.join_kinds import is_native
 from layertap.tracing.model_structure import forward, named_inputs
 from layertap.tracing.records import TracedJoin
+from layertap.tracing.reuse.memo import tracing
 
-Finish = Callable[[dict[str, Any]], dict[str, Any]]
+Finish = Callable[[Tensors], Tensors]
 
 
 def tapped(model: keras.Model, wanted: Wanted, finish: Finish = dict) -> Step:
@@ -37,22 +42,43 @@ def tapped(model: keras.Model, wanted: Wanted, finish: Finish = dict) -> Step:
     `finish` changes the tensors, by address, at the end of the compiled pass.
     """
 
-    def run(inputs: Any, keep: Keep) -> dict[str, Any]:
-        return finish(collect(model, inputs, wanted, keep))
+    def run(inputs: Any, keep: Keep) -> Tensors:
+        with tracing(model):
+            return finish(collect(model, inputs, wanted, keep))
 
-    def shortcut() -> Callable[[Any], dict[str, Any]] | None:
+    def shortcut() -> Callable[[Any], Tensors] | None:
         # Only a pass draws the same random numbers for each batch.
         graph = None if wanted.random else subgraph(model, wanted)
         if graph is None:
             return None
-        return lambda inputs: finish(graph(inputs, training=False))
+
+        def run_graph(inputs: Any) -> Tensors:
+            with tracing(model):
+                return finish(graph(inputs, training=False))
+
+        return run_graph
 
     return current_backend().compile(run, model, shortcut)
 
 
+def begin(step: Step, inputs: Any) -> Callable[[], Arrays]:
+    """Begins a step, and returns a function that returns its values as arrays.
+
+    Call that function once, before that of the next batch, which may be begun before.
+    The arrays may be memory of the backend: read-only, and valid until the next call.
+    """
+    return current_backend().begin(step, inputs)
+
+
+def may_change(array: NDArray[Any], inputs: Sequence[NDArray[Any]]) -> bool:
+    """Whether an array of a step may be memory of its inputs, or of a later pass."""
+    shared = (np.may_share_memory(array, one) for one in inputs)
+    return current_backend().reuses_memory or any(shared)
+
+
 def collect(
     model: keras.Model, inputs: Any, wanted: Wanted, keep: Keep = as_is
-) -> dict[str, Any]:
+) -> Tensors:
     """Runs the model until the last wanted tensor is known, and returns them all.
 
     `keep` copies a tensor, where necessary, at the moment it is known. With

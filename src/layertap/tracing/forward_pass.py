@@ -20,14 +20,15 @@ Tensor = Any
 Keep = Callable[[Tensor], Tensor]
 # Runs a model on its inputs.
 Run = Callable[[Any], Any]
-# Runs a model on its inputs, and returns the wanted tensors by address.
-Collector = Callable[[Any, Keep], dict[str, Tensor]]
+# Tensors of the backend, and arrays of NumPy, by address.
+Tensors = dict[str, Tensor]
 Arrays = dict[str, NDArray[Any]]
-# Begins the pass of a batch. It returns a function that is called for the arrays,
-# before those of the next batch, which may have begun by then.
-Step = Callable[[Any], Callable[[], Arrays]]
+# Runs a model on its inputs, and returns the wanted tensors.
+Collector = Callable[[Any, Keep], Tensors]
+# Computes the wanted tensors of a batch of arrays.
+Step = Callable[[Any], Tensors]
 # Makes a function that computes the wanted values with a graph that has nothing else.
-Shortcut = Callable[[], Callable[[Any], dict[str, Tensor]] | None]
+Shortcut = Callable[[], Callable[[Any], Tensors] | None]
 Call = Callable[..., Any]
 # A call to be wrapped: its owner, its name, and its handler during a pass. The handler
 # receives the pass, the original call, and the arguments.

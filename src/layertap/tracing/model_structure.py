@@ -229,6 +229,12 @@ def forward(model: keras.Model, inputs: Any, *, training: bool = False) -> Any:
     return model(inputs, **kwargs)
 
 
+def attach_variables(model: keras.Model) -> None:
+    """Gives variables their numbers: on JAX, Keras has them elsewhere during `fit`."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+
+
 def nodes_in_order(graph: Functional) -> Iterator[Any]:
     """Yields the nodes of a graph in the order in which Keras runs them."""
     nodes = private(graph, "_nodes_by_depth")

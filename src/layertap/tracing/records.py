@@ -65,6 +65,8 @@ class Trace:
     stopped: tuple[str, str] | None = None
     # The paths of the operations that draw random numbers.
     random: tuple[str, ...] = ()
+    # Whether it is that of any number of rows, and not of one that the model needs.
+    any_rows: bool = True
 
     @property
     def values(self) -> dict[str, TracedValue]:
@@ -116,7 +118,8 @@ def _merge_two(one: Trace, other: Trace) -> Trace:
         if path in other.outputs
     }
     stopped = one.stopped or other.stopped
-    return Trace(joins, outputs, one.inputs, stopped, one.random)
+    any_rows = one.any_rows and other.any_rows
+    return Trace(joins, outputs, one.inputs, stopped, one.random, any_rows)
 
 
 def _agree_all(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,10 +10,11 @@ import keras
 
 from layertap.errors import LayertapError, ListeningError
 from layertap.tracing.backends import current_backend
-from layertap.tracing.forward_pass import causes, tensors_of
+from layertap.tracing.forward_pass import Wanted, causes, tensors_of
+from layertap.tracing.graphs.subgraph import graph_tensors
 from layertap.tracing.hooks import points, recording
 from layertap.tracing.keras_internals import backend
-from layertap.tracing.model_structure import fixed_rows, forward
+from layertap.tracing.model_structure import fixed_rows, forward, functional, layers_of
 from layertap.tracing.records import Trace, merge
 from layertap.tracing.survey_pass import SurveyPass
 
@@ -37,6 +39,12 @@ def survey(
     trace = partial(_trace, model, specs, frozenset(kinds))
     known = len(model.variables)
     fixed = fixed_rows(specs)
+    opened = any(_open_inputs(specs))
+    # Rows are a symbol on JAX, which no other size is.
+    if fixed is None and not opened and keras.backend.backend() != "jax":
+        traced = _with_graph(model, trace)
+        if traced is not None:
+            return traced
     try:
         traced = trace(fixed)
         if len(model.variables) > known:
@@ -46,15 +54,50 @@ def survey(
         raise
     except Exception as first:
         return _with_rows(trace, model, specs, rows, first)
-    opened = keras.backend.backend() == "tensorflow" or any(_open_inputs(specs))
-    if fixed is not None or not opened:
-        return traced
-    return _with_known_rows(traced, trace)
+    if fixed is None and (opened or keras.backend.backend() == "tensorflow"):
+        return _with_known_rows(traced, trace)
+    return traced
 
 
 def _open_inputs(specs: Any) -> list[str]:
     """Returns the names of the inputs that have open sizes besides their rows."""
     return [s.name for s in keras.tree.flatten(specs) if None in s.shape[1:]]
+
+
+def _with_graph(model: keras.Model, trace: Callable[..., Trace]) -> Trace | None:
+    """Traces a model once, if its own graph shows which sizes are rows; or None.
+
+    The graph has None where a size is unknown: with a known number of rows, that is
+    the rows, if the size is their number. So it is in layers of Keras itself, where
+    nobody declares a shape.
+    """
+    graph = functional(model)
+    if graph is None or not all(map(_declares_nothing, graph.operations)):
+        return None
+    try:
+        traced = trace(ROWS[0])
+    except LayertapError:
+        raise
+    except Exception:
+        return None
+    values = {n: v for n, v in traced.values.items() if v.made_by not in traced.inputs}
+    kinds = {join.kind for join in traced.joins.values()}
+    known = None if traced.stopped else graph_tensors(model, Wanted(values, kinds))
+    agrees = known is not None and all(
+        value.times == 1 and tuple(known[name].shape) == value.shape
+        for name, value in values.items()
+    )
+    return traced if agrees else None
+
+
+def _declares_nothing(operation: keras.Operation) -> bool:
+    """Whether an operation is a layer of Keras, with no function or layer inside."""
+    return (
+        isinstance(operation, keras.layers.Layer)
+        and type(operation).__module__.startswith("keras.src.layers.")
+        and not isinstance(operation, keras.layers.Lambda)
+        and not layers_of(operation)
+    )
 
 
 def _with_known_rows(traced: Trace, trace: Callable[..., Trace]) -> Trace:
@@ -103,7 +146,7 @@ def _with_rows(
             errors.append(error)
         # The model may not accept one row more than the known number.
         if len(traces) == 2 or (traces and rows is not None and not opened):
-            return merge(traces)
+            return replace(merge(traces), any_rows=len(traces) == 2)
     shapes = (f"{s.name} {s.shape} {s.dtype}" for s in keras.tree.flatten(specs))
     tried = ", ".join(str(size) for size, _ in STAND_INS)
     raise ListeningError(

@@ -8,15 +8,30 @@ from typing import Any
 import keras
 
 from layertap.errors import ModelError
-from layertap.tracing.forward_pass import Collector, Pass, Point, Run, Shortcut, Step
+from layertap.tracing.forward_pass import (
+    Arrays,
+    Collector,
+    Pass,
+    Point,
+    Run,
+    Shortcut,
+    Step,
+)
 
 
 class Backend(ABC):
     """What tracing needs of a backend. Where most of them agree, here is how."""
 
+    # Whether a pass may use the memory of an earlier pass's values again.
+    reuses_memory = False
+
     @abstractmethod
     def compile(self, run: Collector, model: keras.Model, shortcut: Shortcut) -> Step:
         """Compiles a run of the model, whose variables are read and never assigned."""
+
+    @abstractmethod
+    def begin(self, step: Step, inputs: Any) -> Callable[[], Arrays]:
+        """Begins a step, and returns a function that waits for its arrays."""
 
     @abstractmethod
     def run_with_native_joins(self, pass_: Pass, run: Run, inputs: Any) -> None:

@@ -1,6 +1,7 @@
 """Tracing on JAX: the pass runs while `jax.jit` traces the model."""
 
 import itertools
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,8 +13,20 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from numpy.typing import NDArray
 
 from layertap.tracing.backends import Backend, jaxpr
-from layertap.tracing.forward_pass import Arrays, Collector, Shortcut, Step, as_is
-from layertap.tracing.model_structure import map_arrays, needs_values
+from layertap.tracing.backends.gathered import forms, split
+from layertap.tracing.forward_pass import (
+    Arrays,
+    Collector,
+    Shortcut,
+    Step,
+    Tensors,
+    as_is,
+)
+from layertap.tracing.model_structure import (
+    attach_variables,
+    map_arrays,
+    needs_values,
+)
 
 _passes = itertools.count()
 
@@ -26,22 +39,14 @@ class Jax(Backend):
 
     def compile(self, run: Collector, model: keras.Model, shortcut: Shortcut) -> Step:
         """Compiles a run of the model, once for each shape, as far as Keras does."""
-        # Passed at each call, so that they are not constants of the compiled code.
-        variables = model.variables
+        return _CompiledStep(run, model)
 
-        def scoped(values: list[Any], inputs: Any) -> dict[str, Any]:
-            with keras.StatelessScope(zip(variables, values, strict=True)):
-                return run(jax.tree.map(jax.numpy.asarray, inputs), as_is)
-
-        function = scoped if needs_values(model) else jax.jit(scoped)
-
-        def step(inputs: Any) -> Callable[[], Arrays]:
-            # JAX computes in the background until the values are read.
-            values = [variable.value for variable in variables]
-            tensors = function(values, _distributed(inputs))
-            return lambda: {name: np.asarray(value) for name, value in tensors.items()}
-
-        return step
+    def begin(self, step: Step, inputs: Any) -> Callable[[], Arrays]:
+        """Begins a step: JAX computes in the background until the values are read."""
+        tensors = step(inputs)
+        if jax.default_backend() != "cpu":
+            return copied(tensors)
+        return lambda: {name: np.asarray(value) for name, value in tensors.items()}
 
     def undecidable(self, error: BaseException) -> bool:
         """Whether Python had to decide by values that a trace does not have."""
@@ -74,6 +79,91 @@ class Jax(Backend):
         if not self.traces():
             return nullcontext()
         return set_xla_metadata(layertap=str(next(_passes)))
+
+
+def copied(tensors: Tensors) -> Callable[[], Arrays]:
+    """Begins to copy values to the host, and returns a function that waits for them."""
+    ordered = forms(tensors)
+    gathered = _gathered([tensors[form.name] for form in ordered])
+    gathered.copy_to_host_async()
+    return lambda: split(np.asarray(gathered), ordered)
+
+
+@jax.jit
+def _gathered(tensors: list[Any]) -> Any:
+    return jax.numpy.concatenate([_bytes(tensor).reshape(-1) for tensor in tensors])
+
+
+def _bytes(tensor: Any) -> Any:
+    if tensor.dtype == bool:
+        return tensor.astype("uint8")
+    if jax.numpy.iscomplexobj(tensor):
+        tensor = jax.numpy.stack([tensor.real, tensor.imag], axis=-1)
+    return jax.lax.bitcast_convert_type(tensor, "uint8")
+
+
+class _CompiledStep:
+    """A step that is compiled once for each shape, as far as Keras compiles it."""
+
+    def __init__(self, run: Collector, model: keras.Model) -> None:
+        self._run = run
+        self._model = model
+        # Passed at each call, so that they are not constants of the compiled code.
+        self._variables = model.variables
+        # Other variables that were read, which are constants of it, with their values.
+        self._constants: list[tuple[keras.Variable, Any]] = []
+        self._lock = threading.Lock()
+        # The shapes that it was compiled for.
+        self._shapes: set[Any] = set()
+        self._compile()
+
+    def _compile(self) -> None:
+        self._function: Any = self._scoped
+        if not needs_values(self._model):
+            # A new function: JAX does not trace an equal one again.
+            self._function = jax.jit(lambda *arguments: self._scoped(*arguments))
+        self._shapes.clear()
+        self._constants.clear()
+
+    def _scoped(self, values: list[Any], inputs: Any) -> Tensors:
+        pairs = zip(self._variables, values, strict=True)
+        with _ReadingScope(pairs) as scope:
+            tensors = self._run(jax.tree.map(jax.numpy.asarray, inputs), as_is)
+        for variable in scope.others:
+            if not any(variable is known for known, _ in self._constants):
+                self._constants.append((variable, variable.value))
+        return tensors
+
+    def __call__(self, inputs: Any) -> Tensors:
+        """Computes a batch with the numbers that the variables have now."""
+        attach_variables(self._model)
+        if any(variable.value is not value for variable, value in self._constants):
+            with self._lock:
+                self._compile()
+        values = [variable.value for variable in self._variables]
+        inputs = _distributed(inputs)
+        shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(inputs))
+        if shapes in self._shapes:
+            return self._function(values, inputs)
+        with self._lock:
+            tensors = self._function(values, inputs)
+            self._shapes.add(shapes)
+            return tensors
+
+
+class _ReadingScope(keras.StatelessScope):
+    """A scope that notes which variables are read besides its own."""
+
+    def __init__(self, pairs: Any) -> None:
+        super().__init__(pairs)
+        self.others: list[keras.Variable] = []
+
+    def get_current_value(self, variable: keras.Variable) -> Any:
+        """Returns the value of a variable here; None for that outside."""
+        value = super().get_current_value(variable)
+        if value is None:
+            self.others.append(variable)
+        return value
 
 
 def _distributed(inputs: Any) -> Any:

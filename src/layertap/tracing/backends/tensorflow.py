@@ -1,6 +1,8 @@
 """Tracing on TensorFlow: the pass runs while `tf.function` traces the model."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,6 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from layertap.tracing.backends import Backend
+from layertap.tracing.backends.gathered import forms, split
 from layertap.tracing.forward_pass import (
     Arrays,
     BackendListener,
@@ -21,6 +24,7 @@ from layertap.tracing.forward_pass import (
     Run,
     Shortcut,
     Step,
+    Tensors,
     as_is,
 )
 from layertap.tracing.keras_internals import private
@@ -89,9 +93,10 @@ class TensorFlow(Backend):
     def compile(self, run: Collector, model: keras.Model, shortcut: Shortcut) -> Step:
         """Compiles a run of the model, if possible once for all numbers of rows."""
         traced: dict[Any, Any] = {}
+        lock = threading.Lock()
 
         def trace(inputs: Any, flat: list[Any], rows: int | None) -> Any:
-            def scoped(*flat: Any) -> dict[str, Any]:
+            def scoped(*flat: Any) -> Tensors:
                 tensors = iter(flat)
                 with keras.StatelessScope():
                     return run(map_arrays(lambda x: next(tensors), inputs), as_is)
@@ -99,22 +104,31 @@ class TensorFlow(Backend):
             specs = [tf.TensorSpec((rows, *x.shape[1:]), x.dtype) for x in flat]
             return tf.function(scoped, autograph=False).get_concrete_function(*specs)
 
-        def step(inputs: Any) -> Callable[[], Arrays]:
+        def step(inputs: Any) -> Tensors:
             tensors = keras.tree.flatten(map_arrays(tf.convert_to_tensor, inputs))
             flat = [x for x in tensors if x is not None]
             rows = flat[0].shape[0]
             key = tuple(x if x is None else (x.dtype, *x.shape[1:]) for x in tensors)
             function = traced.get(key) or traced.get((rows, key))
             if function is None:
-                try:
-                    function = traced[key] = trace(inputs, flat, None)
-                except (TypeError, ValueError):
-                    # A model may compute with the number of rows in Python.
-                    function = traced[rows, key] = trace(inputs, flat, rows)
-            values = function(*flat)
-            return lambda: {name: _array(tensor) for name, tensor in values.items()}
+                with lock:
+                    function = traced.get(key) or traced.get((rows, key))
+                    if function is None:
+                        try:
+                            function = traced[key] = trace(inputs, flat, None)
+                        except (TypeError, ValueError):
+                            # A model may compute with the number of rows in Python.
+                            function = traced[rows, key] = trace(inputs, flat, rows)
+            return function(*flat)
 
         return step
+
+    def begin(self, step: Step, inputs: Any) -> Callable[[], Arrays]:
+        """Begins a step: on a CPU, it is done."""
+        tensors = step(inputs)
+        if tf.config.list_logical_devices("GPU"):
+            return copied(tensors)
+        return lambda: {name: _array(tensor) for name, tensor in tensors.items()}
 
     def run_with_native_joins(self, pass_: Pass, run: Run, inputs: Any) -> None:
         """Runs the model in a graph, and reads the graph's nodes."""
@@ -164,6 +178,32 @@ class TensorFlow(Backend):
         function = tf.function(traced, autograph=False)
         values = function.get_concrete_function(inputs)(inputs)
         pass_.replace_tensors(zip(tensors, values, strict=True))
+
+
+def copied(tensors: Tensors) -> Callable[[], Arrays]:
+    """Begins to copy values to the host, and returns a function that waits for them.
+
+    TensorFlow waits for its copies, so that another thread does.
+    """
+    ordered = forms(tensors)
+    gathered = _gathered([tensors[form.name] for form in ordered])
+    copying = _copies.submit(gathered.numpy)
+    return lambda: split(copying.result(), ordered)
+
+
+@tf.function(autograph=False, reduce_retracing=True)
+def _gathered(tensors: list[Any]) -> Any:
+    return tf.concat([tf.reshape(_bytes(t), [-1]) for t in tensors], axis=0)
+
+
+def _bytes(tensor: Any) -> Any:
+    if tensor.dtype == tf.bool:
+        return tf.cast(tensor, tf.uint8)
+    return tf.bitcast(tensor, tf.uint8)
+
+
+# A thread is started at the first copy.
+_copies = ThreadPoolExecutor(1, "layertap-copies")
 
 
 def _call_inlined(

@@ -1,7 +1,9 @@
 """Tracing on PyTorch: it runs eagerly, so that each batch is a pass."""
 
+import functools
 import inspect
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from layertap.core import tolerance
 from layertap.tracing.backends import Backend
+from layertap.tracing.backends.gathered import forms, split
 from layertap.tracing.forward_pass import (
     Arrays,
     Collector,
@@ -20,6 +23,7 @@ from layertap.tracing.forward_pass import (
     Run,
     Shortcut,
     Step,
+    Tensors,
     is_tensor,
     rank,
 )
@@ -129,13 +133,21 @@ def _axis(
 class Torch(Backend):
     """Tracing on PyTorch. Nothing is traced beforehand, so every tensor belongs."""
 
-    def compile(self, run: Collector, model: keras.Model, shortcut: Shortcut) -> Step:
-        """Makes a step that runs eagerly, when the arrays of a batch are requested.
+    # A model may write into its own tensors.
+    reuses_memory = True
 
-        Nothing begins early: the model may use the memory of its values again.
+    def compile(self, run: Collector, model: keras.Model, shortcut: Shortcut) -> Step:
+        """Makes a step that runs eagerly."""
+        return _EagerStep(run, shortcut)
+
+    def begin(self, step: Step, inputs: Any) -> Callable[[], Arrays]:
+        """Begins a step on a GPU.
+
+        Nothing begins early on a CPU: the model may use the memory of its values again.
         """
-        step = _EagerStep(run, shortcut)
-        return lambda inputs: lambda: step(inputs)
+        if torch.cuda.is_available():
+            return copied(step(inputs))
+        return lambda: _arrays(step(inputs))
 
     def run_with_native_joins(self, pass_: Pass, run: Run, inputs: Any) -> None:
         """Runs the model, and detects the functions of PyTorch that it calls."""
@@ -171,22 +183,23 @@ class _EagerStep:
         self._in_place = False
         self._cloning = False
 
-    def __call__(self, inputs: Any) -> Arrays:
+    def __call__(self, inputs: Any) -> Tensors:
         if self._shortcut is not None:
             return _run_batch(self._shortcut, inputs)
         began = time.perf_counter()
-        arrays = self._collect(inputs)
+        tensors = self._collect(inputs)
         self._batches += 1
         small = self._batches > 1 and time.perf_counter() - began < _SMALL_PASS
-        if self._make_shortcut and (small or self._batches == _MANY):
-            # A graph returns the last value of tensors that are changed in place.
-            shortcut = None if self._in_place else self._make_shortcut()
+        make = self._make_shortcut
+        if make and (small or self._batches >= _MANY):
             self._make_shortcut = None
-            if shortcut and _same(arrays, _run_batch(shortcut, inputs)):
+            # A graph returns the last value of tensors that are changed in place.
+            shortcut = None if self._in_place else make()
+            if shortcut and _same(tensors, _run_batch(shortcut, inputs)):
                 self._shortcut = shortcut
-        return arrays
+        return tensors
 
-    def _collect(self, inputs: Any) -> Arrays:
+    def _collect(self, inputs: Any) -> Tensors:
         versions: list[tuple[torch.Tensor, int]] = []
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -196,35 +209,71 @@ class _EagerStep:
             cloning = self._cloning or tensor.is_inference()
             return tensor.clone() if cloning else tensor
 
-        arrays = _run_batch(self._collector, inputs, keep)
+        tensors = _run_batch(self._collector, inputs, keep)
         if self._cloning or all(Torch.version(t) == was for t, was in versions):
-            return arrays
+            return tensors
         # The model changes tensors in place after it has joined them.
         self._in_place = self._cloning = True
         return self._collect(inputs)
 
 
-def _run_batch(function: Any, inputs: Any, *args: Any) -> Arrays:
+def _run_batch(function: Any, inputs: Any, *args: Any) -> Tensors:
     """Runs a function on tensors of a batch; nothing is differentiated or assigned."""
     with torch.no_grad(), keras.StatelessScope():
         # A copy: PyTorch would share the memory of the caller's array.
         tensors = map_arrays(lambda x: keras.ops.convert_to_tensor(np.array(x)), inputs)
         values = function(tensors, *args)
-    return {name: _array(tensor) for name, tensor in values.items()}
+    return {name: tensor.detach() for name, tensor in values.items()}
+
+
+def copied(tensors: Tensors) -> Callable[[], Arrays]:
+    """Begins to copy values to the host, and returns a function that waits for them.
+
+    They are gathered on the device first, where a later pass may write into them.
+    """
+    ordered = forms(tensors)
+    parts = [tensors[form.name].contiguous().view(-1) for form in ordered]
+    gathered = torch.cat([part.view(torch.uint8) for part in parts])
+    if not gathered.is_cuda:
+        return lambda: split(gathered.numpy(), ordered)
+    host = torch.empty(gathered.shape, dtype=torch.uint8, pin_memory=True)
+    stream = _copies(gathered.device)
+    stream.wait_stream(torch.cuda.current_stream(gathered.device))
+    with torch.cuda.stream(stream):
+        host.copy_(gathered, non_blocking=True)
+        done = stream.record_event()
+    # Its memory is free for others after the copy.
+    gathered.record_stream(stream)
+
+    def wait() -> Arrays:
+        done.synchronize()
+        return split(host.numpy(), ordered)
+
+    return wait
+
+
+@functools.cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    """Returns the stream for copies: the next batch has another."""
+    return torch.cuda.Stream(device)
+
+
+def _arrays(tensors: Tensors) -> Arrays:
+    return {name: _array(tensor) for name, tensor in tensors.items()}
 
 
 def _array(tensor: torch.Tensor) -> NDArray[Any]:
     """Returns the values of a tensor, without a copy on the CPU."""
     # PyTorch rearranges axes faster than NumPy.
-    tensor = tensor.detach().cpu().contiguous()
+    tensor = tensor.cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         # NumPy can read the bits, but not the dtype.
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
 
 
-def _same(one: Arrays, other: Arrays) -> bool:
+def _same(one: Tensors, other: Tensors) -> bool:
     return all(
-        tolerance.compare(array, other[name]) == "identical"
-        for name, array in one.items()
+        tolerance.compare(_array(tensor), _array(other[name])) == "identical"
+        for name, tensor in one.items()
     )

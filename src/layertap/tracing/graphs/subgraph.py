@@ -17,6 +17,15 @@ def subgraph(model: keras.Model, wanted: Wanted) -> keras.Model | None:
 
     The result is None if one of them is not a value of the model's own graph.
     """
+    tensors = graph_tensors(model, wanted)
+    if tensors is None:
+        return None
+    inputs = private(functional(model), "_inputs_struct")
+    return keras.Model(inputs, tensors, name="layertap_subgraph")
+
+
+def graph_tensors(model: keras.Model, wanted: Wanted) -> dict[str, Any] | None:
+    """Returns the symbolic tensors of wanted values, if the model's graph has them."""
     graph = functional(model)
     if graph is None or type(model).call not in GRAPH_CALLS:
         return None
@@ -31,10 +40,8 @@ def subgraph(model: keras.Model, wanted: Wanted) -> keras.Model | None:
         }
     except LookupError:
         return None
-    if not all(isinstance(tensor, keras.KerasTensor) for tensor in tensors.values()):
-        return None
-    inputs = private(graph, "_inputs_struct")
-    return keras.Model(inputs, tensors, name="layertap_subgraph")
+    symbolic = all(isinstance(t, keras.KerasTensor) for t in tensors.values())
+    return tensors if symbolic else None
 
 
 def _branches(node: Any) -> list[Any]:

@@ -1,0 +1,1 @@
+"""Reuses the traces, plans and passes of a model that stays as it is."""
