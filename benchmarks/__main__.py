@@ -24,7 +24,7 @@ from benchmarks.works import WORKS
 
 Found = dict[str, Any]
 
-PARTS = ("works", "training", "first", "peaks")
+PARTS = ("works", "calls", "training", "first", "peaks")
 _PACKAGES = ("keras", "tensorflow-cpu", "jax", "torch", "numpy", "h5py", "zstandard")
 
 
@@ -105,6 +105,7 @@ def measured(given: argparse.Namespace, parts: Sequence[str]) -> Found:
     with tempfile.TemporaryDirectory(dir=given.json.parent) as folder:
         suite = Suite(Path(folder), given.quick, there)
         ways = {
+            "calls": suite.calls,
             "training": suite.training,
             "first": suite.first_calls,
             "peaks": suite.peaks,

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import training
+from benchmarks import calls, training
 from benchmarks.works import WORKS
 
 Found = dict[str, Any]
@@ -215,6 +215,24 @@ class Suite:
             answer = process.ask("run", way=way)
         _console.print(f"{name} {backend} {way}, {rows} rows: {_told(answer)}")
         return answer
+
+    def calls(self, backend: str) -> Found:
+        """Measures one more call for one batch in memory, and the first ones."""
+        found: Found = {}
+        for name, turns in ({} if self._quick else calls.WORKS).items():
+            with (
+                tempfile.TemporaryDirectory(dir=self._folder) as here,
+                started(name, calls.ROWS, Path(here), backend) as process,
+            ):
+                right(process.ask("plan"))
+                found[name] = right(process.ask("calls", turns=turns))
+            found[name]["first"] = {
+                way: [
+                    self.fresh(name, way, backend, calls.ROWS)["wall"] for _ in range(3)
+                ]
+                for way in ("capture", "predict")
+            }
+        return found
 
     def training(self, backend: str) -> Found:
         """Measures epochs of training on saved values and without, in turn."""

@@ -90,6 +90,40 @@ def _first(found: Found, work: str) -> Iterator[Figure]:
             yield Figure(f"{work}, {backend}", value, min(turns), max(turns))
 
 
+def _faster(found: Found, works: tuple[str, ...]) -> Iterator[Figure]:
+    """Yields the ratio of `save` to the faster of the floor and `predict`."""
+    for work in works:
+        for backend, one in found["works"].get(work, {}).items():
+            save = runs(one, "save", "wall")
+            under = [runs(one, way, "wall") for way in ("floor", "predict")]
+            under = [several for several in under if several]
+            if save and under:
+                yield ratio(f"{work}, {backend}", save, min(under, key=median))
+
+
+def _calls(found: Found, over: str, under: str, works: str) -> Iterator[Figure]:
+    for backend, one in found.get("calls", {}).items():
+        if works in one:
+            pair = one[works][over], one[works][under]
+            yield ratio(f"{works}, {backend}", *pair)
+
+
+def _more(found: Found) -> Iterator[Figure]:
+    """Yields the milliseconds that `capture` of the tiny model takes in addition."""
+    for backend, one in found.get("calls", {}).items():
+        if "W8" in one:
+            both = zip(one["W8"]["capture"], one["W8"]["on batch"], strict=True)
+            turns = [1000 * (ours - theirs) for ours, theirs in both]
+            yield Figure(f"W8, {backend}", median(turns), min(turns), max(turns))
+
+
+def _first_capture(found: Found) -> Iterator[Figure]:
+    for backend, one in found.get("calls", {}).items():
+        if "W4 whole" in one:
+            first = one["W4 whole"]["first"]
+            yield ratio(f"W4 whole, {backend}", first["capture"], first["predict"])
+
+
 def _once(what: str, value: float) -> Figure:
     return Figure(what, value, value, value)
 
@@ -130,7 +164,7 @@ def _training(found: Found, other: str, *, store_over: bool) -> Iterator[Figure]
 
 def targets(found: Found) -> list[Target]:
     """Returns all targets, with the figures of a run of the suite."""
-    compute = tuple(_ways(found, ("W2", "W4", "W7"), "save", "floor", "after"))
+    compute = tuple(_faster(found, ("W2", "W4", "W7")))
     several = tuple(_ways(found, ("W2", "W3"), "multi", "save", "wall"))
     peaks = [(backend, works) for backend, works in _peaks(found) if "W3" in works]
     grown = tuple(
@@ -154,10 +188,45 @@ def targets(found: Found) -> list[Target]:
         for backend, one in found["works"].get("W5", {}).items()
     )
     return [
-        Target("save / floor, compute-bound", 1.03, True, compute),
+        Target(
+            "second `capture` / `predict_on_batch` of a model of all branches",
+            1.3,
+            True,
+            tuple(_calls(found, "capture", "on batch", "W4 whole")),
+        ),
+        Target(
+            "second `capture` - `predict_on_batch`, milliseconds",
+            0.5,
+            True,
+            tuple(_more(found)),
+        ),
+        Target(
+            "`tap(x)` / the compiled step by hand",
+            1.1,
+            True,
+            tuple(_calls(found, "tap", "by hand", "W4 whole")),
+        ),
+        Target(
+            "first `capture` / first `predict`, with a model of all branches",
+            2.0,
+            True,
+            tuple(_first_capture(found)),
+        ),
+        Target(
+            "save / the faster of floor and `predict`, compute-bound",
+            1.05,
+            True,
+            compute,
+        ),
+        Target(
+            "save, the whole call / article, the article's first example",
+            1.0,
+            True,
+            tuple(_ways(found, ("W1a",), "save", "article", "wall")),
+        ),
         Target(
             "save / raw, I/O-bound, both synced",
-            1.10,
+            1.15,
             True,
             tuple(_ways(found, ("W3",), "save", "raw", "after")),
         ),
@@ -180,7 +249,7 @@ def targets(found: Found) -> list[Target]:
             tuple(_ways(found, ("W2",), "article", "save", "wall")),
         ),
         Target("first call: article / save", 25, False, tuple(_first(found, "W4"))),
-        Target("multi / save", 1.5, False, several),
+        Target("multi / save", 1.0, False, several),
         Target(
             "keract / save",
             10,
@@ -192,13 +261,13 @@ def targets(found: Found) -> list[Target]:
         Target("bytes on disk / naive bytes, W5", 1 / 6, True, stored),
         Target(
             "mapped npy / sequential batches",
-            0.7,
+            0.5,
             False,
             tuple(_reading(found, "sequential batches", npy_over=True)),
         ),
         Target(
             "mapped npy / shuffled batches",
-            0.6,
+            0.5,
             False,
             tuple(_reading(found, "shuffled batches", npy_over=True)),
         ),

@@ -187,6 +187,16 @@ def save(job: Job) -> Once:
     return once
 
 
+def capture(job: Job) -> Once:
+    """`layertap.capture`: nothing is written."""
+    import layertap
+
+    def once(folder: Path, mark: Mark) -> None:
+        layertap.capture(job.built.model, job.data, batch_size=job.work.batch_size)
+
+    return once
+
+
 def predict(job: Job) -> Once:
     """One model of all branches, `predict`; nothing is written."""
     model: list[Any] = []
@@ -194,7 +204,10 @@ def predict(job: Job) -> Once:
     def once(folder: Path, mark: Mark) -> None:
         if not model:
             model.append(job.submodel(list(job.built.branches)))
-        model[0].predict(job.data, batch_size=job.work.batch_size, verbose=0)
+        if job.work.source == "loader":
+            model[0].predict(job.loader(), verbose=0)
+        else:
+            model[0].predict(job.data, batch_size=job.work.batch_size, verbose=0)
 
     return once
 
@@ -289,7 +302,7 @@ def thingsvision(job: Job) -> Once:
 WAYS: dict[str, Callable[[Job], Once]] = {
     way.__name__: way
     for way in (
-        *(floor, raw, save, predict, multi, article, h5py),
+        *(floor, raw, save, capture, predict, multi, article, h5py),
         *(keract, thingsvision),
     )
 }

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import calls
 from benchmarks.training import Training
 from benchmarks.ways import WAYS, Job, Once, compiled
 from benchmarks.works import WORKS
@@ -91,6 +92,10 @@ class Worker:
             "bytes": sum(sizes),
             "files": len(files),
         }
+
+    def calls(self, turns: int) -> dict[str, list[float]]:
+        """Returns the seconds of one more call, of each way in each turn."""
+        return calls.measure(self.job, turns)
 
     def train(self, way: str) -> dict[str, Any]:
         """Trains the head of the work, which is saved first, in one way."""
@@ -175,6 +180,7 @@ def main() -> None:
                 orders = {
                     "plan": worker.plan,
                     "run": worker.run,
+                    "calls": worker.calls,
                     "train": worker.train,
                     "keep": worker.keep,
                 }

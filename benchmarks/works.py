@@ -280,7 +280,7 @@ WORKS = {
         lambda keras: application(keras, "InceptionV3", 139),
         *((139, 139, 3), 384, 32),
         reduced=True,
-        peers=("multi",),
+        peers=("multi", "predict"),
     ),
     "W4 whole": Work(
         "InceptionV3, 50 branches, whole",
@@ -303,7 +303,7 @@ WORKS = {
         trunk,
         *((64, 64, 3), 8192, 96),
         source="loader",
-        peers=(),
+        peers=("predict",),
         rounds=5,
     ),
     "W8": Work(
