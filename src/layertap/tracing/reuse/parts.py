@@ -185,8 +185,13 @@ def _read_slots(found: Any, slots: list[str]) -> list[Any]:
 def _ignored_by(operation: keras.Operation) -> frozenset[str]:
     """Returns the attributes that Keras changes without changing an operation."""
     ignored = _OF_MODELS if isinstance(operation, keras.Model) else _OF_LAYERS
-    # PyTorch notes in each module whether it trains.
-    return ignored | {"training"} if keras.backend.backend() == "torch" else ignored
+    return ignored | _of_modules() if keras.backend.backend() == "torch" else ignored
+
+
+@cache
+def _of_modules() -> frozenset[str]:
+    """Returns PyTorch's own attributes of a module, but for the layers inside it."""
+    return frozenset(vars(sys.modules["torch"].nn.Module())) - {"_modules"}
 
 
 def _read_by(function: Any) -> list[Any]:

@@ -1,10 +1,14 @@
 """The snapshot of a model: whether a trace of it would be the same."""
 
+from operator import methodcaller
 from typing import Any
 
 import keras
 
 from layertap.tracing.reuse.parts import Part, part_of
+
+# At each call, and faster than a loop.
+_HOLDS = methodcaller("holds")
 
 
 class Snapshot:
@@ -35,7 +39,7 @@ class Snapshot:
         """Whether all parts have the members that they had."""
         if self._environment != _environment():
             return False
-        return all(part.holds() for part in self._parts)
+        return all(map(_HOLDS, self._parts))
 
     def settle(self) -> None:
         """Accepts the tensors that the model's `call` stored in its own layers."""
