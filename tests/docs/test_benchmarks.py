@@ -72,6 +72,16 @@ def test_reading_is_measured_on_one_backend(results):
     assert all(0 < s < 60 for pairs in reading.values() for pair in pairs for s in pair)
 
 
+def test_one_more_call_is_measured_in_each_way(results):
+    found = results["calls"][BACKEND]["W8"]
+    assert set(found) == {"capture", "tap", "on batch", "by hand", "first"}
+    assert set(found["first"]) == {"capture", "predict"}
+    ways = [found[way] for way in set(found) - {"first"}]
+    assert all(len(way) == 2 for way in ways)
+    for seconds in (*ways, *found["first"].values()):
+        assert all(0 < one < 60 for one in seconds)
+
+
 def test_epochs_of_training_are_measured_in_each_way(results):
     found = results["training"][BACKEND]
     ways = {"memory", "dataset", "images"}
@@ -111,7 +121,8 @@ def test_the_report_tells_of_all(folder, results):
     for name in results["works"]:
         # Time, and what it costs besides.
         assert sum(line.startswith(f"| {name}") for line in tables) >= 2
-    assert f"save / floor, compute-bound: W2, {BACKEND}" in text
+    assert f"faster of floor and `predict`, compute-bound: W2, {BACKEND}" in text
+    assert f"`predict_on_batch`, milliseconds: W8, {BACKEND}" in text
     assert f"epoch of a head: from the store / from memory: {BACKEND}, `saved" in text
     for chart in ("performance-time.svg", "performance-memory.svg"):
         assert f"({chart})" in text

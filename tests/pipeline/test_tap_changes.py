@@ -110,6 +110,7 @@ CHANGES = (
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 @given(changes=st.lists(st.sampled_from(CHANGES), min_size=1, max_size=4))
 @settings(
     max_examples=times(5, 60),
