@@ -113,6 +113,7 @@ CHANGES = (
 @pytest.mark.campaign
 @given(changes=st.lists(st.sampled_from(CHANGES), min_size=1, max_size=4))
 @settings(
+    derandomize=True,
     max_examples=times(5, 60),
     suppress_health_check=[HealthCheck.too_slow],
     deadline=None,
