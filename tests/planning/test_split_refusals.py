@@ -73,7 +73,7 @@ def test_a_weight_that_is_a_constant_of_a_graph_is_refused():
     x = keras.Input((6,))
     dense = layers.Dense(6, name="dense")
     joined = layers.Concatenate(name="fusion")([dense(x)[:, :3], x[:, :3]])
-    model = keras.Model(x, layers.Dense(2)(ops.add(joined, dense.bias)))
+    model = keras.Model(x, layers.Dense(2, name="head")(ops.add(joined, dense.bias)))
     with pytest.raises(ModelError, match="passes weights"):
         layertap.split(model, "fusion")
 
