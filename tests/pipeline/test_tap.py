@@ -87,6 +87,7 @@ def test_captured_values_are_the_callers():
     values = layertap.capture(network(), X)
     for array in values.values():
         array -= array.mean(axis=0)
+        np.testing.assert_allclose(array.mean(axis=0), 0, atol=1e-6)
 
 
 def test_a_batch_that_the_model_does_not_take_is_refused():

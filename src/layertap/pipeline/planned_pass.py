@@ -11,11 +11,7 @@ from layertap.errors import DataError
 from layertap.inputs.convert import Batch
 from layertap.planning.folded_rows import unfold
 from layertap.planning.padding import pad_to
-from layertap.planning.planner import (
-    BatchSpecs,
-    Selection,
-    plan_for_batch,
-)
+from layertap.planning.planner import BatchSpecs, Selection, plan_for_batch
 from layertap.planning.reduction import AS_COMPUTED, Reduction
 from layertap.tracing.collect import begin, may_change, tapped
 from layertap.tracing.forward_pass import Arrays, Tensors, Wanted

@@ -39,7 +39,7 @@ from layertap.tracing.forward_pass import is_tensor
 from layertap.tracing.graphs.cut import cut_before
 from layertap.tracing.join_kinds import KINDS
 from layertap.tracing.model_structure import built_specs, input_specs, specs_of
-from layertap.tracing.records import Trace
+from layertap.tracing.records import Trace, TracedJoin
 from layertap.tracing.reuse.memo import remembered
 from layertap.tracing.survey import survey
 
@@ -293,11 +293,7 @@ def _plan(
         )
         builder.refused.append(Refused(path, reason))
     if selection.for_head:
-        # Of the dtypes that the joins receive, not of the stored ones.
-        computed = PlanBuilder(AS_COMPUTED)
-        computed.add_joins(joins)
-        cut = cut_before(model, specs, computed.joins, computed.refused)
-        builder.add_skips(model.name, cut.skips, trace.values)
+        builder.add_skips(model.name, _skips(model, specs, joins), trace.values)
     made = builder.build(model.name, ignored, trace.random)
     if not made.addresses:
         reasons = "; ".join(f"{r.address}: {r.reason}" for r in made.refused)
@@ -308,6 +304,14 @@ def _plan(
     _check_named(made, [*patterns, *named])
     undecided = any(UNDECIDED in refused.reason for refused in made.refused)
     return Planned(made, trace.any_rows and not unknown and not undecided)
+
+
+def _skips(model: keras.Model, specs: Any, joins: Sequence[TracedJoin]) -> list[str]:
+    """Returns the addresses of the connections that run past joins to a head."""
+    # Of the dtypes that the joins receive, not of the stored ones.
+    computed = PlanBuilder(AS_COMPUTED)
+    computed.add_joins(joins)
+    return list(cut_before(model, specs, computed.joins, computed.refused).skips)
 
 
 def _other_joins(trace: Trace) -> str:
