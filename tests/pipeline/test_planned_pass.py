@@ -75,6 +75,24 @@ CASES = {
 }
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="Only JAX compiles for each shape"
+)
+@pytest.mark.parametrize(
+    ("name", "compiled"), [("each row alone", 0), ("mean of the rows", 1)]
+)
+def test_the_last_batch_is_compiled_only_where_rows_mix(name, compiled, caplog):
+    import jax
+
+    function, _ = CASES[name]
+    model = network(function)
+    layertap.capture(model, X[:16], batch_size=8)
+    with jax.log_compiles():
+        layertap.capture(model, X, batch_size=8)
+    lines = [line for line in caplog.messages if "Finished XLA compilation" in line]
+    assert sum("jit(<lambda>)" in line for line in lines) == compiled, lines
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_last_batch_has_its_own_values(name, tmp_path):
     function, by_hand = CASES[name]

@@ -32,6 +32,7 @@ class Batch:
 
     Attributes:
         row: The number of its first row in the data set.
+        full: The rows of a full batch of the same data, if it is known.
     """
 
     row: int
@@ -40,6 +41,7 @@ class Batch:
     labels: Any = None
     sample_weight: Any = None
     ids: Any = None
+    full: int | None = None
 
     def parts(self, size: int | None) -> "Iterator[Batch]":
         """Yields the same rows in batches of a size; None leaves them together."""

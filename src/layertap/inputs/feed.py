@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from typing import Any, Self
@@ -168,7 +169,7 @@ class Feed:
                 if stop is not None and part.row >= stop:
                     return
                 self._converter.check_rows(part.row, part.rows)
-                yield part
+                yield replace(part, full=self.first().rows)
 
     def _convert(self, element: Any, row: int) -> Batch:
         return self._converter.convert(element, row, copy=not self._source.stable)

@@ -106,7 +106,7 @@ class PlannedPass:
         `overflowed` of the arrays counts the numbers that became infinite, if some are
         narrowed; `lengths` has the true sizes, if some are padded.
         """
-        finish = begin(self._step, batch.inputs)
+        finish = begin(self._step, batch.inputs, batch.full)
         return lambda: self._finished(finish(), batch)
 
     def _finished(self, arrays: Arrays, batch: Batch) -> Arrays:

@@ -61,13 +61,16 @@ def tapped(model: keras.Model, wanted: Wanted, finish: Finish = dict) -> Step:
     return current_backend().compile(run, model, shortcut)
 
 
-def begin(step: Step, inputs: Any) -> Callable[[], Arrays]:
+def begin(step: Step, inputs: Any, full: int | None = None) -> Callable[[], Arrays]:
     """Begins a step, and returns a function that returns its values as arrays.
+
+    `full` are the rows of a full batch of the same data. A smaller batch is padded to
+    these if that changes no value, and spares a compilation.
 
     Call that function once, before that of the next batch, which may be begun before.
     The arrays may be memory of the backend: read-only, and valid until the next call.
     """
-    return current_backend().begin(step, inputs)
+    return current_backend().begin(step, inputs, full)
 
 
 def may_change(array: NDArray[Any], inputs: Sequence[NDArray[Any]]) -> bool:

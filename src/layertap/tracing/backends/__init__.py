@@ -30,8 +30,13 @@ class Backend(ABC):
         """Compiles a run of the model, whose variables are read and never assigned."""
 
     @abstractmethod
-    def begin(self, step: Step, inputs: Any) -> Callable[[], Arrays]:
-        """Begins a step, and returns a function that waits for its arrays."""
+    def begin(
+        self, step: Step, inputs: Any, full: int | None = None
+    ) -> Callable[[], Arrays]:
+        """Begins a step, and returns a function that waits for its arrays.
+
+        `full` are the rows of the batch before. A smaller one may be padded to these.
+        """
 
     @abstractmethod
     def run_with_native_joins(self, pass_: Pass, run: Run, inputs: Any) -> None:

@@ -1,5 +1,6 @@
 """Tracing on JAX: the pass runs while `jax.jit` traces the model."""
 
+import functools
 import itertools
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from layertap.tracing.backends import Backend, jaxpr
 from layertap.tracing.backends.gathered import forms, split
+from layertap.tracing.backends.row_flow import RowFlow
 from layertap.tracing.forward_pass import (
     Arrays,
     Collector,
@@ -41,12 +43,22 @@ class Jax(Backend):
         """Compiles a run of the model, once for each shape, as far as Keras does."""
         return _CompiledStep(run, model)
 
-    def begin(self, step: Step, inputs: Any) -> Callable[[], Arrays]:
+    def begin(
+        self, step: Step, inputs: Any, full: int | None = None
+    ) -> Callable[[], Arrays]:
         """Begins a step: JAX computes in the background until the values are read."""
-        tensors = step(inputs)
-        if jax.default_backend() != "cpu":
-            return copied(tensors)
-        return lambda: {name: np.asarray(value) for name, value in tensors.items()}
+        assert isinstance(step, _CompiledStep)
+        rows = jax.tree.leaves(inputs)[0].shape[0]
+        pads = full is not None and step.pads(inputs, rows, full)
+        tensors = step(_padded(inputs, full - rows) if full and pads else inputs)
+        finish: Callable[[], Arrays] = (
+            functools.partial(jax.tree.map, np.asarray, tensors)
+            if jax.default_backend() == "cpu"
+            else copied(tensors)
+        )
+        if not pads:
+            return finish
+        return lambda: {name: array[:rows] for name, array in finish().items()}
 
     def undecidable(self, error: BaseException) -> bool:
         """Whether Python had to decide by values that a trace does not have."""
@@ -115,6 +127,8 @@ class _CompiledStep:
         self._lock = threading.Lock()
         # The shapes that it was compiled for.
         self._shapes: set[Any] = set()
+        # Whether batches of some shapes are padded to a number of rows.
+        self._padded: dict[Any, bool] = {}
         self._compile()
 
     def _compile(self) -> None:
@@ -123,6 +137,7 @@ class _CompiledStep:
             # A new function: JAX does not trace an equal one again.
             self._function = jax.jit(lambda *arguments: self._scoped(*arguments))
         self._shapes.clear()
+        self._padded.clear()
         self._constants.clear()
 
     def _scoped(self, values: list[Any], inputs: Any) -> Tensors:
@@ -136,19 +151,40 @@ class _CompiledStep:
 
     def __call__(self, inputs: Any) -> Tensors:
         """Computes a batch with the numbers that the variables have now."""
-        attach_variables(self._model)
-        if any(variable.value is not value for variable, value in self._constants):
-            with self._lock:
-                self._compile()
-        values = [variable.value for variable in self._variables]
+        values = self._values()
         inputs = _distributed(inputs)
-        shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(inputs))
+        shapes = _shapes(inputs)
         if shapes in self._shapes:
             return self._function(values, inputs)
         with self._lock:
             tensors = self._function(values, inputs)
             self._shapes.add(shapes)
             return tensors
+
+    def pads(self, inputs: Any, rows: int, full: int) -> bool:
+        """Whether a batch is padded: each row of the outputs needs that row alone."""
+        if rows >= full or needs_values(self._model):
+            return False
+        if keras.distribution.distribution() is not None:
+            return False
+        values, shapes = self._values(), (full, _shapes(inputs))
+        with self._lock:
+            if shapes not in self._padded:
+                batches = inputs, _padded(inputs, full - rows)
+                # The one that is needed is compiled from this trace.
+                fewer, more = (self._function.trace(values, x).jaxpr for x in batches)
+                axes = [None] * len(values) + [0] * len(jax.tree.leaves(inputs))
+                flow = RowFlow((rows, full))
+                self._padded[shapes] = flow.independent(fewer, more, axes)
+            return self._padded[shapes]
+
+    def _values(self) -> list[Any]:
+        """Returns the variables' numbers, and compiles again if a constant changed."""
+        attach_variables(self._model)
+        if any(variable.value is not value for variable, value in self._constants):
+            with self._lock:
+                self._compile()
+        return [variable.value for variable in self._variables]
 
 
 class _ReadingScope(keras.StatelessScope):
@@ -164,6 +200,18 @@ class _ReadingScope(keras.StatelessScope):
         if value is None:
             self.others.append(variable)
         return value
+
+
+def _shapes(inputs: Any) -> Any:
+    return tuple((x.shape, x.dtype) for x in jax.tree.leaves(inputs))
+
+
+def _padded(inputs: Any, more: int) -> Any:
+    """Returns a batch with its last row repeated, which the model accepts."""
+    return map_arrays(
+        lambda array: np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1), "edge"),
+        inputs,
+    )
 
 
 def _distributed(inputs: Any) -> Any:

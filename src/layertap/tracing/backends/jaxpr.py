@@ -157,7 +157,7 @@ class _JaxprReader:
         for equation in jaxpr.eqns:
             inputs = list(map(value, equation.invars))
             here = context.inside(equation)
-            body = _body(equation)
+            body = called_jaxpr(equation)
             if body is not None and equation.params.get("name") not in FUNCTIONS:
                 outputs = self.read(body.jaxpr, [*body.consts, *inputs], here)
             else:
@@ -239,7 +239,7 @@ def _nodes(equation: core.JaxprEqn) -> list[Any]:
 
 def _computed(equation: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
     """Returns the outputs of an equation."""
-    body = _body(equation)
+    body = called_jaxpr(equation)
     if body is not None:
         return list(core.jaxpr_as_fun(body)(*inputs))
     outputs = equation.primitive.bind(*inputs, **equation.params)
@@ -250,7 +250,7 @@ def _is_jaxpr(leaf: Any) -> bool:
     return isinstance(leaf, core.ClosedJaxpr)
 
 
-def _body(equation: core.JaxprEqn) -> core.ClosedJaxpr | None:
+def called_jaxpr(equation: core.JaxprEqn) -> core.ClosedJaxpr | None:
     """Returns the jaxpr that an equation runs once in its place, or None."""
     if not CALLS.fullmatch(equation.primitive.name):
         return None

@@ -123,7 +123,9 @@ class TensorFlow(Backend):
 
         return step
 
-    def begin(self, step: Step, inputs: Any) -> Callable[[], Arrays]:
+    def begin(
+        self, step: Step, inputs: Any, full: int | None = None
+    ) -> Callable[[], Arrays]:
         """Begins a step: on a CPU, it is done."""
         tensors = step(inputs)
         if tf.config.list_logical_devices("GPU"):

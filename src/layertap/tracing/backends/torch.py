@@ -140,7 +140,9 @@ class Torch(Backend):
         """Makes a step that runs eagerly."""
         return _EagerStep(run, shortcut)
 
-    def begin(self, step: Step, inputs: Any) -> Callable[[], Arrays]:
+    def begin(
+        self, step: Step, inputs: Any, full: int | None = None
+    ) -> Callable[[], Arrays]:
         """Begins a step on a GPU.
 
         Nothing begins early on a CPU: the model may use the memory of its values again.
