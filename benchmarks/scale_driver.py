@@ -16,9 +16,11 @@ from typing import Any, Self
 
 from benchmarks.scale_plan import Size, noted, plan, record, specs
 from layertap.results.statistics.gather import Gatherer
-from layertap.store import BlockWorker, Reader, SharedWriter
+from layertap.store.reading.reader import Reader
 from layertap.store.storage import buckets
 from layertap.store.writing.block_records import record_file
+from layertap.store.writing.block_worker import BlockWorker
+from layertap.store.writing.shared_writer import SharedWriter
 
 # So many names are in one answer, of S3 and of Google's storage.
 PAGE = 1000

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from layertap.core.plan import Branch, Join, Plan
 from layertap.results.statistics.gather import Gatherer
-from layertap.store import ArraySpec
 from layertap.store.format import digests, sizing
-from layertap.store.format.layout import ArrayLayout
+from layertap.store.format.layout import ArrayLayout, ArraySpec
 from layertap.store.format.root import Root
 from layertap.store.format.zarr_json import to_json
 from layertap.store.writing.block_records import Record

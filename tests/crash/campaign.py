@@ -25,7 +25,7 @@ import numpy as np
 import zarr
 
 import layertap
-from layertap.store import exists
+from layertap.store.location import exists
 from tests.crash import saving
 from tests.support.store_folder import Folder
 from tests.support.store_rows import contents_of

@@ -11,9 +11,11 @@ from benchmarks import scale, scale_plan
 from benchmarks.scale_driver import Counted, Driver, Requests, counted
 from benchmarks.scale_plan import MEMORIES, MIB, Size, record, root_bytes
 from layertap.results.statistics.encoding import decode_exact
-from layertap.store import BlockWorker, SharedWriter, Writer
 from layertap.store.format.metadata import parse_layout
 from layertap.store.format.zarr_json import to_json
+from layertap.store.writing.block_worker import BlockWorker
+from layertap.store.writing.shared_writer import SharedWriter
+from layertap.store.writing.writer import Writer
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "scale.md").read_text()

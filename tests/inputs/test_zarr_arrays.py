@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 from layertap.errors import DataError
 from layertap.inputs.lazy_array import LazyRows
 from layertap.inputs.zarr_arrays import ZarrArray, is_zarr, open_zarr
-from layertap.store import Reader
+from layertap.store.reading.reader import Reader
 from tests.support.faulty_store import begin, go_on
 
 ROWS = 23

@@ -10,7 +10,9 @@ from concurrent.futures import Future
 import pytest
 
 from layertap.errors import NotAStoreError
-from layertap.store import Reader, Writer, exists, remove
+from layertap.store.location import exists, remove
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 from tests.support.campaign import times
 from tests.support.faulty_store import (
     ARRAYS,

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from layertap.errors import OptionError, StoreError
-from layertap.store import Reader, Writer, exists, remove
+from layertap.store.location import exists, remove
 from layertap.store.reading import object_shards
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 from tests.support.campaign import share
 from tests.support.faults import python, run
 from tests.support.faulty_store import (
@@ -211,7 +213,7 @@ def test_a_corrected_environment_counts(place, monkeypatch):
 READ = """
 import sys
 from layertap.errors import StoreError
-from layertap.store import Reader
+from layertap.store.reading.reader import Reader
 try:
     Reader(sys.argv[1])
 except StoreError as error:

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from layertap.store import Reader
+from layertap.store.reading.reader import Reader
 from tests.support.faults import python, run
 from tests.support.faulty_store import SAFE, begin, leave, rows_between, write_all
 from tests.support.store_bucket import Bucket
@@ -43,7 +43,7 @@ def test_a_reader_that_was_pickled_reads_on(place):
 FORK = """
 import os, sys
 from layertap.errors import StoreError
-from layertap.store import Reader
+from layertap.store.reading.reader import Reader
 path, when = sys.argv[1:]
 if when == "after":
     reader = Reader(path)
@@ -85,7 +85,9 @@ def test_a_process_that_was_forked_before_reads(place):
 
 RUN = """
 import os, sys
-from layertap.store import Reader, Writer, remove
+from layertap.store.location import remove
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 from tests.support import faulty_store as t
 os.dup2(1, 2)
 path = sys.argv[1]

@@ -13,7 +13,9 @@ import threading
 import pytest
 
 from layertap.errors import StoreError
-from layertap.store import Reader, Writer, exists, remove
+from layertap.store.location import exists, remove
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 from tests.support.campaign import times
 from tests.support.faulty_store import (
     ARRAYS,

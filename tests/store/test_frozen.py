@@ -9,7 +9,8 @@ import zarr
 
 import layertap
 from layertap.errors import StoreError
-from layertap.store import Reader, Writer
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 
 STORE = Path(__file__).parent / "frozen/format_2.zarr"
 ROWS = np.arange(120, dtype="float32").reshape(30, 4)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from layertap import store as stores
 from layertap.errors import LayertapError
-from layertap.store import Writer
+from layertap.store.location import exists, remove
+from layertap.store.writing.writer import Writer
 from tests.support.campaign import times
 from tests.support.hostile import Store, make, use
 
@@ -267,7 +267,7 @@ def test_a_mutated_store_is_resumed_or_removed(growing, data):
     else:
         array = data.draw(st.sampled_from(growing.ours()["arrays"]))
         growing.put_metadata(array, data.draw(mutated(growing.metadata(array))))
-    for action in (resume, stores.exists, stores.remove):
+    for action in (resume, exists, remove):
         try:
             action(growing.path)
         except LayertapError:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from layertap.store import Writer
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
 from layertap.store.storage.files import LocalStorage
+from layertap.store.writing.writer import Writer
 from tests.support.campaign import share
 from tests.support.forks import Forks
 from tests.support.hostile import Store, make
@@ -31,7 +31,8 @@ DO = """
 import signal
 import layertap, layertap.results.saved, layertap.cli
 from layertap.errors import LayertapError
-from layertap.store import Writer, exists, remove
+from layertap.store.location import exists, remove
+from layertap.store.writing.writer import Writer
 from tests.store.test_hostile_folder import resume
 from tests.support import hostile
 

@@ -22,7 +22,9 @@ from hypothesis.stateful import (
 )
 
 from layertap.errors import LayertapError, StoreError
-from layertap.store import Reader, Writer, exists
+from layertap.store.location import exists
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 from tests.support.campaign import times
 from tests.support.store_flip_suite import everything_read
 from tests.support.store_folder import Folder
@@ -42,7 +44,8 @@ MEMORY = 3 * BLOCK * ROW_BYTES
 
 WRITER = """
 import sys
-from layertap.store import Writer, exists
+from layertap.store.location import exists
+from layertap.store.writing.writer import Writer
 from tests.support.store_rows import ARRAYS, reopening_of, rows_between
 
 path, compression, memory = sys.argv[1], sys.argv[2] or None, int(sys.argv[3])

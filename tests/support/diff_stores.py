@@ -4,7 +4,8 @@ import numpy as np
 
 from layertap.core import text
 from layertap.core.plan import Branch, Join, Plan, Recipe
-from layertap.store import ArraySpec, Writer
+from layertap.store.format.layout import ArraySpec
+from layertap.store.writing.writer import Writer
 
 ROWS = 50
 

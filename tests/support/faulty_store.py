@@ -8,7 +8,9 @@ import numpy as np
 import zarr
 
 from layertap.errors import StoreError
-from layertap.store import ArraySpec, Reader, Writer
+from layertap.store.format.layout import ArraySpec
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 from tests.support.store_folder import Folder
 from tests.support.store_rows import contents_of, reopening_of
 
@@ -21,7 +23,7 @@ SAFE, TOTAL = 40, 150
 GO_ON = """
 import sys
 from layertap.errors import StoreError
-from layertap.store import Writer
+from layertap.store.writing.writer import Writer
 from tests.support import faulty_store as t
 for path in sys.argv[1:]:
     try:

@@ -16,12 +16,13 @@ from layertap.core import text
 from layertap.core.plan import Branch, Ignored, Join, Output, Plan, Recipe, Refused
 from layertap.errors import LayertapError
 from layertap.results.statistics.gather import Gatherer
-from layertap.store import ArraySpec, Writer
 from layertap.store.format import digests
+from layertap.store.format.layout import ArraySpec
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
 from layertap.store.format.zarr_json import group_metadata
 from layertap.store.storage.files import LocalStorage
+from layertap.store.writing.writer import Writer
 from tests.support import forks
 
 ROWS, BLOCK_ROWS = 11, 4

@@ -14,7 +14,8 @@ import os, socket, sys
 import tensorstore
 from tests.support import faulty_store as t
 from layertap.errors import StoreError
-from layertap.store import Writer, exists, remove
+from layertap.store.location import exists, remove
+from layertap.store.writing.writer import Writer
 
 def resume(path):
     t.write_all(t.resume(path))

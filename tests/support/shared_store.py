@@ -2,7 +2,9 @@
 
 import pickle
 
-from layertap.store import BlockWorker, SharedWriter, Writer
+from layertap.store.writing.block_worker import BlockWorker
+from layertap.store.writing.shared_writer import SharedWriter
+from layertap.store.writing.writer import Writer
 from tests.support.store_folder import Folder
 from tests.support.store_rows import ARRAYS, ROW_BYTES, contents_of, rows_between
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from layertap.errors import StoreCorruptError
-from layertap.store import ArraySpec, Reader, Writer
+from layertap.store.format.layout import ArraySpec
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 from tests.support.store_rows import (
     ARRAYS,
     ROW_BYTES,

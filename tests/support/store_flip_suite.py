@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from layertap.errors import LayertapError, StoreError
-from layertap.store import ArraySpec, Reader, Writer
+from layertap.store.format.layout import ArraySpec
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 from tests.support.campaign import times
 from tests.support.store_rows import rows_between
 

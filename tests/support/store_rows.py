@@ -7,7 +7,10 @@ import ml_dtypes
 import numpy as np
 import zarr
 
-from layertap.store import ArraySpec, Reader, Reopening, Writer
+from layertap.store.format.layout import ArraySpec
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.base import Reopening
+from layertap.store.writing.writer import Writer
 
 
 class Place(Protocol):

@@ -20,9 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layertap.errors import OptionError, StoreError
-from layertap.store import ArraySpec, Reader, Writer, remove
 from layertap.store.format import root
-from layertap.store.location import locate
+from layertap.store.format.layout import ArraySpec
+from layertap.store.location import locate, remove
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 from tests.support.campaign import times
 from tests.support.store_rows import (
     ARRAYS,
@@ -40,7 +42,7 @@ from tests.support.store_rows import (
 RESUME_ELSEWHERE = """
 import sys
 from layertap.errors import StoreError
-from layertap.store import Writer
+from layertap.store.writing.writer import Writer
 try:
     Writer.resume(sys.argv[1])
 except StoreError as error:

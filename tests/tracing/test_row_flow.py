@@ -44,7 +44,9 @@ def counted(x):
 ALONE = {
     "elementwise": lambda x: jnp.where(x > 0, jnp.tanh(x), 2 * x) + TABLE[:, 0],
     "activations": lambda x: jax.nn.gelu(jax.nn.silu(jax.nn.relu(x))),
-    "normalized": lambda x: (x - x.mean((1, 2), keepdims=True)) / x.std((1, 2), keepdims=True),
+    "normalized": lambda x: (
+        (x - x.mean((1, 2), keepdims=True)) / x.std((1, 2), keepdims=True)
+    ),
     "softmax": jax.nn.softmax,
     "product": lambda x: x @ TABLE,
     "product from the left": lambda x: jnp.einsum("cd,nsc->dns", TABLE, x).swapaxes(

@@ -244,16 +244,17 @@ def diff(
 @options.verbose
 def clean(store: str, verbose: bool) -> None:
     """Remove what stopped saves left in STORE. Its rows stay."""
-    from layertap import store as stores
     from layertap.core import tables
+    from layertap.store.location import exists
+    from layertap.store.writing.clean import clean as clean_store
 
-    files, size = stores.clean(store)
+    files, size = clean_store(store)
     what = "nothing"
     if files:
         on_disk = "" if size is None else f", {tables.size(size)}"
         what = f"{tables.counted(files, 'file')}{on_disk}"
     rows = ""
-    if stores.exists(store):
+    if exists(store):
         rows = f" Its {layertap.open(store).rows:,} rows stay."
     click.echo(f"{store}: removed {what}.{rows}")
 

@@ -37,7 +37,8 @@ from layertap.planning.planner import Selection, plan_from_data
 from layertap.planning.reduction import Dtype, Reduce, Reduction
 from layertap.results.saved import Saved
 from layertap.results.statistics.gather import Gatherer
-from layertap.store import DEFAULT_MEMORY, SharedWriter
+from layertap.store.format.sizing import DEFAULT_MEMORY
+from layertap.store.writing.shared_writer import SharedWriter
 from layertap.tracing.keras_internals import without_importing_tensorflow
 from layertap.tracing.model_structure import check_model
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from layertap.distributed.retries import START, check_attempts
 from layertap.distributed.shared_data import SharedData
 from layertap.errors import LayertapError, ModelFileError, OtherRunError, StoreError
-from layertap.store import BlockWorker, Claim
+from layertap.store.writing.block_worker import BlockWorker, Claim
 
 if TYPE_CHECKING:
     from layertap.planning.reduction import Reduction

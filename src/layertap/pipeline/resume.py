@@ -16,7 +16,11 @@ from layertap.pipeline.run import Run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.results.manifest import FILES, STATISTICS
 from layertap.results.saved import Saved
-from layertap.store import Reader, Reopening, SharedWriter, Writer, exists, remove
+from layertap.store.location import exists, remove
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.base import Reopening
+from layertap.store.writing.shared_writer import SharedWriter
+from layertap.store.writing.writer import Writer
 from layertap.tracing.forward_pass import Arrays
 
 # How many batches of saved rows a sample compares with the data.

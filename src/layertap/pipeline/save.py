@@ -34,7 +34,8 @@ from layertap.planning.planner import Selection, plan_from_data
 from layertap.planning.reduction import Dtype, Reduce, Reduction
 from layertap.results.saved import Saved
 from layertap.results.statistics.gather import Gatherer
-from layertap.store import DEFAULT_MEMORY, Writer
+from layertap.store.format.sizing import DEFAULT_MEMORY
+from layertap.store.writing.writer import Writer
 from layertap.tracing.forward_pass import Arrays
 from layertap.tracing.model_structure import input_specs
 

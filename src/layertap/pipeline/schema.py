@@ -6,7 +6,8 @@ from typing import Any
 from layertap.core.values import auxiliary_arrays
 from layertap.errors import DataError, check_number
 from layertap.pipeline.run import Run
-from layertap.store import DEFAULT_MEMORY, ArraySpec
+from layertap.store.format.layout import ArraySpec
+from layertap.store.format.sizing import DEFAULT_MEMORY
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import StoreError
-from layertap.store import LazyArray
+from layertap.store.reading.array import LazyArray
 
 # The most nesting, and the most parts of parts, of a value.
 _MOST_DEPTH, _MOST_LEAVES = 200, 2**16

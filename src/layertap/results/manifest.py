@@ -11,7 +11,8 @@ from layertap.core.plan import Plan, Recipe
 from layertap.core.values import auxiliary_arrays
 from layertap.errors import StoreCorruptError
 from layertap.results.joined_array import JoinedArray, ValueArray
-from layertap.store import LazyArray, Reader
+from layertap.store.reading.array import LazyArray
+from layertap.store.reading.reader import Reader
 
 # A key of a complete store only.
 STATISTICS = "statistics"

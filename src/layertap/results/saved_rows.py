@@ -15,7 +15,8 @@ from layertap.errors import StoreCorruptError, check_number
 from layertap.results import manifest
 from layertap.results.joined_array import ValueArray
 from layertap.results.training.row_order import RowOrder
-from layertap.store import LazyArray, Reader
+from layertap.store.reading.array import LazyArray
+from layertap.store.reading.reader import Reader
 
 Rows = slice | NDArray[np.intp]
 

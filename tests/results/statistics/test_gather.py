@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from layertap.errors import OptionError
 from layertap.results.statistics.gather import Gatherer, compute_statistics
 from layertap.results.statistics.moments import Statistics
-from layertap.store import ArraySpec, Reader, Writer
+from layertap.store.format.layout import ArraySpec
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 from tests.support.campaign import times
 from tests.support.statistics import PLAN, arrays, assert_right, values_of
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layertap.errors import OptionError, StoreCorruptError
-from layertap.store import ArraySpec
 from layertap.store.format import digests
+from layertap.store.format.layout import ArraySpec
 from layertap.store.format.metadata import parse_layout
 from layertap.store.format.sizing import lay_out, rows_per_block, rows_per_chunk
 from layertap.store.format.zarr_json import to_json

@@ -10,14 +10,18 @@ import sys
 import pytest
 
 from layertap.errors import StoreCorruptError, StoreError
-from layertap.store import Reader, Writer, remove
+from layertap.store.location import remove
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 from tests.support.store_folder import Folder
 from tests.support.store_rows import ARRAYS, assert_holds, contents_of, rows_between
 
 WRITE = """
 import os, signal, sys
 import numpy as np
-from layertap.store import ArraySpec, Reader, Writer
+from layertap.store.format.layout import ArraySpec
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 arrays = [ArraySpec("a", (), "int8")]
 values = {"a": np.ones(3, "int8")}
 """

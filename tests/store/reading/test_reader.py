@@ -24,11 +24,12 @@ from layertap.errors import (
     StoreCorruptError,
     StoreFormatError,
 )
-from layertap.store import Reader, exists
 from layertap.store.format import digests
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
 from layertap.store.format.zarr_json import to_json
+from layertap.store.location import exists
+from layertap.store.reading.reader import Reader
 from layertap.store.storage.files import LocalStorage
 from tests.support.faults import few_files
 from tests.support.store_rows import values_of, write
@@ -173,7 +174,7 @@ BOMB = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
 from layertap.errors import StoreError
-from layertap.store import Reader
+from layertap.store.reading.reader import Reader
 try:
     Reader(sys.argv[1]).array("a")[:]
 except StoreError as error:
@@ -213,7 +214,7 @@ def test_a_reader_can_be_pickled_and_copied(ramp):
 TRUNCATED = """
 import os, sys
 from layertap.errors import StoreError
-from layertap.store import Reader
+from layertap.store.reading.reader import Reader
 array = Reader(sys.argv[1]).array("a")
 print(float(array[0].sum()))
 os.truncate(sys.argv[1] + "/a/c.0.0", 2**18)

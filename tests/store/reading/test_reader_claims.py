@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from layertap.store import ArraySpec, Writer
+from layertap.store.format.layout import ArraySpec
 from layertap.store.format.metadata import read_layouts
 from layertap.store.format.root import read_root
 from layertap.store.format.zarr_json import to_json
 from layertap.store.storage.files import LocalStorage
+from layertap.store.writing.writer import Writer
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +23,8 @@ TRY_EVERYTHING = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
 from layertap.errors import StoreError
-from layertap.store import Reader, Writer
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 
 def array():
     return Reader(sys.argv[1]).array("a")

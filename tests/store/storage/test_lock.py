@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from layertap.errors import StoreError
-from layertap.store import Writer
+from layertap.store.writing.writer import Writer
 from tests.support.campaign import share
 from tests.support.faults import failing, other_world, python, run, running
 from tests.support.faulty_store import (
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 HOLD = """
 import os, sys
-from layertap.store import Writer
+from layertap.store.writing.writer import Writer
 from tests.support import faulty_store as t
 path, host = sys.argv[1:]
 if host:
@@ -49,7 +49,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 REMOVE = """
 import sys
 from layertap.errors import StoreError
-from layertap.store import remove
+from layertap.store.location import remove
 try:
     remove(sys.argv[1])
 except StoreError as error:
@@ -116,7 +116,7 @@ FULL_AND_AGAIN = """
 import sys
 from pathlib import Path
 from layertap.errors import StoreError
-from layertap.store import Writer
+from layertap.store.writing.writer import Writer
 from tests.support.faults import Disk
 from tests.support import faulty_store as t
 path = Path(sys.argv[1])
@@ -137,7 +137,7 @@ def test_the_same_process_goes_on_where_nothing_can_be_locked(disk, undisturbed)
 CREATE_WITH_A_PAUSE = """
 import sys
 from layertap.errors import StoreError
-from layertap.store import Writer
+from layertap.store.writing.writer import Writer
 from tests.support import faulty_store as t
 
 left = None

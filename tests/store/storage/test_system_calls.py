@@ -65,7 +65,7 @@ def test_a_call_of_the_system_that_fails(tmp_path, undisturbed, call, code, plac
 READ = """
 import sys
 from layertap.errors import StoreError
-from layertap.store import Reader
+from layertap.store.reading.reader import Reader
 array = Reader(sys.argv[1]).array("a/0")
 for action in (lambda: array[:], lambda: next(array.check())[1]):
     try:

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from layertap.errors import StoreError
-from layertap.store import ArraySpec, BlockWorker, Reader, SharedWriter
+from layertap.store.format.layout import ArraySpec
+from layertap.store.reading.reader import Reader
 from layertap.store.storage import objects
 from layertap.store.storage.files import LocalStorage
 from layertap.store.writing.block_records import Record, record_file
+from layertap.store.writing.block_worker import BlockWorker
+from layertap.store.writing.shared_writer import SharedWriter
 
 ARRAYS = [ArraySpec("a/x", (3,), "float32"), ArraySpec("y", (), "int64")]
 BLOCK, ROWS = 2, 99

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from layertap.errors import NotAStoreError, StoreError
-from layertap.store import Writer, clean
+from layertap.store.writing.clean import clean
+from layertap.store.writing.writer import Writer
 from tests.support.shared_store import MEMORY, ROWS, begin, write
 from tests.support.store_bucket import Bucket
 from tests.support.store_folder import Folder

@@ -9,7 +9,11 @@ import pytest
 import zarr
 
 from layertap.errors import StoreCorruptError, StoreError
-from layertap.store import BlockWorker, Reader, SharedWriter, Writer, exists, remove
+from layertap.store.location import exists, remove
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.block_worker import BlockWorker
+from layertap.store.writing.shared_writer import SharedWriter
+from layertap.store.writing.writer import Writer
 from tests.support.shared_store import (
     BLOCK,
     LAST,

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from layertap.errors import OptionError, StoreError
-from layertap.store import BlockWorker, Reader, SharedWriter, Writer
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.block_worker import BlockWorker
+from layertap.store.writing.shared_writer import SharedWriter
+from layertap.store.writing.writer import Writer
 from tests.support.shared_store import (
     BLOCK,
     LAST,

@@ -23,7 +23,10 @@ from hypothesis.stateful import (
 )
 
 from layertap.errors import StoreError
-from layertap.store import BlockWorker, Reader, SharedWriter, Writer
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.block_worker import BlockWorker
+from layertap.store.writing.shared_writer import SharedWriter
+from layertap.store.writing.writer import Writer
 from tests.support.campaign import times
 from tests.support.store_folder import Folder
 from tests.support.store_rows import (

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from layertap.errors import NotAStoreError, OptionError, StoreError
-from layertap.store import ArraySpec, Reader, Writer, exists, remove
+from layertap.store.format.layout import ArraySpec
 from layertap.store.format.shard import ShardEncoder
+from layertap.store.location import exists, remove
+from layertap.store.reading.reader import Reader
 from layertap.store.storage.files import LocalStorage
 from layertap.store.writing.blocks import BlockWriter
+from layertap.store.writing.writer import Writer
 from tests.support.store_folder import Folder
 from tests.support.store_rows import ARRAYS, ROW_BYTES, assert_holds, rows_between
 

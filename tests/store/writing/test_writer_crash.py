@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import zarr
 
-from layertap.store import ArraySpec, Reader, Writer
+from layertap.store.format.layout import ArraySpec
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 from tests.support.campaign import share
 from tests.support.store_folder import Folder
 from tests.support.store_rows import contents_of
@@ -43,7 +45,7 @@ IMPORTS = """
 import itertools, resource, sys
 import numpy as np
 from layertap.errors import StoreError
-from layertap.store import Writer
+from layertap.store.writing.writer import Writer
 """
 
 WRITE_FOR_EVER = """

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from layertap.errors import StoreError
-from layertap.store import Reader, Writer, remove
+from layertap.store.location import remove
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 from tests.support.faults import few_files, small_disk, unprivileged
 from tests.support.faulty_store import (
     ADVICE,

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from layertap import store as stores
 from layertap.errors import OptionError, StoreError
-from layertap.store import ArraySpec, Reader, Writer
+from layertap.store.format.layout import ArraySpec
+from layertap.store.location import remove
+from layertap.store.reading.reader import Reader
+from layertap.store.writing.writer import Writer
 
 
 def test_finishing_again_observes_no_row_twice(tmp_path):
@@ -59,4 +61,4 @@ def test_a_failing_observer_loses_no_rows(tmp_path, fails_at):
         second.append({"x": rows[safe:]})
         second.finish()
     assert Reader(tmp_path / "v").array("x")[:].tolist() == rows.tolist()
-    stores.remove(tmp_path / "v")
+    remove(tmp_path / "v")
