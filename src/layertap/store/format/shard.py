@@ -30,8 +30,6 @@ MISSING = 2**64 - 1
 # Linux' MADV_POPULATE_READ: it returns an error if a page can't be read, while an
 # access to that page would end the process.
 _POPULATE = 22
-# Larger chunks are not read ahead.
-_SMALL_CHUNK = 2**26
 # Far above the window that layertap writes.
 _MOST_WINDOW = 2**27
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -87,28 +85,29 @@ class Shard:
         return np.frombuffer(index, "<u8").reshape(chunks, 2)
 
     def check_range(self, first: int, last: int) -> None:
-        """Checks all chunks from a first row to a last row."""
+        """Checks the chunks from a first row to a last row, all at once if possible."""
         end = last // self._chunk_rows + 1
         chunk = self._checked.find(0, first // self._chunk_rows, end)
+        if chunk >= 0 and end - chunk > 1:
+            self._check_together(chunk, end)
         while chunk >= 0:
-            self._check(chunk)
+            if not self._checked[chunk]:
+                self._check(chunk)
             chunk = self._checked.find(0, chunk + 1, end)
 
-    def check_first(self, rows: int) -> None:
-        """Checks the first rows, all at once if possible."""
-        chunks = -(-rows // self._chunk_rows)
-        if self._checked.find(0, 0, chunks) < 0 or self._chunk > _SMALL_CHUNK:
+    def _check_together(self, chunk: int, end: int) -> None:
+        """Checks consecutive chunks, unless one is damaged, checked, or elsewhere."""
+        present = (self._index[chunk:end, 0] != MISSING).all()
+        stride = self._chunk + CHECKSUM_BYTES
+        start, stop = chunk * stride, end * stride
+        if not (self._in_place and present and stop <= len(self._file)):
             return
-        end = chunks * (self._chunk + CHECKSUM_BYTES)
-        present = (self._index[:chunks, 0] != MISSING).all()
-        if self._in_place and present and end <= len(self._file):
-            self._populate(0, end)
-            expected = digests.checksum_of_chunks(self._chunk, chunks)
-            if checksum(self._file[:end].data) == expected:
-                self._checked[:chunks] = b"\1" * chunks
-                return
-        # One by one, to report which chunk is damaged.
-        self.check_range(0, rows - 1)
+        if self._checked.find(1, chunk, end) >= 0:
+            return
+        self._populate(start, stop)
+        expected = digests.checksum_of_chunks(self._chunk, end - chunk)
+        if checksum(self._file[start:stop].data) == expected:
+            self._checked[chunk:end] = b"\1" * (end - chunk)
 
     def check_rows(self, rows: NDArray[np.intp]) -> None:
         """Checks the chunks of some rows."""

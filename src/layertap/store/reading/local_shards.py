@@ -19,7 +19,7 @@ from layertap.store.format.shard import Shard, ShardError
 from layertap.store.reading.indexing import Rows
 from layertap.store.reading.shards import Shards
 from layertap.store.storage.errors import unreadable
-from layertap.store.storage.files import LocalStorage
+from layertap.store.storage.files import LocalStorage, version_of
 
 # Open shards, by array and block.
 ShardCache = LRU[tuple[str, int], Shard]
@@ -27,6 +27,9 @@ ShardCache = LRU[tuple[str, int], Shard]
 _MOST_SHARDS = 64
 # The bytes of all compressed shards in memory.
 _MOST_SHARD_BYTES = 2**29
+
+# Larger chunks are not read ahead.
+_SMALL_CHUNK = 2**26
 
 _TOO_MANY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # Smaller rows are taken as elements of an array, larger ones one by one.
@@ -60,7 +63,7 @@ class LocalShards(Shards):
         super().__init__(storage, layout)
         # As text, because it is looked up before anything is read.
         self._metadata_file = storage.path_of(layout.metadata_file)
-        self._metadata_version: tuple[int, ...] = ()
+        self._metadata_version = storage.versions.get(layout.metadata_file)
         self._cache = cache
         self._right_sizes: set[int] = set()
 
@@ -110,10 +113,12 @@ class LocalShards(Shards):
 
     def ahead(self, rows: range) -> None:
         """See `Shards`."""
-        for block, _, last in _spans(rows, self._layout.block_rows):
+        if self._layout.chunk_rows * self._layout.spec.row_bytes > _SMALL_CHUNK:
+            return
+        for block, first, last in _spans(rows, self._layout.block_rows):
             self._check_size(block)
             with self._shard(block) as shard:
-                shard.check_first(last + 1)
+                shard.check_range(first, last)
 
     def _copy(self, rows: range, values: NDArray[Any]) -> None:
         """Reads consecutive rows into an array."""
@@ -180,7 +185,7 @@ class LocalShards(Shards):
         """Raises StoreError if another store has taken the place of this one."""
         try:
             status = os.lstat(self._metadata_file)
-            version = status.st_ino, status.st_mtime_ns, status.st_size
+            version = version_of(status)
             if version != self._metadata_version:
                 self._check_metadata()
         except OSError as error:

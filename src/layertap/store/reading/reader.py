@@ -17,6 +17,8 @@ from layertap.store.reading.local_shards import shard_cache
 from layertap.store.storage.ahead import map_ahead
 
 _THREADS = 2
+# To read smaller blocks ahead takes longer than to read them.
+_SMALL_BLOCK = 2**24
 
 
 class Reader:
@@ -66,6 +68,10 @@ class Reader:
         Errors are only raised when the rows are read.
         """
         arrays = self._arrays.values()
+        row_bytes = sum(array.row_bytes for array in arrays)
+        if row_bytes * min(self.rows, self.block_rows) <= _SMALL_BLOCK:
+            yield from blocks
+            return
 
         def read(part: tuple[int, LazyArray]) -> None:
             block, array = part

@@ -29,6 +29,8 @@ class LocalStorage(Storage):
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder).absolute()
+        # Of each file that was read, when it was last.
+        self.versions: dict[str, tuple[int, ...]] = {}
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -56,6 +58,7 @@ class LocalStorage(Storage):
             raise unreadable(file, error) from error
         if not regular:
             raise damaged(file, "is not a file")
+        self.versions[name] = version_of(status)
         return content
 
     def names(self, folder: str = "") -> Iterator[str]:
@@ -141,6 +144,11 @@ class LocalStorage(Storage):
     def lock(self, writer: WriterRecord | None) -> Lock:
         """See `Storage`."""
         return lock_folder(self.folder, writer)
+
+
+def version_of(status: os.stat_result) -> tuple[int, ...]:
+    """Returns numbers that change when a file is replaced or written."""
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def open_plainly(file: Path) -> BinaryIO:
