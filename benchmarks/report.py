@@ -12,11 +12,17 @@ from benchmarks.works import WORKS
 
 Found = dict[str, Any]
 
-INTRODUCTION = """# Performance
+IN_SHORT = """# Performance
 
-`make bench` measures all figures and writes this page. A figure is a ratio of medians
-of ways that took turns in one run; brackets hold the least and the greatest ratio of a
-turn. Absolute times on a shared machine mean little.
+What layertap takes, and what the usual way takes for the same, on each backend. Both
+take turns in one run; these are medians. `make bench` measures all of it, and writes
+this page. On a shared machine, the ratios mean more than the seconds.
+"""
+INTRODUCTION = """
+## How it is measured
+
+A figure below is a ratio of medians of ways that took turns in one run; brackets hold
+the least and the greatest ratio of a turn.
 
 - **floor**: one compiled step of a model with all branches as outputs, written by hand
   for the backend, over the same batches; results are copied to the host and dropped.
@@ -43,6 +49,13 @@ def write(found: Found, folder: Path) -> None:
 
 
 def _lines(found: Found) -> Iterator[str]:
+    yield IN_SHORT
+    backends = _backends(found)
+    rows = (
+        (what, *(_pair(found, backend, *pair) for backend in backends))
+        for what, pair in _SHORT.items()
+    )
+    yield from _table(["layertap / the usual way", *backends], rows)
     yield INTRODUCTION
     yield f"Measured on {found['date']} by `{found['command']}`, on:"
     yield ""
@@ -57,7 +70,7 @@ def _lines(found: Found) -> Iterator[str]:
     yield "\n## Time\n"
     yield "![Time, in multiples of the floor](performance-time.svg)\n"
     yield "Wall time of complete calls, in multiples of the floor. Everything was"
-    yield "compiled before, except for save, which plans and compiles each time.\n"
+    yield "compiled before.\n"
     for backend in _backends(found):
         yield f"\n### {backend}\n"
         yield from _table(_TIMES, _times(found, backend))
@@ -109,6 +122,46 @@ _EPOCHS = [
     *("backend", "memory, s", "`saved.dataset` / memory", "`saved.tf` / memory"),
     *("frozen stem, s", "frozen stem / the best from the store"),
 ]
+
+
+# A question of a user: two ways of a part of the suite, and what is shown of them.
+_SHORT: dict[str, tuple[str, str, str, str]] = {
+    "All branches of 8 images from InceptionV3, again: `capture` / `predict_on_batch` "
+    "of a model of all branches": ("calls", "W4 whole", "capture", "on batch"),
+    "Four branches of 8,192 images to disk: `save` / a model for each branch and "
+    "`np.save`": ("works", "W2", "save", "article"),
+    "The same: `save` / one model of all branches and `np.save`": (
+        *("works", "W2", "save", "multi"),
+    ),
+    "1 GiB of maps to disk: `save` / one model of all branches and `np.save`": (
+        *("works", "W3", "save", "multi"),
+    ),
+    "Memory for that": ("peaks", "W3", "save", "multi"),
+    "An epoch of a head: from the store / with the frozen branches": (
+        *("training", "", "dataset", "images"),
+    ),
+}
+
+
+def _pair(found: Found, backend: str, part: str, work: str, *ways: str) -> str:
+    """Returns what two ways take on a backend: seconds, or memory."""
+    measured = found.get(part, {})
+    one = measured.get(backend, {}) if part != "works" else measured.get(work, {})
+    cells = []
+    for way in ways:
+        match part:
+            case "works":
+                times = runs(one.get(backend, {"ways": {}}), way, "wall")
+            case "calls":
+                times = one.get(work, {}).get(way, [])
+            case "training":
+                times = epochs(one, way)
+            case _:
+                peak = one.get(work, {}).get(way, {}).get("peak")
+                cells.append("–" if peak is None else f"{peak / 2**20:,.0f} MiB")  # noqa: RUF001
+                continue
+        cells.append(f"{median(times):.2f} s" if times else "–")  # noqa: RUF001
+    return " / ".join(cells)
 
 
 def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:

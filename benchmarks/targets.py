@@ -219,7 +219,7 @@ def targets(found: Found) -> list[Target]:
             compute,
         ),
         Target(
-            "save, the whole call / article, the article's first example",
+            "save, the complete call / article, the article's first example",
             1.0,
             True,
             tuple(_ways(found, ("W1a",), "save", "article", "wall")),
