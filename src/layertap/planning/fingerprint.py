@@ -125,14 +125,14 @@ def digest(content: Any) -> str:
 
 
 def _weights_digest(model: keras.Model) -> str:
-    digest = hashlib.sha256()
+    digest = xxhash.xxh3_64()
     for variable in model.weights:
         values = keras.ops.convert_to_numpy(variable.value)
         digest.update(f"{values.shape} {values.dtype.name};".encode())
         digest.update(_bytes(values))
     for vocabulary in learned(model):
         digest.update(json.dumps(vocabulary).encode())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 def inputs_digests(inputs: Any) -> NDArray[np.uint64]:
