@@ -38,6 +38,12 @@ def test_an_address_that_can_not_be(address, monkeypatch):
         connect("")
 
 
+def test_a_port_is_not_cut_to_that_of_another_server(cluster):
+    host, _, port = cluster.rpartition(":")
+    with pytest.raises(OptionError, match="ports are below 65,536"):
+        ray_session.check_answers(f"{host}:{int(port) + 2**16}")
+
+
 def test_a_cluster_answers(cluster):
     ray_session.check_answers(cluster)
 

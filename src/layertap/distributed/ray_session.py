@@ -81,6 +81,9 @@ def check_answers(address: str) -> None:
         return
     where = host.strip("[]"), int(port)
     try:
+        if where[1] >= 2**16:
+            # It would be cut to 16 bits: the port of another server.
+            raise OverflowError("ports are below 65,536")
         with socket.create_connection(where, _ANSWERS_WITHIN) as connection:
             if "RAY_USE_TLS" in os.environ:
                 return
