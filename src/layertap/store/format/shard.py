@@ -97,8 +97,9 @@ class Shard:
 
     def _check_together(self, chunk: int, end: int) -> None:
         """Checks consecutive chunks, unless one is damaged, checked, or elsewhere."""
-        present = (self._index[chunk:end, 0] != MISSING).all()
         stride = self._chunk + CHECKSUM_BYTES
+        offsets, sizes = self._index[chunk:end].T
+        present = (offsets != MISSING).all() and (sizes == stride).all()
         start, stop = chunk * stride, end * stride
         if not (self._in_place and present and stop <= len(self._file)):
             return
