@@ -33,6 +33,8 @@ from tests.support.streams import (
 
 pytestmark = pytest.mark.every_backend
 
+LONG = InputSpec("x", (None, None, 2), "float32")
+
 
 NAMED = {
     "first": InputSpec("first", (None, 3), "float32"),
@@ -199,6 +201,21 @@ def test_a_memory_map_is_not_read_into_memory(tmp_path):
     assert np.shares_memory(first.inputs, data)
     assert [batch.row for batch in last] == [rows - 32]
     assert peak < data.nbytes / 10
+
+
+@pytest.mark.one_backend
+def test_batches_are_padded_only_to_little_more():
+    x = np.zeros((9, 3), "float32")
+    assert [batch.full for batch in Feed(x, ONE, 4).batches()] == [4, 4, 4]
+
+    def full(*shapes):
+        feed = Feed((np.zeros(shape, "float32") for shape in shapes), LONG)
+        return [batch.full for batch in feed.batches()]
+
+    assert full((4, 3, 2), (2, 3, 2)) == [4, 4]
+    # Many of these may come; each would take as long as the first one.
+    assert full((4, 3, 2), (1, 3, 2)) == [4, None]
+    assert full((4, 3, 2), (2, 6, 2)) == [4, None]
 
 
 @pytest.mark.one_backend

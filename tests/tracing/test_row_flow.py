@@ -100,6 +100,10 @@ MIXED = {
     "another way for few": lambda x: jnp.sin(x) if len(x) < 5 else jnp.cos(x),
     "another number for few": lambda x: x + (1 if len(x) < 5 else 2),
     "random": lambda x: x + jax.random.normal(jax.random.key(0), x.shape),
+    "a token": lambda x: (lax.create_token(x), x)[1],
+    "unique indices": lambda x: (
+        jnp.asarray(TABLE).at[jnp.argmax(x, 2)].get(unique_indices=True)
+    ),
     "rows moved": lambda x: x.swapaxes(0, 1),
     "no rows": lambda x: jnp.ones(3),
     "way by the data": lambda x: lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x),

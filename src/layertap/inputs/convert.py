@@ -32,7 +32,7 @@ class Batch:
 
     Attributes:
         row: The number of its first row in the data set.
-        full: The rows of a full batch of the same data, if it is known.
+        full: How many rows it may be padded to: those of the first batch.
     """
 
     row: int

@@ -169,10 +169,22 @@ class Feed:
                 if stop is not None and part.row >= stop:
                     return
                 self._converter.check_rows(part.row, part.rows)
-                yield replace(part, full=self.first().rows)
+                yield replace(part, full=self._full_rows(part))
+
+    def _full_rows(self, batch: Batch) -> int | None:
+        """Returns to how many rows a batch may be padded, without much more work."""
+        first = self.first()
+        last_only = self.size is not None or 2 * batch.rows >= first.rows
+        return first.rows if last_only and _sizes(batch) == _sizes(first) else None
 
     def _convert(self, element: Any, row: int) -> Batch:
         return self._converter.convert(element, row, copy=not self._source.stable)
+
+
+def _sizes(batch: Batch) -> list[tuple[int, ...]]:
+    """Returns the sizes of the inputs, without the rows."""
+    leaves = keras.tree.flatten(batch.inputs)
+    return [leaf.shape[1:] for leaf in leaves if leaf is not None]
 
 
 def check_ids(ids: Any, rows: int | None) -> Any:

@@ -106,6 +106,8 @@ class RowFlow:
 
     def _check_shapes(self, one: Any, other: Any, axis: Axis) -> None:
         """Requires that two shapes differ by their rows alone."""
+        # Tokens have no shape.
+        _require(hasattr(one, "shape") and hasattr(other, "shape"))
         shapes = [list(one.shape), list(other.shape)]
         _require(one.dtype == other.dtype and len(shapes[0]) == len(shapes[1]))
         if axis is not None:
@@ -117,6 +119,11 @@ class RowFlow:
     ) -> Sequence[Axis]:
         """Returns the axes of the rows in the outputs of an equation."""
         _require(one.primitive is other.primitive and not one.effects)
+        ranks = {
+            tuple(getattr(output.aval, "ndim", None) for output in equation.outvars)
+            for equation in (one, other)
+        }
+        _require(len(ranks) == 1)
         different = {
             name
             for name, value in one.params.items()
@@ -267,17 +274,15 @@ def _dot(equation: _Equation) -> Axis:
 
 def _convolution(equation: _Equation) -> Axis:
     numbers = equation["dimension_numbers"]
-    _require(
-        numbers.lhs_spec[0] == equation.axis and equation["batch_group_count"] == 1
-    )
+    _require(numbers.lhs_spec[0] == equation.axis)
+    _require(equation["batch_group_count"] == 1)
     return numbers.out_spec[0]
 
 
 def _window(equation: _Equation) -> Axis:
     axis = equation.axis
-    _require(
-        equation["window_dimensions"][axis] == equation["window_strides"][axis] == 1
-    )
+    _require(equation["window_dimensions"][axis] == 1)
+    _require(equation["window_strides"][axis] == 1)
     _require(equation["padding"][axis] == (0, 0))
     return axis
 
@@ -289,9 +294,8 @@ def _pad(equation: _Equation) -> Axis:
 
 def _slice(equation: _Equation) -> Axis:
     axis, strides = equation.axis, equation["strides"]
-    _require(
-        equation["start_indices"][axis] == 0 and (not strides or strides[axis] == 1)
-    )
+    _require(equation["start_indices"][axis] == 0)
+    _require(not strides or strides[axis] == 1)
     equation.require_all_rows("limit_indices")
     return axis
 
@@ -304,7 +308,8 @@ def _dynamic_slice(equation: _Equation) -> Axis:
 def _gather(equation: _Equation) -> Axis:
     """The rows are those of the indices, or all rows of the operand."""
     numbers, (operand, indices) = equation["dimension_numbers"], equation.axes
-    _require(not numbers.operand_batching_dims)
+    # Rows of padding are equal.
+    _require(not numbers.operand_batching_dims and not equation["unique_indices"])
     offsets = numbers.offset_dims
     if operand is None and indices is not None:
         rank = len(equation.fewer.outvars[0].aval.shape)
@@ -323,7 +328,9 @@ def _stack(equation: _Equation) -> Axis:
 def _branches(equation: _Equation) -> list[Axis]:
     """All branches must have rows along the same axes; the choice must have none."""
     _require(equation.axes[0] is None)
-    pairs = zip(equation["branches"], equation.more.params["branches"], strict=True)
+    branches = equation["branches"], equation.more.params["branches"]
+    _require(len(branches[0]) == len(branches[1]))
+    pairs = zip(*branches, strict=True)
     first, *others = [equation.follow(equation.axes[1:], *pair) for pair in pairs]
     _require(all(axes == first for axes in others))
     return first
@@ -382,6 +389,8 @@ def _same(one: Any, other: Any) -> bool:
         return True
     if type(one) is not type(other):
         return False
+    if isinstance(one, list | tuple):
+        return _all_same(one, other)
     if isinstance(one, float | np.generic | np.ndarray | jax.Array):
         dtypes = [jax.dtypes.result_type(value) for value in (one, other)]
         if jax.dtypes.issubdtype(dtypes[0], jax.dtypes.extended):
