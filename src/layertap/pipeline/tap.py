@@ -1,7 +1,7 @@
 """The tap: the compiled forward pass that returns exactly the planned values."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from layertap.core.plan import Plan
 from layertap.core.values import Values, auxiliary_arrays
 from layertap.inputs.convert import Batch, Converter
 from layertap.inputs.model_file import opened
+from layertap.pipeline.interventions import Replacement, predict
 from layertap.pipeline.planned_pass import PlannedPass, pass_for
 from layertap.planning.join_filter import Kind
 from layertap.planning.planner import (
@@ -154,6 +155,39 @@ class Tap:
             one = len(parts) == 1
             tensors[name] = parts[0] if one else ops.concatenate(parts, recipe.axis)
         return {name: tensors[name] for name in compute.plan.addresses}
+
+    def predict(self, x: Any, replace: Mapping[str, Replacement] | None = None) -> Any:
+        """Computes what the model returns with other values in the place of its own.
+
+        The model is not changed. It is compiled once for each set of addresses and of
+        functions; other arrays at the same addresses compile nothing.
+
+        Args:
+            x: See `__call__`.
+            replace: By address, what to put in the place of a value: an array of its
+                shape `(rows, *value shape)`; `"zero"`; `"mean"`, the mean of the rows
+                of `x`; or a function of the tensor with `keras.ops`, which keeps its
+                shape. It is traced with the model: random numbers that it draws are
+                the same in each call. A branch such as `fusion/in/0` is replaced in its
+                join alone, an output such as `dense/out` for all that follow.
+
+        Returns:
+            The outputs of the model, as `model.predict` returns them.
+
+        Raises:
+            AddressError: If an address is not in the plan of this tap.
+            DataError: If a replacement has another shape, or numbers of another kind.
+            RefusedError: If the rows of a value are folded into another axis.
+            ListeningError: If a value can't be replaced, such as an input of the model.
+
+        Example:
+        ```python
+        without = tap.predict(x, replace={"fusion/in/1": "zero"})
+        ```
+        """
+        model, *_ = self._parts
+        batch, compute = self._prepared(x)
+        return predict(model, compute.plan, batch, replace or {})
 
     def _prepared(self, x: Any) -> tuple[Batch, PlannedPass]:
         """Returns a batch, and the pass for its sizes."""

@@ -1,5 +1,6 @@
 """The state of one forward pass while it is traced, and the events that it receives."""
 
+import copy
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -214,6 +215,12 @@ class Pass:
     def end_join(self, join: TracedJoin, output: Tensor) -> None:
         """Receives the output of a join that `begin_join` returned."""
 
+    def write(
+        self, side: Side, path: str, tensors: list[Tensor]
+    ) -> list[Tensor] | None:
+        """Returns what to use in the place of branches or outputs; None for these."""
+        return None
+
     def draw(self, generator: Any) -> None:
         """Receives a generator of random numbers, before it gives its next seed."""
 
@@ -274,6 +281,20 @@ def leaves(structure: Any) -> Iterator[Any]:
 def tensors_of(structure: Any) -> list[Tensor]:
     """Returns the tensors among a structure's leaves."""
     return [leaf for leaf in leaves(structure) if is_tensor(leaf)]
+
+
+def with_tensors(structure: Any, tensors: Iterator[Tensor]) -> Any:
+    """Returns a structure with other tensors, in the order of `tensors_of`."""
+    if isinstance(structure, Mapping):
+        members: Any = copy.copy(structure)
+        for key in sorted(structure, key=str):
+            members[key] = with_tensors(structure[key], tensors)
+        return members
+    if isinstance(structure, list | tuple):
+        changed = [with_tensors(member, tensors) for member in structure]
+        named = hasattr(structure, "_fields")
+        return type(structure)(*changed) if named else type(structure)(changed)
+    return next(tensors) if is_tensor(structure) else structure
 
 
 def rank(tensor: Tensor) -> int | None:

@@ -24,6 +24,7 @@ from layertap.tracing.forward_pass import (
     is_tensor,
     rank,
     tensors_of,
+    with_tensors,
 )
 from layertap.tracing.join_kinds import (
     FUNCTIONS,
@@ -55,6 +56,9 @@ RANDOM = (
     *("shuffle", "gamma", "binomial", "beta"),
 )
 
+# Functions that join a list of tensors.
+_OF_LISTS = ("concatenate", "hstack", "stack")
+
 _current: ContextVar[Pass | None] = ContextVar("layertap_pass", default=None)
 _signature = functools.cache(inspect.signature)
 
@@ -72,6 +76,9 @@ def _layer_call(
     try:
         with pass_.listener.covered():
             outputs = original(operation, *args, **kwargs)
+        written = pass_.write("out", frame.path, tensors_of(outputs))
+        if written is not None:
+            outputs = with_tensors(outputs, iter(written))
         pass_.leave(frame, outputs)
         return outputs
     except Exception as error:
@@ -105,6 +112,10 @@ def _operation_call(
     try:
         if join is not None:
             inputs = _inputs_of(frame.operation, join.kind, args, kwargs)
+            written = pass_.write("in", join.path, inputs)
+            if written is not None:
+                inputs = written
+                args, kwargs = _with_inputs(frame.operation, join, inputs, args, kwargs)
             join = pass_.begin_join(join, inputs)
         with pass_.listener.scope(frame):
             outputs = pass_.run(frame, original, args, kwargs)
@@ -151,6 +162,25 @@ def _inputs_of(operation: Any, kind: str, args: Any, kwargs: Any) -> list[Any]:
     return [query, value if key is None else key, value]
 
 
+def _with_inputs(
+    operation: Any, join: TracedJoin, inputs: list[Any], args: Any, kwargs: Any
+) -> tuple[Any, Any]:
+    """Returns arguments of a layer with other tensors than `_inputs_of` returned."""
+    if join.kind != "attention":
+        branches = iter(inputs)
+        if args:
+            return (with_tensors(args[0], branches), *args[1:]), kwargs
+        return args, with_tensors(kwargs, branches)
+    bound = inspect.signature(operation.call).bind(*args, **kwargs)
+    query, key, value = inputs
+    if "inputs" in bound.arguments:
+        bound.arguments["inputs"] = [query, value, key]
+        return bound.args, bound.kwargs
+    names = {"query": query, "value": value, "key": key}
+    others = {n: v for n, v in bound.arguments.items() if n not in (*names, "kwargs")}
+    return (), {**others, **bound.arguments.get("kwargs", {}), **names}
+
+
 def _standardize_inputs(pass_: Pass, original: Call, model: Any, /, inputs: Any) -> Any:
     outputs = original(model, inputs)
     if pass_.listens:
@@ -173,6 +203,10 @@ def _function(
         return original(*args, **kwargs)
     pass_.listener.flush()
     join = _join(pass_, name, bound.arguments.get("axis"), inputs)
+    written = pass_.write("in", join.path, inputs)
+    if written is not None:
+        inputs = written
+        _set_inputs(name, bound.arguments, inputs)
     join = pass_.begin_join(join, inputs)
     # The steps inside a join are not joins.
     frame.covered = True
@@ -186,12 +220,20 @@ def _function(
     return output
 
 
+def _set_inputs(name: str, arguments: dict[str, Any], inputs: list[Any]) -> None:
+    """Puts other tensors in the place of those that `_convert_inputs` returned."""
+    if name in _OF_LISTS:
+        arguments[next(iter(arguments))] = inputs
+    else:
+        arguments["x1"], arguments["x2"] = inputs
+
+
 def _convert_inputs(name: str, arguments: dict[str, Any]) -> list[Any] | None:
     """Returns the tensors that a function joins, or None if it does not join tensors.
 
     The arguments are replaced by these tensors, so that both are the same objects.
     """
-    if name in ("concatenate", "hstack", "stack"):
+    if name in _OF_LISTS:
         first = next(iter(arguments))
         if hasattr(arguments[first], "shape"):
             return None

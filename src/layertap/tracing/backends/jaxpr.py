@@ -19,6 +19,7 @@ from jax.extend import core
 from layertap.tracing.forward_pass import BackendListener, Frame, Pass, Run, rank
 from layertap.tracing.join_kinds import RNN_LOOP, joins_by_name
 from layertap.tracing.keras_internals import private
+from layertap.tracing.records import TracedJoin
 
 # The kind of join of a primitive, by its name.
 PRIMITIVES = {
@@ -136,9 +137,9 @@ class _JaxprReader:
         self._pass = pass_
         self._listener = listener
         # By join: its operation, its place, itself, its inputs and its output.
-        self._joins: list[tuple[Frame, _Context, Any, list[Any], Any]] = []
-        # By id: a value, and the value that a join reshaped to it.
-        self._unformed: dict[int, tuple[Any, Any]] = {}
+        self._joins: list[tuple[Frame, _Context, TracedJoin, list[Any], Any]] = []
+        # By id: a value, the value that a join reshaped to it, and how.
+        self._unformed: dict[int, tuple[Any, Any, core.JaxprEqn]] = {}
 
     def read(
         self, jaxpr: core.Jaxpr, arguments: Sequence[Any], context: _Context
@@ -161,14 +162,18 @@ class _JaxprReader:
             if body is not None and equation.params.get("name") not in FUNCTIONS:
                 outputs = self.read(body.jaxpr, [*body.consts, *inputs], here)
             else:
+                join = self._find_join(equation, inputs, here)
+                if join is not None and computing:
+                    inputs = self._write(join, inputs)
                 outputs = _computed(equation, inputs) if computing else _nodes(equation)
-                self._read_join(equation, inputs, outputs, here)
+                if join is not None:
+                    self._joins.append((*join, outputs[0]))
                 if body is None:
                     self._read_loop(equation, here)
             if equation.primitive.name in FORMING:
                 stack = itertools.takewhile(_in_jax, here.stack())
                 if any(joins_by_name(function) for _, function in stack):
-                    self._unformed[id(outputs[0])] = outputs[0], inputs[0]
+                    self._unformed[id(outputs[0])] = outputs[0], inputs[0], equation
             values.update(zip(equation.outvars, outputs, strict=True))
         return list(map(value, jaxpr.outvars))
 
@@ -191,14 +196,15 @@ class _JaxprReader:
             inside = replace(context, loops=(*context.loops, name))
             self.read(body.jaxpr, arguments, inside)
 
-    def _read_join(
-        self, equation: core.JaxprEqn, inputs: list[Any], outputs: Any, here: _Context
-    ) -> None:
+    def _find_join(
+        self, equation: core.JaxprEqn, inputs: list[Any], here: _Context
+    ) -> tuple[Frame, _Context, TracedJoin, list[Any]] | None:
+        """Returns the join that an equation does, with its branches, or None."""
         kind = PRIMITIVES.get(equation.primitive.name)
         kind = kind or FUNCTIONS.get(equation.params.get("name"))
         frame = self._listener.frame(here.names) if kind else None
         if kind is None or frame is None or frame.covered:
-            return
+            return None
         stack = list(here.stack())
         if kind == "concatenate":
             in_jax = itertools.takewhile(_in_jax, stack)
@@ -208,17 +214,38 @@ class _JaxprReader:
         elif kind != "stack":
             inputs = list(map(self._undo_forming, inputs))
             if any(rank(x) == 0 for x in inputs if hasattr(x, "shape")):
-                return
+                return None
         if kind not in self._pass.kinds:
-            return
+            return None
         axis = equation.params.get("dimension", equation.params.get("axis"))
-        join = frame.native_join(kind, axis, stack)
-        self._joins.append((frame, here, join, inputs, outputs[0]))
+        return frame, here, frame.native_join(kind, axis, stack), inputs
+
+    def _write(
+        self, found: tuple[Frame, _Context, TracedJoin, list[Any]], inputs: list[Any]
+    ) -> list[Any]:
+        """Returns the inputs of a join's equation, after the pass wrote branches."""
+        _, _, join, branches = found
+        written = self._pass.write("in", join.path, list(branches))
+        if written is None:
+            return inputs
+        pairs = list(zip(branches, written, strict=True))
+        branches[:] = written
+        return [
+            value if after is before else self._formed(value, after)
+            for value, (before, after) in zip(inputs, pairs, strict=True)
+        ]
+
+    def _formed(self, value: Any, branch: Any) -> Any:
+        """Brings another branch into the form in which the join has a value."""
+        if id(value) not in self._unformed:
+            return branch
+        _, before, equation = self._unformed[id(value)]
+        return _computed(equation, [self._formed(before, branch)])[0]
 
     def _undo_forming(self, value: Any) -> Any:
         """Returns the value that the user passed, before the join reshaped it."""
         while id(value) in self._unformed:
-            _, value = self._unformed[id(value)]
+            _, value, _ = self._unformed[id(value)]
         return value
 
 

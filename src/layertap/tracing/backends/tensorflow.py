@@ -83,7 +83,11 @@ class GraphListener(BackendListener):
         elif any(x.shape.rank == 0 for x in inputs):
             return
         stack = ((f.filename, f.name) for f in reversed(list(node.traceback)))
-        join = self._pass.begin_join(frame.native_join(kind, axis, stack), inputs)
+        join = frame.native_join(kind, axis, stack)
+        written = self._pass.write("in", join.path, inputs)
+        for index, tensor in enumerate(written or ()):
+            private(node, "_update_input")(index, tensor)
+        join = self._pass.begin_join(join, written or inputs)
         self._pass.end_join(join, node.outputs[0])
 
 

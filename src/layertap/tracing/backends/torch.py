@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
 
 from layertap.core import tolerance
+from layertap.errors import RefusedError
 from layertap.tracing.backends import Backend
 from layertap.tracing.backends.gathered import forms, split
 from layertap.tracing.forward_pass import (
@@ -30,6 +31,7 @@ from layertap.tracing.forward_pass import (
 from layertap.tracing.join_kinds import origin, stack
 from layertap.tracing.keras_internals import private
 from layertap.tracing.model_structure import map_arrays
+from layertap.tracing.records import TracedJoin
 
 # The axes of functions without such an argument: for vectors, and for other tensors.
 AXES = {
@@ -90,6 +92,11 @@ class FunctionListener(TorchFunctionMode):
             return function(*args, **kwargs)
         axis = _axis(function, kind, inputs, args, kwargs)
         join = frame.native_join(kind, axis, stack(inspect.currentframe()))
+        written = pass_.write("in", join.path, inputs)
+        if written is not None:
+            _refuse_in_place(function, join)
+            inputs = written
+            args, kwargs = _with_inputs(kind, inputs, args, kwargs)
         join = pass_.begin_join(join, inputs)
         output = function(*args, **kwargs)
         pass_.end_join(join, kwargs.get("out", output))
@@ -118,6 +125,26 @@ def _inputs(kind: str, args: Any, kwargs: Any) -> list[Any] | None:
     inputs = [*args, *kwargs.values()][:2]
     data = all(is_tensor(x) and rank(x) != 0 for x in inputs)
     return inputs if data and len(inputs) == 2 else None
+
+
+def _refuse_in_place(function: Any, join: TracedJoin) -> None:
+    """Raises if a join writes into one of its branches, which others may hold."""
+    name = function.__name__
+    if name.startswith("__i") or (name.endswith("_") and not name.endswith("__")):
+        raise RefusedError(
+            f"Values of {join.path} can't be replaced: it writes into a tensor of the "
+            f"model (`{name}`). Replace a value that is computed before or after it."
+        )
+
+
+def _with_inputs(kind: str, inputs: list[Any], args: Any, kwargs: Any) -> Any:
+    """Returns arguments with other tensors than `_inputs` returned."""
+    if kind not in ("concatenate", "stack"):
+        later = zip(kwargs, inputs[len(args) :], strict=False)
+        return (*inputs[: len(args)], *args[2:]), kwargs | dict(later)
+    if args:
+        return (inputs, *args[1:]), kwargs
+    return args, kwargs | {"tensors": inputs}
 
 
 def _axis(
