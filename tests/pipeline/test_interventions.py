@@ -198,7 +198,7 @@ def test_layers_that_are_a_join_and_models_inside_of_models():
 
 def test_it_is_the_head_of_a_split():
     several = skipping()
-    model = keras.Model(several.inputs, several.output["y"])
+    model = keras.Model(several.input, several.output["y"])
     stem, head = layertap.split(model, before="fusion")
     parts = stem.predict(X, verbose=0) | {"fusion/in/1": OTHER}
     actual = layertap.tap(model).predict(X, replace={"fusion/in/1": OTHER})

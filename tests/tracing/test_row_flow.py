@@ -110,7 +110,20 @@ MIXED = {
 }
 
 
-@pytest.mark.parametrize("name", ALONE)
+# Whose indices JAX 0.4 computes with the number of rows.
+COUNTED = {"a part by index", "recurrent"}
+OLD = jax.__version_info__ < (0, 5)
+
+
+def provable(cases):
+    reason = "JAX 0.4 computes indices with the number of rows"
+    skipped = pytest.mark.skipif(OLD, reason=reason)
+    return [
+        pytest.param(name, marks=[skipped] if name in COUNTED else []) for name in cases
+    ]
+
+
+@pytest.mark.parametrize("name", provable(ALONE))
 def test_rows_alone_are_proven_and_are_alone(name):
     assert proven(ALONE[name])
     fewer, more = jax.tree.map(np.asarray, [ALONE[name](X[:FEWER]), ALONE[name](X)])
@@ -176,7 +189,7 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", provable(LAYERS))
 def test_layers_of_keras_are_proven(name):
     x = keras.Input((4, 6), name="x")
     model = keras.Model(x, LAYERS[name](x))

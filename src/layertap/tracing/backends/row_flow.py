@@ -308,13 +308,13 @@ def _dynamic_slice(equation: _Equation) -> Axis:
 def _gather(equation: _Equation) -> Axis:
     """The rows are those of the indices, or all rows of the operand."""
     numbers, (operand, indices) = equation["dimension_numbers"], equation.axes
-    # Rows of padding are equal.
-    _require(not numbers.operand_batching_dims and not equation["unique_indices"])
+    _require(not numbers.operand_batching_dims)
     offsets = numbers.offset_dims
     if operand is None and indices is not None:
         rank = len(equation.fewer.outvars[0].aval.shape)
         places = [axis for axis in range(rank) if axis not in offsets]
-        _require(indices < len(places))
+        # Rows of padding are equal.
+        _require(indices < len(places) and not equation["unique_indices"])
         return places[indices]
     _require(operand not in (*numbers.collapsed_slice_dims, *numbers.start_index_map))
     equation.require_all_rows("slice_sizes")
