@@ -205,74 +205,48 @@ def test_it_is_the_head_of_a_split():
     close(actual, head.predict(parts, verbose=0))
 
 
-def attending():
-    x, y = keras.Input((5, 4), name="x"), keras.Input((6, 4), name="y")
-    attention = layers.Attention(name="attention")([x, y])
-    heads = layers.MultiHeadAttention(2, 2, name="heads")(x, y)
-    return keras.Model([x, y], [attention, heads])
+def test_functions_may_have_layers_and_arrays_of_their_own():
+    model = Joining(JOINS["add"][0])
+    model(X)
+    paths = [j.path for j in layertap.plan(model, joins="add").joins]
+    (path,) = (path for path in paths if "/" not in path)
+    tap = layertap.tap(model, joins="add", before=path, outputs="right")
+    inner = layers.Dense(4, name="right")
+    own = keras.Sequential([keras.Input((4,)), inner])
+    replace = {f"{path}/in/0": own, "right/out": lambda x: ops.add(x, OTHER)}
+    joined, _ = tap.predict(X, replace=replace)
+    w, c = inner.get_weights()
+    right = dense(model, "right", X) + OTHER
+    close(joined, np.sin(dense(model, "left", X) @ w + c + right))
 
 
-def test_queries_keys_and_values_of_attention_are_replaced():
-    model = attending()
-    random = np.random.default_rng(5)
-    x, y, other = (random.normal(size=(3, n, 4)).astype("float32") for n in (5, 6, 6))
-    tap = layertap.tap(model, joins="attention")
-    heads = model.get_layer("heads")
-    for name, query, key, value in (
-        ("in/0", 0 * x, y, y),
-        ("in/1", x, other, y),
-        ("in/2", x, y, other),
-    ):
-        new = {"in/0": "zero"}.get(name, other)
-        joined, _ = tap.predict([x, y], replace={f"attention/{name}": new})
-        scores = np.exp(query @ key.swapaxes(1, 2))
-        close(joined, scores / scores.sum(-1, keepdims=True) @ value)
-        _, joined = tap.predict([x, y], replace={f"heads/{name}": new})
-        close(joined, ops.convert_to_numpy(heads(query, value, key)))
+class Setting:
+    """A setting of a program."""
+
+    scale = 1.0
 
 
-class Masked(keras.Model):
-    """A layer with a mask, which the next one heeds."""
-
-    def __init__(self):
-        super().__init__()
-        self.embedding = layers.Embedding(10, 4, mask_zero=True, name="embedding")
-        self.average = layers.GlobalAveragePooling1D(name="average")
-
-    def call(self, x):
-        return {"mean": self.average(self.embedding(x)), "nothing": None}
+SCALES = {"scale": 1.0}
+SCALE = 1.0
 
 
-def test_a_replaced_output_has_the_mask_of_the_first():
-    model, x = Masked(), np.array([[1, 2, 0, 0], [3, 0, 0, 0]])
-    tap = layertap.tap(model, outputs="embedding", like=x)
-    (table,) = model.embedding.get_weights()
-    returned = tap.predict(x, replace={"embedding/out": lambda x: 2 * x})
-    assert returned["nothing"] is None
-    expected = [table[[1, 2]].mean(0), table[3]]
-    close(returned["mean"], 2 * np.array(expected))
-
-
-class Sized(keras.Model):
-    """A model that names its output by a size of its input."""
-
-    def __init__(self):
-        super().__init__()
-        self.dense = layers.Dense(3, name="dense")
-
-    def call(self, x):
-        y = self.dense(ops.mean(x, axis=1))
-        return {"long": y, "twice": 2 * y} if x.shape[1] > 4 else {"short": y}
-
-
-def test_outputs_have_the_structure_of_their_own_call():
-    model = Sized()
-    long, short = np.ones((2, 6, 3), "float32"), np.ones((2, 4, 3), "float32")
-    tap = layertap.tap(model, outputs="dense", like=short)
-    for x, names in ((short, ["short"]), (long, ["long", "twice"]), (short, ["short"])):
-        returned = tap.predict(x, replace={"dense/out": np.ones((2, 3), "float32")})
-        assert sorted(returned) == names
-        close(returned[names[0]], np.ones((2, 3)))
+def test_what_functions_read_counts(monkeypatch):
+    model = skipping()
+    tap = layertap.tap(model)
+    right = dense(model, "right", X)
+    functions = [
+        lambda x: x * Setting.scale,
+        lambda x: (lambda y: y * SCALE)(x),
+        lambda x: sum(x * SCALE for _ in range(1)),
+        lambda x: x * SCALES["scale"],
+    ]
+    for scale in (1.0, 5.0):
+        monkeypatch.setattr(Setting, "scale", scale)
+        monkeypatch.setitem(globals(), "SCALE", scale)
+        monkeypatch.setitem(SCALES, "scale", scale)
+        for function in functions:
+            actual = tap.predict(X, replace={"fusion/in/1": function})
+            assert_outputs(actual, by_hand(model, right=scale * right))
 
 
 @pytest.mark.skipif(
@@ -309,7 +283,7 @@ def test_a_join_in_place_is_refused():
         ({"fusion/in/1": OTHER.astype(str)}, layertap.OptionError, "array of numbers"),
         ({"fusion/in/1": [[1.0], [2.0, 3.0]]}, layertap.OptionError, "of numbers"),
         ({"fusion/in/1": lambda x: None}, layertap.OptionError, "Received None"),
-        ({"fusion/in/1": lambda x: x[:1]}, layertap.DataError, r"89, 4\).*\(1, 4"),
+        ({"fusion/in/1": lambda x: x[:1]}, layertap.DataError, r"7, 4\).*\(1, 4"),
         ({"fusion/in/1": lambda x: x.nothing}, layertap.OptionError, "AttributeErr"),
         ({"fusion/in/1": layers.Dense(4)}, layertap.OptionError, "Call it once"),
         (["fusion/in/1"], layertap.OptionError, "a dictionary"),

@@ -27,10 +27,6 @@ Replacement = NDArray[Any] | Literal["zero", "mean"] | Callable[[Tensor], Tensor
 _KINDS = ("b", "iu", "f", "c")
 
 
-# Rows of a tensor that stands for others.
-_STAND_IN = 89
-
-
 def predict(
     model: keras.Model, plan: Plan, batch: Batch, replace: Mapping[str, Any]
 ) -> Any:
@@ -61,14 +57,17 @@ def predict(
 
         return change
 
-    def make() -> WritingStep:
+    def check() -> bool:
         for name, function in functions.items():
-            _check_function(values[name], function)
-        return WritingStep(model, wanted, make_change)
+            _check_function(values[name], function, batch.rows)
+        return True
 
     ids = tuple((name, id(function)) for name, function in functions.items())
-    key = "write", repr(plan), tuple(arrays), ids
-    writing = remembered(model, key, make, calls=list(functions.values()))
+    key, calls = ("write", repr(plan), tuple(arrays), ids), list(functions.values())
+    remembered(model, (*key, batch.rows), check, calls=calls)
+    writing = remembered(
+        model, key, lambda: WritingStep(model, wanted, make_change), calls=calls
+    )
     outputs = begin(writing.step, (batch.inputs, arrays))()
     owned = {name: np.array(array) for name, array in outputs.items()}
     return writing.pack(batch.inputs, owned)
@@ -130,7 +129,9 @@ def _array(value: Value, new: Any, rows: int) -> NDArray[Any]:
     return cast
 
 
-def _check_function(value: Value, function: Callable[[Tensor], Tensor]) -> None:
+def _check_function(
+    value: Value, function: Callable[[Tensor], Tensor], rows: int
+) -> None:
     """Raises unless a function returns a tensor in the form of the value."""
     name = value.address
     if isinstance(function, keras.Layer) and not function.built:
@@ -139,7 +140,7 @@ def _check_function(value: Value, function: Callable[[Tensor], Tensor]) -> None:
             f"Received {function.name!r}, which is not. Call it once before."
         )
     # With a number of rows: TensorFlow would not know how many the result has.
-    form = keras.KerasTensor((_STAND_IN, *value.shape[1:]), value.dtype)
+    form = keras.KerasTensor((rows, *value.shape[1:]), value.dtype)
     try:
         spec = backend.compute_output_spec(function, form)
     except Exception as error:  # A function may raise anything.

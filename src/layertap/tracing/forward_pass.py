@@ -1,6 +1,7 @@
 """The state of one forward pass while it is traced, and the events that it receives."""
 
 import copy
+import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -295,6 +296,43 @@ def with_tensors(structure: Any, tensors: Iterator[Tensor]) -> Any:
         named = hasattr(structure, "_fields")
         return type(structure)(*changed) if named else type(structure)(changed)
     return next(tensors) if is_tensor(structure) else structure
+
+
+def layer_branches(operation: Any, kind: str, args: Any, kwargs: Any) -> list[Tensor]:
+    """Returns the tensors that a layer joins: for attention, query, key and value."""
+    if kind != "attention":
+        return tensors_of(args[0] if args else kwargs)
+    arguments = inspect.signature(operation.call).bind(*args, **kwargs).arguments
+    if "inputs" in arguments:
+        query, value, key = (*arguments["inputs"], None)[:3]
+    else:
+        query, value, key = map(arguments.get, ("query", "value", "key"))
+    return [query, value if key is None else key, value]
+
+
+def with_branches(
+    operation: Any, kind: str, args: Any, kwargs: Any, written: list[Tensor]
+) -> tuple[Any, Any]:
+    """Returns the arguments of a layer with others than `layer_branches` returned."""
+    if kind != "attention":
+        branches = iter(written)
+        if args:
+            return (with_tensors(args[0], branches), *args[1:]), kwargs
+        return args, with_tensors(kwargs, branches)
+    bound = inspect.signature(operation.call).bind(*args, **kwargs)
+    query, key, value = written
+    # The value is the key, unless there is one, or one of both was replaced.
+    names = {"query": query, "value": value}
+    if key is not value:
+        names["key"] = key
+    if "inputs" not in bound.arguments:
+        bound.arguments.update(names)
+    else:
+        others = bound.arguments["inputs"][3:]
+        if others:
+            names["key"] = key
+        bound.arguments["inputs"] = [*names.values(), *others]
+    return bound.args, bound.kwargs
 
 
 def rank(tensor: Tensor) -> int | None:

@@ -22,8 +22,10 @@ from layertap.tracing.forward_pass import (
     Pass,
     Point,
     is_tensor,
+    layer_branches,
     rank,
     tensors_of,
+    with_branches,
     with_tensors,
 )
 from layertap.tracing.join_kinds import (
@@ -111,11 +113,13 @@ def _operation_call(
     join = _whole_join(pass_, frame)
     try:
         if join is not None:
-            inputs = _inputs_of(frame.operation, join.kind, args, kwargs)
+            inputs = layer_branches(frame.operation, join.kind, args, kwargs)
             written = pass_.write("in", join.path, inputs)
             if written is not None:
+                args, kwargs = with_branches(
+                    frame.operation, join.kind, args, kwargs, written
+                )
                 inputs = written
-                args, kwargs = _with_inputs(frame.operation, join, inputs, args, kwargs)
             join = pass_.begin_join(join, inputs)
         with pass_.listener.scope(frame):
             outputs = pass_.run(frame, original, args, kwargs)
@@ -148,37 +152,6 @@ def _whole_join(pass_: Pass, frame: Frame) -> TracedJoin | None:
             frame.covered = True
             return TracedJoin(frame.path, kind, None, whole=True)
     return None
-
-
-def _inputs_of(operation: Any, kind: str, args: Any, kwargs: Any) -> list[Any]:
-    """Returns the tensors that a layer joins: for attention, query, key and value."""
-    if kind != "attention":
-        return tensors_of(args[0] if args else kwargs)
-    arguments = inspect.signature(operation.call).bind(*args, **kwargs).arguments
-    if "inputs" in arguments:
-        query, value, key = (*arguments["inputs"], None)[:3]
-    else:
-        query, value, key = map(arguments.get, ("query", "value", "key"))
-    return [query, value if key is None else key, value]
-
-
-def _with_inputs(
-    operation: Any, join: TracedJoin, inputs: list[Any], args: Any, kwargs: Any
-) -> tuple[Any, Any]:
-    """Returns arguments of a layer with other tensors than `_inputs_of` returned."""
-    if join.kind != "attention":
-        branches = iter(inputs)
-        if args:
-            return (with_tensors(args[0], branches), *args[1:]), kwargs
-        return args, with_tensors(kwargs, branches)
-    bound = inspect.signature(operation.call).bind(*args, **kwargs)
-    query, key, value = inputs
-    if "inputs" in bound.arguments:
-        bound.arguments["inputs"] = [query, value, key]
-        return bound.args, bound.kwargs
-    names = {"query": query, "value": value, "key": key}
-    others = {n: v for n, v in bound.arguments.items() if n not in (*names, "kwargs")}
-    return (), {**others, **bound.arguments.get("kwargs", {}), **names}
 
 
 def _standardize_inputs(pass_: Pass, original: Call, model: Any, /, inputs: Any) -> Any:
@@ -362,6 +335,16 @@ def recording(pass_: Pass) -> Iterator[None]:
     finally:
         _current.reset(token)
         _remove()
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Reports no calls within this context."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def _install() -> None:

@@ -22,7 +22,7 @@ from layertap.tracing.forward_pass import (
     as_is,
     causes,
 )
-from layertap.tracing.hooks import recording
+from layertap.tracing.hooks import recording, unrecorded
 from layertap.tracing.join_kinds import is_native
 from layertap.tracing.keras_internals import masking
 from layertap.tracing.model_structure import forward, map_arrays
@@ -47,7 +47,7 @@ class WritingStep:
         wanted: Wanted,
         make_change: Callable[[dict[str, Tensor]], Change],
     ) -> None:
-        # By the shapes of the inputs, on which it may depend.
+        # By the forms of the inputs, on which it may depend.
         self._structures: dict[Any, Any] = {}
 
         def run(batch: Written, keep: Keep) -> Tensors:
@@ -55,24 +55,27 @@ class WritingStep:
             with tracing(model):
                 pass_ = WritePass(model, wanted, make_change(arrays))
                 outputs = pass_.outputs(inputs)
-            self._structures[_sizes(inputs)] = pass_.structure
+            self._structures[_forms(inputs)] = pass_.structure
             return outputs
 
         self.step: Step = current_backend().compile(run, model, lambda: None)
 
     def pack(self, inputs: Any, arrays: Arrays) -> Any:
         """Returns outputs in the structure in which the model returns them."""
-        numbers = itertools.count()
-        return map_arrays(
-            lambda leaf: arrays[str(next(numbers))], self._structures[_sizes(inputs)]
-        )
+        forms, numbers = _forms(inputs), itertools.count()
+        if forms not in self._structures:
+            # TensorFlow traced it for all numbers of rows.
+            forms = None, *forms[1:]
+        structure = self._structures[forms]
+        return map_arrays(lambda leaf: arrays[str(next(numbers))], structure)
 
 
-def _sizes(inputs: Any) -> Any:
-    """Returns the shapes of inputs without the rows."""
-    return tuple(
-        None if leaf is None else tuple(leaf.shape[1:])
-        for leaf in keras.tree.flatten(inputs)
+def _forms(inputs: Any) -> tuple[Any, ...]:
+    """Returns the number of rows, and the sizes and kinds of inputs."""
+    leaves = [leaf for leaf in keras.tree.flatten(inputs) if leaf is not None]
+    return (
+        leaves[0].shape[0],
+        *((tuple(x.shape[1:]), "float" in str(x.dtype)) for x in leaves),
     )
 
 
@@ -144,7 +147,7 @@ class WritePass(CollectPass):
         try:
             if frame is not None:
                 frame.inside = False
-            with self.listener.covered():
+            with self.listener.covered(), unrecorded():
                 changed = self._change(name, tensor)
             self.listener.flush()
             mask = masking.get_keras_mask(tensor)

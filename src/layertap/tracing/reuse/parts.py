@@ -201,10 +201,17 @@ def _read_by(function: Any) -> list[Any]:
     if isinstance(function, types.MethodType):
         return [function.__func__, function.__self__]
     cells = [_contents(cell) for cell in function.__closure__ or ()]
-    names = [n for n in function.__code__.co_names if n in function.__globals__]
-    named = [function.__globals__[name] for name in names]
+    names = _names_in(function.__code__)
+    named = [function.__globals__[n] for n in names if n in function.__globals__]
     defaults = function.__defaults__, function.__kwdefaults__
     return [function.__code__, *cells, *defaults, *filter(_is_read, named)]
+
+
+@cache
+def _names_in(code: types.CodeType) -> list[str]:
+    """Returns the names that code reads, and the functions that it defines."""
+    inner = (part for part in code.co_consts if isinstance(part, types.CodeType))
+    return [*code.co_names, *(name for part in inner for name in _names_in(part))]
 
 
 def _contents(cell: Any) -> Any:
@@ -222,10 +229,10 @@ def _content(array: NDArray[Any]) -> list[Any]:
 
 
 def _is_read(value: Any) -> bool:
-    """Whether a global of the user counts: not a class, nor an object of a library."""
+    """Whether a global counts: not a class or an object of a library."""
     if isinstance(value, (*_PLAIN, types.FunctionType)):
         return True
-    return not isinstance(value, type) and _is_users(type(value))
+    return _is_users(value if isinstance(value, type) else type(value))
 
 
 def _is_plain(value: Any) -> bool:
