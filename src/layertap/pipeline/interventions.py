@@ -64,7 +64,8 @@ def predict(
 
     ids = tuple((name, id(function)) for name, function in functions.items())
     key, calls = ("write", repr(plan), tuple(arrays), ids), list(functions.values())
-    remembered(model, (*key, batch.rows), check, calls=calls)
+    if functions:
+        remembered(model, (*key, batch.rows), check, calls=calls)
     writing = remembered(
         model, key, lambda: WritingStep(model, wanted, make_change), calls=calls
     )

@@ -19,6 +19,7 @@ from layertap.tracing.forward_pass import (
     Frame,
     Keep,
     Pass,
+    Run,
     Step,
     Tensor,
     Tensors,
@@ -88,12 +89,8 @@ def collect(
     `wanted.random`, random numbers are the same in every pass: in a stateless scope.
     """
     pass_ = CollectPass(wanted, keep)
-    run = functools.partial(forward, model)
-    with suppress(Done), recording(pass_):
-        if any(is_native(path) for side in wanted.sides.values() for path in side):
-            current_backend().run_with_native_joins(pass_, run, inputs)
-        else:
-            run(inputs)
+    with suppress(Done):
+        record(pass_, wanted, functools.partial(forward, model), inputs)
     missing = sorted(set(wanted.addresses) - pass_.values.keys())
     if missing:
         raise ListeningError(
@@ -102,6 +99,15 @@ def collect(
             "Leave them out, or let the model take the same way for all batches."
         )
     return pass_.values
+
+
+def record(pass_: Pass, wanted: Wanted, run: Run, inputs: Any) -> None:
+    """Runs a model in a pass, with native joins if values of these are wanted."""
+    with recording(pass_):
+        if any(is_native(path) for side in wanted.sides.values() for path in side):
+            current_backend().run_with_native_joins(pass_, run, inputs)
+        else:
+            run(inputs)
 
 
 class CollectPass(Pass):

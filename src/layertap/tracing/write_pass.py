@@ -10,7 +10,7 @@ import keras
 from layertap.core.address import Side
 from layertap.errors import LayertapError, ListeningError
 from layertap.tracing.backends import current_backend
-from layertap.tracing.collect import CollectPass
+from layertap.tracing.collect import CollectPass, record
 from layertap.tracing.forward_pass import (
     Arrays,
     Keep,
@@ -22,8 +22,7 @@ from layertap.tracing.forward_pass import (
     as_is,
     causes,
 )
-from layertap.tracing.hooks import recording, unrecorded
-from layertap.tracing.join_kinds import is_native
+from layertap.tracing.hooks import unrecorded
 from layertap.tracing.keras_internals import masking
 from layertap.tracing.model_structure import forward, map_arrays
 from layertap.tracing.reuse.memo import tracing
@@ -94,14 +93,8 @@ class WritePass(CollectPass):
     def outputs(self, inputs: Any) -> Tensors:
         """Runs the model, and returns its outputs by number."""
         run = functools.partial(self._run, functools.partial(forward, self._model))
-        sides = self._written.sides.values()
-        native = any(is_native(path) for side in sides for path in side)
         try:
-            with recording(self):
-                if native:
-                    current_backend().run_with_native_joins(self, run, inputs)
-                else:
-                    run(inputs)
+            record(self, self._written, run, inputs)
         except Exception as error:
             # Keras raises new errors, of the same types, for those that pass through.
             ours = [one for one in causes(error) if isinstance(one, LayertapError)]
