@@ -129,23 +129,21 @@ def unprivileged():
 
 @contextmanager
 def few_files(more):
-    """Lets this process open so many more files, and no others.
+    """Lets this process open so many more files at a time, and no others.
 
-    What numbers it has given out stays open; below them, none is free.
+    What is open stays open, and what another thread closes meanwhile is of no use: new
+    files get numbers below the limit only, where but these few are taken for good.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    holding = [os.open(os.devnull, os.O_RDONLY)]
+    free = [os.open(os.devnull, os.O_RDONLY) for _ in range(more)]
+    for descriptor in free:
+        os.close(descriptor)
+    # The three standard streams stay open.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max([2, *free]) + 1, hard))
     try:
-        # All numbers below the highest that is in use.
-        highest = max(map(int, os.listdir("/proc/self/fd")))  # noqa: PTH208
-        while holding[-1] < highest:
-            holding.append(os.open(os.devnull, os.O_RDONLY))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (holding[-1] + 1 + more, hard))
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for descriptor in holding:
-            os.close(descriptor)
 
 
 def failing(calls, paths, program, *arguments):
