@@ -18,6 +18,7 @@ NAMES = [
     "Values",
     "capture",
     "diff",
+    "grad_cam",
     "images",
     "importance",
     "open",

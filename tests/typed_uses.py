@@ -22,6 +22,8 @@ def options() -> None:
     layertap.capture(model, x, dtype="float16", reduce=lambda tensor: tensor[:, 0])
     layertap.save(model, x, "v.zarr", dtype=np.float16, compression="zstd")
     layertap.distributed.save("model.keras", "photos/", "v.zarr", joins="*")
+    layertap.capture(model, x, gradients="loss", attributions=3, baseline="mean")
+    layertap.save(model, x, "v.zarr", gradients=lambda outputs: outputs[:, 0], steps=16)
 
 
 def wrong_options() -> None:
@@ -29,6 +31,8 @@ def wrong_options() -> None:
     layertap.capture(model, x, dtype="half")  # type: ignore[arg-type]
     layertap.capture(model, x, reduce="mean")  # type: ignore[arg-type]
     layertap.save(model, x, "v.zarr", compression="gzip")  # type: ignore[arg-type]
+    layertap.plan(model, gradients="los")  # type: ignore[arg-type]
+    layertap.capture(model, x, attributions=0, baseline="no")  # type: ignore[arg-type]
     layertap.nope()  # type: ignore[attr-defined]
 
 
@@ -42,6 +46,9 @@ def results() -> None:
     assert_type(saved.rows, int)
     assert_type(saved.class_names, list[str])
     assert_type(layertap.verify(saved, model, x), layertap.Report)
+    assert_type(layertap.tap(model).gradients(x, of=3), layertap.Values)
+    assert_type(values.gradients["fusion/in/0"], NDArray[Any])
+    assert_type(layertap.grad_cam(saved, "conv/out"), NDArray[np.float32])
     assert_type(len(saved.dataset()), int)
     assert_type(len(saved.torch()), int)
     assert_type(saved.labels[:], NDArray[Any] | Any)

@@ -13,6 +13,7 @@ report = layertap.verify(saved, model, data)
 report = layertap.diff("one.zarr", "other.zarr")
 models = layertap.submodels(model, before="fusion")
 stem, head = layertap.split(model, before="fusion")
+maps = layertap.grad_cam(saved, "conv/out")        # saved with gradients=
 ```
 """
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from layertap.analysis.reports import Difference as Difference
     from layertap.analysis.reports import Report as Report
     from layertap.analysis.verify import verify as verify
-    from layertap.core.plan import Plan as Plan
+    from layertap.core.plan.plan import Plan as Plan
     from layertap.core.values import Values as Values
     from layertap.errors import AddressError as AddressError
     from layertap.errors import BackendMissingError as BackendMissingError
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from layertap.planning.planner import plan as plan
     from layertap.planning.split import split as split
     from layertap.planning.split import submodels as submodels
+    from layertap.results.grad_cam import grad_cam as grad_cam
     from layertap.results.saved import Saved as Saved
     from layertap.results.saved import open as open
 
@@ -63,13 +65,14 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "Difference": "analysis.reports",
     "Importance": "analysis.importance_report",
-    "Plan": "core.plan",
+    "Plan": "core.plan.plan",
     "Report": "analysis.reports",
     "Saved": "results.saved",
     "Tap": "pipeline.tap",
     "Values": "core.values",
     "capture": "pipeline.capture",
     "diff": "analysis.diff",
+    "grad_cam": "results.grad_cam",
     "images": "inputs.images",
     "importance": "analysis.importance",
     "open": "results.saved",
@@ -85,7 +88,8 @@ _WITHOUT_KERAS = (
     "analysis.diff",
     "analysis.reports",
     "analysis.importance_report",
-    "core.plan",
+    "core.plan.plan",
+    "results.grad_cam",
     "results.saved",
     "core.values",
 )

@@ -88,6 +88,12 @@ CASES = {
         {"reduce": "avg", "before": "fusion"},
         {"workers": 1},
     ),
+    "gradients, attributions from the mean": (
+        of_maps,
+        lambda: MAPS,
+        {"gradients": 1, "attributions": 0, "baseline": "mean", "batch_size": 20},
+        {"workers": 2},
+    ),
     "lengths that differ, PyDataset": (
         of_any_length,
         Lengths,

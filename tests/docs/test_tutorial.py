@@ -1,4 +1,4 @@
-"""The code blocks of the tutorial run, with the results that it shows."""
+"""The code blocks of the guides run, with the results that they show."""
 
 import os
 import re
@@ -10,17 +10,18 @@ import pytest
 
 pytestmark = [pytest.mark.one_backend, pytest.mark.campaign(alone=True)]
 
-TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", TUTORIAL.read_text("utf-8"), re.DOTALL)
-    assert len(blocks) == 5
-    script = tmp_path / "tutorial.py"
-    script.write_text("\n".join(blocks), "utf-8")
+def printed_by(guide, blocks, folder):
+    """Runs a guide from top to bottom; returns what it prints."""
+    found = re.findall(r"```python\n(.*?)```", guide.read_text("utf-8"), re.DOTALL)
+    assert len(found) == blocks
+    script = folder / "guide.py"
+    script.write_text("\n".join(found), "utf-8")
     ended = subprocess.run(
         [sys.executable, script],
-        cwd=tmp_path,
+        cwd=folder,
         # PyTorch takes five times as long to train its models.
         env=os.environ | {"PYTHONIOENCODING": "utf-8", "KERAS_BACKEND": "tensorflow"},
         capture_output=True,
@@ -28,10 +29,31 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    rights = dict(re.findall(r"(\w+)(?: alone)?: ([\d.]+)% right", ended.stdout))
+    return ended.stdout
+
+
+def test_the_tutorial_trains_three_heads(tmp_path):
+    printed = printed_by(DOCS / "tutorial.md", 5, tmp_path)
+    rights = dict(re.findall(r"(\w+)(?: alone)?: ([\d.]+)% right", printed))
     assert list(rights) == ["reader_head", "line", "deep", "look", "weigh"]
     # Ten digits, or even and odd: far better than chance.
     chances = {"reader_head": 10, "line": 50, "deep": 50, "look": 10, "weigh": 10}
     assert all(float(rights[name]) > chances[name] + 25 for name in chances)
     for head in ("reader_head", "line", "deep"):
-        assert f"{head} relies on look." in ended.stdout
+        assert f"{head} relies on look." in printed
+
+
+def test_the_guide_to_effects_finds_the_branch_to_blame(tmp_path):
+    printed = printed_by(DOCS / "effects.md", 6, tmp_path)
+    missed = float(re.findall(r"miss at most (\S+) of the loss", printed)[0])
+    assert missed < 1e-5
+    parts = re.findall(r"(right|wrong): look (\S+), feel (\S+)", printed)
+    right, wrong = ((float(look), float(feel)) for _, look, feel in parts)
+    assert right[0] < wrong[0] < 0
+    assert wrong[1] > 5 * abs(right[1])
+    blamed, others, without, before = map(float, re.findall(r"([\d.]+)%", printed)[:4])
+    assert blamed > 30
+    assert others < 10
+    assert without > before + 2
+    shares = re.findall(r"'(look|feel)': '(\d+)%'", printed)
+    assert [name for name, _ in shares] == ["look", "feel"]

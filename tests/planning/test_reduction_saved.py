@@ -12,7 +12,7 @@ import tensorstore
 
 import layertap
 from layertap.errors import OptionError, OtherRunError
-from layertap.planning.fingerprint import function_fingerprint
+from layertap.tracing.reuse.function_fingerprint import function_fingerprint
 from tests.support.campaign import share
 from tests.support.reductions import (
     DTYPES,

@@ -25,8 +25,8 @@ from layertap.analysis.measured_head import compile_arguments
 from layertap.core.plan import Branch, Join
 from layertap.errors import ListeningError
 from layertap.inputs.feed import Feed
+from layertap.pipeline.fingerprint import configuration_digest
 from layertap.pipeline.planned_pass import planned_pass
-from layertap.planning.fingerprint import configuration_digest
 from layertap.tracing import hooks
 from layertap.tracing.forward_pass import Wanted
 from layertap.tracing.graphs.cut import cut

@@ -32,6 +32,12 @@ def mean_square(statistics: Statistics) -> float:
     return float(np.nansum(squares * statistics.finite) / statistics.count)
 
 
+def size_of_parts(attributions: Array) -> float:
+    """Returns the sum over the rows of the absolute sum of each row."""
+    rows = attributions.reshape(len(attributions), -1).astype(np.float64)
+    return float(np.abs(rows.sum(axis=1)).sum())
+
+
 def comparable(rows: int, row_bytes: int, branches: int) -> NDArray[np.intp]:
     """Returns the rows to compare branches on, spread evenly.
 

@@ -60,11 +60,16 @@ class Check(Comparison):
     damage: list[str] = field(default_factory=list)
 
     def add(
-        self, row: int, saved: Array, fresh: Array, computed: str | None = None
+        self,
+        row: int,
+        saved: Array,
+        fresh: Array,
+        computed: str | None = None,
+        least: float = 0.0,
     ) -> None:
         """Compares further rows, from `row` on; see `tolerance.compare`."""
         self.rows += len(saved)
-        verdict = tolerance.compare(saved, fresh, computed)
+        verdict = tolerance.compare(saved, fresh, computed, least)
         self._grade(verdict)
         if verdict == "identical":
             return
@@ -77,6 +82,15 @@ class Check(Comparison):
             worst = int(distances.max(axis=1).argmax())
         if verdict == "different" and self.first is None:
             self.first = row + worst
+
+    def judge(self, row: int, missed: Array, allowed: Array) -> None:
+        """Grades what further rows, from `row` on, miss: at most so much is allowed."""
+        self.rows += len(missed)
+        self.largest = max(self.largest, float(missed.max(initial=0)))
+        wrong = ~(missed <= allowed)
+        self._grade("different" if wrong.any() else "within rounding")
+        if wrong.any() and self.first is None:
+            self.first = row + int(np.flatnonzero(wrong)[0])
 
     def add_damage(self, rows: range, damage: StoreError | None) -> None:
         """Counts rows that were read, and describes their damage, if any."""

@@ -11,6 +11,7 @@ from layertap.analysis.comparison import Compared
 from layertap.analysis.reports import Difference
 from layertap.core import tables, text, tolerance
 from layertap.core.address import DIGESTS, IDS, LABELS, LENGTHS, SAMPLE_WEIGHT, match
+from layertap.core.values import least_share
 from layertap.errors import OptionError, StoreError, check_number
 from layertap.results.saved import Saved
 from layertap.results.saved import open as open_saved
@@ -121,12 +122,15 @@ def _names(saved: Saved) -> list[str]:
     """Returns the addresses of all values, and the paths of labels, ids and weights."""
     along = (IDS, LABELS, LENGTHS, SAMPLE_WEIGHT)
     paths = saved.reader.paths
-    return [*saved, *(path for path in paths if path.partition("/")[0] in along)]
+    return [
+        *saved.plan.known,
+        *(path for path in paths if path.partition("/")[0] in along),
+    ]
 
 
 def _array(saved: Saved, name: str) -> Any:
     """Returns an array of a store, stored or rebuilt; None if it has no such array."""
-    if name in saved.plan.addresses:
+    if name in saved.plan.known:
         return saved[name]
     return saved.reader.array(name) if name in saved.reader.paths else None
 
@@ -169,14 +173,15 @@ def _share(comparison: Compared, first: Saved, second: Saved) -> float:
     that is coarser. Labels and ids are exact.
     """
     names = (comparison.address, comparison.name_in_b)
-    if names[0] not in first.plan.addresses:
+    if names[0] not in first.plan.known:
         return 0.0
     sides = [*zip((first, second), names, strict=True)]
     stored = [s[name].dtype.name for s, name in sides]
     computed = [s.plan.narrowed.get(name, s[name].dtype.name) for s, name in sides]
     fine = min(map(_step, computed))
     coarse = max(map(_step, stored))
-    return tolerance.ROUNDING * fine + (coarse if coarse > fine else 0.0)
+    share = tolerance.ROUNDING * fine + (coarse if coarse > fine else 0.0)
+    return max(share, least_share(first.plan, names[0]))
 
 
 def _step(dtype: str) -> float:

@@ -41,6 +41,9 @@ from layertap.results.training.selection import Globs, select_rows, select_targe
 
 Metrics = dict[str, float]
 
+# Attributions that are read at a time.
+_PART_BYTES = 2**24
+
 
 def importance(
     saved: Saved | str | os.PathLike[str],
@@ -212,8 +215,9 @@ class _Measurement:
         statistics = list(map(branch_facts.unit_statistics, pieces))
         widths = _width_shares(join)
         norms = branch_facts.shares(list(map(branch_facts.mean_square, statistics)))
-        for branch, known, width, norm in zip(
-            join.branches, statistics, widths, norms, strict=True
+        attributed = _attributed(self.inputs, join)
+        for branch, known, width, norm, part in zip(
+            join.branches, statistics, widths, norms, attributed, strict=True
         ):
             if branch.address not in measured:
                 continue
@@ -224,6 +228,7 @@ class _Measurement:
                 **self._changes(branch, known, base),
                 width_share=width,
                 norm_share=norm,
+                attributed=part,
                 dead=int(known.dead.sum()),
                 units=known.units,
                 nan=int(known.nan.sum()),
@@ -281,6 +286,21 @@ def _change(base: Metrics, permuted: Sequence[Metrics], metric: str) -> Change:
     values = [metrics[metric] for metrics in permuted]
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
     return Change(float(np.mean(values)) - base[metric], spread)
+
+
+def _attributed(inputs: HeadInputs, join: Join) -> Sequence[float | None]:
+    """Returns each branch's share of the parts in a target, if these were saved."""
+    saved, rows = inputs.saved, inputs.rows
+    effects = saved.plan.effects("attribution")
+    if not {*join.addresses} <= effects.keys():
+        return [None] * len(join.branches)
+    sizes = []
+    for name in join.addresses:
+        array = ChosenRows(saved[effects[name]], rows)
+        size = max(_PART_BYTES // row_bytes(array), 1)
+        parts = (array[start : start + size] for start in range(0, len(rows), size))
+        sizes.append(sum(map(branch_facts.size_of_parts, parts)))
+    return branch_facts.shares(sizes)
 
 
 def _width_shares(join: Join) -> Sequence[float | None]:

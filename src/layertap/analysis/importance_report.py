@@ -41,6 +41,9 @@ class BranchImportance:
         width_share: Its share of the size of the join along its axis; None for joins
             without one.
         norm_share: Its share of the mean squared norm of all the join's branches.
+        attributed: Its share of the sum of the mean sizes of the parts that the
+            branches of its join have in the target of the saved attributions; None
+            without these.
         dead: How many of its units are constant over all rows.
         units: How many numbers a row of it has.
         nan: How many NaN it has.
@@ -55,6 +58,7 @@ class BranchImportance:
     averaged: Mapping[str, float]
     width_share: float | None
     norm_share: float
+    attributed: float | None
     dead: int
     units: int
     nan: int
@@ -125,7 +129,9 @@ class Importance(tables.Tabular):
         table = tables.titled(title, self._summary())
         tables.add_columns(table, "branch", "made by", overflow="fold")
         table.add_column("", no_wrap=True)
-        numbers = ("permuted", "zeroed", "mean", "width", "norm", "dead units")
+        numbers = ["permuted", "zeroed", "mean", "width", "norm", "dead units"]
+        if self._attributed:
+            numbers.insert(-1, "parts")
         tables.add_columns(table, *numbers, justify="right", no_wrap=True)
         tables.add_columns(table, "NaN/Inf", "most alike", no_wrap=True)
         for branch in self.ranked:
@@ -136,11 +142,16 @@ class Importance(tables.Tabular):
             table.add_section()
         return table
 
+    @property
+    def _attributed(self) -> bool:
+        return any(branch.attributed is not None for branch in self.branches)
+
     def _rest(self, branch: BranchImportance) -> list[str]:
-        width = branch.width_share
+        shares = [branch.width_share, branch.norm_share]
+        if self._attributed:
+            shares.append(branch.attributed)
         return [
-            "" if width is None else f"{width:.0%}",
-            f"{branch.norm_share:.0%}",
+            *("" if share is None else f"{share:.0%}" for share in shares),
             f"{branch.dead:,} of {branch.units:,}",
             f"{branch.nan:,}/{branch.inf:,}" if branch.nan or branch.inf else "none",
             self._most_alike(branch),
@@ -173,9 +184,11 @@ class Importance(tables.Tabular):
         return Text(
             f"{self.rows:,} rows; unchanged: {', '.join(measured)}. Changes of these "
             f"when a branch is permuted between rows ({self.repeats} times), zeroed, "
-            "or its mean. width, norm: shares of the join. most alike: linear CKA "
-            f"({self.compared_rows:,} rows), 1 for the same up to a rotation."
-            + left_out
+            "or its mean. width, norm: shares of the join. "
+            + "parts: share of the attributions. "
+            * self._attributed
+            + f"most alike: linear CKA ({self.compared_rows:,} rows), 1 for the same "
+            "up to a rotation." + left_out
         )
 
 

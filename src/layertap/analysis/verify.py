@@ -2,15 +2,19 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from layertap.analysis.comparison import Check
+from layertap.analysis.derivative_checks import DerivativeChecks
 from layertap.analysis.reports import Report
 from layertap.core import address, text
-from layertap.core.values import Values, auxiliary_arrays, length_columns
+from layertap.core.values import Values, auxiliary_arrays, least_share, length_columns
+from layertap.effects.derivatives import Baseline, Derivatives, derivatives
+from layertap.effects.target import Of, Target
 from layertap.errors import (
     DataError,
     OptionError,
@@ -21,10 +25,11 @@ from layertap.errors import (
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
 from layertap.inputs.model_file import opened
-from layertap.pipeline.planned_pass import planned_pass
-from layertap.planning import fingerprint
+from layertap.pipeline import fingerprint
+from layertap.pipeline.planned_pass import planned_pass, with_means
 from layertap.planning.padding import cut_to
 from layertap.planning.reduction import NAMED, Reduce, Reduction
+from layertap.planning.selection import Selection
 from layertap.results.saved import Saved
 from layertap.results.saved import open as open_saved
 from layertap.tracing.collect import VERSIONS
@@ -41,6 +46,9 @@ def verify(
     reduce: Reduce = None,
     labels: str | None = None,
     ids: Any = None,
+    gradients: Of | None = None,
+    attributions: Of | None = None,
+    baseline: Baseline | None = None,
 ) -> Report:
     """Verifies saved values: recomputes rows from the data, and compares.
 
@@ -48,6 +56,10 @@ def verify(
     saved, their concatenation is compared with the recomputed output of the join.
     Batches are those of the save. On the same machine, devices and backend all values
     should therefore be identical, bit for bit.
+
+    Saved gradients are recomputed, and those of the first batch are compared with
+    finite differences: the target when a value is a little larger and smaller. What
+    saved attributions add up to is compared with the change of the target.
 
     Args:
         saved: The saved values, or the path of their store.
@@ -61,6 +73,9 @@ def verify(
             knows all other options.
         labels: The column of the labels, if the save had one: it is not an input.
         ids: The column of the ids, in the same way.
+        gradients: The function that was passed to the save as `gradients=`, if any.
+        attributions: The same for `attributions=`.
+        baseline: The arrays that were passed to the save as `baseline=`, if any.
 
     Returns:
         The report: true if nothing is wrong.
@@ -86,7 +101,8 @@ def verify(
         )
     if model is None:
         return _read_all(saved)
-    model = opened(model)
+    targets = saved.plan.gradients_of, saved.plan.attributions_of
+    model = opened(model, compiled="loss" in targets)
     check_model(model)
     specs = input_specs(model)
     columns = {"labels": labels, "ids": ids}
@@ -94,19 +110,38 @@ def verify(
     if batch_size is None and feed.batch_size is not None:
         feed = Feed(data, specs, saved.identity["batch size"], **columns)
     _check_same_model(saved, model)
-    reduction, batches = _reduction(saved, reduce), _sample(feed, saved.rows, rows)
-    return _recompute(saved, model, reduction, batches)
+    passed = derivatives(gradients, attributions, baseline or "zero", saved.plan.steps)
+    reduction, chosen = _reduction(saved, reduce), _derivatives(saved, passed)
+    if (saved.plan.baseline or "").startswith("mean"):
+        joins: list[Any] = sorted({join.kind for join in saved.plan.joins})
+        selection = Selection(
+            before=[join.path for join in saved.plan.joins] or None,
+            outputs=[output.parts.path for output in saved.plan.outputs] or None,
+            joins=joins,
+            derivatives=replace(chosen, baseline="mean"),
+        )
+        chosen = with_means(model, feed, selection).derivatives
+    if chosen.attributions is not None:
+        _check_same(saved, "baseline", saved.plan.baseline, chosen.baseline_name)
+    batches = _sample(feed, saved.rows, rows)
+    return _recompute(saved, model, reduction, chosen, batches)
 
 
 def _recompute(
-    saved: Saved, model: keras.Model, reduction: Reduction, batches: Iterator[Batch]
+    saved: Saved,
+    model: keras.Model,
+    reduction: Reduction,
+    chosen: Derivatives,
+    batches: Iterator[Batch],
 ) -> Report:
     """Recomputes batches, and compares their rows as far as they are saved."""
     plan, reader = saved.plan, saved.reader
     # Reduced branches don't join.
     joined = reduction.reduce is None
-    compute = planned_pass(model, plan, reduction, joined=joined)
-    names = (*(value.address for value in plan.stored), *auxiliary_arrays(plan))
+    compute = planned_pass(model, plan, reduction, chosen, joined=joined)
+    derived = DerivativeChecks(model, plan, chosen)
+    others = auxiliary_arrays(plan).keys() - {address.GAPS}
+    names = [*(value.address for value in plan.stored), *sorted(others)]
     values = {name: Check(name, what="saved, recomputed") for name in names}
     what = "branches joined, join recomputed"
     joins = {
@@ -114,9 +149,9 @@ def _recompute(
         for join in plan.joins
         if joined and join.rebuildable
     }
-    every = [*values.values(), *joins.values()]
+    every = [*values.values(), *joins.values(), *derived.checks]
     report = Report(saved.path, saved.rows, every, missing=saved.missing)
-    for batch in batches:
+    for number, batch in enumerate(batches):
         rows = slice(batch.row, min(batch.row + batch.rows, saved.rows))
         digests = reader.array(address.DIGESTS)[rows]
         inputs = fingerprint.inputs_digests(batch.inputs)[: len(digests)]
@@ -125,10 +160,14 @@ def _recompute(
         stored = {name: reader.array(name)[rows] for name in values}
         for name, array in stored.items():
             computed = plan.narrowed.get(name)
-            values[name].add(batch.row, array, fresh[name][: len(array)], computed)
+            least = least_share(plan, name)
+            again = fresh[name][: len(array)]
+            values[name].add(batch.row, array, again, computed, least)
             if array.dtype.kind in "fcV" and not np.isfinite(array).all():
                 count = int(np.count_nonzero(~np.isfinite(array)))
                 report.nonfinite[name] = report.nonfinite.get(name, 0) + count
+        gaps = {n: reader.array(n)[rows] for n in auxiliary_arrays(plan)}
+        derived.add(batch, stored | gaps, differences=number == 0)
         # A join has the rows of this batch without their padding.
         for name, axes in plan.padded.items():
             lengths = fresh[address.LENGTHS][0, length_columns(plan, name)]
@@ -156,18 +195,42 @@ def _reduction(saved: Saved, reduce: Reduce) -> Reduction:
     """Returns the reduction of a store's values; checks a passed one against it."""
     stored = saved.plan.reduce
     named = stored if stored in NAMED else None
+    if reduce is None and stored is not None and named is None:
+        raise _missing(saved, "reduce", stored)
     reduction = Reduction(saved.plan.dtype, named if reduce is None else reduce)
-    if reduction.name == stored:
-        return reduction
-    if reduce is None:
-        raise OptionError(
-            f"{saved.path} has values that were reduced by {stored}, a function that "
-            "the store does not have. Pass it as `reduce=`."
-        )
-    raise OtherRunError(
-        f"{saved.path} has values of another reduction. Expected {stored}. Received "
-        f"{reduction.name}."
+    _check_same(saved, "reduce", stored, reduction.name)
+    return reduction
+
+
+def _derivatives(saved: Saved, passed: Derivatives) -> Derivatives:
+    """Returns the derivatives of a store; checks passed functions against it."""
+    found: list[Target | None] = []
+    for name, stored, target in (
+        ("gradients", saved.plan.gradients_of, passed.gradients),
+        ("attributions", saved.plan.attributions_of, passed.attributions),
+    ):
+        if target is None and stored is not None:
+            if stored != "loss" and not stored.isdecimal():
+                raise _missing(saved, name, stored)
+            target = Target(int(stored) if stored.isdecimal() else stored)
+        _check_same(saved, name, stored, target and target.name)
+        found.append(target)
+    return replace(passed, gradients=found[0], attributions=found[1])
+
+
+def _missing(saved: Saved, name: str, stored: str) -> OptionError:
+    return OptionError(
+        f"{saved.path} was saved with {stored} as `{name}`, a function that the store "
+        f"does not have. Pass it as `{name}=`."
     )
+
+
+def _check_same(saved: Saved, name: str, stored: Any, passed: Any) -> None:
+    if passed != stored:
+        raise OtherRunError(
+            f"{saved.path} was saved with another `{name}`. Expected "
+            f"{text.printable(stored)}. Received {passed}."
+        )
 
 
 def _check_same_model(saved: Saved, model: keras.Model) -> None:

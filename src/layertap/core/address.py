@@ -27,19 +27,26 @@ DIGESTS = "digests"
 OVERFLOWED = "overflowed"
 # The true sizes of padded values: one column for each axis in `Plan.padded`.
 LENGTHS = "lengths"
+# The share of the target that the attributions of each row miss: one column for each
+# line in `Plan.lines`.
+GAPS = "gaps"
 
 # Names that no path may begin with.
 RESERVED = frozenset(
-    {LABELS, IDS, SAMPLE_WEIGHT, DIGESTS, OVERFLOWED, LENGTHS, "zarr.json"}
+    {LABELS, IDS, SAMPLE_WEIGHT, DIGESTS, OVERFLOWED, LENGTHS, GAPS, "zarr.json"}
 )
 
 Side = Literal["in", "out"]
+# Stored with a value, at an address of its own.
+Effect = Literal["gradient", "attribution"]
 
 _NUMBER_OF_A_CALL = re.compile(r"@\d+(?=/|$)")
 _LOOKS_LIKE_A_LATER_CALL = re.compile(r"@(?=\d+$)")
 
 _ADDRESS = re.compile(
-    r"(?P<path>.+)/(?:in/(?P<branch>\d+)|out(?:/(?P<output>\d+))?)", re.ASCII
+    r"(?P<path>.+)/(?P<side>in(?=[/_])|out)(?:_(?P<effect>gradient|attribution))?"
+    r"(?P<index>/(?P<number>\d+))?(?<!/in)(?<!/in_gradient)(?<!/in_attribution)",
+    re.ASCII,
 )
 
 
@@ -88,16 +95,39 @@ def output(path: str, index: int = 0, count: int = 1) -> str:
 
 
 def parse(text: str) -> Address:
-    """Splits an address into its parts."""
+    """Splits an address into its parts: that of a gradient as that of its value."""
     parts = _ADDRESS.fullmatch(text)
     if parts is None:
         raise AddressError(
             f"{text!r} is not an address. Expected an end such as /in/0 (a join's "
             "first branch), /out or /out/1 (an operation's outputs)."
         )
-    if parts["branch"] is not None:
-        return Address(parts["path"], "in", int(parts["branch"]))
-    return Address(parts["path"], "out", int(parts["output"] or 0))
+    side: Side = "in" if parts["side"] == "in" else "out"
+    return Address(parts["path"], side, int(parts["number"] or 0))
+
+
+def effect(name: str, kind: Effect) -> str:
+    """Returns the address of the gradient or the attribution of a value.
+
+    Example:
+    >>> effect("fusion/in/0", "gradient"), effect("dense/out", "attribution")
+    ('fusion/in_gradient/0', 'dense/out_attribution')
+    """
+    parts = _parts(name)
+    return f"{parts['path']}/{parts['side']}_{kind}{parts['index'] or ''}"
+
+
+def value_of(name: str) -> str:
+    """Returns the address of the value of a gradient or an attribution."""
+    parts = _parts(name)
+    return f"{parts['path']}/{parts['side']}{parts['index'] or ''}"
+
+
+def _parts(name: str) -> re.Match[str]:
+    parts = _ADDRESS.fullmatch(name)
+    if parts is None:
+        raise ValueError(f"{name[:100]!r} is not an address")
+    return parts
 
 
 def path_of(name: str) -> str:

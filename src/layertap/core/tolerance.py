@@ -31,14 +31,17 @@ def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
 
 
 def compare(
-    saved: NDArray[Any], fresh: NDArray[Any], computed: str | None = None
+    saved: NDArray[Any],
+    fresh: NDArray[Any],
+    computed: str | None = None,
+    least: float = 0.0,
 ) -> Verdict:
     """Grades the equality of saved and recomputed rows. NaN equals NaN.
 
     `"identical"` is bit for bit. `"within rounding"`: all differences are less than 256
     times the precision of the dtype, relative to the largest value of the row. That
     dtype is `computed`, the one of the computation. If the result was narrowed, the
-    precision of its own dtype is added once.
+    precision of its own dtype is added once. `least` is a share that is always allowed.
     """
     if saved.shape != fresh.shape or saved.dtype != fresh.dtype:
         return "different"
@@ -49,7 +52,7 @@ def compare(
     share = ROUNDING * precision(saved.dtype.name)
     if computed is not None:
         share = ROUNDING * precision(computed) + precision(saved.dtype.name)
-    close = within(distance(saved, fresh), fresh, share)
+    close = within(distance(saved, fresh), fresh, max(share, least))
     return "within rounding" if close else "different"
 
 

@@ -8,8 +8,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core import tables, text, tree
-from layertap.core.address import LENGTHS, OVERFLOWED, parse, suggest
+from layertap.core import tables, text, tolerance, tree
+from layertap.core.address import GAPS, LENGTHS, OVERFLOWED, parse, suggest
 from layertap.core.plan import Plan, named_branches
 from layertap.errors import AddressError, OptionError
 
@@ -61,6 +61,30 @@ class PlannedValues(Mapping[str, AnyArray], Generic[AnyArray]):
             self.plan.check_complete(join, "Pass partial=True for the others.")
         names = named_branches(self.plan, join)
         return {made_by: self[name] for made_by, name in names}
+
+    @property
+    def gradients(self) -> Mapping[str, AnyArray]:
+        """The gradients, by the addresses of their values: see `layertap.save`."""
+        names = self.plan.effects("gradient")
+        return {name: self[effect] for name, effect in names.items()}
+
+    @property
+    def attributions(self) -> Mapping[str, AnyArray]:
+        """The attributions, by the addresses of their values: see `layertap.save`."""
+        names = self.plan.effects("attribution")
+        return {name: self[effect] for name, effect in names.items()}
+
+    @property
+    def gaps(self) -> dict[str, Array]:
+        """What the attributions of each row miss, by the join or output they are of.
+
+        It is a share of the larger of the target at the baseline and at the values, and
+        of the sizes of the parts, if these are larger.
+        """
+        if not self.plan.lines:
+            return {}
+        found = self._auxiliary_array(GAPS)[:]
+        return {name: found[:, i] for i, name in enumerate(self.plan.lines)}
 
     def lengths(self, name: str) -> Array:
         """Returns the true sizes of the rows of a padded value.
@@ -180,13 +204,33 @@ def auxiliary_arrays(plan: Plan) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {
         OVERFLOWED: list(plan.narrowed),
         LENGTHS: [[name, axis] for name in plan.padded for axis in plan.padded[name]],
+        GAPS: list(plan.lines),
     }
     return {name: names for name, names in columns.items() if names}
 
 
+def auxiliary_dtype(name: str) -> str:
+    """Returns the dtype of one of `auxiliary_arrays`."""
+    return "float32" if name == GAPS else "int32"
+
+
+def least_share(plan: Plan, name: str) -> float:
+    """Returns a share of a row by which two computations may always differ.
+
+    Attributions are divided until they are complete enough, in another way for other
+    rounding.
+    """
+    values = {other: value for value, other in plan.effects("attribution").items()}
+    if name not in values:
+        return 0.0
+    dtypes = {value.address: value.dtype for value in plan.values}
+    computed = plan.narrowed.get(values[name], dtypes[values[name]])
+    return max(1e-3, 64 * tolerance.precision(computed))
+
+
 def length_columns(plan: Plan, name: str) -> int | slice:
     """Returns the columns of `lengths` that have the true sizes of a value."""
-    if name not in plan.addresses:
+    if name not in plan.known:
         raise unknown_address(plan, name)
     # A value that is rebuilt has the sizes of its parts.
     while name in plan.recipes:

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from layertap.core.progress import Progress, Show, show_progress
 from layertap.distributed import ray_session
 from layertap.distributed.shared_data import share
 from layertap.distributed.worker import Assignment, SharedModel
+from layertap.effects.derivatives import Baseline, Derivatives, derivatives
+from layertap.effects.target import Of
 from layertap.errors import ModelError
 from layertap.pipeline.resume import (
     check_not_replaced,
@@ -28,13 +31,13 @@ from layertap.pipeline.resume import (
     reopening,
     sampled_differences,
 )
-from layertap.pipeline.run import Run
+from layertap.pipeline.run import Run, planned_run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.signals import raise_on_sigterm
 from layertap.planning.join_filter import Kind
 from layertap.planning.padding import Pad
-from layertap.planning.planner import Selection, plan_from_data
 from layertap.planning.reduction import Dtype, Reduce, Reduction
+from layertap.planning.selection import Selection
 from layertap.results.saved import Saved
 from layertap.results.statistics.gather import Gatherer
 from layertap.store.format.sizing import DEFAULT_MEMORY
@@ -66,6 +69,10 @@ def save(
     labels: str | None = None,
     ids: Any = None,
     for_head: bool = False,
+    gradients: Of | None = None,
+    attributions: Of | None = None,
+    baseline: Baseline = "zero",
+    steps: int | None = None,
     resume: bool = True,
     overwrite: bool = False,
     progress: Show | None = None,
@@ -108,6 +115,10 @@ def save(
         labels: See `layertap.save`.
         ids: See `layertap.save`.
         for_head: See `layertap.save`.
+        gradients: See `layertap.save`.
+        attributions: See `layertap.save`.
+        baseline: See `layertap.save`.
+        steps: See `layertap.save`.
         resume: See `layertap.save`.
         overwrite: See `layertap.save`.
         progress: See `layertap.save`.
@@ -133,33 +144,29 @@ def save(
     ```
     """
     reduction = Reduction(dtype, reduce)
-    selection = Selection(before, outputs, joins, for_head, reduction, pad)
+    effects = derivatives(gradients, attributions, baseline, steps)
+    selection = Selection(before, outputs, joins, for_head, reduction, pad, effects)
     options = StoreOptions(compression, resume, overwrite, memory)
     with show_progress(progress) as display:
         display.status("starting Ray")
         ray = ray_session.start_ray(num_gpus)
         workers, each = ray_session.plan_resources(ray, workers, num_cpus, num_gpus)
         display.status("planning")
-        loaded, shared_model = _load(model)
+        loaded, shared_model = _load(model, effects)
         shared_data = share(data, ids, labels)
         feed = shared_data.open(loaded, batch_size).watched()
-        run = Run(loaded, feed, plan_from_data(loaded, feed, selection), reduction)
+        run = planned_run(loaded, feed, selection)
         saved = find_existing_store(run, path, options, display, sampled=True)
         if saved is not None and saved.complete and saved.rows == feed.rows:
             return saved
         with raise_on_sigterm(), _writer(run, path, saved, workers, options) as writer:
-            if saved is not None:
-                check_not_replaced(saved, writer)
-            missing = writer.missing()
-            if saved is not None and not saved.complete:
-                _compare_blocks(run, saved, writer, missing)
+            missing = _missing(run, saved, writer)
             assignment = Assignment(
-                keras.config.floatx(),
-                keras.config.image_data_format(),
-                shared_model or _share_model(loaded),
+                *(keras.config.floatx(), keras.config.image_data_format()),
+                shared_model or _share_model(loaded, effects),
                 shared_data,
                 batch_size,
-                reduction,
+                run.passes,
                 writer.claim,
                 workers,
                 feed.versions,
@@ -170,17 +177,19 @@ def save(
         return Saved(path)
 
 
-def _load(model: Any) -> tuple[keras.Model, SharedModel | None]:
+def _load(model: Any, effects: Derivatives) -> tuple[keras.Model, SharedModel | None]:
     """Returns a model, and its file if workers open that by themselves."""
     if isinstance(model, str | os.PathLike):
         model = SharedModel(os.fspath(Path(model).absolute()), trust=False)
     shared = model if isinstance(model, SharedModel) else None
+    if shared is not None and effects.need_loss:
+        shared = replace(shared, compiled=True)
     loaded = model if shared is None else shared.open()
     check_model(loaded)
     return loaded, shared
 
 
-def _share_model(model: keras.Model) -> SharedModel:
+def _share_model(model: keras.Model, effects: Derivatives) -> SharedModel:
     """Returns a model as the contents of a file, with all registered objects."""
     from ray import cloudpickle
 
@@ -201,7 +210,8 @@ def _share_model(model: keras.Model) -> SharedModel:
                 f"it: {error}. Give its layers a `get_config`, or pass the path of a "
                 ".keras file that all workers can read."
             ) from error
-        return SharedModel(contents=file.read_bytes(), objects=objects)
+        contents = file.read_bytes()
+    return SharedModel("", contents, objects, compiled=effects.need_loss)
 
 
 def _writer(
@@ -220,13 +230,19 @@ def _writer(
     )
 
 
-def _compare_blocks(
-    run: Run, saved: Saved, writer: SharedWriter, missing: Sequence[int]
-) -> None:
-    """Raises if a batch of a written block differs from the data; it samples some."""
-    written = sorted(set(range(writer.blocks)) - set(missing))
-    rows = [writer.rows_of(block) for block in written]
-    check_same_run(run, saved, sampled_differences(run, saved, writer, rows))
+def _missing(run: Run, saved: Saved | None, writer: SharedWriter) -> Sequence[int]:
+    """Returns the blocks to write; raises if written ones differ from the data.
+
+    Some batches of these are compared.
+    """
+    if saved is not None:
+        check_not_replaced(saved, writer)
+    missing = writer.missing()
+    if saved is not None and not saved.complete:
+        written = sorted(set(range(writer.blocks)) - set(missing))
+        rows = [writer.rows_of(block) for block in written]
+        check_same_run(run, saved, sampled_differences(run, saved, writer, rows))
+    return missing
 
 
 def _follow(

@@ -17,7 +17,7 @@ from layertap.errors import LayertapError, ModelFileError, OtherRunError, StoreE
 from layertap.store.writing.block_worker import BlockWorker, Claim
 
 if TYPE_CHECKING:
-    from layertap.planning.reduction import Reduction
+    from layertap.planning.selection import Selection
 
 # Data and models may end a program. Ray would start a worker that ended again.
 _ERRORS = (Exception, SystemExit)
@@ -35,12 +35,18 @@ class SharedModel:
     objects: Mapping[str, bytes] = field(default_factory=dict)
     trust: bool = True
     modules: tuple[str, ...] = ()
+    # Whether its loss is needed.
+    compiled: bool = False
 
     def open(self) -> Any:
         """Loads the model."""
         from layertap.inputs.model_file import load_model
 
-        options: dict[str, Any] = {"trust": self.trust, "modules": self.modules}
+        options: dict[str, Any] = {
+            "trust": self.trust,
+            "modules": self.modules,
+            "compiled": self.compiled,
+        }
         if self.path:
             return load_model(self.path, **options)
         objects, missing = {}, {}
@@ -73,7 +79,7 @@ class Assignment:
     model: SharedModel
     data: SharedData
     batch_size: int | None
-    reduction: "Reduction"
+    selection: "Selection"
     claim: Claim
     workers: int
     # Those that the driver has seen, of the files of the data.
@@ -132,7 +138,7 @@ class Worker:
         saved = Saved(assignment.claim.path)
         model = assignment.model.open()
         self._feed = assignment.data.open(model, assignment.batch_size)
-        self._run = Run(model, self._feed, saved.plan, assignment.reduction)
+        self._run = Run(model, self._feed, saved.plan, assignment.selection)
         self._gatherer = Gatherer(saved.plan)
         problems = differences(saved.identity, self._run.identity)
         problems += fit_data(self._run, saved)

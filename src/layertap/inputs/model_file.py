@@ -25,10 +25,13 @@ _CUSTOM = re.compile(
 )
 
 
-def opened(model: Any) -> Any:
-    """Returns a model; a path is loaded first, in Keras' safe mode."""
+def opened(model: Any, *, compiled: bool = False) -> Any:
+    """Returns a model; a path is loaded first, in Keras' safe mode.
+
+    See `load_model` for `compiled`.
+    """
     if isinstance(model, str | os.PathLike):
-        return load_model(os.fspath(model))
+        return load_model(os.fspath(model), compiled=compiled)
     return model
 
 
@@ -38,23 +41,28 @@ def load_model(
     trust: bool = False,
     modules: Sequence[str] = (),
     objects: Mapping[str, Any] | None = None,
+    compiled: bool = False,
 ) -> Any:
     """Loads a model from a `.keras` or a legacy `.h5` file.
 
     Without `trust`, Keras' safe mode is on, or the file is refused: no code in it runs.
     `modules` are imported first, to register custom objects; `objects` are further ones
-    by name.
+    by name. With `compiled`, the model has the loss and the metrics of the file.
     """
     for module in modules:
         import_users(module, "--import")
     file = Path(path)
     _check_file(file, trust)
     try:
-        return keras.models.load_model(
+        model = keras.models.load_model(
             path, dict(objects or {}), compile=False, safe_mode=not trust
         )
     except Exception as error:  # A model file builds any classes with any errors.
         raise ModelFileError(_explain(path, error)) from error
+    if compiled:
+        with keras.saving.custom_object_scope(dict(objects or {})):
+            compile_as_saved(model, path)
+    return model
 
 
 def compile_as_saved(model: Any, path: str) -> None:

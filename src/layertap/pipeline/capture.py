@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 
 from layertap.core import tree
 from layertap.core.values import Values, auxiliary_arrays
+from layertap.effects.derivatives import Baseline, derivatives
+from layertap.effects.target import Of
 from layertap.errors import DataError
 from layertap.inputs.feed import Feed
 from layertap.inputs.model_file import opened
-from layertap.pipeline.planned_pass import pass_for
+from layertap.pipeline.planned_pass import pass_for, with_means
 from layertap.planning.join_filter import Kind
 from layertap.planning.padding import Pad
-from layertap.planning.planner import Selection, data_specs, warn_of_missing
+from layertap.planning.planner import data_specs, warn_of_missing
 from layertap.planning.reduction import Dtype, Reduce, Reduction
+from layertap.planning.selection import Selection
 from layertap.tracing.model_structure import input_specs
 
 
@@ -35,6 +38,10 @@ def capture(
     labels: str | None = None,
     ids: Any = None,
     for_head: bool = False,
+    gradients: Of | None = None,
+    attributions: Of | None = None,
+    baseline: Baseline = "zero",
+    steps: int | None = None,
 ) -> Values:
     """Captures the values of a model for some data in memory, in one pass.
 
@@ -55,6 +62,10 @@ def capture(
         labels: See `layertap.save`.
         ids: See `layertap.save`.
         for_head: See `layertap.plan`.
+        gradients: See `layertap.save`.
+        attributions: See `layertap.save`.
+        baseline: See `layertap.save`.
+        steps: See `layertap.save`.
 
     Returns:
         The values by address: NumPy arrays of shape `(rows, *value shape)`. Without
@@ -75,10 +86,12 @@ def capture(
     values.before("fusion")  # by operation: array
     ```
     """
-    model = opened(model)
+    effects = derivatives(gradients, attributions, baseline, steps)
+    model = opened(model, compiled=effects.need_loss)
     specs, reduction = input_specs(model), Reduction(dtype, reduce)
-    selection = Selection(before, outputs, joins, for_head, reduction, pad)
+    selection = Selection(before, outputs, joins, for_head, reduction, pad, effects)
     feed = Feed(data, specs, batch_size, labels=labels, ids=ids)
+    selection = with_means(model, feed, selection)
     specs = data_specs(model, feed, selection)
     compute = pass_for(model, specs, selection, feed.first())
     plan = compute.plan

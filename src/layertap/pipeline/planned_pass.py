@@ -1,20 +1,27 @@
 """The compiled pass that returns exactly the planned values."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import keras
 import numpy as np
 
 from layertap.core import address
 from layertap.core.plan import Plan
-from layertap.errors import DataError
+from layertap.effects.derivatives import NONE, Derivatives
+from layertap.errors import DataError, OptionError
 from layertap.inputs.convert import Batch
-from layertap.planning.folded_rows import unfold
+from layertap.inputs.feed import Feed
 from layertap.planning.padding import pad_to
-from layertap.planning.planner import BatchSpecs, Selection, plan_for_batch
+from layertap.planning.planned_step import PlannedStep, planned_step
+from layertap.planning.planner import BatchSpecs, data_specs, plan_for_batch
 from layertap.planning.reduction import AS_COMPUTED, Reduction
-from layertap.tracing.collect import begin, may_change, tapped
-from layertap.tracing.forward_pass import Arrays, Tensors, Wanted
+from layertap.planning.selection import Selection
+from layertap.results.statistics.encoding import decode_all
+from layertap.results.statistics.feature_axes import derive_statistics
+from layertap.results.statistics.gather import Gatherer
+from layertap.tracing.collect import may_change
+from layertap.tracing.forward_pass import Arrays, Tensors
 from layertap.tracing.reuse.memo import remembered
 
 
@@ -22,36 +29,66 @@ def planned_pass(
     model: keras.Model,
     plan: Plan,
     reduction: Reduction = AS_COMPUTED,
+    derivatives: Derivatives = NONE,
     *,
     joined: bool = False,
 ) -> "PlannedPass":
     """Returns the pass of a plan: that of an unchanged model is compiled once."""
-    key = "pass", repr(plan), reduction, joined
-    return remembered(
-        model,
-        key,
-        lambda: PlannedPass(model, plan, reduction, joined),
-        calls=reduction.reduce,
-    )
+    step = planned_step(model, plan, reduction, derivatives, joined=joined)
+    return PlannedPass(plan, step)
 
 
 def pass_for(
     model: keras.Model, specs: BatchSpecs, selection: Selection, first: Batch
 ) -> "PlannedPass":
     """Returns the pass of a selection for input specs, and plans it with a batch."""
+    reduction, derivatives = selection.reduction, selection.derivatives
 
     def make() -> tuple[PlannedPass, bool]:
         plan, for_all_data = plan_for_batch(model, specs, selection, first)
-        return planned_pass(model, plan, selection.reduction), for_all_data
+        return planned_pass(model, plan, reduction, derivatives), for_all_data
 
     made, _ = remembered(
         model,
-        ("pass", selection.key, repr(specs)),
+        ("pass", selection.key(model), repr(specs)),
         make,
-        calls=selection.reduction.reduce,
+        calls=selection.calls(model),
         keep=lambda made: made[1],
     )
     return made
+
+
+def with_means(model: keras.Model, feed: Feed, selection: Selection) -> Selection:
+    """Returns a selection with the means of the data as baseline, if it asks for them.
+
+    They are those of each unit, as the statistics of a store have them.
+    """
+    derivatives = selection.derivatives
+    if derivatives.attributions is None or derivatives.baseline != "mean":
+        return selection
+    if not feed.again:
+        raise OptionError(
+            'baseline="mean" reads the data twice, but an iterator can be read only '
+            "once. Pass data that can be read twice, or the means as arrays by address."
+        )
+    whole = replace(selection, reduction=AS_COMPUTED, derivatives=NONE)
+    specs = data_specs(model, feed, whole)
+    compute = pass_for(model, specs, whole, feed.first())
+    gatherer, rows = Gatherer(compute.plan), 0
+    for batch in feed.batches():
+        gatherer.add(batch.row, compute(batch))
+        rows = batch.row + batch.rows
+    stored = decode_all(compute.plan, rows, gatherer.to_json())
+    statistics = derive_statistics(compute.plan, stored)
+    shapes = {value.address: value.shape for value in compute.plan.values}
+    means = {
+        name: known.mean.reshape(
+            [-1 if axis == known.axis else 1 for axis in range(1, len(shapes[name]))]
+        )
+        for name, known in statistics.items()
+    }
+    found = replace(derivatives, baseline=means, means=True)
+    return replace(selection, derivatives=found)
 
 
 class PlannedPass:
@@ -59,30 +96,15 @@ class PlannedPass:
 
     It is compiled at the first batch of a shape; on PyTorch it runs eagerly. It
     computes stored values, not their aliases. With `joined`, it also returns the
-    output, at `fusion/out`, of each join that is rebuildable from its branches.
-    Several threads may use it.
+    output, at `fusion/out`, of each join that is rebuildable from its branches. With
+    gradients, it runs the model to its end and back to the values. Several threads may
+    use it.
     """
 
-    def __init__(
-        self, model: keras.Model, plan: Plan, reduction: Reduction, joined: bool
-    ) -> None:
+    def __init__(self, plan: Plan, step: PlannedStep) -> None:
         self.plan = plan
+        self._step = step
         self._sizes = {value.address: value.shape[1:] for value in plan.stored}
-        names, folded = list(self._sizes), dict(plan.folded)
-        for join in plan.joins:
-            if joined and join.rebuildable:
-                names.append(address.output(join.path))
-                if join.addresses[0] in folded:
-                    folded[names[-1]] = folded[join.addresses[0]]
-
-        def finish(tensors: Tensors) -> Tensors:
-            for name in tensors.keys() & folded.keys():
-                tensors[name] = unfold(tensors[name], *folded[name])
-            return reduction.apply(tensors, plan)
-
-        kinds = {join.kind for join in plan.joins}
-        wanted = Wanted(names, kinds, bool(plan.random))
-        self._step = tapped(model, wanted, finish)
 
     def __call__(self, batch: Batch) -> Arrays:
         """Returns the values of one batch: see `begin`."""
@@ -98,7 +120,7 @@ class PlannedPass:
 
     def tensors(self, batch: Batch) -> Tensors:
         """Returns the values of one batch as tensors of the backend."""
-        return self._step(batch.inputs)
+        return self._step.tensors(batch)
 
     def begin(self, batch: Batch) -> Callable[[], Arrays]:
         """Begins the pass of a batch: see `tracing.collect.begin`.
@@ -106,7 +128,7 @@ class PlannedPass:
         `overflowed` of the arrays counts the numbers that became infinite, if some are
         narrowed; `lengths` has the true sizes, if some are padded.
         """
-        finish = begin(self._step, batch.inputs, batch.full)
+        finish = self._step.begin(batch)
         return lambda: self._finished(finish(), batch)
 
     def _finished(self, arrays: Arrays, batch: Batch) -> Arrays:

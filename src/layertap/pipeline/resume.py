@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from layertap.core import tables, text, tolerance
-from layertap.core.address import DIGESTS, IDS
+from layertap.core.address import DIGESTS, GAPS, IDS
 from layertap.core.progress import Progress
 from layertap.core.tolerance import describe_difference
-from layertap.core.values import auxiliary_arrays
+from layertap.core.values import auxiliary_arrays, least_share
 from layertap.errors import OtherRunError, StoreError
 from layertap.inputs.convert import Batch
 from layertap.pipeline.run import Run
@@ -215,12 +215,15 @@ def batch_differences(
 def _differences(
     run: Run, stored: StoredRows, arrays: Arrays, rows: range
 ) -> Iterator[str]:
-    computed = {*run.plan.addresses, *auxiliary_arrays(run.plan)}
+    computed = {*run.plan.known, *auxiliary_arrays(run.plan)}
     for name, fresh in arrays.items():
         saved = stored.array(name)[rows.start : rows.stop]
+        if name == GAPS:
+            # These are the rounding of the attributions.
+            continue
         if name in computed:
-            dtype = run.plan.narrowed.get(name)
-            if tolerance.compare(saved, fresh, dtype) == "different":
+            dtype, least = run.plan.narrowed.get(name), least_share(run.plan, name)
+            if tolerance.compare(saved, fresh, dtype, least) == "different":
                 yield f"{name} of {describe_difference(saved, fresh, rows.start)}"
         elif saved.tobytes() != fresh.tobytes():
             if name == DIGESTS:

@@ -15,11 +15,13 @@ from layertap.core.plan import Plan
 from layertap.errors import DataError, DataTypeError
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
-from layertap.pipeline.planned_pass import planned_pass
-from layertap.planning import fingerprint
-from layertap.planning.reduction import Reduction
+from layertap.pipeline import fingerprint
+from layertap.pipeline.planned_pass import planned_pass, with_means
+from layertap.planning.planner import plan_from_data
+from layertap.planning.selection import Selection
 from layertap.results.manifest import FILES, NOTES, STATISTICS
 from layertap.tracing.forward_pass import Arrays
+from layertap.tracing.reuse.function_fingerprint import digest, function_fingerprint
 
 # What backends report when there is no memory for a tensor.
 _NO_MEMORY = re.compile(
@@ -33,6 +35,12 @@ _LEAST_ID_BYTES = 64
 _ID_ROOM = 16
 
 
+def planned_run(model: keras.Model, feed: Feed, selection: Selection) -> "Run":
+    """Returns the run of a selection, planned with the first batch of the data."""
+    selection = with_means(model, feed, selection)
+    return Run(model, feed, plan_from_data(model, feed, selection), selection)
+
+
 class Run:
     """A model, its plan and data: computes the arrays of a batch.
 
@@ -40,11 +48,16 @@ class Run:
     """
 
     def __init__(
-        self, model: keras.Model, feed: Feed, plan: Plan, reduction: Reduction
+        self, model: keras.Model, feed: Feed, plan: Plan, selection: Selection
     ) -> None:
         self.feed = feed
         self.plan = plan
-        self._pass = planned_pass(model, plan, reduction)
+        # How the planned values are computed, for another process.
+        self.passes = Selection(
+            reduction=selection.reduction, derivatives=selection.derivatives
+        )
+        chosen = selection.reduction, selection.derivatives
+        self._pass = planned_pass(model, plan, *chosen)
         self._ids, kind = _encode_ids(feed)
         # The bytes of each id, for texts that come batch by batch.
         self._id_bytes = 0
@@ -65,7 +78,7 @@ class Run:
             # Only if there are any: stores without them have no such key.
             self.identity[SAMPLE_WEIGHT] = self._weights
         if feed.images is not None and feed.images.preprocess is not None:
-            function = fingerprint.function_fingerprint(feed.images.preprocess)
+            function = function_fingerprint(feed.images.preprocess)
             self.identity["preprocess"] = function
 
     def files(self, count: int | None = None) -> list[Any]:
@@ -74,7 +87,7 @@ class Run:
         With `count`, those of the first files only.
         """
         versions = list(self.feed.versions.items())[:count]
-        return [len(versions), fingerprint.digest(versions)]
+        return [len(versions), digest(versions)]
 
     def begin(self, batch: Batch, rows: slice = slice(None)) -> Callable[[], Arrays]:
         """Begins to compute a batch, and returns a function that returns its arrays.

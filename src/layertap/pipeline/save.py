@@ -11,6 +11,8 @@ import keras
 
 from layertap.core import tables
 from layertap.core.progress import Progress, Show, show_progress
+from layertap.effects.derivatives import Baseline, derivatives
+from layertap.effects.target import Of
 from layertap.errors import LayertapError, StoreError
 from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
@@ -25,13 +27,13 @@ from layertap.pipeline.resume import (
     find_existing_store,
     reopening,
 )
-from layertap.pipeline.run import Run
+from layertap.pipeline.run import Run, planned_run
 from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.pipeline.signals import raise_on_sigterm
 from layertap.planning.join_filter import Kind
 from layertap.planning.padding import Pad
-from layertap.planning.planner import Selection, plan_from_data
 from layertap.planning.reduction import Dtype, Reduce, Reduction
+from layertap.planning.selection import Selection
 from layertap.results.saved import Saved
 from layertap.results.statistics.gather import Gatherer
 from layertap.store.format.sizing import DEFAULT_MEMORY
@@ -67,6 +69,10 @@ def save(
     labels: str | None = None,
     ids: Any = None,
     for_head: bool = False,
+    gradients: Of | None = None,
+    attributions: Of | None = None,
+    baseline: Baseline = "zero",
+    steps: int | None = None,
     resume: bool = True,
     overwrite: bool = False,
     progress: Show | None = None,
@@ -116,6 +122,24 @@ def save(
         ids: One integer or string for each row, saved with the values. Or the column of
             the ids, by default `"ids"` in the same way.
         for_head: See `layertap.plan`.
+        gradients: With which number of each row to save the gradients of all values,
+            see `layertap.plan`: `gradients` of the result. The sum of the numbers is
+            differentiated once for each batch; where rows influence each other, a
+            gradient is refused. Gradients have the shape of their value, and are
+            reduced and narrowed like it; those of float16 are computed with a scaled
+            target where that is necessary, and have float32.
+        attributions: With which number of each row to save the attributions of all
+            values, in the same forms: `attributions` of the result. They are
+            integrated gradients (Sundararajan, Taly, Yan 2017): the values go on a
+            straight line from a baseline to what they are, the branches of one join
+            together. In each row, all numbers of these branches add up to the change
+            of that number from there; `gaps` of the result has what they miss.
+        baseline: Where the line begins: `"zero"`; `"mean"`, the mean of each unit over
+            the data, which are read once more; or an array by address, of the shape of
+            a value's row.
+        steps: How many gradients on each line. By default 16 and, in rows whose parts
+            do not add up to 1e-5 then, as many more as it takes, up to about 2,000;
+            where the model computes in 16 bits, their rounding is accepted.
         resume: Whether to resume the store of a run that stopped, or whose data have
             more rows by now. Otherwise it must be overwritten.
         overwrite: Whether to replace the store of another run; with `resume=False`,
@@ -146,16 +170,15 @@ def save(
     saved = layertap.save(model, dataset, "fusion.zarr", before="fusion")
     ```
     """
-    model = opened(model)
+    effects = derivatives(gradients, attributions, baseline, steps)
+    model = opened(model, compiled=effects.need_loss)
     specs, reduction = input_specs(model), Reduction(dtype, reduce)
-    selection = Selection(before, outputs, joins, for_head, reduction, pad)
+    selection = Selection(before, outputs, joins, for_head, reduction, pad, effects)
     options = StoreOptions(compression, resume, overwrite, memory)
     with show_progress(progress) as display:
         display.status("planning")
         feed = Feed(data, specs, batch_size, labels=labels, ids=ids).watched()
-        plan = plan_from_data(model, feed, selection)
-        run = Run(model, feed, plan, reduction)
-        return _save(run, path, options, display)
+        return _save(planned_run(model, feed, selection), path, options, display)
 
 
 def _save(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from layertap.core.values import auxiliary_arrays
+from layertap.core.values import auxiliary_arrays, auxiliary_dtype
 from layertap.errors import DataError, check_number
 from layertap.pipeline.run import Run
 from layertap.store.format.layout import ArraySpec
@@ -43,7 +43,7 @@ def store_schema(run: Run) -> tuple[list[ArraySpec], dict[str, Any]]:
         made_by = {"made_by": value.made_by}
         arrays.append(ArraySpec(value.address, sizes, value.dtype, made_by))
     arrays += [
-        ArraySpec(name, (len(columns),), "int32", {"columns": columns})
+        ArraySpec(name, (len(columns),), auxiliary_dtype(name), {"columns": columns})
         for name, columns in auxiliary_arrays(plan).items()
     ]
     arrays += [

@@ -1,5 +1,6 @@
 """The tap: the compiled forward pass that returns exactly the planned values."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,20 +13,22 @@ from keras import ops
 from layertap.core import tree
 from layertap.core.plan import Plan
 from layertap.core.values import Values, auxiliary_arrays
+from layertap.effects.derivatives import NONE, Derivatives, derivatives
+from layertap.effects.interventions import Replacement, predict
+from layertap.effects.target import Of
+from layertap.errors import RefusedError
 from layertap.inputs.convert import Batch, Converter
 from layertap.inputs.model_file import opened
-from layertap.pipeline.interventions import Replacement, predict
 from layertap.pipeline.planned_pass import PlannedPass, pass_for
 from layertap.planning.join_filter import Kind
 from layertap.planning.planner import (
     BatchSpecs,
-    Patterns,
-    Selection,
     plan_from_specs,
     specs_for,
     warn_of_missing,
 )
 from layertap.planning.reduction import Dtype, Reduce, Reduction
+from layertap.planning.selection import Patterns, Selection
 from layertap.tracing.model_structure import input_specs, specs_of
 from layertap.tracing.reuse.memo import remembered
 
@@ -156,6 +159,45 @@ class Tap:
             tensors[name] = parts[0] if one else ops.concatenate(parts, recipe.axis)
         return {name: tensors[name] for name in compute.plan.addresses}
 
+    def gradients(self, x: Any, of: Of, y: Any = None) -> Values:
+        """Computes the gradients of a number of each row with respect to all values.
+
+        Each row has its own: the sum of the numbers is differentiated once. They are
+        compiled once for each shape and target.
+
+        Args:
+            x: See `__call__`.
+            of: `"loss"`, the compiled loss of each row alone, which needs labels; the
+                index of an output; or a function of the outputs that returns one number
+                for each row.
+            y: The labels; by default those of `x`, if it is a tuple.
+
+        Returns:
+            The gradients, by the addresses of the values, in their shapes. Those of
+            float16 are float32. `missing` names the values without one, and why.
+
+        Raises:
+            RefusedError: If no value has a gradient; also if a value that was named
+                by its complete path has none.
+            OptionError: If `of` does not give one number for each row.
+            DataError: If the loss has no labels.
+
+        Example:
+        ```python
+        tap.gradients(x, of=3)["fusion/in/0"]
+        tap.gradients(x, of="loss", y=y)
+        ```
+        """
+        batch, compute = self._prepared(x if y is None else (x, y), derivatives(of))
+        whole, arrays = compute.plan, compute.owned(batch)
+        plan, names = whole.of_effects("gradient"), whole.effects("gradient")
+        if not names:
+            reasons = "; ".join(f"{name}: {why}" for name, why in whole.missing.items())
+            raise RefusedError(f"No value of {plan.model!r} has a gradient. {reasons}")
+        labels = tree.mapped(np.array, batch.labels)
+        found = {name: arrays[other] for name, other in names.items()}
+        return Values(plan, found, labels, batch.ids)
+
     def predict(self, x: Any, replace: Mapping[str, Replacement] | None = None) -> Any:
         """Computes what the model returns with other values in the place of its own.
 
@@ -189,9 +231,12 @@ class Tap:
         batch, compute = self._prepared(x)
         return predict(model, compute.plan, batch, replace or {})
 
-    def _prepared(self, x: Any) -> tuple[Batch, PlannedPass]:
+    def _prepared(
+        self, x: Any, effects: Derivatives = NONE
+    ) -> tuple[Batch, PlannedPass]:
         """Returns a batch, and the pass for its sizes."""
         model, selection, _, _ = self._parts
+        selection = dataclasses.replace(selection, derivatives=effects)
         batch = self._converter.convert(x, 0, copy=False)
         self._converter.check_rows(0, batch.rows)
         specs = BatchSpecs(specs_of(batch.inputs, self._declared))

@@ -1,17 +1,28 @@
 """Builds a plan: which traced values are stored, aliased or refused."""
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from layertap.core import address
-from layertap.core.plan import Branch, Ignored, Join, Output, Plan, Recipe, Refused
+from layertap.core.address import Effect
+from layertap.core.plan import (
+    Branch,
+    Derived,
+    Ignored,
+    Join,
+    Output,
+    Plan,
+    Recipe,
+    Refused,
+)
 from layertap.errors import ModelError
 from layertap.planning.join_filter import inner_first
 from layertap.planning.padding import Padding, unknown_axes
 from layertap.planning.reduction import Reduction
 from layertap.tracing.records import TracedJoin, TracedValue
 
-AnyValue = TypeVar("AnyValue", Branch, Output)
+AnyValue = TypeVar("AnyValue", Branch, Output, Derived)
 
 
 class PlanBuilder:
@@ -33,6 +44,8 @@ class PlanBuilder:
         self._padded: dict[str, tuple[int, ...]] = {}
         self._folded: dict[str, tuple[int, ...]] = {}
         self._channels_first: set[str] = set()
+        self._traced: dict[str, TracedValue] = {}
+        self._derived: list[Derived] = []
         # By the token of a tensor: the first address that has it, and its recipe.
         self._sources: dict[Hashable, tuple[str, Recipe]] = {}
 
@@ -55,6 +68,7 @@ class PlanBuilder:
             skips=tuple(self._skips),
             channels_first=tuple(sorted(self._channels_first)),
             random=random,
+            derived=tuple(self._derived),
         )
 
     def add_joins(self, traced_joins: Sequence[TracedJoin]) -> None:
@@ -86,6 +100,17 @@ class PlanBuilder:
             if output is not None:
                 self.outputs.append(output)
 
+    def add_stop(self, stopped: tuple[str, str] | None) -> None:
+        """Refuses the values after the operation at which a trace ended, if it did."""
+        if stopped is not None:
+            path, reason = stopped
+            reason = (
+                f"here Python decides by values, which a plan does not have ({reason})."
+                " Later values are not available; with `keras.ops.where` or "
+                "`keras.ops.cond` the model could be traced to its end"
+            )
+            self.refused.append(Refused(path, reason))
+
     def add_skips(
         self, model: str, names: Iterable[str], outputs: Mapping[str, TracedValue]
     ) -> None:
@@ -101,6 +126,24 @@ class PlanBuilder:
                 f"{'; '.join(reasons) or 'it was not traced'}."
             )
 
+    def add_effects(self, kind: Effect, names: Iterable[str]) -> None:
+        """Adds the gradients or attributions of values that were added before."""
+        for name in names:
+            traced, effect = self._traced[name], address.effect(name, kind)
+            if not traced.dtype.startswith(("float", "bfloat")):
+                reason = f"its numbers are {traced.dtype}, which have no derivative"
+                self.refused.append(Refused(effect, reason))
+                continue
+            # A gradient in float16 may be too small for that.
+            dtype = "float32" if traced.dtype == "float16" else traced.dtype
+            traced = replace(traced, token=effect, dtype=dtype)
+            if traced.data_format == "channels_first":
+                # Maps of gradients are pooled, whether they were reduced or not.
+                self._channels_first |= {name, effect}
+            derived = self._value(Derived, effect, traced)
+            if derived is not None:
+                self._derived.append(derived)
+
     def _value(
         self, kind: type[AnyValue], name: str, traced: TracedValue
     ) -> AnyValue | None:
@@ -114,6 +157,7 @@ class PlanBuilder:
         if reason:
             self.refused.append(Refused(name, reason))
             return None
+        self._traced[name] = traced
         alias, recipe = self._sources.get(traced.token, (None, None))
         if recipe is None:
             self._sources[traced.token] = (name, Recipe((name,)))
@@ -133,7 +177,8 @@ class PlanBuilder:
             self._narrowed[name] = dtype
         if self._padding is not None:
             shape = self._padding.fill(name, shape)
-            computed = self._padding.shapes.get(name, traced.shape)
+            value = address.value_of(name)
+            computed = self._padding.shapes.get(value, traced.shape)
             opened, _ = reduction.reduced_spec(name, computed, traced.dtype, first)
             axes = unknown_axes(opened)
             if axes and recipe is None:

@@ -3,21 +3,22 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 
 from layertap.core import address
-from layertap.core.plan import Plan, Refused
+from layertap.core.address import Effect
+from layertap.core.plan import Plan
+from layertap.effects.derivatives import NONE, Baseline, derivatives
+from layertap.effects.target import Of
 from layertap.errors import (
     AddressError,
     ModelError,
     NoJoinsError,
-    OptionError,
     PartialWarning,
     RefusedError,
 )
@@ -32,9 +33,11 @@ from layertap.planning.join_filter import (
     requested_kinds,
     select_joins,
 )
-from layertap.planning.padding import Pad, Padding, padded_specs
+from layertap.planning.padding import Padding, padded_specs
+from layertap.planning.planned_step import derive
 from layertap.planning.reduction import AS_COMPUTED, Dtype, Reduce, Reduction
 from layertap.planning.row_check import check_rows
+from layertap.planning.selection import Patterns, Selection
 from layertap.tracing.forward_pass import is_tensor
 from layertap.tracing.graphs.cut import cut_before
 from layertap.tracing.join_kinds import KINDS
@@ -42,9 +45,6 @@ from layertap.tracing.model_structure import built_specs, input_specs, specs_of
 from layertap.tracing.records import Trace, TracedJoin
 from layertap.tracing.reuse.memo import remembered
 from layertap.tracing.survey import survey
-
-Pattern: TypeAlias = str | keras.Operation
-Patterns: TypeAlias = Pattern | Sequence[Pattern] | None
 
 # The most values that a warning names.
 _MOST_REASONS = 10
@@ -60,6 +60,10 @@ def plan(
     dtype: Dtype | None = None,
     reduce: Reduce = None,
     for_head: bool = False,
+    gradients: Of | None = None,
+    attributions: Of | None = None,
+    baseline: Baseline = "zero",
+    steps: int | None = None,
 ) -> Plan:
     """Plans a save: the joins of a model, their branches, and the bytes they take.
 
@@ -92,6 +96,14 @@ def plan(
             `reduce`, then `dtype`.
         for_head: Whether to include all inputs of the head of `layertap.split`: also
             the values of connections that run past the joins.
+        gradients: With which number of each row to store the gradients of all values:
+            `"loss"`, the compiled loss of that row alone; the index of an output; or a
+            function of the outputs that returns one number for each row. See
+            `layertap.save`.
+        attributions: With which number of each row to store the attributions of all
+            values, in the same forms. See `layertap.save`.
+        baseline: See `layertap.save`.
+        steps: See `layertap.save`.
 
     Returns:
         The plan. Printed, it is a table.
@@ -113,59 +125,20 @@ def plan(
     layertap.plan(model, before="fusion").bytes_per_row
     ```
     """
-    selection = Selection(before, outputs, joins, for_head, Reduction(dtype, reduce))
-    model = opened(model)
+    selection = Selection(
+        *(before, outputs, joins, for_head, Reduction(dtype, reduce)),
+        derivatives=derivatives(gradients, attributions, baseline, steps),
+    )
+    model = opened(model, compiled=selection.derivatives.need_loss)
     specs, batch = specs_for(model, like)
     return plan_from_specs(model, specs, selection, batch)
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The values of a model that a plan stores, and how. See `plan`."""
-
-    before: Patterns = None
-    outputs: Patterns = None
-    joins: Kind | Sequence[Kind] = ("concatenate",)
-    for_head: bool = False
-    reduction: Reduction = AS_COMPUTED
-    pad: Pad | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("before", "outputs", "joins"):
-            passed = getattr(self, name)
-            if isinstance(passed, Sequence) and not isinstance(passed, str):
-                object.__setattr__(self, name, tuple(passed))
-        if isinstance(self.pad, np.generic):
-            object.__setattr__(self, "pad", self.pad.item())
-        integer = isinstance(self.pad, int)
-        if not (self.pad is None or self.pad is False or (integer and self.pad >= 1)):
-            raise OptionError(
-                "`pad` is invalid. Expected True or a positive integer. "
-                f"Received {self.pad!r}."
-            )
-        reduces = self.reduction.reduce is not None
-        if self.for_head and (reduces or self.pad):
-            raise OptionError(
-                f"for_head=True and `{'reduce' if reduces else 'pad'}` can't be "
-                "combined: a head accepts complete values of their true sizes. Leave "
-                "one of the options out."
-            )
-        if self.for_head and self.before is None and self.outputs:
-            raise OptionError(
-                "for_head=True needs joins, which a head comes after. Pass `before=`."
-            )
-
-    @property
-    def key(self) -> Hashable:
-        """Identifies the selection, and the content of a function that reduces."""
-        return self, self.reduction.name
 
 
 def plan_from_data(model: keras.Model, feed: Feed, selection: Selection) -> Plan:
     """Plans a model for data: of the sizes of the first batch, or the largest sizes."""
     specs = data_specs(model, feed, selection)
     made = plan_for_batch(model, specs, selection, feed.first()).plan
-    warn_of_missing(made, 4)
+    warn_of_missing(made, 5)
     return made
 
 
@@ -198,9 +171,9 @@ def plan_for_batch(
     plan_it = _plan if specs.unknown is None else _padded_plan
     return remembered(
         model,
-        ("plan", selection.key, repr(specs)),
+        ("plan", selection.key(model), repr(specs)),
         partial(plan_it, model, specs, selection, first),
-        calls=selection.reduction.reduce,
+        calls=selection.calls(model),
         keep=lambda made: made.for_all_data,
     )
 
@@ -224,7 +197,7 @@ def _padded_plan(
 ) -> Planned:
     """Plans a model for the largest sizes of its inputs, and for unknown ones."""
     # Where the two plans disagree, a size follows from the inputs.
-    as_computed = replace(selection, reduction=AS_COMPUTED)
+    as_computed = replace(selection, reduction=AS_COMPUTED, derivatives=NONE)
     open_specs = BatchSpecs(specs.unknown)
     open_plan, always = _plan(model, open_specs, as_computed, first)
     shapes = {value.address: value.shape for value in open_plan.values}
@@ -281,26 +254,28 @@ def _plan(
     else:
         data = batch.inputs
     joins, chosen = unfold_rows(model, data, joins, chosen)
-    builder = PlanBuilder(selection.reduction, padding)
-    builder.add_joins(joins)
-    builder.add_outputs(chosen)
-    if trace.stopped is not None:
-        path, reason = trace.stopped
-        reason = (
-            f"here Python decides by values, which a plan does not have ({reason}). "
-            "Later values are not available; with `keras.ops.where` or "
-            "`keras.ops.cond` the model could be traced to its end"
-        )
-        builder.refused.append(Refused(path, reason))
-    if selection.for_head:
-        builder.add_skips(model.name, _skips(model, specs, joins), trace.values)
-    made = builder.build(model.name, ignored, trace.random)
+    skips = _skips(model, specs, joins) if selection.for_head else []
+
+    def build(effects: Mapping[Effect, Sequence[str]]) -> Plan:
+        builder = PlanBuilder(selection.reduction, padding)
+        builder.add_joins(joins)
+        builder.add_outputs(chosen)
+        builder.add_stop(trace.stopped)
+        builder.add_skips(model.name, skips, trace.values)
+        for kind, names in effects.items():
+            builder.add_effects(kind, names)
+        return builder.build(model.name, ignored, trace.random)
+
+    made = build({})
     if not made.addresses:
         reasons = "; ".join(f"{r.address}: {r.reason}" for r in made.refused)
         raise RefusedError(
             f"{model.name!r} has no values that can be captured for these options. "
             f"{reasons}"
         )
+    reduction, effects = selection.reduction, selection.derivatives
+    if effects.targets:
+        made = derive(model, build, reduction, effects, batch, specs)
     _check_named(made, [*patterns, *named])
     undecided = any(UNDECIDED in refused.reason for refused in made.refused)
     return Planned(made, trace.any_rows and not unknown and not undecided)

@@ -19,9 +19,9 @@ from layertap.core import tables
 from layertap.core.address import OVERFLOWED
 from layertap.core.plan import Plan, Shape
 from layertap.errors import OptionError
-from layertap.planning.fingerprint import function_fingerprint
 from layertap.tracing.keras_internals import backend
 from layertap.tracing.records import TracedValue
+from layertap.tracing.reuse.function_fingerprint import function_fingerprint
 
 Tensor = Any
 Named = Literal["avg", "max", "flatten"]

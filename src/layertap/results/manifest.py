@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from layertap.core import text, tree
-from layertap.core.address import DIGESTS, IDS
+from layertap.core.address import DIGESTS, IDS, effect
 from layertap.core.plan import Plan, Recipe
-from layertap.core.values import auxiliary_arrays
+from layertap.core.values import auxiliary_arrays, auxiliary_dtype
 from layertap.errors import StoreCorruptError
 from layertap.results.joined_array import JoinedArray, ValueArray
 from layertap.store.reading.array import LazyArray
@@ -46,6 +46,9 @@ def check_arrays(plan: Plan, reader: Reader) -> None:
     """Checks that the store has the arrays of a plan, with their shapes and dtypes."""
     if not plan.stored:
         raise ValueError("the plan stores no value")
+    for derived in plan.derived:
+        if effect(derived.value, derived.kind) != derived.address:
+            raise ValueError(f"{derived.address} is not a gradient or an attribution")
     for value in plan.stored:
         _check_array(reader.array(value.address), value.shape[1:], value.dtype)
     for name, axes in plan.padded.items():
@@ -53,7 +56,7 @@ def check_arrays(plan: Plan, reader: Reader) -> None:
         if not axes or not all(1 <= axis < ndim for axis in axes):
             raise ValueError(f"{name} of {ndim} axes can't be padded along axes {axes}")
     for name, columns in auxiliary_arrays(plan).items():
-        _check_array(reader.array(name), (len(columns),), "int32")
+        _check_array(reader.array(name), (len(columns),), auxiliary_dtype(name))
     _check_array(reader.array(DIGESTS), (), "uint64")
 
 
@@ -100,7 +103,7 @@ def value_arrays(plan: Plan, reader: Reader) -> dict[str, ValueArray]:
         recipe = plan.recipes.get(name)
         if name in within or recipe == Recipe(()):
             raise ValueError(f"{name} is made of itself, or of nothing")
-        if name not in plan.addresses:
+        if name not in plan.known:
             raise ValueError(f"the plan has no value {name}")
         if recipe is None:
             array: ValueArray = reader.array(name)
@@ -110,7 +113,7 @@ def value_arrays(plan: Plan, reader: Reader) -> dict[str, ValueArray]:
         arrays[name] = array
         return array
 
-    for value in plan.values:
+    for value in [*plan.values, *plan.derived]:
         shape = build(value.address, ()).shape[1:]
         if shape != value.shape[1:]:
             raise ValueError(

@@ -297,7 +297,7 @@ class _KnownStatistics(dict[str, Statistics]):
 
     def __missing__(self, name: str) -> Statistics:
         saved = self._saved
-        if name not in saved.plan.addresses:
+        if name not in saved.plan.known:
             raise unknown_address(saved.plan, name)
         why = "its numbers are complex" if saved.complete else "the save has not ended"
         raise AddressError(f"{name} has no statistics: {why}.")

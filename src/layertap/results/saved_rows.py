@@ -94,7 +94,7 @@ class SavedRows(values.PlannedValues[ValueArray]):
         return self.reader.array(name)
 
     def __getitem__(self, name: str) -> ValueArray:
-        if name not in self.plan.addresses:
+        if name not in self.plan.known:
             raise values.unknown_address(self.plan, name)
         return self._arrays[name]
 

@@ -131,21 +131,21 @@ class CollectPass(Pass):
         super().begin(frame, args, kwargs)
         if not frame.path and self._outputs:
             for name, tensor in named_inputs(frame.operation, args[0]).items():
-                self._collect(self._outputs, name, [tensor])
+                self.add(self._outputs, name, [tensor])
 
     def leave(self, frame: Frame, outputs: Any) -> None:
         """Collects the operation's outputs, if they are wanted."""
         if frame.path in self._outputs:
-            self._collect(self._outputs, frame.path, tensors_of(outputs))
+            self.add(self._outputs, frame.path, tensors_of(outputs))
 
     def begin_join(self, join: TracedJoin, inputs: list[Tensor]) -> TracedJoin:
         """Collects the join's branches, if they are wanted."""
-        self._collect(self._branches, join.path, inputs)
+        self.add(self._branches, join.path, inputs)
         return join
 
     def end_join(self, join: TracedJoin, output: Tensor) -> None:
         """Collects the join's output, if it is wanted."""
-        self._collect(self._outputs, join.path, [output])
+        self.add(self._outputs, join.path, [output])
 
     def draw(self, generator: Any) -> None:
         """Resets a generator: random numbers do not depend on what ran before.
@@ -173,7 +173,8 @@ class CollectPass(Pass):
             for name, tensor in self.values.items()
         }
 
-    def _collect(self, wanted: Addresses, path: str, tensors: Sequence[Tensor]) -> None:
+    def add(self, wanted: Addresses, path: str, tensors: Sequence[Tensor]) -> None:
+        """Collects the wanted ones of some tensors; ends the pass after the last."""
         if self.loops:
             return
         for index, name in wanted.get(path, {}).items():

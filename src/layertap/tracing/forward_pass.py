@@ -31,6 +31,11 @@ Collector = Callable[[Any, Keep], Tensors]
 Step = Callable[[Any], Tensors]
 # Makes a function that computes the wanted values with a graph that has nothing else.
 Shortcut = Callable[[], Callable[[Any], Tensors] | None]
+# Returns the tensor to use in the place of another one, by its name.
+Change = Callable[[str, Tensor], Tensor]
+# Marks tensors with a function, uses what that returns, and returns a number that
+# follows from them, and other results.
+Differentiable = Callable[[Change], tuple[Tensor, Tensors]]
 Call = Callable[..., Any]
 # A call to be wrapped: its owner, its name, and its handler during a pass. The handler
 # receives the pass, the original call, and the arguments.

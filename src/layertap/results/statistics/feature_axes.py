@@ -59,7 +59,7 @@ def derive_statistics(
                     units_left -= statistics[name].units
         return statistics.get(name)
 
-    derived = {name: derive(name) for name in plan.addresses}
+    derived = {name: derive(name) for name in plan.known}
     return {name: known for name, known in derived.items() if known is not None}
 
 

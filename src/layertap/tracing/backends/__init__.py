@@ -1,7 +1,7 @@
 """The interface of a backend, and the one that Keras uses."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,11 +11,13 @@ from layertap.errors import ModelError
 from layertap.tracing.forward_pass import (
     Arrays,
     Collector,
+    Differentiable,
     Pass,
     Point,
     Run,
     Shortcut,
     Step,
+    Tensors,
 )
 
 
@@ -24,6 +26,8 @@ class Backend(ABC):
 
     # Whether a pass may use the memory of an earlier pass's values again.
     reuses_memory = False
+    # Whether a step is compiled for each number of rows.
+    compiles_each_size = False
 
     @abstractmethod
     def compile(self, run: Collector, model: keras.Model, shortcut: Shortcut) -> Step:
@@ -36,6 +40,18 @@ class Backend(ABC):
         """Begins a step, and returns a function that waits for its arrays.
 
         `full` are the rows of the batch before. A smaller one may be padded to these.
+        """
+
+    def returned(self, step: Step, inputs: Any) -> Iterable[str]:
+        """Returns the names of the results of a step, without computing if possible."""
+        return step(inputs)
+
+    @abstractmethod
+    def differentiate(self, run: Differentiable) -> tuple[Tensors, Tensors]:
+        """Returns the derivatives of a number, and the other results of its run.
+
+        They are with respect to the tensors that the run marked, by name. A tensor
+        that the number does not depend on in a differentiable way is left out.
         """
 
     @abstractmethod

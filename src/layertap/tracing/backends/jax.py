@@ -3,7 +3,7 @@
 import functools
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,6 +19,7 @@ from layertap.tracing.backends.row_flow import RowFlow
 from layertap.tracing.forward_pass import (
     Arrays,
     Collector,
+    Differentiable,
     Shortcut,
     Step,
     Tensors,
@@ -36,6 +37,7 @@ _passes = itertools.count()
 class Jax(Backend):
     """Tracing on JAX."""
 
+    compiles_each_size = True
     belongs = staticmethod(jaxpr.belongs)
     run_with_native_joins = staticmethod(jaxpr.run_with_native_joins)
 
@@ -59,6 +61,28 @@ class Jax(Backend):
         if not pads:
             return finish
         return lambda: {name: array[:rows] for name, array in finish().items()}
+
+    def returned(self, step: Step, inputs: Any) -> Iterable[str]:
+        """Returns the names of the results of a step, from its trace."""
+        assert isinstance(step, _CompiledStep)
+        return step.forms(inputs)
+
+    def differentiate(self, run: Differentiable) -> tuple[Tensors, Tensors]:
+        """Returns the derivatives with respect to sums that are added, at zero."""
+        marked: dict[str, Any] = {}
+
+        def mark(name: str, tensor: Any) -> Any:
+            marked[name] = jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
+            return tensor
+
+        jax.eval_shape(lambda: run(mark))
+        zeros = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), marked)
+
+        def shifted(added: Tensors) -> tuple[Any, Tensors]:
+            return run(lambda name, tensor: tensor + added[name])
+
+        derivative = jax.grad(shifted, has_aux=True)
+        return jaxpr.without_constants(derivative, zeros)
 
     def undecidable(self, error: BaseException) -> bool:
         """Whether Python had to decide by values that a trace does not have."""
@@ -160,6 +184,12 @@ class _CompiledStep:
             tensors = self._function(values, inputs)
             self._shapes.add(shapes)
             return tensors
+
+    def forms(self, inputs: Any) -> dict[str, Any]:
+        """Returns the shapes and dtypes that it returns for a batch."""
+        values = self._values()
+        with self._lock:
+            return jax.eval_shape(self._function, values, inputs)
 
     def pads(self, inputs: Any, rows: int, full: int) -> bool:
         """Whether a batch is padded: each row of the outputs needs that row alone."""

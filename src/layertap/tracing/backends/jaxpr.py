@@ -249,6 +249,24 @@ class _JaxprReader:
         return value
 
 
+def without_constants(function: Any, argument: dict[str, Any]) -> tuple[Any, Any]:
+    """Runs a function that returns a dictionary and other results.
+
+    Of the dictionary, constants are left out: a derivative that JAX knows to be zero.
+    """
+    closed, form = jax.make_jaxpr(function, return_shape=True)(argument)
+    varying: set[Any] = {*closed.jaxpr.invars, *closed.jaxpr.constvars}
+    for equation in closed.jaxpr.eqns:
+        variables = [v for v in equation.invars if not isinstance(v, core.Literal)]
+        if varying.intersection(variables):
+            varying.update(equation.outvars)
+    computed = core.jaxpr_as_fun(closed)(*jax.tree.leaves(argument))
+    found, others = jax.tree.unflatten(jax.tree.structure(form), computed)
+    # Dictionaries are flattened in the order of their keys.
+    pairs = zip(sorted(found), closed.jaxpr.outvars, strict=False)
+    return {name: found[name] for name, v in pairs if v in varying}, others
+
+
 def _in_jax(frame: tuple[str, str]) -> bool:
     return frame[0].startswith(_JAX)
 

@@ -19,6 +19,7 @@ from layertap.tracing.forward_pass import (
     BackendListener,
     Call,
     Collector,
+    Differentiable,
     Pass,
     Point,
     Run,
@@ -135,6 +136,20 @@ class TensorFlow(Backend):
         if tf.config.list_logical_devices("GPU"):
             return copied(tensors)
         return lambda: {name: _array(tensor) for name, tensor in tensors.items()}
+
+    def differentiate(self, run: Differentiable) -> tuple[Tensors, Tensors]:
+        """Returns the derivatives of a number in the graph that is being traced."""
+        marked: dict[str, Any] = {}
+
+        def mark(name: str, tensor: Any) -> Any:
+            marked[name] = tf.identity(tensor)
+            return marked[name]
+
+        number, others = run(mark)
+        found = tf.gradients(number, [*marked.values()])
+        pairs = zip(marked, found, strict=True)
+        derivatives = {n: tf.convert_to_tensor(d) for n, d in pairs if d is not None}
+        return derivatives, others
 
     def run_with_native_joins(self, pass_: Pass, run: Run, inputs: Any) -> None:
         """Runs the model in a graph, and reads the graph's nodes."""

@@ -20,6 +20,7 @@ from layertap.tracing.backends.gathered import forms, split
 from layertap.tracing.forward_pass import (
     Arrays,
     Collector,
+    Differentiable,
     Pass,
     Run,
     Shortcut,
@@ -177,6 +178,28 @@ class Torch(Backend):
         if torch.cuda.is_available():
             return copied(step(inputs))
         return lambda: _arrays(step(inputs))
+
+    def differentiate(self, run: Differentiable) -> tuple[Tensors, Tensors]:
+        """Returns the derivatives of a number; the run is recorded from the first mark.
+
+        A model may change a marked tensor in place: it gets a copy.
+        """
+        marked: dict[str, torch.Tensor] = {}
+
+        def mark(name: str, tensor: torch.Tensor) -> torch.Tensor:
+            torch.set_grad_enabled(True)
+            recorded = tensor.requires_grad
+            tensor = tensor.clone() if recorded else tensor.detach().requires_grad_()
+            marked[name] = tensor
+            return tensor.clone()
+
+        with torch.no_grad():
+            number, others = run(mark)
+        if not number.requires_grad:
+            return {}, others
+        found = torch.autograd.grad(number, [*marked.values()], allow_unused=True)
+        pairs = zip(marked, found, strict=True)
+        return {name: part for name, part in pairs if part is not None}, others
 
     def run_with_native_joins(self, pass_: Pass, run: Run, inputs: Any) -> None:
         """Runs the model, and detects the functions of PyTorch that it calls."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from layertap.planning.fingerprint import inputs_digests
+from layertap.pipeline.fingerprint import inputs_digests
 
 pytestmark = pytest.mark.one_backend
 

@@ -1,11 +1,9 @@
 """Fingerprints: two runs are the same if these are equal."""
 
 import functools
-import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
-from types import CodeType
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -17,6 +15,7 @@ from layertap.core.plan import Plan
 from layertap.tracing.collect import VERSIONS
 from layertap.tracing.keras_internals import without_importing_tensorflow
 from layertap.tracing.model_structure import layers_of, learned
+from layertap.tracing.reuse.function_fingerprint import configuration, digest
 from layertap.tracing.reuse.memo import remembered
 
 
@@ -27,7 +26,16 @@ def run_identity(
 
     Two runs may differ in their batch size, which affects rounding alone.
     """
-    planned = [(v.address, v.shape, v.dtype, v.alias_of) for v in plan.values]
+    values = [*plan.values, *plan.derived]
+    planned = [(v.address, v.shape, v.dtype, v.alias_of) for v in values]
+    chosen = {
+        "gradients": plan.gradients_of,
+        "attributions": plan.attributions_of,
+        "baseline": plan.baseline,
+        "steps": plan.steps,
+    }
+    # Stores without gradients have no such keys.
+    effects = {name: part for name, part in chosen.items() if part is not None}
     return {
         "weights": _weights_digest(model),
         "configuration": configuration_digest(model),
@@ -36,6 +44,7 @@ def run_identity(
         "pad": _padding_summary(plan),
         "plan": digest([*planned, *plan.channels_first]),
         "batch size": batch_size,
+        **effects,
         **VERSIONS,
     }
 
@@ -58,70 +67,14 @@ def configuration_digest(model: keras.Model) -> str:
         # A model may have no configuration, or none of its layers in it.
         parts = [model, *layers_of(model)]
         with without_importing_tensorflow():
-            found = [[_type_name(part), _plain(_config(part))] for part in parts]
+            found = [[_type_name(part), _plain(configuration(part))] for part in parts]
         return digest(found)
 
     return remembered(model, "configuration", make)
 
 
-def _config(operation: keras.Operation) -> dict[str, Any] | None:
-    """Returns a configuration without the name, which Keras numbers; or None."""
-    try:
-        config = operation.get_config()
-        return {key: config[key] for key in config if key != "name"}
-    except Exception:
-        # There may be none, and any error is raised then.
-        return None
-
-
 def _type_name(part: Any) -> str:
     return f"{type(part).__module__}.{type(part).__qualname__}"
-
-
-def function_fingerprint(function: Callable[..., Any]) -> str:
-    """Returns a function's name and a digest of its code, defaults and closures.
-
-    Names that the code looks up when it runs do not count.
-    """
-    owner = function if hasattr(function, "__qualname__") else type(function)
-    with without_importing_tensorflow():
-        code = digest(_content(function, ()))
-    return f"{owner.__module__}.{owner.__qualname__} ({code})"
-
-
-def _content(part: Any, within: tuple[int, ...]) -> Any:
-    """Returns the content of a function, or of a part of one, as JSON."""
-    if id(part) in within:
-        # A function that refers to itself.
-        return "…"
-    within = (*within, id(part))
-    if isinstance(part, functools.partial):
-        part = [part.func, part.args, part.keywords]
-    elif hasattr(part, "__code__"):
-        cells = [cell.cell_contents for cell in part.__closure__ or ()]
-        part = [part.__code__, part.__defaults__, part.__kwdefaults__, cells]
-    elif isinstance(part, CodeType):
-        part = [part.co_code, part.co_names, part.co_consts]
-    elif isinstance(part, keras.Operation):
-        part = [type(part).__qualname__, _config(part)]
-    elif isinstance(part, np.ndarray | np.generic):
-        part = [part.shape, part.dtype.name, part.tobytes()]
-    if isinstance(part, Mapping):
-        part = list(part.items())
-    if isinstance(part, set | frozenset):
-        part = sorted(map(repr, part))
-    if isinstance(part, list | tuple):
-        return [_content(member, within) for member in part]
-    if part is None or isinstance(part, bool | int | float | complex | str | bytes):
-        return repr(part)
-    owner = part if hasattr(part, "__qualname__") else type(part)
-    return owner.__qualname__
-
-
-def digest(content: Any) -> str:
-    """Returns a digest of content that JSON can hold."""
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _weights_digest(model: keras.Model) -> str:

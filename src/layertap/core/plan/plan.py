@@ -1,162 +1,29 @@
-"""The plan of a save: records of joins, branches, aliases and bytes; and its table."""
+"""The plan of a save: which values, gradients and attributions; and its table."""
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
-from functools import cache, partial
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 from rich.table import Table
 from rich.text import Text
 
-from layertap.core import tables, text
-from layertap.core.address import Address, parse, suggest
+from layertap.core import tables
+from layertap.core.address import Effect, suggest
+from layertap.core.plan.decode import decode
+from layertap.core.plan.records import (
+    Derived,
+    Dtype,
+    Ignored,
+    Join,
+    Output,
+    Recipe,
+    Refused,
+    Value,
+    described,
+)
 from layertap.errors import AddressError, RefusedError
 
-# Limits of a plan that is read from a store.
-_MOST_AXES, _MOST_SIZE = 64, 2**62
-_LONGEST_TEXT = 10_000
-
-
-def itemsize(dtype: str) -> int:
-    """Returns the bytes of one number of a Keras dtype."""
-    # Not by NumPy, which accepts more than names.
-    if dtype not in _ITEMSIZES:
-        raise ValueError(f"{dtype[:100]!r} is not a dtype of numbers")
-    return _ITEMSIZES[dtype]
-
-
-_ITEMSIZES = {
-    **dict.fromkeys(("bool", "int8", "uint8", "float8_e4m3fn", "float8_e5m2"), 1),
-    **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 2),
-    **dict.fromkeys(("int32", "uint32", "float32"), 4),
-    **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 8),
-    "complex128": 16,
-}
-
-
-def _check_shape(shape: tuple[int | None, ...]) -> None:
-    sizes = [size for size in shape if size is not None]
-    if (
-        len(shape) > _MOST_AXES
-        or not all(0 <= size <= _MOST_SIZE for size in sizes)
-        or math.prod(sizes) > _MOST_SIZE
-    ):
-        raise ValueError("a shape is negative or too large")
-
-
-Shape = Annotated[tuple[int | None, ...], _check_shape]
-Dtype = Annotated[str, itemsize]
-
-
-@dataclass(frozen=True)
-class Value:
-    """One value that the model computes, with one row for each row of data.
-
-    Attributes:
-        address: Its name, `fusion/in/0`.
-        made_by: The path of the operation, or the name of the model input, that it
-            came from.
-        shape: As in Keras: None for the row axis, which is first, and for unknown
-            sizes.
-        dtype: Its Keras dtype.
-        alias_of: The address of the value it equals, if it is not stored itself.
-    """
-
-    address: str
-    made_by: str
-    shape: Shape
-    dtype: Dtype
-    alias_of: str | None = None
-
-    @property
-    def parts(self) -> Address:
-        """The path, the side and the number in its address."""
-        return parse(self.address)
-
-    @property
-    def bytes_per_row(self) -> int | None:
-        """Bytes of one row in memory, or None if a size is unknown."""
-        sizes = self.shape[1:]
-        if None in sizes:
-            return None
-        return math.prod(n for n in sizes if n is not None) * itemsize(self.dtype)
-
-
-class Branch(Value):
-    """One input of a join."""
-
-
-class Output(Value):
-    """One output of an operation."""
-
-
-@dataclass(frozen=True)
-class Join:
-    """An operation that merges several tensors into one.
-
-    Attributes:
-        path: Its path.
-        kind: `"concatenate"`, `"add"` or another kind: see `layertap.plan`.
-        axis: The axis along which it joins, never negative; 0 is the row axis. None
-            for kinds without one, and for rows that are folded: see `Plan.folded`.
-        shape: The shape of its output.
-        dtype: The dtype of its output.
-        branches: Its inputs, in their order. `Plan.refused` names those that can't be
-            captured.
-        whole: Whether `branches` are all of its inputs.
-    """
-
-    path: str
-    kind: str
-    axis: int | None
-    shape: Shape
-    dtype: Dtype
-    branches: tuple[Branch, ...]
-    whole: bool = True
-
-    @property
-    def addresses(self) -> list[str]:
-        """The addresses of its branches."""
-        return [branch.address for branch in self.branches]
-
-    @property
-    def rebuildable(self) -> bool:
-        """Whether its output can be rebuilt from its stored branches."""
-        joins = self.kind in ("concatenate", "stack") and self.axis is not None
-        return self.whole and joins
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A value that can't be captured, and why."""
-
-    address: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Ignored:
-    """A join that is left out because it does not join data, and why."""
-
-    path: str
-    kind: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a value that is not stored is rebuilt from stored ones.
-
-    Attributes:
-        addresses: One address: the value equals that one. Several: it is their
-            concatenation.
-        axis: The axis of the concatenation.
-    """
-
-    addresses: tuple[str, ...]
-    axis: int = 0
+AnyValue = TypeVar("AnyValue", bound=Value)
 
 
 @dataclass(frozen=True)
@@ -179,10 +46,17 @@ class Plan(tables.Tabular):
         ignored: Traced joins that do not join data, each with the reason.
         skips: The addresses of those among `outputs` that run past the joins to the
             head.
-        channels_first: The addresses of those pooled values whose channels are the
-            first axis after the rows, not the last.
+        channels_first: The addresses of those values, pooled or with gradients, whose
+            channels are the first axis after the rows, not the last.
         random: The paths of operations that draw random numbers at inference: the same
             numbers in every batch, whatever ran before.
+        derived: The gradients and attributions that are stored with the values.
+        gradients_of: The target of the gradients: `"loss"`, the index of an output, or
+            the name of a function; None without gradients.
+        attributions_of: The same for attributions.
+        baseline: The values at which the attributions begin.
+        steps: How many gradients each attribution is a mean of; None for as many as
+            each row needs.
     """
 
     model: str
@@ -199,6 +73,11 @@ class Plan(tables.Tabular):
     skips: tuple[str, ...] = ()
     channels_first: tuple[str, ...] = ()
     random: tuple[str, ...] = ()
+    derived: tuple[Derived, ...] = ()
+    gradients_of: str | None = None
+    attributions_of: str | None = None
+    baseline: str | None = None
+    steps: int | None = None
 
     @property
     def values(self) -> Iterator[Value]:
@@ -218,15 +97,83 @@ class Plan(tables.Tabular):
         return {refused.address: refused.reason for refused in self.refused}
 
     @property
-    def stored(self) -> list[Value]:
-        """The values that are stored; all others are rebuilt from them."""
+    def computed(self) -> list[Value]:
+        """The values that are stored as computed; all others are rebuilt from them."""
         return [value for value in self.values if value.address not in self.recipes]
+
+    @property
+    def stored(self) -> list[Value]:
+        """All that is stored of the model: such values, gradients and attributions."""
+        return [*self.computed, *self.derived]
+
+    @property
+    def known(self) -> list[str]:
+        """The addresses of all values, gradients and attributions."""
+        return [*self.addresses, *(derived.address for derived in self.derived)]
+
+    def effects(self, kind: Effect) -> dict[str, str]:
+        """Returns the addresses of the gradients or attributions, by the value's."""
+        known = {one.value: one.address for one in self.derived if one.kind == kind}
+        return {name: known[name] for name in self.addresses if name in known}
 
     @property
     def bytes_per_row(self) -> int | None:
         """Bytes of one row in a store, or None if a size is unknown."""
         sizes = [value.bytes_per_row for value in self.stored]
         return None if None in sizes else sum(n for n in sizes if n is not None)
+
+    @property
+    def lines(self) -> dict[str, list[str]]:
+        """The joins and outputs with attributions, and the values that these are of.
+
+        Each is a line of its own: the branches of a join go along it together.
+        """
+        known = self.effects("attribution")
+        found = {join.path: join.addresses for join in self.joins}
+        found |= {output.address: [output.address] for output in self.outputs}
+        return {
+            name: values
+            for name, values in found.items()
+            if values and all(value in known for value in values)
+        }
+
+    def of_effects(self, kind: Effect) -> "Plan":
+        """Returns a plan of gradients or attributions, at the addresses of the values.
+
+        Values without one are left out.
+        """
+        names = self.effects(kind)
+        found = {one.address: one for one in self.derived}
+
+        def left(values: tuple[AnyValue, ...]) -> tuple[AnyValue, ...]:
+            return tuple(
+                replace(
+                    value,
+                    shape=found[names[value.address]].shape,
+                    dtype=found[names[value.address]].dtype,
+                    alias_of=None,
+                )
+                for value in values
+                if value.address in names
+            )
+
+        def renamed(named: Mapping[str, Any]) -> dict[str, Any]:
+            return {n: named[other] for n, other in names.items() if other in named}
+
+        joins = [(join, left(join.branches)) for join in self.joins]
+        return replace(
+            self,
+            joins=tuple(
+                replace(join, branches=kept, whole=len(kept) == len(join.branches))
+                for join, kept in joins
+                if kept
+            ),
+            outputs=left(self.outputs),
+            recipes={},
+            narrowed=renamed(self.narrowed),
+            padded=renamed(self.padded),
+            derived=(),
+        )
 
     def join(self, path: str) -> Join:
         """Returns the join at a path.
@@ -260,8 +207,8 @@ class Plan(tables.Tabular):
         """Returns the plan as data for JSON, with the bytes that follow from it."""
         data = asdict(self)
         branches = [branch for join in data["joins"] for branch in join["branches"]]
-        records = [*branches, *data["outputs"]]
-        for record, value in zip(records, self.values, strict=True):
+        records = [*branches, *data["outputs"], *data["derived"]]
+        for record, value in zip(records, [*self.values, *self.derived], strict=True):
             record["bytes_per_row"] = value.bytes_per_row
         return data | {"bytes_per_row": self.bytes_per_row}
 
@@ -276,9 +223,10 @@ class Plan(tables.Tabular):
         """
         # Earlier versions did not save these.
         later = ["dtype", "reduce", "narrowed", "padded", "folded", "ignored", "skips"]
-        later += ["channels_first", "random"]
+        later += ["channels_first", "random", "derived", "gradients_of"]
+        later += ["attributions_of", "baseline", "steps"]
         plan = cls("", ())
-        return _decode(cls, {**{name: getattr(plan, name) for name in later}, **data})
+        return decode(cls, {**{name: getattr(plan, name) for name in later}, **data})
 
     def table(self, rows: int | None = None) -> Table:
         """Returns the plan as a table for `rich` to print.
@@ -299,6 +247,9 @@ class Plan(tables.Tabular):
             table.add_section()
         for output in self.outputs:
             table.add_row(*_cells(output))
+        table.add_section()
+        for derived in self.derived:
+            table.add_row(*_cells(derived))
         return table
 
     def _summary(self, rows: int | None) -> Text:
@@ -308,9 +259,18 @@ class Plan(tables.Tabular):
             size = tables.size(None if per_row is None else per_row * rows)
             total = f", {size} for {tables.counted(rows, 'row')}"
         summary = Text(
-            f"{tables.counted(len(self.addresses), 'value')}, {len(self.stored)} of "
+            f"{tables.counted(len(self.addresses), 'value')}, {len(self.computed)} of "
             f"them stored: {tables.size(per_row)} per row{total}."
         )
+        if self.gradients_of is not None:
+            summary.append(f"\ngradients of {described(self.gradients_of)}")
+        if self.attributions_of is not None:
+            target = described(self.attributions_of)
+            steps = "as many steps as needed"
+            if self.steps is not None:
+                steps = tables.counted(self.steps, "step")
+            line = f"\nattributions of {target}: baseline {self.baseline}, {steps}"
+            summary.append(line)
         if self.reduce is not None:
             summary.append(f"\nreduced: {self.reduce}")
         if self.dtype is not None:
@@ -353,36 +313,3 @@ def _cells(value: Value, indent: str = "") -> list[Text]:
         size = "0"
     facts = (value.made_by, tables.shape(value.shape), value.dtype, size)
     return [name, *map(Text, facts)]
-
-
-_hints_of = cache(partial(get_type_hints, include_extras=True))
-
-
-def _decode(kind: Any, data: Any) -> Any:
-    """Returns data as its annotated type, or raises KeyError, TypeError or ValueError.
-
-    A type is a dataclass, a text, a number, a truth value, or one of these with None,
-    in a tuple or in a mapping. `Annotated` adds a function that refuses values.
-    """
-    if isinstance(kind, type) and is_dataclass(kind):
-        hints = _hints_of(kind)
-        return kind(**{name: _decode(hints[name], data[name]) for name in hints})
-    form, parts = get_origin(kind), get_args(kind)
-    if form is Annotated:
-        inner, check = parts
-        decoded = _decode(inner, data)
-        check(decoded)
-        return decoded
-    if form in (Union, UnionType):
-        return None if data is None else _decode(parts[0], data)
-    if form is tuple and isinstance(data, list | tuple):
-        return tuple(_decode(parts[0], entry) for entry in data)
-    if form is Mapping and isinstance(data, Mapping):
-        name, value = parts
-        return {_decode(name, key): _decode(value, data[key]) for key in data}
-    if type(data) is not kind:
-        raise TypeError(f"{data!r} should be of type {kind}")
-    if kind is str:
-        # In tables, a text is one line.
-        return text.printable(data[:_LONGEST_TEXT]).replace("\n", " ")
-    return data

@@ -15,10 +15,10 @@ from layertap.core.values import unknown_address
 from layertap.errors import DataError, OptionError, RefusedError
 from layertap.inputs.convert import Batch
 from layertap.tracing.collect import begin
-from layertap.tracing.forward_pass import Tensor, Wanted
+from layertap.tracing.forward_pass import Change, Tensor, Wanted
 from layertap.tracing.keras_internals import backend
 from layertap.tracing.reuse.memo import remembered
-from layertap.tracing.write_pass import Change, WritingStep
+from layertap.tracing.write_pass import WritingStep
 
 # What to put in the place of a value.
 Replacement = NDArray[Any] | Literal["zero", "mean"] | Callable[[Tensor], Tensor]

@@ -1,0 +1,1 @@
+"""What values do to the answer of a model: interventions, gradients, attributions."""

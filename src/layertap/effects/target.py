@@ -1,0 +1,199 @@
+"""The number of each row that is differentiated: a loss, an output, or a function."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+from layertap.core import tables
+from layertap.errors import DataError, LayertapError, OptionError
+from layertap.inputs.convert import Batch
+from layertap.tracing.forward_pass import Tensor
+from layertap.tracing.keras_internals import masking, private
+from layertap.tracing.reuse.function_fingerprint import function_fingerprint
+
+Of = Literal["loss"] | int | Callable[[Any], Tensor]
+
+_LOSS = "loss"
+# The arrays of a batch that a loss needs.
+_LABELS, _WEIGHTS = "labels", "sample_weight"
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One number for each row, selected by `gradients=` or `attributions=`.
+
+    The loss of a row is the compiled loss of a batch of that row alone, with its sample
+    weight. Losses that layers add are left out.
+    """
+
+    of: Any
+
+    def __post_init__(self) -> None:
+        index = isinstance(self.of, int | np.integer) and not isinstance(self.of, bool)
+        if (index and self.of >= 0) or self.of == _LOSS or callable(self.of):
+            return
+        raise OptionError(
+            "`of` is invalid. Expected 'loss', the index of an output such as 3, or a "
+            "function of the outputs that returns one number for each row. Received "
+            f"{self.of!r}."
+        )
+
+    @property
+    def name(self) -> str:
+        """The target as a store records it: a function by its name and a digest."""
+        if callable(self.of):
+            return function_fingerprint(self.of)
+        return str(self.of)
+
+    @property
+    def function(self) -> Any:
+        """The function of the user, or None."""
+        return self.of if callable(self.of) else None
+
+    def arrays(self, batch: Batch) -> dict[str, Any]:
+        """Returns the arrays of a batch that the numbers need besides the outputs."""
+        if self.of != _LOSS:
+            return {}
+        if batch.labels is None:
+            raise DataError(
+                "The loss needs labels, which the data don't have. Pass (x, y), or a "
+                "function of the outputs instead of 'loss'."
+            )
+        found = {_LABELS: batch.labels, _WEIGHTS: batch.sample_weight}
+        return {name: part for name, part in found.items() if part is not None}
+
+    def check(self, model: keras.Model) -> None:
+        """Raises if the loss of a model is the target, and there is none."""
+        if self.of == _LOSS:
+            compiled_loss(model)
+
+    def of_rows(
+        self, model: keras.Model, outputs: Any, arrays: Mapping[str, Any]
+    ) -> Tensor:
+        """Returns the number of each row, at least in 32 bits: a tensor (rows,)."""
+        if self.of == _LOSS:
+            numbers = _losses(model, outputs, arrays)
+        elif callable(self.of):
+            numbers = self._called(outputs)
+        else:
+            numbers = self._picked(outputs)
+        return numbers if _wide(numbers) else ops.cast(numbers, "float32")
+
+    def _called(self, outputs: Any) -> Tensor:
+        try:
+            numbers = self.of(outputs)
+        except LayertapError:
+            raise
+        except Exception as error:  # A function may raise anything.
+            raise OptionError(
+                "`of` does not accept the outputs of the model. It raised "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        shape = tuple(getattr(numbers, "shape", ()))
+        if len(shape) == 2 and shape[1] == 1:
+            return ops.squeeze(numbers, axis=1)
+        rows = keras.tree.flatten(outputs)[0].shape[0]
+        if len(shape) != 1 or (None not in (rows, shape[0]) and rows != shape[0]):
+            raise OptionError(
+                "`of` does not return one number for each row. Expected a tensor of "
+                f"shape (rows,). Received {tables.shape(shape) if shape else numbers}. "
+                "Take the sum over the other axes, say."
+            )
+        return numbers
+
+    def _picked(self, outputs: Any) -> Tensor:
+        leaves = keras.tree.flatten(outputs)
+        shape = tuple(leaves[0].shape)
+        if len(leaves) == 1 and len(shape) == 2 and int(self.of) < shape[1]:
+            return leaves[0][:, int(self.of)]
+        received = ", ".join(tables.shape(tuple(leaf.shape)) for leaf in leaves)
+        raise OptionError(
+            "`of` is not an index of the outputs. Expected a model that returns (rows, "
+            f"more than {self.of}). Received one that returns {received}. Pass a "
+            "function of the outputs, such as lambda outputs: outputs[:, 0, 3]."
+        )
+
+
+def stand_in(outputs: Any) -> Tensor:
+    """Returns a number for each row that follows from all outputs, without labels."""
+    total: Any = 0.0
+    for leaf in keras.tree.flatten(outputs):
+        if "float" in str(leaf.dtype):
+            wide = ops.cast(leaf, "float32")
+            total += ops.sum(wide, axis=tuple(range(1, len(wide.shape))))
+    return total
+
+
+def compiled_loss(model: keras.Model) -> dict[str, Any]:
+    """Returns the arguments that a model was compiled with, among them a loss."""
+    # The objects themselves: a user's own function has no configuration.
+    known = (
+        private(private(model, "_compile_config"), "config") if model.compiled else {}
+    )
+    if not known.get("loss"):
+        raise OptionError(
+            f"{model.name!r} was not compiled with a loss. Compile it with one, such "
+            'as loss="sparse_categorical_crossentropy".'
+        )
+    return known
+
+
+def _losses(model: keras.Model, outputs: Any, arrays: Mapping[str, Any]) -> Tensor:
+    """Returns the compiled loss of each row, as that of a batch of one row."""
+    known, names = compiled_loss(model), getattr(model, "output_names", None)
+    by_output = partial(_by_output, outputs, names)
+    losses = [keras.losses.get(loss) for loss in by_output(known["loss"])]
+    factors = by_output(known.get("loss_weights"))
+    predicted, labels = by_output(outputs), by_output(arrays[_LABELS])
+    weights = by_output(arrays.get(_WEIGHTS))
+    total: Any = 0.0
+    for loss, factor, *parts in zip(
+        losses, factors, labels, predicted, weights, strict=True
+    ):
+        if loss is not None:
+            numbers = _loss_of_rows(loss, *parts)
+            total += numbers if factor is None else numbers * factor
+    return total
+
+
+def _loss_of_rows(loss: Any, labels: Tensor, outputs: Tensor, weights: Any) -> Tensor:
+    mask = masking.get_keras_mask(outputs)
+    parts = {"y": labels, "outputs": outputs, "weights": weights, "mask": mask}
+
+    def of_row(row: dict[str, Tensor]) -> Tensor:
+        alone = {name: ops.expand_dims(part, 0) for name, part in row.items()}
+        if "mask" in alone:
+            masking.set_keras_mask(alone["outputs"], alone["mask"])
+        weight = alone.get("weights")
+        if isinstance(loss, keras.losses.Loss):
+            return loss(alone["y"], alone["outputs"], sample_weight=weight)
+        # A function of the user, or of Keras.
+        numbers = loss(alone["y"], alone["outputs"])
+        if weight is not None:
+            numbers = numbers * ops.cast(weight, numbers.dtype)
+        return ops.mean(numbers)
+
+    return ops.vectorized_map(
+        of_row, {name: part for name, part in parts.items() if part is not None}
+    )
+
+
+def _by_output(outputs: Any, names: Sequence[str] | None, parts: Any) -> list[Any]:
+    """Returns losses, labels or weights in the order of the outputs of a model."""
+    named = isinstance(outputs, Mapping)
+    keys = list(outputs) if named else names or []
+    if isinstance(parts, Mapping):
+        return [parts.get(key) for key in keys]
+    several = isinstance(outputs, list | tuple) or named
+    if isinstance(parts, list | tuple) and several:
+        return list(parts)
+    return [parts] * (len(outputs) if several else 1)
+
+
+def _wide(tensor: Tensor) -> bool:
+    return str(keras.backend.standardize_dtype(tensor.dtype)) in ("float32", "float64")
