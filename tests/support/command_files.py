@@ -54,6 +54,9 @@ SOURCES = """
     def array():
         return np.load("x.npy")
 
+    def first(outputs):
+        return outputs[:, 0]
+
     def largest(x):
         import keras
 
@@ -139,6 +142,9 @@ def make_files(folder: Path) -> None:
 
 def models(folder: Path) -> None:
     two_branches().save(folder / "two.keras")
+    trained = two_branches()
+    trained.compile(loss="mse")
+    trained.save(folder / "compiled.keras")
     whole = (folder / "two.keras").read_bytes()
     (folder / "cut.keras").write_bytes(whole[: len(whole) // 2])
     (folder / "text.keras").write_text("hello")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from layertap.core.progress import Progress
 
 _SELECTION = ("before", "outputs", "joins", "for_head", "dtype", "reduce")
+_TARGETS = ("gradients", "attributions")
+_EFFECTS = (*_TARGETS, "baseline", "steps")
 _COLUMNS = ("labels", "ids")
 _IMAGES = ("preprocess", "skip_bad")
 
@@ -56,12 +58,15 @@ def main() -> None:
 @main.command(cls=options.Command)
 @click.argument("model", type=click.Path())
 @options.selection
+@options.targets
+@options.line
 @options.number("--rows", 0, "Rows of data, for the total.")
 @options.json
 @options.model
 def plan(model: str, rows: int | None, as_json: bool, **given: Any) -> None:
     """Show what a save of MODEL captures. Nothing is computed."""
-    planned = layertap.plan(_load(model, given), **_chosen(given, *_SELECTION))
+    chosen = _chosen(given, *_SELECTION, *_EFFECTS)
+    planned = layertap.plan(_load(model, given), **chosen)
     _show(planned.to_json() if as_json else planned.table(rows))
 
 
@@ -76,6 +81,8 @@ def plan(model: str, rows: int | None, as_json: bool, **given: Any) -> None:
     help="The store: a folder, values.zarr; or s3://bucket/values.zarr, or gs://...",
 )
 @options.selection
+@options.targets
+@options.line
 @options.data
 @options.number("--batch-size", 1, "Rows per batch; by default 32.")
 @click.option(
@@ -100,7 +107,7 @@ def plan(model: str, rows: int | None, as_json: bool, **given: Any) -> None:
 def save(model: str, data: str, output: str, **given: Any) -> None:
     """Save the values of MODEL for DATA. Repeat it to resume a stopped save."""
     names = ("batch_size", "pad", "compression", "memory", "overwrite")
-    chosen = _chosen(given, *_SELECTION, *_COLUMNS, *names)
+    chosen = _chosen(given, *_SELECTION, *_EFFECTS, *_COLUMNS, *names)
     if given["progress"] and given["quiet"]:
         raise click.UsageError("--quiet and --progress are opposites. Pass one.")
     if given["recompute"]:
@@ -133,7 +140,8 @@ def show(store: str, as_json: bool, verbose: bool) -> None:
 
     _show(saved.plan.table(saved.rows))
     if saved.statistics:
-        made_by = {value.address: value.made_by for value in saved.plan.values}
+        plan = saved.plan
+        made_by = {v.address: v.made_by for v in (*plan.values, *plan.derived)}
         _show(table.table(saved.statistics, made_by))
     click.echo(store_summary.summary(saved))
 
@@ -150,6 +158,7 @@ def show(store: str, as_json: bool, verbose: bool) -> None:
 )
 @options.data
 @options.reduce
+@options.targets
 @options.json
 @options.model
 def verify(
@@ -168,8 +177,10 @@ def verify(
         if model is None or data is None:
             report = layertap.verify(saved)
         else:
-            loaded = _load_with_data(model, data, given)
-            chosen = _chosen(given, *_COLUMNS, "reduce")
+            targets = saved.plan.gradients_of, saved.plan.attributions_of
+            compiled = "loss" in targets
+            loaded = _load_with_data(model, data, given, compiled=compiled)
+            chosen = _chosen(given, *_COLUMNS, *_TARGETS, "reduce")
             report = layertap.verify(saved, *loaded, rows=rows or None, **chosen)
     except StoreCorruptError as error:
         options.fail(options.line_of(error), options.WRONG)
@@ -306,7 +317,13 @@ def _quiet(given: dict[str, Any]) -> bool | None:
     return False if given.get("quiet") else None
 
 
-def _load(model: str, given: dict[str, Any], display: "Progress | None" = None) -> Any:
+def _load(
+    model: str,
+    given: dict[str, Any],
+    display: "Progress | None" = None,
+    *,
+    compiled: bool = False,
+) -> Any:
     from layertap.core.progress import show_progress
 
     with show_progress(display or _quiet(given)) as shown:
@@ -316,13 +333,23 @@ def _load(model: str, given: dict[str, Any], display: "Progress | None" = None) 
 
         _warn_of_trust(model, given)
         shown.status(f"loading {model}")
-        return load_model(model, trust=given["trust_model"], modules=given["import"])
+        return load_model(
+            model,
+            trust=given["trust_model"],
+            modules=given["import"],
+            compiled=compiled or "loss" in map(given.get, _TARGETS),
+        )
 
 
 def _load_with_data(
-    model: str, data: str, given: dict[str, Any], display: "Progress | None" = None
+    model: str,
+    data: str,
+    given: dict[str, Any],
+    display: "Progress | None" = None,
+    *,
+    compiled: bool = False,
 ) -> tuple[Any, Any]:
-    loaded = _load(model, given, display)
+    loaded = _load(model, given, display, compiled=compiled)
     from layertap.inputs.data_file import load_data
     from layertap.tracing.model_structure import input_specs
 
@@ -337,9 +364,12 @@ def _chosen(given: dict[str, Any], *names: str) -> dict[str, Any]:
     """Returns the options that the user gave; the API has the same defaults."""
     chosen = {name: given[name] for name in names if given[name]}
     for name, value in chosen.items():
-        # A reduction may also have a name.
-        if name == "preprocess" or (name == "reduce" and ":" in value):
+        # A reduction may also have a name, a target too or a number.
+        named = name == "reduce" or name in _TARGETS
+        if name == "preprocess" or (named and ":" in value):
             chosen[name] = import_callable(value, f"--{name}")
+        elif name in _TARGETS and value.isdecimal():
+            chosen[name] = int(value)
     return chosen
 
 

@@ -107,7 +107,7 @@ _NAMES = (
     "before|outputs|joins|for_head|dtype|reduce|batch_size|pad|compression|overwrite"
     "|memory"
     "|rows|loss|metrics|repeats|seed|workers|num_gpus|labels|ids|preprocess|skip_bad"
-    "|pairs|branches"
+    "|pairs|branches|gradients|attributions|baseline|steps"
 )
 _OPTION = re.compile(
     rf"`(?P<bare>{_NAMES})`|`?\b(?P<name>{_NAMES})="
@@ -223,6 +223,29 @@ reduce = one(
     "avg|max|flatten|MODULE:CALLABLE",
     "Store the average or the maximum of each channel, all numbers flat, or what a "
     "function returns that keeps the rows.",
+)
+
+targets = _group(
+    one(
+        "--gradients",
+        "loss|INDEX|MODULE:CALLABLE",
+        "Save the gradients of this number of each row: the loss, an output, or what "
+        "a function of the outputs returns.",
+    ),
+    one(
+        "--attributions",
+        "loss|INDEX|MODULE:CALLABLE",
+        "Save each value's part in this number: integrated gradients.",
+    ),
+)
+
+line = _group(
+    click.option(
+        "--baseline",
+        type=click.Choice(["zero", "mean"]),
+        help="With --attributions: where they begin; by default zero.",
+    ),
+    number("--steps", 1, "With --attributions: how many; by default what it takes."),
 )
 
 model = _group(

@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+# A larger share of a target that attributions miss is worth a line.
+_MUCH = 1e-3
+
 
 def summary(saved: Any, outcome: str = "") -> str:
     """Returns a line about a store, and others for what a user should know of it."""
@@ -27,6 +30,11 @@ def summary(saved: Any, outcome: str = "") -> str:
     lines += [
         f"{name}: {count:,} numbers too large for {saved.plan.dtype} became infinite."
         for name, count in saved.overflowed.items()
+    ]
+    lines += [
+        f"The attributions of {name} miss up to {100 * gaps.max():.2g} % of the target."
+        for name, gaps in saved.gaps.items()
+        if gaps.size and gaps.max() > _MUCH
     ]
     lines += [f"{name} is missing: {why}." for name, why in saved.missing.items()]
     return text.printable("\n".join([*lines, *_notes(saved)]))
