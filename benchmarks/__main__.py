@@ -24,7 +24,7 @@ from benchmarks.works import WORKS
 
 Found = dict[str, Any]
 
-PARTS = ("works", "calls", "training", "first", "peaks")
+PARTS = ("works", "calls", "effects", "training", "first", "peaks")
 _PACKAGES = ("keras", "tensorflow-cpu", "jax", "torch", "numpy", "h5py", "zstandard")
 
 
@@ -106,6 +106,7 @@ def measured(given: argparse.Namespace, parts: Sequence[str]) -> Found:
         suite = Suite(Path(folder), given.quick, there)
         ways = {
             "calls": suite.calls,
+            "effects": suite.effects,
             "training": suite.training,
             "first": suite.first_calls,
             "peaks": suite.peaks,

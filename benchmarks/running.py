@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import calls, training
+from benchmarks import calls, effects, training
 from benchmarks.works import WORKS
 
 Found = dict[str, Any]
@@ -234,6 +234,17 @@ class Suite:
                 for way in ("capture", "predict")
             }
         return found
+
+    def effects(self, backend: str) -> Found:
+        """Measures gradients and attributions beside values."""
+        name = effects.WORK
+        rows = WORKS[name].quick_rows if self._quick else WORKS[name].rows
+        with (
+            tempfile.TemporaryDirectory(dir=self._folder) as here,
+            started(name, rows, Path(here), backend) as process,
+        ):
+            turns = 1 if self._quick else effects.TURNS
+            return right(process.ask("effects", turns=turns))
 
     def training(self, backend: str) -> Found:
         """Measures epochs of training on saved values and without, in turn."""

@@ -108,6 +108,18 @@ def _calls(found: Found, over: str, under: str, works: str) -> Iterator[Figure]:
             yield ratio(f"{works}, {backend}", *pair)
 
 
+def _effects(found: Found, over: str, under: str) -> Iterator[Figure]:
+    for backend, one in found.get("effects", {}).items():
+        yield ratio(backend, one[over], one[under])
+
+
+def _attributions(found: Found) -> Iterator[Figure]:
+    """Yields what attributions cost beyond their values, over gradients by hand."""
+    for backend, one in found.get("effects", {}).items():
+        both = zip(one["attributions"], one["capture"], strict=True)
+        yield ratio(backend, [all_ - values for all_, values in both], one["head"])
+
+
 def _more(found: Found) -> Iterator[Figure]:
     """Yields the milliseconds that `capture` of the tiny model takes in addition."""
     for backend, one in found.get("calls", {}).items():
@@ -255,6 +267,18 @@ def targets(found: Found) -> list[Target]:
             10,
             False,
             tuple(_ways(found, ("W2",), "keract", "save", "wall")),
+        ),
+        Target(
+            "save with gradients / save, W2",
+            2.2,
+            True,
+            tuple(_effects(found, "gradients", "save")),
+        ),
+        Target(
+            "attributions in 16 steps - values / 16 gradients from the join on, W2",
+            1.3,
+            True,
+            tuple(_attributions(found)),
         ),
         Target("peak memory, 4 GiB of values / 1 GiB", 1.05, True, grown),
         Target("peak memory beyond floor / the 512 MiB stated", 1.0, True, budget),

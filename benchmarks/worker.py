@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import calls
+from benchmarks import calls, effects
 from benchmarks.training import Training
 from benchmarks.ways import WAYS, Job, Once, compiled
 from benchmarks.works import WORKS
@@ -96,6 +96,10 @@ class Worker:
     def calls(self, turns: int) -> dict[str, list[float]]:
         """Returns the seconds of one more call, of each way in each turn."""
         return calls.measure(self.job, turns)
+
+    def effects(self, turns: int) -> dict[str, list[float]]:
+        """Returns the seconds of gradients, attributions and values in each turn."""
+        return effects.measure(self.job, self._folder, turns)
 
     def train(self, way: str) -> dict[str, Any]:
         """Trains the head of the work, which is saved first, in one way."""
@@ -181,6 +185,7 @@ def main() -> None:
                     "plan": worker.plan,
                     "run": worker.run,
                     "calls": worker.calls,
+                    "effects": worker.effects,
                     "train": worker.train,
                     "keep": worker.keep,
                 }
