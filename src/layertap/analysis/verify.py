@@ -160,8 +160,7 @@ def _recompute(
         stored = {name: reader.array(name)[rows] for name in values}
         for name, array in stored.items():
             computed = plan.narrowed.get(name)
-            least = least_share(plan, name)
-            again = fresh[name][: len(array)]
+            again, least = fresh[name][: len(array)], least_share(plan, name)
             values[name].add(batch.row, array, again, computed, least)
             if array.dtype.kind in "fcV" and not np.isfinite(array).all():
                 count = int(np.count_nonzero(~np.isfinite(array)))
