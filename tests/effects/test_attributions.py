@@ -11,7 +11,7 @@ import pytest
 from keras import layers, ops
 
 import layertap
-from layertap.errors import OptionError, OtherRunError
+from layertap.errors import AddressError, OptionError, OtherRunError
 
 pytestmark = pytest.mark.every_backend
 
@@ -242,6 +242,12 @@ def test_sums_that_are_wrong_are_found(tmp_path):
     assert "attributions added, change of the target" in {c.what for c in wrong}
 
 
+def test_a_baseline_at_another_address_is_refused():
+    baseline = {"fusion/in/0": 0, "fusion/in/1": 0, "fusion/in/2": 0}
+    with pytest.raises(AddressError, match="No value 'fusion/in/2'"):
+        layertap.capture(build(squares), X, attributions=0, baseline=baseline)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -250,6 +256,11 @@ def test_sums_that_are_wrong_are_found(tmp_path):
         (
             {"baseline": {"fusion/in/0": np.ones(5), "fusion/in/1": 0}},
             r"another shape for fusion/in/0. Expected \(4\)",
+        ),
+        ({"baseline": np.zeros(4)}, "`baseline` is invalid. Expected 'zero', 'mean'"),
+        (
+            {"baseline": {"fusion/in/0": "x", "fusion/in/1": 0}},
+            "invalid for fusion/in/0. Expected numbers. Received 'x'",
         ),
         ({"steps": 0}, "`steps` is invalid. Expected a whole number, at least 1"),
     ],

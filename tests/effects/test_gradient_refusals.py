@@ -29,6 +29,24 @@ def test_rows_that_influence_each_other_are_refused():
         layertap.capture(model, X, before="fusion", gradients=0)
 
 
+@pytest.mark.parametrize("first", [1, 2])
+def test_rows_that_influence_each_other_are_found_in_one_row(first):
+    model = joined_then(lambda x: x - ops.mean(x, axis=0, keepdims=True))
+    batches = [X[:first], X[first : first + 5]]
+    with pytest.raises(RefusedError, match="rows influence each other"):
+        layertap.capture(model, iter(batches), before="fusion", gradients=0)
+
+
+def test_a_target_at_its_minimum_has_gradients_of_zero():
+    model = joined_then(lambda x: x)
+    least = ops.convert_to_tensor(model.predict(X[:1], verbose=0))
+    gradients = layertap.tap(model).gradients(
+        X[:1], of=lambda outputs: ops.sum((outputs - least) ** 2, axis=1)
+    )
+    for gradient in gradients.values():
+        assert np.abs(gradient).max() < 1e-5
+
+
 def test_a_value_that_a_stopped_gradient_hides_is_refused():
     model = joined_then(
         lambda x: layers.Concatenate(name="late")(

@@ -184,6 +184,20 @@ def test_another_loss_is_differentiated_after_another_compile():
     assert not np.allclose(first, second)
 
 
+def test_the_inference_mode_of_pytorch_hides_none():
+    if keras.backend.backend() != "torch":
+        pytest.skip("the inference mode is PyTorch's")
+    import torch
+
+    model = classifier()
+    tap = layertap.tap(model)
+    with torch.inference_mode():
+        inside = tap.gradients(X, of=0)
+    outside = layertap.tap(classifier()).gradients(X, of=0)
+    for name, gradient in outside.items():
+        assert np.array_equal(inside[name], gradient)
+
+
 def test_native_joins_have_them():
     model = Calling(lambda model, x, *parts: concatenate(parts, 1))
     values = layertap.capture(model, X, gradients=lambda outputs: outputs[:, 0])

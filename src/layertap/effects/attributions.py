@@ -165,7 +165,7 @@ class _Measure:
             {name: array[padded] for name, array in arrays.items()}
             for arrays in (self.values, self.differences)
         )
-        batch, at = _taken(self.batch, padded), np.resize(at, len(padded))
+        batch, at = taken(self.batch, padded), np.resize(at, len(padded))
         numbers, gradients = self.line.evaluate(batch, at, values, self.start)
         return numbers, _added(gradients, differences), gradients
 
@@ -207,7 +207,7 @@ class _Measure:
             yield parts
 
 
-def _taken(batch: Batch, rows: Array) -> Batch:
+def taken(batch: Batch, rows: Array) -> Batch:
     """Returns rows of a batch, also repeated."""
     take = partial(map_arrays, lambda array: array[rows])
     structures = (batch.inputs, batch.labels, batch.sample_weight)

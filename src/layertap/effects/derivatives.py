@@ -32,13 +32,20 @@ class Derivatives:
 
     def __post_init__(self) -> None:
         check_number("`steps`", self.steps, 1)
-        if self.baseline not in ("zero", "mean") and not isinstance(
-            self.baseline, Mapping
-        ):
+        named = isinstance(self.baseline, str) and self.baseline in ("zero", "mean")
+        if not named and not isinstance(self.baseline, Mapping):
             raise OptionError(
                 "`baseline` is invalid. Expected 'zero', 'mean', or a dictionary: an "
                 f"array by address. Received {self.baseline!r}."
             )
+
+        arrays = self.baseline if isinstance(self.baseline, Mapping) else {}
+        for name, array in arrays.items():
+            if np.asarray(array).dtype.kind not in "biuf":
+                raise OptionError(
+                    f"`baseline` is invalid for {name}. Expected numbers. Received "
+                    f"{array!r}."
+                )
 
     @property
     def targets(self) -> dict[Effect, Target]:

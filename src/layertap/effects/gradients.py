@@ -22,6 +22,7 @@ from layertap.tracing.forward_pass import (
     Tensors,
     Wanted,
 )
+from layertap.tracing.keras_internals import unassigned
 from layertap.tracing.model_structure import forward, layers_of
 from layertap.tracing.reuse.memo import tracing
 from layertap.tracing.write_pass import WritePass
@@ -36,6 +37,8 @@ _SCALES = (2.0**15, 2.0**10, 2.0**5, 1.0)
 
 # The share by which values are enlarged, to see whether a target changes with them.
 _SMALL = 1e-3
+# The share of a target that may be rounding.
+_ROUNDING = 32 * 2.0**-23
 
 # Runs a model whose values a function changes. Returns its outputs, further values, and
 # the addresses of those that it could not change.
@@ -169,7 +172,8 @@ def gradients(
         def marked(name: str, tensor: Tensor) -> Tensor:
             return mark(name, change(name, tensor))
 
-        outputs, values, _ = answer(inputs, marked, keep)
+        with unassigned():
+            outputs, values, _ = answer(inputs, marked, keep)
         numbers = target.of_rows(model, outputs, arrays)
         weights = ops.cast(arrays[_WEIGHTS], numbers.dtype)
         return ops.sum(numbers * weights), {**values, OF: numbers}
@@ -192,15 +196,20 @@ def hidden(
         model, target, whole_model(model, nothing, names), move=_enlarged
     )
 
-    def numbers(enlarged: str) -> NDArray[Any]:
+    def numbers(enlarged: str, by: float) -> NDArray[Any]:
         share = {name: np.zeros(batch.rows, np.float32) for name in names}
-        if enlarged:
-            share[enlarged] += _SMALL
+        share[enlarged] += by
         return step.begin(batch, share=share)()[OF]
 
-    unchanged = numbers("")
-    rounding = 32 * np.finfo(np.float32).eps * np.abs(unchanged).max()
-    return {n for n in names if np.abs(numbers(n) - unchanged).max() > rounding}
+    def depends(name: str) -> bool:
+        more, less = numbers(name, _SMALL), numbers(name, -_SMALL)
+        size = np.max(np.abs([more, less, unchanged]), axis=0)
+        slope, bend = np.abs(more - less), np.abs(more + less - 2 * unchanged)
+        # At a minimum, both changes are alike.
+        return bool((slope > np.maximum(_ROUNDING * size, bend)).any())
+
+    unchanged = numbers(names[0], 0.0)
+    return {name for name in names if depends(name)}
 
 
 def _enlarged(arrays: Mapping[str, Any]) -> Change:

@@ -12,6 +12,7 @@ from layertap.effects.gradients import OF, Answer, TargetStep, gradients
 from layertap.effects.target import Target
 from layertap.inputs.convert import Batch
 from layertap.tracing.forward_pass import Arrays, Change, Keep, Tensor, Tensors
+from layertap.tracing.keras_internals import unassigned
 
 Array = NDArray[Any]
 
@@ -79,7 +80,8 @@ class Line:
         ways = self._ways(inputs, arrays)
         ends = {}
         for name, at in _ENDS.items():
-            outputs, _, _ = answer(inputs, _moved(ways, at), keep)
+            with unassigned():
+                outputs, _, _ = answer(inputs, _moved(ways, at), keep)
             ends[name] = target.of_rows(model, outputs, arrays)
 
         def add(node: Tensor, means: Tensors) -> Tensors:

@@ -1,8 +1,8 @@
 """The number of each row that is differentiated: a loss, an output, or a function."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import keras
@@ -13,7 +13,7 @@ from layertap.core import tables
 from layertap.errors import DataError, LayertapError, OptionError
 from layertap.inputs.convert import Batch
 from layertap.tracing.forward_pass import Tensor
-from layertap.tracing.keras_internals import masking, private
+from layertap.tracing.keras_internals import CompileLoss, masking, private
 from layertap.tracing.reuse.function_fingerprint import function_fingerprint
 
 Of = Literal["loss"] | int | Callable[[Any], Tensor]
@@ -35,7 +35,8 @@ class Target:
 
     def __post_init__(self) -> None:
         index = isinstance(self.of, int | np.integer) and not isinstance(self.of, bool)
-        if (index and self.of >= 0) or self.of == _LOSS or callable(self.of):
+        named = isinstance(self.of, str) and self.of == _LOSS
+        if (index and self.of >= 0) or named or callable(self.of):
             return
         raise OptionError(
             "`of` is invalid. Expected 'loss', the index of an output such as 3, or a "
@@ -146,53 +147,50 @@ def compiled_loss(model: keras.Model) -> dict[str, Any]:
 def _losses(model: keras.Model, outputs: Any, arrays: Mapping[str, Any]) -> Tensor:
     """Returns the compiled loss of each row, as that of a batch of one row."""
     known, names = compiled_loss(model), getattr(model, "output_names", None)
-    by_output = partial(_by_output, outputs, names)
-    losses = [keras.losses.get(loss) for loss in by_output(known["loss"])]
-    factors = by_output(known.get("loss_weights"))
-    predicted, labels = by_output(outputs), by_output(arrays[_LABELS])
-    weights = by_output(arrays.get(_WEIGHTS))
-    total: Any = 0.0
-    for loss, factor, *parts in zip(
-        losses, factors, labels, predicted, weights, strict=True
-    ):
-        if loss is not None:
-            numbers = _loss_of_rows(loss, *parts)
-            total += numbers if factor is None else numbers * factor
-    return total
+    loss = CompileLoss(known["loss"], known.get("loss_weights"), output_names=names)
+    labels, weights = arrays[_LABELS], arrays.get(_WEIGHTS)
+    _build(loss, labels, outputs)
+    masks = [masking.get_keras_mask(leaf) for leaf in keras.tree.flatten(outputs)]
+
+    def of_row(parts: Any) -> Tensor:
+        row, kept = keras.tree.map_structure(lambda x: ops.expand_dims(x, 0), parts)
+        kept = iter(kept)
+        for leaf, mask in zip(keras.tree.flatten(row[1]), masks, strict=True):
+            if mask is not None:
+                masking.set_keras_mask(leaf, next(kept))
+        return loss(*row)
+
+    row = (labels, outputs) if weights is None else (labels, outputs, weights)
+    parts = row, [mask for mask in masks if mask is not None]
+    # The metrics that a loss of several outputs updates are dropped.
+    with keras.StatelessScope(initialize_variables=False):
+        try:
+            numbers = ops.vectorized_map(of_row, parts)
+        except Exception:  # What can't be vectorized fails in any way.
+            numbers = ops.map(of_row, parts)
+    if len(numbers.shape) != 1:
+        raise OptionError(
+            f"The loss of {model.name!r} is not one number. Expected losses that reduce"
+            " it, such as reduction='sum_over_batch_size'. Received numbers of shape "
+            f"{tables.shape(tuple(numbers.shape))}."
+        )
+    return numbers
 
 
-def _loss_of_rows(loss: Any, labels: Tensor, outputs: Tensor, weights: Any) -> Tensor:
-    mask = masking.get_keras_mask(outputs)
-    parts = {"y": labels, "outputs": outputs, "weights": weights, "mask": mask}
+def _build(loss: Any, labels: Any, outputs: Any) -> None:
+    """Builds a loss with a row of zeros, outside the trace.
 
-    def of_row(row: dict[str, Tensor]) -> Tensor:
-        alone = {name: ops.expand_dims(part, 0) for name, part in row.items()}
-        if "mask" in alone:
-            masking.set_keras_mask(alone["outputs"], alone["mask"])
-        weight = alone.get("weights")
-        if isinstance(loss, keras.losses.Loss):
-            return loss(alone["y"], alone["outputs"], sample_weight=weight)
-        # A function of the user, or of Keras.
-        numbers = loss(alone["y"], alone["outputs"])
-        if weight is not None:
-            numbers = numbers * ops.cast(weight, numbers.dtype)
-        return ops.mean(numbers)
+    It creates metrics, whose variables would be of the trace. Keras and the backends
+    keep what is being traced by thread.
+    """
 
-    return ops.vectorized_map(
-        of_row, {name: part for name, part in parts.items() if part is not None}
-    )
+    def zeros(tensor: Tensor) -> Any:
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        return ops.zeros([1, *(size or 1 for size in tensor.shape[1:])], dtype)
 
-
-def _by_output(outputs: Any, names: Sequence[str] | None, parts: Any) -> list[Any]:
-    """Returns losses, labels or weights in the order of the outputs of a model."""
-    named = isinstance(outputs, Mapping)
-    keys = list(outputs) if named else names or []
-    if isinstance(parts, Mapping):
-        return [parts.get(key) for key in keys]
-    several = isinstance(outputs, list | tuple) or named
-    if isinstance(parts, list | tuple) and several:
-        return list(parts)
-    return [parts] * (len(outputs) if several else 1)
+    with ThreadPoolExecutor(1) as thread:
+        rows = thread.submit(keras.tree.map_structure, zeros, (labels, outputs))
+        thread.submit(loss, *rows.result()).result()
 
 
 def _wide(tensor: Tensor) -> bool:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from layertap.core import address
 from layertap.core.address import GAPS, OVERFLOWED, Effect
 from layertap.core.plan import Plan, Refused, described
+from layertap.core.values import unknown_address
 from layertap.effects.attribution_step import AttributionStep
+from layertap.effects.attributions import taken
 from layertap.effects.derivatives import NONE, Derivatives
 from layertap.effects.gradients import OF, GradientStep, hidden, whole_model
 from layertap.effects.target import Target, stand_in
@@ -211,6 +213,9 @@ def derive(
     Without a batch, the model is traced with zeros: rows may influence each other.
     """
     plain = build({})
+    if isinstance(derivatives.baseline, Mapping):
+        for name in derivatives.baseline.keys() - set(plain.addresses):
+            raise unknown_address(plain, name)
     candidates = build({"gradient": plain.addresses})
     integers = candidates.missing.keys() - plain.missing.keys()
     unfit = {address.value_of(n): candidates.missing[n] for n in integers}
@@ -243,14 +248,18 @@ def _refusals(
     target.check(model)
     if not plan.derived:
         return {}
-    compute = batch is not None and batch.rows > 1
+    compute = batch is not None
     if batch is None:
         batch = _zeros(specs)
         target = Target(stand_in) if target.of == "loss" else target
         if batch is None:
             return {}
-    elif not current_backend().compiles_each_size and _any_rows(model):
-        batch = next(batch.parts(_FEW_ROWS))
+    elif _any_rows(model):
+        if batch.rows == 1:
+            # Twice, these rows influence each other as any others.
+            batch = taken(batch, np.zeros(2, int))
+        if not current_backend().compiles_each_size:
+            batch = next(batch.parts(_FEW_ROWS))
     if callable(reduction.reduce):
         # It may make something of zeros.
         reduction = AS_COMPUTED

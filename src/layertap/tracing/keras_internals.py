@@ -34,13 +34,27 @@ def private(owner: Any, name: str) -> Any:
 try:
     from keras.src import backend as backend
     from keras.src.backend.common import masking as masking
+    from keras.src.backend.common.stateless_scope import get_stateless_scope
     from keras.src.layers.preprocessing.feature_space import TFDConcat as TFDConcat
     from keras.src.models.functional import Functional as Functional
     from keras.src.ops import numpy as numpy
     from keras.src.ops.node import Node as Node
+    from keras.src.trainers.compile_utils import CompileLoss as CompileLoss
     from keras.src.utils.module_utils import tensorflow as _tensorflow
 except ImportError as error:
     raise moved(error.msg) from error
+
+
+@contextmanager
+def unassigned() -> Iterator[None]:
+    """Forgets at its end what a model assigned to its variables meanwhile."""
+    mapping = private(get_stateless_scope(), "state_mapping")
+    before = dict(mapping)
+    try:
+        yield
+    finally:
+        mapping.clear()
+        mapping.update(before)
 
 
 def spec_on_tensorflow(function: Any, *args: Any, **kwargs: Any) -> Any:

@@ -271,7 +271,8 @@ class _EagerStep:
 
 def _run_batch(function: Any, inputs: Any, *args: Any) -> Tensors:
     """Runs a function on tensors of a batch; nothing is differentiated or assigned."""
-    with torch.no_grad(), keras.StatelessScope():
+    # Nothing can be differentiated in the inference mode of a caller.
+    with torch.inference_mode(False), torch.no_grad(), keras.StatelessScope():
         # A copy: PyTorch would share the memory of the caller's array.
         tensors = map_arrays(lambda x: keras.ops.convert_to_tensor(np.array(x)), inputs)
         values = function(tensors, *args)
