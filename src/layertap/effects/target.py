@@ -180,8 +180,8 @@ def _losses(model: keras.Model, outputs: Any, arrays: Mapping[str, Any]) -> Tens
 def _build(loss: Any, labels: Any, outputs: Any) -> None:
     """Builds a loss with a row of zeros, outside the trace.
 
-    It creates metrics, whose variables would be of the trace. Keras and the backends
-    keep what is being traced by thread.
+    It creates metrics, whose variables must not be of the trace. Each thread of Keras
+    and of the backends has a trace of its own.
     """
 
     def zeros(tensor: Tensor) -> Any:

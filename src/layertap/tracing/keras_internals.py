@@ -47,8 +47,8 @@ except ImportError as error:
 
 @contextmanager
 def unassigned() -> Iterator[None]:
-    """Forgets at its end what a model assigned to its variables meanwhile."""
-    mapping = private(get_stateless_scope(), "state_mapping")
+    """Restores at its end the variables that a model assigned, in a stateless scope."""
+    mapping = get_stateless_scope().state_mapping
     before = dict(mapping)
     try:
         yield
