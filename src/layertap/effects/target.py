@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import keras
@@ -32,6 +32,8 @@ class Target:
     """
 
     of: Any
+    # By the ids of the arguments of `compile`: these, and the loss that was built.
+    _built: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         index = isinstance(self.of, int | np.integer) and not isinstance(self.of, bool)
@@ -78,12 +80,33 @@ class Target:
     ) -> Tensor:
         """Returns the number of each row, at least in 32 bits: a tensor (rows,)."""
         if self.of == _LOSS:
-            numbers = _losses(model, outputs, arrays)
+            numbers = self._losses(model, outputs, arrays)
         elif callable(self.of):
             numbers = self._called(outputs)
         else:
             numbers = self._picked(outputs)
         return numbers if _wide(numbers) else ops.cast(numbers, "float32")
+
+    def _losses(
+        self, model: keras.Model, outputs: Any, arrays: Mapping[str, Any]
+    ) -> Tensor:
+        known = compiled_loss(model)
+        given = known["loss"], known.get("loss_weights")
+        key = tuple(map(id, given))
+        if key not in self._built:
+            names = getattr(model, "output_names", None)
+            loss = CompileLoss(*given, output_names=names)
+            _build(loss, arrays[_LABELS], outputs)
+            self._built[key] = given, loss
+        _, loss = self._built[key]
+        numbers = _loss_of_rows(loss, outputs, arrays)
+        if len(numbers.shape) != 1:
+            raise OptionError(
+                f"The loss of {model.name!r} is not one number. Expected losses that "
+                "reduce it, such as reduction='sum_over_batch_size'. Received numbers "
+                f"of shape {tables.shape(tuple(numbers.shape))}."
+            )
+        return numbers
 
     def _called(self, outputs: Any) -> Tensor:
         try:
@@ -144,12 +167,9 @@ def compiled_loss(model: keras.Model) -> dict[str, Any]:
     return known
 
 
-def _losses(model: keras.Model, outputs: Any, arrays: Mapping[str, Any]) -> Tensor:
-    """Returns the compiled loss of each row, as that of a batch of one row."""
-    known, names = compiled_loss(model), getattr(model, "output_names", None)
-    loss = CompileLoss(known["loss"], known.get("loss_weights"), output_names=names)
+def _loss_of_rows(loss: Any, outputs: Any, arrays: Mapping[str, Any]) -> Tensor:
+    """Returns a loss of each row, as that of a batch of one row."""
     labels, weights = arrays[_LABELS], arrays.get(_WEIGHTS)
-    _build(loss, labels, outputs)
     masks = [masking.get_keras_mask(leaf) for leaf in keras.tree.flatten(outputs)]
 
     def of_row(parts: Any) -> Tensor:
@@ -165,16 +185,9 @@ def _losses(model: keras.Model, outputs: Any, arrays: Mapping[str, Any]) -> Tens
     # The metrics that a loss of several outputs updates are dropped.
     with keras.StatelessScope(initialize_variables=False):
         try:
-            numbers = ops.vectorized_map(of_row, parts)
+            return ops.vectorized_map(of_row, parts)
         except Exception:  # What can't be vectorized fails in any way.
-            numbers = ops.map(of_row, parts)
-    if len(numbers.shape) != 1:
-        raise OptionError(
-            f"The loss of {model.name!r} is not one number. Expected losses that reduce"
-            " it, such as reduction='sum_over_batch_size'. Received numbers of shape "
-            f"{tables.shape(tuple(numbers.shape))}."
-        )
-    return numbers
+            return ops.map(of_row, parts)
 
 
 def _build(loss: Any, labels: Any, outputs: Any) -> None:
