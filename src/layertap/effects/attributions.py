@@ -7,7 +7,7 @@ line, times the difference, adds up to the change of the target in each row.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -215,6 +215,7 @@ def taken(batch: Batch, rows: Array) -> Batch:
     return Batch(batch.row, len(rows), inputs, labels, weights)
 
 
+@cache
 def _rule(count: int) -> tuple[Array, Array]:
     """Returns the nodes and the weights of Gauss and Legendre between 0 and 1."""
     nodes, shares = np.polynomial.legendre.leggauss(count)

@@ -124,6 +124,8 @@ class PlannedStep:
 
     def _with_attributions(self, arrays: Arrays, attributions: Arrays) -> Arrays:
         """Adds the attributions of a batch, reduced and narrowed as values are."""
+        if self._reduction == AS_COMPUTED:
+            return arrays | attributions
         gaps = attributions.pop(GAPS)
         plan = self._plan
         left = {n: d for n, d in plan.narrowed.items() if n in attributions}
