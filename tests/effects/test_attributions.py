@@ -145,6 +145,18 @@ def test_each_batch_and_each_row_stand_alone():
         close(parts.attributions[name], whole.attributions[name], 1e-4)
 
 
+def test_a_model_of_a_fixed_number_of_rows_is_divided_too():
+    keras.utils.set_random_seed(3)
+    x = keras.Input((6,), batch_size=2, name="x")
+    parts = [layers.Dense(n, name=f"d{n}")(x) for n in (3, 4)]
+    joined = layers.Concatenate(name="fusion")(parts)
+    model = keras.Model(x, bends(joined, units=8))
+    values = layertap.capture(model, X[:4], attributions=0)
+    assert values.gaps["fusion"].max() < 1e-5
+    few = layertap.capture(model, X[:4], attributions=0, steps=1)
+    assert few.gaps["fusion"].max() > 1e-4
+
+
 def test_they_are_saved_and_verified(tmp_path):
     model = build(bends)
     model.compile(loss="mse")

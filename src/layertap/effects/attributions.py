@@ -158,16 +158,28 @@ class _Measure:
         return max(self.batch.rows, self.batch.full or 0)
 
     def __call__(self, at: Array, rows: Array) -> tuple[Array, Array, Arrays]:
-        """Measures rows, each at a place on its line."""
-        # In batches of one size, which is compiled once.
-        padded = np.resize(rows, max(self.room, len(rows)))
+        """Measures rows, each at a place on its line, a full batch at a time."""
+        starts = range(0, len(rows), self.room)
+        parts = [slice(start, start + self.room) for start in starts]
+        found = [self._measured(at[part], rows[part]) for part in parts]
+        numbers, slopes = (np.concatenate([one[i] for one in found]) for i in (0, 1))
+        gradients = {
+            n: np.concatenate([one[2][n] for one in found]) for n in found[0][2]
+        }
+        return numbers, slopes, gradients
+
+    def _measured(self, at: Array, rows: Array) -> tuple[Array, Array, Arrays]:
+        # Of one size, which is compiled once, and which the model accepts.
+        padded, count = np.resize(rows, self.room), len(rows)
         values, differences = (
             {name: array[padded] for name, array in arrays.items()}
             for arrays in (self.values, self.differences)
         )
-        batch, at = taken(self.batch, padded), np.resize(at, len(padded))
+        batch, at = taken(self.batch, padded), np.resize(at, self.room)
         numbers, gradients = self.line.evaluate(batch, at, values, self.start)
-        return numbers, _added(gradients, differences), gradients
+        slopes = _added(gradients, differences)
+        found = {name: gradient[:count] for name, gradient in gradients.items()}
+        return numbers[:count], slopes[:count], found
 
     def divided(self, pieces: Sequence[_Piece]) -> Iterator[list[_Part]]:
         """Yields two parts of each piece, measured at their nodes and in the middle."""
