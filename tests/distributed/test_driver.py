@@ -82,6 +82,12 @@ CASES = {
         {"ids": np.arange(ROWS) * 3, "for_head": True},
         {"workers": 1},
     ),
+    "lengths that differ, PyDataset": (
+        of_any_length,
+        Lengths,
+        {"pad": 9},
+        {"workers": 1},
+    ),
     "maps, reduce, before": (
         of_maps,
         lambda: MAPS,
@@ -94,16 +100,10 @@ CASES = {
         {"gradients": 1, "attributions": 0, "baseline": "mean", "batch_size": 20},
         {"workers": 2},
     ),
-    "lengths that differ, PyDataset": (
-        of_any_length,
-        Lengths,
-        {"pad": 9},
-        {"workers": 1},
-    ),
 }
 
 
-@pytest.mark.parametrize("case", share(4, CASES))
+@pytest.mark.parametrize("case", share(2, CASES))
 def test_the_store_is_the_same(case, tmp_path):
     build, data, options, resources = CASES[case]
     model = build()
