@@ -161,24 +161,10 @@ def test_they_are_saved_and_verified(tmp_path):
     model = build(bends)
     model.compile(loss="mse")
     data = X, np.ones((ROWS, 2), "float32")
-    saved = layertap.save(
-        model,
-        data,
-        tmp_path / "v",
-        gradients=0,
-        attributions="loss",
-        baseline="mean",
-        outputs="inner",
-        before="fusion",
-    )
-    captured = layertap.capture(
-        model,
-        data,
-        attributions="loss",
-        baseline="mean",
-        outputs="inner",
-        before="fusion",
-    )
+    chosen = {"attributions": "loss", "outputs": "inner", "before": "fusion"}
+    from_mean = chosen | {"gradients": 0, "baseline": "mean"}
+    saved = layertap.save(model, data, tmp_path / "v", **from_mean)
+    captured = layertap.capture(model, data, baseline="mean", **chosen)
     assert list(saved.attributions) == ["fusion/in/0", "fusion/in/1", "inner/out"]
     assert list(saved.gaps) == ["fusion", "inner/out"]
     for name, part in captured.attributions.items():
@@ -188,37 +174,13 @@ def test_they_are_saved_and_verified(tmp_path):
     assert report, report
     added = {c.address for c in report.checks if "added" in c.what}
     assert added == {"fusion", "inner/out"}
-    again = layertap.save(
-        model,
-        data,
-        tmp_path / "v",
-        gradients=0,
-        attributions="loss",
-        baseline="mean",
-        outputs="inner",
-        before="fusion",
-    )
+    again = layertap.save(model, data, tmp_path / "v", **from_mean)
     assert again.reader.store == saved.reader.store
     with pytest.raises(OtherRunError, match="baseline: the store has mean"):
-        layertap.save(
-            model,
-            data,
-            tmp_path / "v",
-            gradients=0,
-            attributions="loss",
-            outputs="inner",
-            before="fusion",
-        )
+        layertap.save(model, data, tmp_path / "v", gradients=0, **chosen)
     other = {"fusion/in/0": 0, "fusion/in/1": 0, "inner/out": 0}
     zero = layertap.save(
-        model,
-        data,
-        tmp_path / "w",
-        attributions="loss",
-        baseline=other,
-        outputs="inner",
-        before="fusion",
-        dtype="bfloat16",
+        model, data, tmp_path / "w", baseline=other, dtype="bfloat16", **chosen
     )
     with pytest.raises(OtherRunError, match="another `baseline`"):
         layertap.verify(zero, model, data)

@@ -12,6 +12,7 @@ import layertap
 from layertap.errors import (
     OtherRunError,
 )
+from tests.support.bits import in_64_bits
 from tests.support.classifier import (
     CLASSES,
     ROWS,
@@ -50,19 +51,21 @@ def test_those_of_the_loss_are_those_of_each_row_alone_with_its_weight():
 
 
 def test_a_loss_in_64_bits_takes_weights_of_32():
-    if keras.backend.backend() == "jax":
-        pytest.skip("JAX has 32 bits here")
-    x = keras.Input((6,), name="x")
-    parts = [layers.Dense(n, dtype="float64") for n in (2, 3)]
-    joined = layers.Concatenate(name="fusion", dtype="float64")([p(x) for p in parts])
-    model = keras.Model(x, layers.Dense(1, name="head", dtype="float64")(joined))
-    model.compile(loss="mse")
-    y = np.zeros((ROWS, 1), "float32")
-    values = layertap.capture(model, (X, y, WEIGHTS), gradients="loss")
-    kernel, bias = head_of(model)
-    outputs = joined_of(values) @ kernel + bias
-    expected = 2 * outputs * WEIGHTS[:, None] * kernel.T
-    close(values.gradients["fusion/in/1"], expected[:, 2:])
+    with in_64_bits():
+        x = keras.Input((6,), name="x")
+        parts = [layers.Dense(n, dtype="float64") for n in (2, 3)]
+        joined = layers.Concatenate(name="fusion", dtype="float64")(
+            [p(x) for p in parts]
+        )
+        model = keras.Model(x, layers.Dense(1, name="head", dtype="float64")(joined))
+        model.compile(loss="mse")
+        y = np.zeros((ROWS, 1), "float32")
+        values = layertap.capture(model, (X, y, WEIGHTS), gradients="loss")
+        assert values.gradients["fusion/in/1"].dtype == "float64"
+        kernel, bias = head_of(model)
+        outputs = joined_of(values) @ kernel + bias
+        expected = 2 * outputs * WEIGHTS[:, None] * kernel.T
+        close(values.gradients["fusion/in/1"], expected[:, 2:])
 
 
 @pytest.mark.parametrize("named", [False, True])

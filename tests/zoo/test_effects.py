@@ -4,8 +4,6 @@ Gradients are compared with finite differences of the model that `tap.predict` r
 another value, and of each case's own `finish`, which is NumPy in 64 bits.
 """
 
-from contextlib import nullcontext
-
 import keras
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from keras import ops
 
 import layertap
 from layertap.errors import ModelError, OptionError, PartialWarning, RefusedError
+from tests.support.bits import in_64_bits
 from tests.zoo import CASES, Case, one_in
 
 pytestmark = pytest.mark.every_backend
@@ -50,18 +49,6 @@ def double():
         yield
     keras.config.set_floatx(before[0])
     keras.config.set_dtype_policy(before[1])
-
-
-def in_64_bits():
-    if keras.backend.backend() != "jax":
-        return nullcontext()
-    import jax
-
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    from jax.experimental import enable_x64
-
-    return enable_x64()
 
 
 def target(outputs):

@@ -199,6 +199,8 @@ def _build(loss: Any, labels: Any, outputs: Any) -> None:
 
     def zeros(tensor: Tensor) -> Any:
         dtype = keras.backend.standardize_dtype(tensor.dtype)
+        # Another thread may have no 64 bits on JAX.
+        dtype = dtype.replace("64", "32")
         return ops.zeros([1, *(size or 1 for size in tensor.shape[1:])], dtype)
 
     with ThreadPoolExecutor(1) as thread:
