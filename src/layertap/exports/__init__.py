@@ -1,0 +1,1 @@
+"""Exports of saved values to the files of other tools, one module a format."""

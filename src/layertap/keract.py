@@ -1,0 +1,1 @@
+"""A bridge for users of keract: its functions, on Keras 3."""

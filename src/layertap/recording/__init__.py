@@ -1,0 +1,1 @@
+"""Recordings of training: a store for each step."""

@@ -1,0 +1,1 @@
+"""A store as the objects of other libraries: xarray, Arrow, pandas."""
