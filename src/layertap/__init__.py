@@ -14,6 +14,8 @@ report = layertap.diff("one.zarr", "other.zarr")
 models = layertap.submodels(model, before="fusion")
 stem, head = layertap.split(model, before="fusion")
 maps = layertap.grad_cam(saved, "conv/out")        # saved with gradients=
+recorder = layertap.Recorder(x, "run")             # fit(..., callbacks=[recorder])
+recording = layertap.Recording("run")              # step -> saved values
 ```
 """
 
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from layertap.planning.planner import plan as plan
     from layertap.planning.split import split as split
     from layertap.planning.split import submodels as submodels
+    from layertap.recording.recorder import Recorder as Recorder
+    from layertap.recording.recording import Recording as Recording
     from layertap.results.grad_cam import grad_cam as grad_cam
     from layertap.results.saved import Saved as Saved
     from layertap.results.saved import open as open
@@ -66,6 +70,8 @@ _EXPORTS = {
     "Difference": "analysis.reports",
     "Importance": "analysis.importance_report",
     "Plan": "core.plan.plan",
+    "Recorder": "recording.recorder",
+    "Recording": "recording.recording",
     "Report": "analysis.reports",
     "Saved": "results.saved",
     "Tap": "pipeline.tap",
@@ -89,6 +95,7 @@ _WITHOUT_KERAS = (
     "analysis.reports",
     "analysis.importance_report",
     "core.plan.plan",
+    "recording.recording",
     "results.grad_cam",
     "results.saved",
     "core.values",

@@ -20,7 +20,7 @@ Each is also a subclass of the built-in class in parentheses:
     └── BackendMissingError (ImportError)  a package is missing, such as the backend
 
 A `PartialWarning` (UserWarning) names values that a glob selected and that can't be
-captured.
+captured, or a step of a training that can't be recorded.
 
 A message reports the expected and the received value, the place, and what to do.
 """
@@ -56,7 +56,7 @@ class RefusedError(ModelError):
 
 
 class PartialWarning(UserWarning):
-    """Some of the values that a glob selected can't be captured."""
+    """Some values that a glob selected, or a step of a training, are missing."""
 
 
 class ListeningError(ModelError):

@@ -36,6 +36,7 @@ from layertap.errors import (
 )
 from layertap.results.saved import Saved
 from layertap.results.saved import open as open_saved
+from layertap.results.statistics import similarity
 from layertap.results.statistics.moments import Statistics
 from layertap.results.training.selection import Globs, select_rows, select_targets
 
@@ -269,14 +270,14 @@ class _Measurement:
             for join in joins
         }
         widest = max(row_bytes(arrays[result.address]) for result in results)
-        places = branch_facts.comparable(
+        places = similarity.comparable(
             len(self.inputs.rows), widest, max(map(len, names.values()))
         )
         for result in results:
             if result.nan or result.inf:
                 places = places[are_finite(arrays[result.address][places])]
         return {
-            path: branch_facts.alignment(arrays[name][places] for name in members)
+            path: similarity.alignment(arrays[name][places] for name in members)
             for path, members in names.items()
             if members
         }, len(places)

@@ -178,10 +178,10 @@ def save(
     with show_progress(progress) as display:
         display.status("planning")
         feed = Feed(data, specs, batch_size, labels=labels, ids=ids).watched()
-        return _save(planned_run(model, feed, selection), path, options, display)
+        return save_run(planned_run(model, feed, selection), path, options, display)
 
 
-def _save(
+def save_run(
     run: Run, path: str | os.PathLike[str], options: StoreOptions, display: Progress
 ) -> Saved:
     """Makes, resumes or compares the store of a run."""

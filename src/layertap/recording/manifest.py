@@ -1,0 +1,97 @@
+"""The file of a recording that says which steps it has, and which it missed."""
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from layertap.errors import NotAStoreError, StoreCorruptError
+from layertap.store.storage.files import LocalStorage
+
+MANIFEST = "recording.json"
+_STORE = re.compile(r"step-(\d{9,18})\.zarr")
+
+
+def store_of(folder: Path, step: int) -> Path:
+    """Returns the path of the store of a step."""
+    return folder / f"step-{step:09d}.zarr"
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Returns the steps that have a store, complete or not."""
+    names = (_STORE.fullmatch(entry.name) for entry in folder.iterdir())
+    return sorted(int(name[1]) for name in names if name)
+
+
+@dataclass
+class Moment:
+    """When a step was recorded.
+
+    Attributes:
+        epoch: The epoch, from 1 on, as the progress bar of `fit` counts.
+        logs: The loss and the metrics that `fit` reported there.
+    """
+
+    epoch: int
+    logs: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Manifest:
+    """Which steps were recorded and when, which were missed and why.
+
+    Attributes:
+        moments: The moment of each complete step.
+        missed: Why a step has no store.
+        finished: Whether the training has ended.
+        by_batches: Whether steps count batches, since the optimizer does not count.
+    """
+
+    moments: dict[int, Moment] = field(default_factory=dict)
+    missed: dict[int, str] = field(default_factory=dict)
+    finished: bool = False
+    by_batches: bool = False
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Reads the manifest of a recording.
+
+        Raises NotAStoreError if there is none, StoreCorruptError if it is damaged.
+        """
+        try:
+            content = LocalStorage(folder).read(MANIFEST)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotAStoreError(
+                f"{folder} has no recording. Expected a folder with a {MANIFEST}, as "
+                "layertap.Recorder makes it."
+            ) from error
+        try:
+            return cls._parsed(json.loads(content))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StoreCorruptError(
+                f"{folder / MANIFEST} is damaged ({type(error).__name__}: {error}). "
+                "The stores next to it can be opened one by one: layertap.open."
+            ) from error
+
+    @classmethod
+    def _parsed(cls, data: dict[str, Any]) -> "Manifest":
+        moments = {
+            int(step): Moment(
+                int(moment["epoch"]),
+                {str(k): float(v) for k, v in moment["logs"].items()},
+            )
+            for step, moment in data["steps"].items()
+        }
+        missed = {int(step): str(why) for step, why in data["missed"].items()}
+        flags = (data[name] is True for name in ("finished", "by_batches"))
+        return cls(moments, missed, *flags)
+
+    def write(self, folder: Path) -> None:
+        """Replaces the manifest of a recording."""
+        folder.mkdir(parents=True, exist_ok=True)
+        steps = {step: asdict(self.moments[step]) for step in sorted(self.moments)}
+        data = {**vars(self), "steps": steps}
+        del data["moments"]
+        text = json.dumps(data, indent=1)
+        LocalStorage(folder).overwrite({MANIFEST: [text.encode()]})
