@@ -131,7 +131,13 @@ def save(model: str, data: str, output: str, **given: Any) -> None:
 @options.json
 @options.verbose
 def show(store: str, as_json: bool, verbose: bool) -> None:
-    """Show the values in STORE."""
+    """Show the values in STORE, or the course of the recording in that folder."""
+    from layertap.recording.manifest import is_recording
+
+    if is_recording(store):
+        recording = layertap.Recording(store)
+        _show(recording.to_json() if as_json else recording)
+        return
     saved = layertap.open(store)
     if as_json:
         _show(saved.to_json())

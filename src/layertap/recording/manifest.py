@@ -1,6 +1,7 @@
 """The file of a recording that says which steps it has, and which it missed."""
 
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,11 @@ from layertap.store.storage.files import LocalStorage
 
 MANIFEST = "recording.json"
 _STORE = re.compile(r"step-(\d{9,18})\.zarr")
+
+
+def is_recording(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a folder has a recording."""
+    return (Path(path) / MANIFEST).is_file()
 
 
 def store_of(folder: Path, step: int) -> Path:

@@ -28,7 +28,13 @@ from layertap.planning.join_filter import Kind
 from layertap.planning.padding import Pad
 from layertap.planning.reduction import Dtype, Reduce, Reduction
 from layertap.planning.selection import Selection
-from layertap.recording.manifest import MANIFEST, Manifest, Moment, steps_in, store_of
+from layertap.recording.manifest import (
+    Manifest,
+    Moment,
+    is_recording,
+    steps_in,
+    store_of,
+)
 from layertap.recording.recording import Recording
 from layertap.store.location import remove
 from layertap.tracing.model_structure import input_specs
@@ -193,7 +199,7 @@ class Recorder(keras.callbacks.Callback):
     def _open_folder(self) -> bool:
         """Opens or makes the folder; returns whether its training was not finished."""
         folder = self._folder
-        if (folder / MANIFEST).exists():
+        if is_recording(folder):
             self._manifest = Manifest.read(folder)
             return not self._manifest.finished
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
@@ -16,9 +16,11 @@ from layertap.errors import AddressError, StoreError
 from layertap.recording.course import Course, Courses, Similarity
 from layertap.recording.manifest import Manifest, steps_in, store_of
 from layertap.results.saved import Saved
-from layertap.results.statistics.moments import Totals
 from layertap.results.statistics.similarity import centred_gram, comparable
 from layertap.results.training.selection import Globs, select_rows
+
+if TYPE_CHECKING:
+    from layertap.results.statistics.moments import Totals
 
 # Stores that stay open.
 _OPEN = 8
