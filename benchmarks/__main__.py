@@ -24,7 +24,7 @@ from benchmarks.works import WORKS
 
 Found = dict[str, Any]
 
-PARTS = ("works", "calls", "effects", "training", "first", "peaks")
+PARTS = ("works", "calls", "effects", "epochs", "training", "first", "peaks")
 _PACKAGES = ("keras", "tensorflow-cpu", "jax", "torch", "numpy", "h5py", "zstandard")
 
 
@@ -107,6 +107,7 @@ def measured(given: argparse.Namespace, parts: Sequence[str]) -> Found:
         ways = {
             "calls": suite.calls,
             "effects": suite.effects,
+            "epochs": suite.epochs,
             "training": suite.training,
             "first": suite.first_calls,
             "peaks": suite.peaks,

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import calls, effects, training
+from benchmarks import calls, effects, epochs, training
 from benchmarks.works import WORKS
 
 Found = dict[str, Any]
@@ -237,14 +237,21 @@ class Suite:
 
     def effects(self, backend: str) -> Found:
         """Measures gradients and attributions beside values."""
-        name = effects.WORK
+        return self._in_turns(effects, "effects", backend)
+
+    def epochs(self, backend: str) -> Found:
+        """Measures recorded epochs, and those of students, in turn."""
+        return self._in_turns(epochs, "epochs", backend)
+
+    def _in_turns(self, part: Any, order: str, backend: str) -> Found:
+        name = part.WORK
         rows = WORKS[name].quick_rows if self._quick else WORKS[name].rows
         with (
             tempfile.TemporaryDirectory(dir=self._folder) as here,
             started(name, rows, Path(here), backend) as process,
         ):
-            turns = 1 if self._quick else effects.TURNS
-            return right(process.ask("effects", turns=turns))
+            turns = 1 if self._quick else part.TURNS
+            return right(process.ask(order, turns=turns))
 
     def training(self, backend: str) -> Found:
         """Measures epochs of training on saved values and without, in turn."""

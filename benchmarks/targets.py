@@ -113,6 +113,11 @@ def _effects(found: Found, over: str, under: str) -> Iterator[Figure]:
         yield ratio(backend, one[over], one[under])
 
 
+def _epochs(found: Found, over: str, under: str) -> Iterator[Figure]:
+    for backend, one in found.get("epochs", {}).items():
+        yield ratio(backend, one[over], one[under])
+
+
 def _attributions(found: Found) -> Iterator[Figure]:
     """Yields what attributions cost beyond their values, over gradients by hand."""
     for backend, one in found.get("effects", {}).items():
@@ -279,6 +284,18 @@ def targets(found: Found) -> list[Target]:
             1.3,
             True,
             tuple(_attributions(found)),
+        ),
+        Target(
+            "epoch with a recorder of 1 % of the rows / without, W2",
+            1.05,
+            True,
+            tuple(_epochs(found, "recorded", "fit")),
+        ),
+        Target(
+            "epoch of a student: Keras' distiller / from the store, W2",
+            1.0,
+            False,
+            tuple(_epochs(found, "distiller", "student")),
         ),
         Target("peak memory, 4 GiB of values / 1 GiB", 1.05, True, grown),
         Target("peak memory beyond floor / the 512 MiB stated", 1.0, True, budget),

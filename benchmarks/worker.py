@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import calls, effects
+from benchmarks import calls, effects, epochs
 from benchmarks.training import Training
 from benchmarks.ways import WAYS, Job, Once, compiled
 from benchmarks.works import WORKS
@@ -100,6 +100,10 @@ class Worker:
     def effects(self, turns: int) -> dict[str, list[float]]:
         """Returns the seconds of gradients, attributions and values in each turn."""
         return effects.measure(self.job, self._folder, turns)
+
+    def epochs(self, turns: int) -> dict[str, list[float]]:
+        """Returns the seconds of recorded epochs, and of those of students."""
+        return epochs.measure(self.job, self._folder, turns)
 
     def train(self, way: str) -> dict[str, Any]:
         """Trains the head of the work, which is saved first, in one way."""
@@ -186,6 +190,7 @@ def main() -> None:
                     "run": worker.run,
                     "calls": worker.calls,
                     "effects": worker.effects,
+                    "epochs": worker.epochs,
                     "train": worker.train,
                     "keep": worker.keep,
                 }

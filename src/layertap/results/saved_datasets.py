@@ -23,6 +23,7 @@ class SavedDatasets(SavedRows):
         *,
         outputs: Globs = None,
         joined: bool = False,
+        inputs: Any = None,
         batch_size: int = 32,
         shuffle: bool = False,
         seed: int | None = None,
@@ -46,6 +47,9 @@ class SavedDatasets(SavedRows):
                 `before`, both are. By default, all outputs of a store without joins.
             joined: Whether `x` is one array: the concatenated branches of the one
                 chosen join, for heads that know nothing of branches.
+            inputs: Arrays with one entry for each row of the store, in any structure.
+                They are `x` then, and the values are `y`: so another model learns to
+                compute them. A dictionary of `labels` is added to them.
             batch_size: Rows per batch.
             shuffle: Whether to shuffle the store's blocks, and the rows in each block,
                 differently in each epoch. `fit` also shuffles the batches of any
@@ -86,11 +90,12 @@ class SavedDatasets(SavedRows):
         valid = saved.dataset("fusion", rows=range(50_000, 60_000))
         head.fit(train, validation_data=valid, epochs=5)
         head.predict(saved.dataset("fusion", labels=False))
+        student.fit(saved.dataset("fusion", inputs=images))  # values as targets
         ```
         """
         from layertap.results.training.keras import SavedDataset
 
-        parts = self._parts(before, outputs, joined, labels, sample_weight)
+        parts = self._parts(before, outputs, joined, inputs, labels, sample_weight)
         examples = Examples(parts, self._order(rows, shuffle, seed))
         return SavedDataset(
             Batches(examples, batch_size, drop_remainder),
@@ -105,6 +110,7 @@ class SavedDatasets(SavedRows):
         *,
         outputs: Globs = None,
         joined: bool = False,
+        inputs: Any = None,
         rows: Any = None,
         labels: Any = True,
         sample_weight: Any = True,
@@ -115,6 +121,7 @@ class SavedDatasets(SavedRows):
             before: See `dataset`.
             outputs: See `dataset`.
             joined: See `dataset`.
+            inputs: See `dataset`.
             rows: See `dataset`.
             labels: See `dataset`.
             sample_weight: See `dataset`.
@@ -136,7 +143,7 @@ class SavedDatasets(SavedRows):
         """
         from layertap.results.training.torch import TorchDataset
 
-        parts = self._parts(before, outputs, joined, labels, sample_weight)
+        parts = self._parts(before, outputs, joined, inputs, labels, sample_weight)
         return TorchDataset(Examples(parts, self._order(rows)))
 
     def tf(
@@ -145,6 +152,7 @@ class SavedDatasets(SavedRows):
         *,
         outputs: Globs = None,
         joined: bool = False,
+        inputs: Any = None,
         batch_size: int = 32,
         shuffle: bool = False,
         seed: int | None = None,
@@ -162,6 +170,7 @@ class SavedDatasets(SavedRows):
             before: See `dataset`.
             outputs: See `dataset`.
             joined: See `dataset`.
+            inputs: See `dataset`.
             batch_size: See `dataset`.
             shuffle: See `dataset`; the order differs in each iteration.
             seed: See `dataset`; it repeats the orders from the first iteration on.
@@ -185,7 +194,7 @@ class SavedDatasets(SavedRows):
         """
         from layertap.results.training.tensorflow import dataset
 
-        parts = self._parts(before, outputs, joined, labels, sample_weight)
+        parts = self._parts(before, outputs, joined, inputs, labels, sample_weight)
         examples = Examples(parts, self._order(rows, shuffle, seed))
         batches = Batches(examples, batch_size, drop_remainder)
         return dataset(batches, drop_remainder=drop_remainder)
@@ -196,6 +205,7 @@ class SavedDatasets(SavedRows):
         *,
         outputs: Globs = None,
         joined: bool = False,
+        inputs: Any = None,
         batch_size: int = 32,
         shuffle: bool = False,
         seed: int | None = None,
@@ -210,6 +220,7 @@ class SavedDatasets(SavedRows):
             before: See `dataset`.
             outputs: See `dataset`.
             joined: See `dataset`.
+            inputs: See `dataset`.
             batch_size: See `dataset`.
             shuffle: See `dataset`; after `.repeat()`, the order of each epoch differs.
             seed: See `dataset`.
@@ -233,12 +244,18 @@ class SavedDatasets(SavedRows):
         """
         from layertap.results.training.grain import GrainDataset
 
-        parts = self._parts(before, outputs, joined, labels, sample_weight)
+        parts = self._parts(before, outputs, joined, inputs, labels, sample_weight)
         examples = Examples(parts, self._order(rows, shuffle, seed))
         return GrainDataset(Batches(examples, batch_size, drop_remainder))
 
     def _parts(
-        self, before: Globs, outputs: Globs, joined: bool, labels: Any, weights: Any
+        self,
+        before: Globs,
+        outputs: Globs,
+        joined: bool,
+        inputs: Any,
+        labels: Any,
+        weights: Any,
     ) -> tuple[Any, ...]:
         """Returns `(x,)`, `(x, y)` or `(x, y, sample_weight)` of all rows."""
         names = selection.select_addresses(self.plan, before, outputs)
@@ -246,6 +263,9 @@ class SavedDatasets(SavedRows):
         if joined:
             branches, axis = selection.branches_of_join(self.plan, names)
             x = JoinedArray([self[name] for name in branches], axis)
+        if inputs is not None:
+            labels = selection.values_as_targets(x, labels)
+            x = selection.row_arrays("inputs", inputs, self.rows)
         targets = selection.select_targets(self, labels, weights)
         return (x, *(part for part in targets if part is not None))
 

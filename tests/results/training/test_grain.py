@@ -89,7 +89,5 @@ def test_data_of_grain_are_data(batched, tmp_path):
 
 def test_rows_of_grain_that_are_not_batched_are_refused():
     source = grain.MapDataset.source(ROWS_OF_GRAIN)
-    with pytest.raises(
-        layertap.DataError, match=r"Batch the data"
-    ):
+    with pytest.raises(layertap.DataError, match=r"Batch the data"):
         layertap.capture(classifier(), source)

@@ -62,9 +62,9 @@ def select_targets(saved: Any, labels: Any, sample_weight: Any) -> tuple[Any, An
     """
     y, weights = map(_with_tuples, (saved.labels, saved.sample_weight))
     if labels is not True:
-        y = _row_arrays("labels", labels, saved.rows)
+        y = row_arrays("labels", labels, saved.rows)
     if sample_weight is not True:
-        weights = _row_arrays("sample_weight", sample_weight, saved.rows)
+        weights = row_arrays("sample_weight", sample_weight, saved.rows)
         if y is None and weights is not None:
             raise DataError(
                 f"`sample_weight=` has no labels to weigh: {saved.path} has none. "
@@ -73,7 +73,21 @@ def select_targets(saved: Any, labels: Any, sample_weight: Any) -> tuple[Any, An
     return y, None if y is None else weights
 
 
-def _row_arrays(option: str, structure: Any, rows: int) -> Any:
+def values_as_targets(values: Any, labels: Any) -> Any:
+    """Returns values as targets, with labels by name as further ones."""
+    if isinstance(labels, Mapping) and isinstance(values, Mapping):
+        return {**values, **labels}
+    if labels is True or labels is False or labels is None:
+        return values
+    raise OptionError(
+        "`labels=` can't be combined with `inputs=`, whose targets are the values. "
+        "Expected a dictionary, such as labels={'answer': y}, for an output of that "
+        f"name. Received {type(labels).__name__}."
+    )
+
+
+def row_arrays(option: str, structure: Any, rows: int) -> Any:
+    """Returns a structure of arrays with one entry for each row, or None."""
     if structure is False or structure is None:
         return None
 
