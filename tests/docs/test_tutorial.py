@@ -57,3 +57,28 @@ def test_the_guide_to_effects_finds_the_branch_to_blame(tmp_path):
     assert without > before + 2
     shares = re.findall(r"'(look|feel)': '(\d+)%'", printed)
     assert [name for name, _ in shares] == ["look", "feel"]
+
+
+def test_the_guide_to_recordings_finds_the_dying_branch(tmp_path):
+    printed = printed_by(DOCS / "recording.md", 3, tmp_path)
+    dead = re.findall(r"dead units: ([\d ]+)", printed)[0].split()
+    assert int(dead[-1]) > int(dead[0])
+    courses = dict(re.findall(r"(fusion/in/\d) ([\d. ]+)", printed.split("changed")[1]))
+    assert len(courses) == 2
+    assert all(float(course.split()[-1]) == 1 for course in courses.values())
+    assert float(re.findall(r"(\d+)% of the rows are right", printed)[0]) > 85
+
+
+def test_a_student_learns_what_a_teacher_computes(tmp_path):
+    printed = printed_by(DOCS / "distillation.md", 3, tmp_path)
+    found = re.findall(r"(teacher|small): ([\d,]+) numbers, ([\d.]+)% right", printed)
+    (_, large, taught), (_, small, right) = found
+    assert int(small.replace(",", "")) * 20 < int(large.replace(",", ""))
+    assert float(right) > float(taught) - 8
+    assert float(right) > 80
+
+
+def test_each_kind_of_data_gives_the_same_values(tmp_path):
+    # Each block checks its store.
+    printed = printed_by(DOCS / "data.md", 15, tmp_path)
+    assert "['china', 'flower']" in printed
