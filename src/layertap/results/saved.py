@@ -64,6 +64,81 @@ class Saved(SavedDatasets):
             known = feature_axes.derive_statistics(self.plan, stored)
             return _KnownStatistics(self, known)
 
+    def to_arrow(self) -> Any:
+        """Returns all rows as a stream of Arrow's record batches.
+
+        Returns:
+            A `pyarrow.RecordBatchReader`. It has a column for each value, by address,
+            then ids, labels, sample weights and the true sizes of padded values. A row
+            of a value is a flat list of its numbers; `shape` in the metadata of the
+            field has their shape. Numbers of bfloat16 become float32, which has each
+            of them. Some 16 MiB of rows are in memory at a time.
+
+        Raises:
+            OptionError: If a value has complex numbers.
+            BackendMissingError: If pyarrow is not installed.
+
+        Example:
+        ```python
+        table = saved.to_arrow().read_all()
+        for batch in saved.to_arrow():
+            batch["fusion/in/0"]
+        ```
+        """
+        from layertap.results.views import arrow
+
+        return arrow.reader(self)
+
+    def to_pandas(self, address: str | None = None) -> Any:
+        """Returns all rows in memory as a data frame.
+
+        Args:
+            address: The address of one value. By default all values, labels and sample
+                weights.
+
+        Returns:
+            A `pandas.DataFrame`. Its index is the ids, if any, or the row numbers. Of
+            one value, the columns are its numbers, flat; of all, they are pairs of
+            address and number, so that `frame["fusion/in/0"]` is one value and
+            `frame["labels"]` the labels. Numbers of bfloat16 become float32.
+
+        Raises:
+            AddressError: If there is no such value.
+            BackendMissingError: If pandas is not installed.
+
+        Example:
+        ```python
+        frame = saved.to_pandas()
+        frame["fusion/in/0"].groupby(frame["labels"]).mean()
+        ```
+        """
+        from layertap.results.views import pandas
+
+        return pandas.frame(self, address)
+
+    def to_xarray(self) -> Any:
+        """Returns the values as a data set of xarray, which reads them as needed.
+
+        Returns:
+            An `xarray.Dataset` with a variable for each value, by address. Dimensions
+            are `row` and, for the other axes, the address and the number of the axis;
+            gradients and attributions have those of their values. Ids, labels and
+            sample weights are coordinates.
+
+        Raises:
+            BackendMissingError: If xarray is not installed.
+
+        Example:
+        ```python
+        values = saved.to_xarray()
+        values["fusion/in/0"][:100].mean("row")
+        values.groupby("labels").mean()
+        ```
+        """
+        from layertap.results.views import xarray
+
+        return xarray.dataset(self)
+
     def to_json(self) -> dict[str, Any]:
         """Returns a description of the saved values as data for JSON."""
         return {
