@@ -8,6 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import unquote
@@ -16,18 +17,13 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core import address
+from layertap.core import address, tree
 from layertap.effects.batch_loss import batch_loss_gradients
 from layertap.errors import AddressError, OptionError, PartialWarning, RefusedError
 from layertap.inputs.convert import Batch, Converter
 from layertap.pipeline.capture import capture
 from layertap.planning.planner import plan
-from layertap.results.views.channel_maps import (
-    Album,
-    channel_maps,
-    merged,
-    warn_of_skipped,
-)
+from layertap.results.views import channel_maps
 from layertap.tracing.forward_pass import numbered
 from layertap.tracing.model_structure import (
     call_of,
@@ -60,16 +56,13 @@ def get_activations(
     Args:
         model: A Keras model. It is not changed.
         x: The inputs: an array, or a list of arrays.
-        layer_names: Name, or names, of layers; by default all of them. Layers inside
-            others have names such as `"block/fc1"`. A name stands for all calls of a
-            layer.
-        nodes_to_evaluate: Symbolic tensors of a functional model, and variables, in
-            the place of `layer_names`.
-        output_format: The keys: `"simple"` for the names of layers, `"full"` for the
-            names of their outputs, such as `"lstm:0"`, `"numbered"` for numbers from 0.
+        layer_names: Name, or names, of layers, such as `"block/fc1"` for a layer inside
+            another; by default all of them. A name selects all calls of a layer.
+        nodes_to_evaluate: Symbolic tensors of a functional model, and variables.
+        output_format: The keys: `"simple"` for the names of layers, `"full"` for those
+            of their outputs (`"lstm:0"`), `"numbered"` for numbers from 0.
         nested: Whether to return the layers inside a model in its place.
-        auto_compile: False to refuse a model that is not compiled. No model is
-            compiled: activations do not need it.
+        auto_compile: False to refuse a model that is not compiled.
 
     Returns:
         NumPy arrays by key, in the order of the model. A layer of several outputs has a
@@ -85,8 +78,7 @@ def get_activations(
 
     Example:
     ```python
-    activations = layertap.keract.get_activations(model, x)
-    activations["fc1"]
+    layertap.keract.get_activations(model, x)["fc1"]
     ```
     """
     _check(model, output_format)
@@ -98,8 +90,7 @@ def get_activations(
     if nodes_to_evaluate is not None:
         if layer_names is not None:
             raise OptionError(
-                "`layer_names` and `nodes_to_evaluate` can't be combined. Received "
-                f"both. Leave {layer_names!r} out."
+                "Received both `layer_names` and `nodes_to_evaluate`. Leave one out."
             )
         return _evaluate(model, x, list(nodes_to_evaluate))
     calls = _select(model, x, layer_names, nested, inputs=True)
@@ -116,13 +107,12 @@ def get_gradients_of_activations(
 ) -> dict[Any, Activation]:
     """Returns the gradients of the loss of a batch with respect to activations.
 
-    The loss is the one that `fit` minimizes, at inference: the compiled losses, over
-    all rows, and the losses that layers add. With the usual mean over the rows, each
-    row has its own gradient divided by the number of rows.
+    The loss is the one that `fit` minimizes, with the losses that layers add, at
+    inference. It is a mean: each row has its own gradient divided by the rows.
 
     Args:
         model: A compiled Keras model. It is not changed.
-        x: The inputs: see `get_activations`.
+        x: See `get_activations`.
         y: The labels: an array, or a list of arrays.
         layer_names: See `get_activations`.
         output_format: See `get_activations`.
@@ -136,13 +126,11 @@ def get_gradients_of_activations(
         PartialWarning: If layers that were not named have no gradient.
 
     Raises:
-        AddressError: If no layer has a name.
-        RefusedError: If a layer that was named has no gradient.
-        OptionError: If the model has no loss, or an argument is invalid.
+        LayertapError: See `get_activations`; also if a layer that was named has no
+            gradient, or the model no loss.
 
     Example:
     ```python
-    model.compile(loss="mse")
     layertap.keract.get_gradients_of_activations(model, x, y)["fc1"]
     ```
     """
@@ -162,9 +150,9 @@ def get_gradients_of_trainable_weights(
     """Returns the gradients of the loss of a batch with respect to trainable weights.
 
     Args:
-        model: A compiled Keras model. It is not changed.
-        x: The inputs: see `get_activations`.
-        y: The labels: an array, or a list of arrays.
+        model: See `get_gradients_of_activations`, also for the loss.
+        x: See `get_activations`.
+        y: See `get_gradients_of_activations`.
 
     Returns:
         The gradients by the path of the weight: `"fc1/kernel:0"`. The second weight
@@ -172,24 +160,13 @@ def get_gradients_of_trainable_weights(
 
     Warns:
         PartialWarning: If the loss does not depend on some weights.
-
-    Raises:
-        OptionError: If the model has no loss.
-
-    Example:
-    ```python
-    model.compile(loss="mse")
-    layertap.keract.get_gradients_of_trainable_weights(model, x, y)["fc1/kernel:0"]
-    ```
     """
-    check_model(model)
+    batch = _batch(model, (x, y))
     weights: dict[str, Any] = {}
     for variable in model.trainable_weights:
-        count = 1
-        while f"{numbered(variable.path, count)}:0" in weights:
-            count += 1
-        weights[f"{numbered(variable.path, count)}:0"] = variable
-    found = batch_loss_gradients(model, _batch(model, (x, y)), [], weights)
+        names = (f"{numbered(variable.path, n)}:0" for n in count(1))
+        weights[next(name for name in names if name not in weights)] = variable
+    found = batch_loss_gradients(model, batch, [], weights)
     cut = [key for key in weights if key not in found]
     _report(model, dict.fromkeys(cut, _CUT), named=False)
     return {key: found[key] for key in weights if key in found}
@@ -203,18 +180,8 @@ def persist_to_json_file(
     Args:
         activations: The result of a function of this module.
         filename: The path of the file.
-
-    Example:
-    ```python
-    layertap.keract.persist_to_json_file(activations, "activations.json")
-    ```
     """
-    lists = {
-        key: [np.asarray(part).tolist() for part in value]
-        if isinstance(value, list)
-        else np.asarray(value).tolist()
-        for key, value in activations.items()
-    }
+    lists = tree.mapped(lambda part: np.asarray(part).tolist(), activations)
     Path(filename).write_text(json.dumps(lists), "utf-8")
 
 
@@ -229,11 +196,6 @@ def load_activations_from_json_file(
     Returns:
         Equal numbers, by key. A file has no dtypes: numbers that float32 holds exactly
         become float32, as most activations are, and others float64.
-
-    Example:
-    ```python
-    layertap.keract.load_activations_from_json_file("activations.json")["fc1"]
-    ```
     """
     lists = json.loads(Path(filename).read_text("utf-8"))
     return {key: _array(value) for key, value in lists.items()}
@@ -250,6 +212,8 @@ def display_activations(
 ) -> None:
     """Draws the activations of one row: a figure for each layer.
 
+    Arrays of more rows, or of more than four axes, are named in a warning.
+
     Args:
         activations: The activations by key, each of one row.
         cmap: The colormap of Matplotlib.
@@ -258,18 +222,10 @@ def display_activations(
         data_format: `"channels_last"` or `"channels_first"`.
         fig_size: The width and the height of a figure, in inches.
         reshape_1d_layers: Whether vectors are drawn as rectangles.
-
-    Warns:
-        PartialWarning: If an array has more than one row, or more than four axes.
-
-    Example:
-    ```python
-    layertap.keract.display_activations(activations, cmap="gray", save=True)
-    ```
     """
-    album = Album(directory if save else None, fig_size)
-    vectors = {"rectangles": reshape_1d_layers}
-    for name, maps in channel_maps(activations, data_format, (2, 3, 4), **vectors):
+    album = channel_maps.Album(directory if save else None, fig_size)
+    arrays = activations, data_format, (2, 3, 4), reshape_1d_layers
+    for name, maps in channel_maps.of_rows(*arrays):
         album.add(name, maps, cmap=cmap)
 
 
@@ -283,29 +239,22 @@ def display_heatmaps(
 ) -> None:
     """Draws the activations of one image over it: a figure for each layer with maps.
 
+    Channels are where Keras has them. Arrays without maps are named in a warning.
+
     Args:
-        activations: The activations by key, each of one row, with the channels where
-            Keras has them (`keras.config.image_data_format()`).
+        activations: See `display_activations`.
         input_image: The image. It is not changed.
         directory: See `display_activations`.
         save: See `display_activations`.
-        fix: Whether to accept a batch of one image, an axis of one channel, and numbers
-            from 0 to 255.
+        fix: Whether to accept a batch of one image, one channel, and numbers to 255.
         merge_filters: Whether to draw the sum of the channels, each scaled to 0 to 1.
-
-    Warns:
-        PartialWarning: If an array has more than one row, or no maps.
     """
-    image = np.asarray(input_image)
-    if fix:
-        image = image[0] if image.ndim == 4 else image
-        image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-        if image.min() >= 0 and 1 < image.max() <= 255:
-            image = image / 255.0
-    album = Album(directory if save else None, (12, 12))
+    image = channel_maps.as_image(input_image) if fix else np.asarray(input_image)
+    album = channel_maps.Album(directory if save else None, (12, 12))
     data_format = keras.config.image_data_format()
-    for name, maps in channel_maps(activations, data_format, (3, 4)):
-        album.add_over(image, name, merged(maps) if merge_filters else maps)
+    for name, maps in channel_maps.of_rows(activations, data_format, (3, 4)):
+        maps = channel_maps.merged(maps) if merge_filters else maps
+        album.add_over(image, name, maps)
 
 
 def display_gradients_of_trainable_weights(
@@ -315,22 +264,16 @@ def display_gradients_of_trainable_weights(
 ) -> None:
     """Draws the gradients of convolution kernels: a row of maps for each filter.
 
+    Those of other weights, such as biases, are named in a warning.
+
     Args:
-        gradients: The gradients by key. Those of two-dimensional convolutions have the
-            shape `(height, width, channels, filters)`.
+        gradients: The result of `get_gradients_of_trainable_weights`.
         directory: See `display_activations`.
         save: See `display_activations`.
-
-    Warns:
-        PartialWarning: If other weights are left out, such as biases.
     """
-    album = Album(directory if save else None, (12, 12))
-    drawn = {name: part for name, part in gradients.items() if np.ndim(part) == 4}
-    warn_of_skipped([name for name in gradients if name not in drawn], "four axes")
-    for name, part in drawn.items():
-        height, width, channels, filters = np.shape(part)
-        maps = np.transpose(part, (3, 2, 0, 1)).reshape(-1, height, width)
-        album.add(name, [*maps], (filters, channels), aspect="auto")
+    album = channel_maps.Album(directory if save else None, (12, 12))
+    for name, maps, grid in channel_maps.of_kernels(gradients):
+        album.add(name, maps, grid, aspect="auto")
 
 
 def _check(model: Any, output_format: str) -> None:
@@ -370,18 +313,14 @@ def _chosen(
     model: keras.Model, paths: Sequence[str], names: Any, nested: bool
 ) -> list[str]:
     """Returns the paths that names, or the absence of names, select."""
+    if names is None and not nested:
+        return [path for path in paths if "/" not in path]
     if names is None:
         models = [one for one in layers_of(model) if isinstance(one, keras.Model)]
         replaced = {address.component(one.name) for one in models}
         outer = {path.rpartition("/")[0] for path in paths}
-
-        def is_leaf(path: str) -> bool:
-            name = address.of_all_calls(path).rpartition("/")[2]
-            return path not in outer or name not in replaced
-
-        return [
-            path for path in paths if (is_leaf(path) if nested else "/" not in path)
-        ]
+        last = {path: address.of_all_calls(path).rpartition("/")[2] for path in paths}
+        return [p for p in paths if p not in outer or last[p] not in replaced]
     wanted = {*([names] if isinstance(names, str) else names)}
     # Each with and without the number of its call, encoded and as in Keras.
     forms = {path: {path, address.of_all_calls(path)} for path in paths}
@@ -398,9 +337,7 @@ def _chosen(
 def _evaluate(model: keras.Model, x: Any, nodes: list[Any]) -> dict[str, Any]:
     """Returns the values of symbolic tensors and of variables, by their names."""
     if not nodes:
-        raise OptionError(
-            "`nodes_to_evaluate` is empty. Expected tensors of the model."
-        )
+        raise OptionError("`nodes_to_evaluate` is empty. Expected tensors.")
     found: dict[str, Any] = {}
     places = {}
     for node in nodes:
@@ -429,14 +366,12 @@ def _by_key(
     calls: Calls, arrays: Mapping[str, Any], output_format: str
 ) -> dict[Any, Activation]:
     """Returns arrays in the form of keract."""
-    found: dict[Any, Activation] = {}
-    for path, names in calls.items():
-        parts = [arrays[name] for name in names]
-        if output_format == "full":
-            found |= {f"{unquote(path)}:{i}": part for i, part in enumerate(parts)}
-        else:
-            found[unquote(path)] = parts if len(parts) > 1 else parts[0]
-    return dict(enumerate(found.values())) if output_format == "numbered" else found
+    found = {unquote(p): [arrays[name] for name in calls[p]] for p in calls}
+    if output_format == "full":
+        flat = [(name, i, p) for name in found for i, p in enumerate(found[name])]
+        return {f"{name}:{index}": part for name, index, part in flat}
+    simple = {name: p if len(p) > 1 else p[0] for name, p in found.items()}
+    return dict(enumerate(simple.values())) if output_format == "numbered" else simple
 
 
 def _report(model: keras.Model, reasons: Mapping[str, str], named: bool) -> None:
@@ -457,8 +392,9 @@ def _array(lists: Any) -> Activation:
     try:
         array = np.array(lists)
     except ValueError:
-        return [_array(part) for part in lists]
+        return [None if part is None else _array(part) for part in lists]
     if array.dtype != np.float64:
         return array
-    narrow = array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32)
     return narrow if np.array_equal(narrow, array, equal_nan=True) else array

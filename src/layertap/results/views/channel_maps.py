@@ -15,11 +15,10 @@ from layertap.errors import OptionError, PartialWarning
 Maps = Sequence[NDArray[Any]]
 
 
-def channel_maps(
+def of_rows(
     arrays: Mapping[Any, Any],
     data_format: str,
     axes: Collection[int],
-    *,
     rectangles: bool = False,
 ) -> Iterator[tuple[str, Maps]]:
     """Yields the maps of each array of one row, with its name; a list has several.
@@ -46,14 +45,42 @@ def channel_maps(
                 continue
             channels = np.moveaxis(row, -1 if data_format == "channels_last" else 0, 0)
             yield name, [np.atleast_2d(channel) for channel in channels]
-    warn_of_skipped(skipped, f"one row and {' or '.join(map(str, axes))} axes")
+    _warn(skipped, f"one row and {' or '.join(map(str, axes))} axes")
 
 
-def warn_of_skipped(names: Sequence[str], expected: str) -> None:
-    """Warns of arrays that are not drawn."""
-    if names:
-        text = f"No pictures of {', '.join(names)}. Expected arrays of {expected}."
-        warnings.warn(text, PartialWarning, stacklevel=3)
+def of_kernels(
+    arrays: Mapping[str, NDArray[Any]],
+) -> Iterator[tuple[str, Maps, tuple[int, int]]]:
+    """Yields the maps of kernels of convolutions, a row for each filter.
+
+    They have the shape `(height, width, channels, filters)`. Other arrays are named in
+    a warning.
+    """
+    skipped = []
+    for name, array in arrays.items():
+        if np.ndim(array) != 4:
+            skipped.append(f"{name} {np.shape(array)}")
+            continue
+        height, width, channels, filters = np.shape(array)
+        maps = np.transpose(np.asarray(array, np.float32), (3, 2, 0, 1))
+        yield name, [*maps.reshape(-1, height, width)], (filters, channels)
+    _warn(skipped, "four axes")
+
+
+def _warn(skipped: Sequence[str], expected: str) -> None:
+    if skipped:
+        text = f"No pictures of {', '.join(skipped)}. Expected arrays of {expected}."
+        warnings.warn(text, PartialWarning, stacklevel=4)
+
+
+def as_image(array: Any) -> NDArray[Any]:
+    """Returns an image with numbers from 0 to 1, without axes of size one."""
+    image = np.asarray(array)
+    image = image[0] if image.ndim == 4 else image
+    image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    if image.min() >= 0 and 1 < image.max() <= 255:
+        return image / 255.0
+    return image
 
 
 def merged(maps: Maps) -> Maps:
