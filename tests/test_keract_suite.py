@@ -2,13 +2,12 @@
 
 They are from https://github.com/philipperemy/keract; others are in
 `test_keract_suite_models.py` and `test_keract_suite_files.py`. Only their imports are
-changed:
-`tf.compat.v1.disable_eager_execution()` is gone, since Keras 3 has no graph mode. So 15
-of the 20 tests pass. The others ask for Keras 2, and are changed or left out:
+changed, and `tf.compat.v1.disable_eager_execution()` is gone: Keras 3 has no graph mode.
+So 15 of the 20 tests pass. The others ask for Keras 2, and are changed or left out:
 
 - `test_nodes_to_evaluate`: a key is the name of a node of TensorFlow's graph. It is
   `block:0` here.
-- `test_output_format`: seven full keys are names of such nodes. They are `fc1:0` here.
+- `test_output_format`: full keys are names of such nodes. They are `fc1:0` here.
 - `test_model_in_model`: Keras 3 refuses `Adam(lr=...)`. It is `learning_rate` here.
 - `test_compile_vgg16_model` is left out. It reads `model._is_compiled`, which Keras 3
   does not have, to see that keract compiled the model. layertap changes no model.

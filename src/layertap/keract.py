@@ -139,7 +139,7 @@ def get_gradients_of_activations(
     points = [name for names in calls.values() for name in names]
     found = batch_loss_gradients(model, _batch(model, (x, y)), points, {})
     cut = [path for path in calls if found.keys().isdisjoint(calls[path])]
-    _report(model, dict.fromkeys(cut, _CUT), layer_names is not None)
+    _report(model, dict.fromkeys(cut, _CUT), layer_names is not None, 3)
     calls = {path: names for path, names in calls.items() if path not in cut}
     return _by_key(calls, dict.fromkeys(points) | found, output_format)
 
@@ -168,7 +168,7 @@ def get_gradients_of_trainable_weights(
         weights[next(name for name in names if name not in weights)] = variable
     found = batch_loss_gradients(model, batch, [], weights)
     cut = [key for key in weights if key not in found]
-    _report(model, dict.fromkeys(cut, _CUT), named=False)
+    _report(model, dict.fromkeys(cut, _CUT), False, 3)
     return {key: found[key] for key in weights if key in found}
 
 
@@ -305,7 +305,7 @@ def _select(
     reasons = {address.path_of(one): why for one, why in made.missing.items()}
     chosen = _chosen(model, [*calls | reasons], names, nested)
     refused = {path: reasons[path] for path in chosen if path in reasons}
-    _report(model, refused, names is not None)
+    _report(model, refused, names is not None, 4)
     return {path: calls[path] for path in chosen if path not in refused}
 
 
@@ -374,17 +374,15 @@ def _by_key(
     return dict(enumerate(simple.values())) if output_format == "numbered" else simple
 
 
-def _report(model: keras.Model, reasons: Mapping[str, str], named: bool) -> None:
+def _report(model: Any, reasons: Mapping[str, str], named: bool, level: int) -> None:
     """Refuses layers that were named, and warns of others."""
-    if not reasons:
-        return
     text = "; ".join(f"{unquote(path)}: {why}" for path, why in reasons.items())
-    if named:
-        raise RefusedError(
-            f"Layers of {model.name!r} are refused. {text}. Leave them out."
-        )
-    text = f"Layers of {model.name!r} are left out. {text}."
-    warnings.warn(text, PartialWarning, stacklevel=3)
+    if reasons and named:
+        text = f"Layers of {model.name!r} are refused. {text}. Leave them out."
+        raise RefusedError(text)
+    if reasons:
+        text = f"Layers of {model.name!r} are left out. {text}."
+        warnings.warn(text, PartialWarning, stacklevel=level)
 
 
 def _array(lists: Any) -> Activation:
