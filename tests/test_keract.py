@@ -115,7 +115,8 @@ class Folding(layers.Layer):
 def test_what_cannot_be_captured_is_named_or_refused():
     i1 = keras.Input((3,), name="i1")
     total = Folding(name="total")(i1)
-    model = keras.Model(i1, layers.Lambda(lambda x: x[0] + x[1], name="sum")([i1, total]))
+    both = layers.Lambda(lambda x: x[0] + x[1], name="sum")
+    model = keras.Model(i1, both([i1, total]))
     with pytest.warns(layertap.PartialWarning, match="total: ") as seen:
         found = keract.get_activations(model, X)
     assert len(seen) == 1

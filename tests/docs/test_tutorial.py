@@ -57,3 +57,11 @@ def test_the_guide_to_effects_finds_the_branch_to_blame(tmp_path):
     assert without > before + 2
     shares = re.findall(r"'(look|feel)': '(\d+)%'", printed)
     assert [name for name, _ in shares] == ["look", "feel"]
+
+
+def test_the_guide_from_keract_prints_what_it_shows(tmp_path):
+    guide = DOCS / "keract.md"
+    shown = re.findall(r"```\n\n```\n(.*?)```", guide.read_text("utf-8"), re.DOTALL)
+    assert printed_by(guide, 4, tmp_path) == "".join(shown)
+    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert pictures == ["0_block.png", "0_kernel.png"]
