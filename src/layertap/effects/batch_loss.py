@@ -5,6 +5,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 from numpy.typing import NDArray
 
 from layertap.core import tables
@@ -36,7 +38,7 @@ def batch_loss_gradients(
     names = {id(variable): name for name, variable in variables.items()}
 
     def run(parts: Any, keep: Keep) -> Tensors:
-        inputs, labels = parts
+        inputs, labels, ones = parts
 
         def compute(mark: Change) -> tuple[Tensor, Tensors]:
             def marked(name: str, tensor: Tensor) -> Tensor:
@@ -50,7 +52,8 @@ def batch_loss_gradients(
             with keras.StatelessScope(values, collect_losses=True):
                 outputs, _, _ = answer(inputs, marked, keep)
                 loss = _loss_of_batch(model, inputs, labels, outputs)
-            return loss, {_LOSS: loss}
+            # JAX leaves constant derivatives out: these are not known to be constant.
+            return loss * ops.cast(ones[0], loss.dtype), {_LOSS: loss}
 
         with tracing(model):
             found, others = current_backend().differentiate(compute)
@@ -58,7 +61,8 @@ def batch_loss_gradients(
         return {**found, **others}
 
     step = current_backend().compile(run, model, lambda: None)
-    arrays = begin(step, (batch.inputs, batch.labels))()
+    ones = np.ones(batch.rows, np.float32)
+    arrays = begin(step, (batch.inputs, batch.labels, ones))()
     # Which may be memory of the backend.
     return {n: array.copy() for n, array in arrays.items() if n != _LOSS}
 
