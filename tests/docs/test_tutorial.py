@@ -82,3 +82,11 @@ def test_each_kind_of_data_gives_the_same_values(tmp_path):
     # Each block checks its store.
     printed = printed_by(DOCS / "data.md", 15, tmp_path)
     assert "['china', 'flower']" in printed
+
+
+def test_the_guide_from_keract_prints_what_it_shows(tmp_path):
+    guide = DOCS / "keract.md"
+    shown = re.findall(r"```\n\n```\n(.*?)```", guide.read_text("utf-8"), re.DOTALL)
+    assert printed_by(guide, 4, tmp_path) == "".join(shown)
+    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert pictures == ["0_block.png", "0_kernel.png"]

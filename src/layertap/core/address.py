@@ -136,6 +136,16 @@ def path_of(name: str) -> str:
     return parts["path"] if parts else name
 
 
+def of_all_calls(path: str) -> str:
+    """Returns a path without the numbers of calls.
+
+    Example:
+    >>> of_all_calls("encoder@2/mixed3")
+    'encoder/mixed3'
+    """
+    return _NUMBER_OF_A_CALL.sub("", path)
+
+
 class LayerName(str):
     """The pattern of a layer: all paths that end in its name."""
 
@@ -155,7 +165,7 @@ class LayerName(str):
 def names(pattern: str, path: str) -> bool:
     """Whether a pattern is the complete name of a path, or the layer there."""
     if isinstance(pattern, LayerName):
-        return _NUMBER_OF_A_CALL.sub("", path).rpartition("/")[2] == pattern
+        return of_all_calls(path).rpartition("/")[2] == pattern
     return pattern in (path, unquote(path))
 
 
@@ -172,7 +182,7 @@ def match(patterns: Sequence[str], paths: Sequence[str], *, what: str) -> list[s
         every_call = "@" not in pattern and re.search(r"[*?[]", pattern)
         matching = set()
         for path in paths:
-            forms = [path, _NUMBER_OF_A_CALL.sub("", path) if every_call else path]
+            forms = [path, of_all_calls(path) if every_call else path]
             forms += list(map(unquote, forms))
             globbed = any(fnmatch.fnmatchcase(form, pattern) for form in forms)
             if globbed or names(pattern, path):

@@ -96,7 +96,7 @@ class Target:
         if key not in self._built:
             names = getattr(model, "output_names", None)
             loss = CompileLoss(*given, output_names=names)
-            _build(loss, arrays[_LABELS], outputs)
+            build_loss(loss, arrays[_LABELS], outputs)
             self._built[key] = given, loss
         _, loss = self._built[key]
         numbers = _loss_of_rows(loss, outputs, arrays)
@@ -190,7 +190,7 @@ def _loss_of_rows(loss: Any, outputs: Any, arrays: Mapping[str, Any]) -> Tensor:
             return ops.map(of_row, parts)
 
 
-def _build(loss: Any, labels: Any, outputs: Any) -> None:
+def build_loss(loss: Callable[..., Any], labels: Any, outputs: Any) -> None:
     """Builds a loss with a row of zeros, outside the trace.
 
     It creates metrics, whose variables must not be of the trace. Each thread of Keras

@@ -261,3 +261,20 @@ def call_number(caller: Any, operation: Any, count: int) -> int:
     if count > len(run):
         return count
     return [node for node in made if node in run].index(run[count - 1]) + 1
+
+
+def call_of(model: keras.Model, tensor: Any) -> tuple[str, int, int] | None:
+    """Returns which call of a model's graph made a symbolic tensor, or None.
+
+    That is the name of the operation, the number of its call, and that of the output.
+    """
+    graph = functional(model)
+    if graph is None:
+        return None
+    operation, node, index = private(tensor, "_keras_history")
+    if any(tensor is known for known in graph.inputs):
+        return operation.name, 1, 0
+    run, made = list(nodes_in_order(graph)), private(operation, "_inbound_nodes")
+    if made[node] not in run:
+        return None
+    return operation.name, [n for n in made if n in run].index(made[node]) + 1, index
