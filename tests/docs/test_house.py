@@ -37,6 +37,7 @@ PUBLIC = {
         "load_activations_from_json_file",
         "persist_to_json_file",
     },
+    "results/saved_datasets.py": {"SavedDatasets"},
     "results/saved_rows.py": {"SavedRows"},
     "results/statistics/moments.py": {"Statistics"},
     "store/reading/array.py": {"LazyArray", "StoredArray"},

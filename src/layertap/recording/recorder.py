@@ -146,7 +146,7 @@ class Recorder(keras.callbacks.Callback):
 
     @property
     def recording(self) -> Recording:
-        """What was recorded so far."""
+        """The steps that were recorded so far."""
         return Recording(self._folder)
 
     def on_train_begin(self, logs: Any = None) -> None:
