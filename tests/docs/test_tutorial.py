@@ -57,3 +57,12 @@ def test_the_guide_to_effects_finds_the_branch_to_blame(tmp_path):
     assert without > before + 2
     shares = re.findall(r"'(look|feel)': '(\d+)%'", printed)
     assert [name for name, _ in shares] == ["look", "feel"]
+
+
+def test_the_guide_to_exports_reads_each_format_back(tmp_path):
+    guide = DOCS / "export.md"
+    printed = printed_by(guide, 6, tmp_path)
+    blocks = re.findall(r"^```(.*?)^```", guide.read_text("utf-8"), re.DOTALL | re.M)
+    shown = [block[1:] for block in blocks if block.startswith("\n")]
+    assert len(shown) == 5
+    assert printed == "".join(shown)

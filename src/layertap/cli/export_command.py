@@ -1,6 +1,5 @@
 """The command that exports a store."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -27,16 +26,20 @@ def export(store: str, out: str, **given: Any) -> None:
     OUT.safetensors  PyTorch and others: one tensor for each value
     OUT.tsv          the embedding projector, with OUT.metadata.tsv
     """  # noqa: D301 -- the character itself, for click
-    saved = layertap.open(store)
+    from layertap.core import tables
+    from layertap.core.address import match
+
+    saved, globs = layertap.open(store), list(given["address"])
     path = layertap.export(
         saved,
         out,
-        addresses=list(given["address"]) or None,
+        addresses=globs or None,
         overwrite=given["overwrite"],
         progress=False if given["quiet"] else None,
     )
-    from layertap.core import tables
-
-    size = tables.size(Path(path).stat().st_size)
-    rest = "" if saved.complete else " The store is not complete: repeat the save."
-    click.echo(f"{path}: {saved.rows:,} rows, {size}.{rest}")
+    known = saved.plan.known
+    names = match(globs, known, what="address") if globs else known
+    values = tables.counted(len(names), "value")
+    size = tables.size(path.stat().st_size)
+    rest = "" if saved.complete else " The store is not complete."
+    click.echo(f"{path}: {saved.rows:,} rows of {values}, {size}.{rest}")

@@ -61,7 +61,7 @@ def _prepared(array: Array) -> Array:
 class _Disk:
     """A file for HDF5, which crashes if it can't write: `check` raises such an error.
 
-    What is written after the error stays in memory, since HDF5 may read it.
+    Bytes that are written after the error stay in memory, since HDF5 may read them.
     """
 
     def __init__(self, descriptor: int) -> None:
