@@ -291,8 +291,8 @@ def large(tmp_path_factory):
 def test_memory_does_not_grow_with_the_values(large, out, suffix):
     with running(python(PEAK, large, out / f"x{suffix}")) as process:
         peak = 1024 * int(process.stdout.readline())
-    # Three row groups or pieces, and what the library makes of one.
-    assert peak < (4 * 2**26 if suffix == ".parquet" else 5 * 2**24)
+    # Three row groups or pieces, and as much again of the library and the allocator.
+    assert peak < (4 * 2**26 if suffix == ".parquet" else 8 * 2**24)
 
 
 @every_format

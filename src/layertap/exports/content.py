@@ -101,7 +101,7 @@ class Content:
         """
         columns = []
         for column in (*self._values, *self._others):
-            if column.dtype == "bfloat16" and "bfloat16" not in dtypes:
+            if column.dtype.name == "bfloat16" and "bfloat16" not in dtypes:
                 column = replace(
                     column, dtype=np.dtype("float32"), read=_Widened(column.read)
                 )

@@ -6,6 +6,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from layertap.core.address import LABELS
 from layertap.exports.content import NUMBERS, Array, Column, Content
 
 # The bytes of numbers that are text at a time; the text has some times as many.
@@ -67,6 +68,6 @@ def _cells(content: Content, column: Column) -> Callable[[Any], list[str]]:
 
     if column.is_text:
         return in_one_line
-    if column.name == "labels" and not column.shape and column.dtype.kind in "iu":
+    if column.name == LABELS and not column.shape and column.dtype.kind in "iu":
         return class_name
     return lambda row: [" ".join(_cells_of_numbers(row))]
