@@ -1,6 +1,9 @@
 """Each format, read back by its own library and compared with the store to the bit."""
 
+import errno
 import json
+import os
+import zipfile
 
 import h5py
 import numpy as np
@@ -14,7 +17,7 @@ import torch
 
 import layertap
 from layertap.core import text
-from layertap.errors import DataError, OptionError
+from layertap.errors import DataError, OptionError, StoreError
 from layertap.exports import content, hdf5, parquet
 from tests.support.export_stores import (
     COMPLEX,
@@ -227,10 +230,58 @@ def test_hdf5_refuses_a_text_that_it_would_cut(tmp_path):
     assert_exported(saved, stored, tmp_path / "x.npz")
 
 
+def test_every_failed_write_of_hdf5_is_an_error_and_the_first_one_ends_it(
+    tmp_path, monkeypatch
+):
+    saved, _ = store(tmp_path / "v")
+    monkeypatch.setattr(content.Content.pieces, "__defaults__", (400,))
+    calls, reads = [], []
+    write, pieces = os.pwrite, content.map_ahead
+
+    def counted(*arguments, **options):
+        for piece in pieces(*arguments, **options):
+            reads.append(piece)
+            yield piece
+
+    monkeypatch.setattr(content, "map_ahead", counted)
+    monkeypatch.setattr(os, "pwrite", lambda *call: (calls.append(0), write(*call))[1])
+    layertap.export(saved, tmp_path / "x.h5")
+    total, complete = len(calls), len(reads)
+    assert total > 20 < complete
+    for last in (0, total // 2, total - 2, total - 1):
+        calls.clear()
+        reads.clear()
+
+        def failing(*call, last=last):
+            calls.append(0)
+            if len(calls) > last:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(*call)
+
+        monkeypatch.setattr(os, "pwrite", failing)
+        with pytest.raises(StoreError, match="No space left"):
+            layertap.export(saved, tmp_path / "y.h5")
+        assert not (tmp_path / "y.h5").exists()
+        assert len(calls) == last + 1
+        # HDF5 caches some chunks before it writes.
+        assert len(reads) < complete / 2 or last > 0
+
+
 def test_hdf5_has_long_metadata(tmp_path):
     names = [f"class number {i}" for i in range(10_000)]
     saved, stored = store(tmp_path / "v", class_names=names)
     assert_exported(saved, stored, tmp_path / "x.h5")
+
+
+def test_members_of_an_archive_may_be_larger_than_4_gib(tmp_path):
+    saved, _ = store(tmp_path / "v")
+    layertap.export(saved, tmp_path / "x.npz")
+    found = (tmp_path / "x.npz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "x.npz") as archive:
+        for member in archive.infolist():
+            # Before its size is known, a member needs the version with large sizes.
+            start = member.header_offset + 4
+            assert int.from_bytes(found[start : start + 2], "little") == 45
 
 
 def test_tensors_are_aligned_and_ids_are_utf8(tmp_path):
