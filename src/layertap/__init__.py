@@ -14,6 +14,7 @@ report = layertap.diff("one.zarr", "other.zarr")
 models = layertap.submodels(model, before="fusion")
 stem, head = layertap.split(model, before="fusion")
 maps = layertap.grad_cam(saved, "conv/out")        # saved with gradients=
+layertap.export(saved, "values.parquet")           # .h5 .npz .safetensors .tsv
 recorder = layertap.Recorder(x, "run")             # fit(..., callbacks=[recorder])
 recording = layertap.Recording("run")              # step -> saved values
 ```
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from layertap.errors import StoreCorruptError as StoreCorruptError
     from layertap.errors import StoreError as StoreError
     from layertap.errors import StoreFormatError as StoreFormatError
+    from layertap.exports.export import export as export
     from layertap.inputs.images import images as images
     from layertap.pipeline.capture import capture as capture
     from layertap.pipeline.save import save as save
@@ -78,6 +80,7 @@ _EXPORTS = {
     "Values": "core.values",
     "capture": "pipeline.capture",
     "diff": "analysis.diff",
+    "export": "exports.export",
     "grad_cam": "results.grad_cam",
     "images": "inputs.images",
     "importance": "analysis.importance",
@@ -95,6 +98,7 @@ _WITHOUT_KERAS = (
     "analysis.reports",
     "analysis.importance_report",
     "core.plan.plan",
+    "exports.export",
     "recording.recording",
     "results.grad_cam",
     "results.saved",

@@ -90,3 +90,12 @@ def test_the_guide_from_keract_prints_what_it_shows(tmp_path):
     assert printed_by(guide, 4, tmp_path) == "".join(shown)
     pictures = sorted(path.name for path in tmp_path.glob("*.png"))
     assert pictures == ["0_block.png", "0_kernel.png"]
+
+
+def test_the_guide_to_exports_reads_each_format_back(tmp_path):
+    guide = DOCS / "export.md"
+    printed = printed_by(guide, 6, tmp_path)
+    blocks = re.findall(r"^```(.*?)^```", guide.read_text("utf-8"), re.DOTALL | re.M)
+    shown = [block[1:] for block in blocks if block.startswith("\n")]
+    assert len(shown) == 2
+    assert printed == "".join(shown)

@@ -1,5 +1,6 @@
 """The command line."""
 
 from layertap.cli.commands import main, run
+from layertap.cli.store_commands import clean, diff, export, show
 
-__all__ = ["main", "run"]
+__all__ = ["clean", "diff", "export", "main", "run", "show"]

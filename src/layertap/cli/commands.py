@@ -3,7 +3,6 @@
 Nothing heavy is imported before a command needs it: `--help` is quick.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import layertap
-from layertap.cli import options, store_summary
+from layertap.cli import options, printing, store_summary
 from layertap.cli.quiet_tensorflow import quiet_start
 from layertap.core.optional import import_callable, require_keras
 
@@ -48,6 +47,7 @@ def main() -> None:
     layertap verify out.zarr --model model.keras --data data.npz
     layertap importance out.zarr model.keras         measure each branch
     layertap diff out.zarr other.zarr                compare two stores
+    layertap export out.zarr out.parquet             for other tools
     layertap clean out.zarr                          remove what stopped saves left
 
     Keras' backend is the one that KERAS_BACKEND names. Exit status: 0 success,
@@ -67,7 +67,7 @@ def plan(model: str, rows: int | None, as_json: bool, **given: Any) -> None:
     """Show what a save of MODEL captures. Nothing is computed."""
     chosen = _chosen(given, *_SELECTION, *_EFFECTS)
     planned = layertap.plan(_load(model, given), **chosen)
-    _show(planned.to_json() if as_json else planned.table(rows))
+    printing.show(planned.to_json() if as_json else planned.table(rows))
 
 
 @main.command(cls=options.Resumable, epilog=options.DATA_HELP)
@@ -126,32 +126,6 @@ def save(model: str, data: str, output: str, **given: Any) -> None:
         sys.exit(options.PARTIAL)
 
 
-@main.command(cls=options.Command)
-@click.argument("store", type=click.Path())
-@options.json
-@options.verbose
-def show(store: str, as_json: bool, verbose: bool) -> None:
-    """Show the values in STORE, or the course of the recording in that folder."""
-    from layertap.recording.manifest import is_recording
-
-    if is_recording(store):
-        recording = layertap.Recording(store)
-        _show(recording.to_json() if as_json else recording)
-        return
-    saved = layertap.open(store)
-    if as_json:
-        _show(saved.to_json())
-        return
-    from layertap.results.statistics import table
-
-    _show(saved.plan.table(saved.rows))
-    if saved.statistics:
-        plan = saved.plan
-        made_by = {v.address: v.made_by for v in (*plan.values, *plan.derived)}
-        _show(table.table(saved.statistics, made_by))
-    click.echo(store_summary.summary(saved))
-
-
 @main.command(cls=options.Command, epilog=options.DATA_HELP)
 @click.argument("store", type=click.Path())
 @options.one("--model", "MODEL", "The model of the save.")
@@ -190,7 +164,7 @@ def verify(
             report = layertap.verify(saved, *loaded, rows=rows or None, **chosen)
     except StoreCorruptError as error:
         options.fail(options.line_of(error), options.WRONG)
-    _show_verdict(report, given["as_json"])
+    printing.show_verdict(report, given["as_json"])
 
 
 @main.command(cls=options.Command)
@@ -234,46 +208,7 @@ def importance(store: str, model: str, rows: slice | None, **given: Any) -> None
         progress=_quiet(given),
         **_chosen(given, "branches", "loss", "repeats", "seed"),
     )
-    _show(report.to_json() if given["as_json"] else report)
-
-
-@main.command(cls=options.Command)
-@click.argument("a", type=click.Path())
-@click.argument("b", type=click.Path())
-@options.number(
-    "--rows", 1, "How many rows to compare, from the first on; by default all."
-)
-@options.several("--pair", "NAME NAME", "A name in A, and the same in B.", nargs=2)
-@options.json
-@options.verbose
-def diff(
-    a: str, b: str, rows: int | None, pair: Any, as_json: bool, verbose: bool
-) -> None:
-    """Compare the values of two stores, A and B, number by number.
-
-    Exit status 0 if nothing differs beyond rounding, 1 if something does.
-    """
-    _show_verdict(layertap.diff(a, b, rows=rows, pairs=dict(pair)), as_json)
-
-
-@main.command(cls=options.Command)
-@click.argument("store", type=click.Path())
-@options.verbose
-def clean(store: str, verbose: bool) -> None:
-    """Remove what stopped saves left in STORE. Its rows stay."""
-    from layertap.core import tables
-    from layertap.store.location import exists
-    from layertap.store.writing.clean import clean as clean_store
-
-    files, size = clean_store(store)
-    what = "nothing"
-    if files:
-        on_disk = "" if size is None else f", {tables.size(size)}"
-        what = f"{tables.counted(files, 'file')}{on_disk}"
-    rows = ""
-    if exists(store):
-        rows = f" Its {layertap.open(store).rows:,} rows stay."
-    click.echo(f"{store}: removed {what}.{rows}")
+    printing.show(report.to_json() if given["as_json"] else report)
 
 
 @main.command(cls=options.Command)
@@ -377,26 +312,3 @@ def _chosen(given: dict[str, Any], *names: str) -> dict[str, Any]:
         elif name in _TARGETS and value.isdecimal():
             chosen[name] = int(value)
     return chosen
-
-
-def _show_verdict(report: Any, as_json: bool) -> None:
-    """Shows a report; ends the process if it is false."""
-    _show(report.to_json() if as_json else report)
-    if not report:
-        sys.exit(options.WRONG)
-    if getattr(report, "missing", None):
-        sys.exit(options.PARTIAL)
-
-
-def _show(report: Any) -> None:
-    if isinstance(report, dict):
-        click.echo(json.dumps(report, indent=2))
-        return
-    from rich.console import Console
-
-    from layertap.core import tables
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=tables.WIDTH)
-    console.print(report)

@@ -107,7 +107,7 @@ _NAMES = (
     "before|outputs|joins|for_head|dtype|reduce|batch_size|pad|compression|overwrite"
     "|memory"
     "|rows|loss|metrics|repeats|seed|workers|num_gpus|labels|ids|preprocess|skip_bad"
-    "|pairs|branches|gradients|attributions|baseline|steps"
+    "|pairs|branches|addresses|gradients|attributions|baseline|steps"
 )
 _OPTION = re.compile(
     rf"`(?P<bare>{_NAMES})`|`?\b(?P<name>{_NAMES})="
@@ -118,7 +118,7 @@ _CALL = re.compile(
     r"\b(?:layertap\.)?(?:plan\(model, like=x\)"
     r"|save\(model, (?:data|(?P<labels>\(x, y\))), path(?P<options>[^()]*)\))"
 )
-_SINGULAR = {"metrics": "metric", "pairs": "pair"}
+_SINGULAR = {"metrics": "metric", "pairs": "pair", "addresses": "address"}
 
 
 def in_command_words(message: str) -> str:

@@ -51,7 +51,7 @@ class Column:
 
         float32 has each number of bfloat16.
         """
-        if self.dtype != "bfloat16":
+        if self.dtype.name != "bfloat16":
             return self
         return replace(self, dtype=np.dtype("float32"), read=_Widened(self.read))
 

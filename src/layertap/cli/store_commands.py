@@ -1,0 +1,110 @@
+"""The commands that need nothing but stores."""
+
+from typing import Any
+
+import click
+
+import layertap
+from layertap.cli import options, printing, store_summary
+from layertap.cli.commands import main
+
+
+@main.command(cls=options.Command)
+@click.argument("store", type=click.Path())
+@options.json
+@options.verbose
+def show(store: str, as_json: bool, verbose: bool) -> None:
+    """Show the values in STORE, or the course of the recording in that folder."""
+    from layertap.recording.manifest import is_recording
+
+    if is_recording(store):
+        recording = layertap.Recording(store)
+        printing.show(recording.to_json() if as_json else recording)
+        return
+    saved = layertap.open(store)
+    if as_json:
+        printing.show(saved.to_json())
+        return
+    from layertap.results.statistics import table
+
+    printing.show(saved.plan.table(saved.rows))
+    if saved.statistics:
+        plan = saved.plan
+        made_by = {v.address: v.made_by for v in (*plan.values, *plan.derived)}
+        printing.show(table.table(saved.statistics, made_by))
+    click.echo(store_summary.summary(saved))
+
+
+@main.command(cls=options.Command)
+@click.argument("a", type=click.Path())
+@click.argument("b", type=click.Path())
+@options.number(
+    "--rows", 1, "How many rows to compare, from the first on; by default all."
+)
+@options.several("--pair", "NAME NAME", "A name in A, and the same in B.", nargs=2)
+@options.json
+@options.verbose
+def diff(
+    a: str, b: str, rows: int | None, pair: Any, as_json: bool, verbose: bool
+) -> None:
+    """Compare the values of two stores, A and B, number by number.
+
+    Exit status 0 if nothing differs beyond rounding, 1 if something does.
+    """
+    printing.show_verdict(layertap.diff(a, b, rows=rows, pairs=dict(pair)), as_json)
+
+
+@main.command(cls=options.Command)
+@click.argument("store", type=click.Path())
+@options.verbose
+def clean(store: str, verbose: bool) -> None:
+    """Remove what stopped saves left in STORE. Its rows stay."""
+    from layertap.core import tables
+    from layertap.store.location import exists
+    from layertap.store.writing.clean import clean as clean_store
+
+    files, size = clean_store(store)
+    what = "nothing"
+    if files:
+        on_disk = "" if size is None else f", {tables.size(size)}"
+        what = f"{tables.counted(files, 'file')}{on_disk}"
+    rows = ""
+    if exists(store):
+        rows = f" Its {layertap.open(store).rows:,} rows stay."
+    click.echo(f"{store}: removed {what}.{rows}")
+
+
+@main.command(cls=options.Command)
+@click.argument("store", type=click.Path())
+@click.argument("out", type=click.Path())
+@options.several("--address", "GLOB", "Values to export; by default all.")
+@options.flag("--overwrite", "Replace OUT.")
+@options.quiet
+@options.verbose
+def export(store: str, out: str, **given: Any) -> None:
+    """Export STORE to one file, OUT, for other tools.
+
+    \b
+    OUT.parquet      pandas, polars, DuckDB, Spark: one column for each value
+    OUT.h5           h5py, MATLAB: one data set for each value
+    OUT.npz          NumPy: one array for each value
+    OUT.safetensors  PyTorch and others: one tensor for each value
+    OUT.tsv          the embedding projector, with OUT.metadata.tsv
+    """  # noqa: D301 -- the character itself, for click
+    from layertap.core import tables
+    from layertap.core.address import match
+
+    saved, globs = layertap.open(store), list(given["address"])
+    path = layertap.export(
+        saved,
+        out,
+        addresses=globs or None,
+        overwrite=given["overwrite"],
+        progress=False if given["quiet"] else None,
+    )
+    known = saved.plan.known
+    names = match(globs, known, what="address") if globs else known
+    values = tables.counted(len(names), "value")
+    size = tables.size(path.stat().st_size)
+    rest = "" if saved.complete else " The store is not complete."
+    click.echo(f"{path}: {saved.rows:,} rows of {values}, {size}.{rest}")
