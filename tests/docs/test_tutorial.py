@@ -94,8 +94,8 @@ def test_the_guide_from_keract_prints_what_it_shows(tmp_path):
 
 def test_the_guide_to_exports_reads_each_format_back(tmp_path):
     guide = DOCS / "export.md"
-    printed = printed_by(guide, 6, tmp_path)
+    printed = printed_by(guide, 7, tmp_path)
     blocks = re.findall(r"^```(.*?)^```", guide.read_text("utf-8"), re.DOTALL | re.M)
     shown = [block[1:] for block in blocks if block.startswith("\n")]
-    assert len(shown) == 2
+    assert len(shown) == 3
     assert printed == "".join(shown)
