@@ -3,6 +3,7 @@
 A comment that ignores an error is an error itself where there is none.
 """
 
+from pathlib import Path
 from typing import Any, assert_type
 
 import numpy as np
@@ -23,6 +24,9 @@ def options() -> None:
     layertap.save(model, x, "v.zarr", dtype=np.float16, compression="zstd")
     layertap.distributed.save("model.keras", "photos/", "v.zarr", joins="*")
     layertap.capture(model, x, gradients="loss", attributions=3, baseline="mean")
+    layertap.Recorder(x, "run", save_freq=10, before="fusion", gradients="loss")
+    layertap.export("v.zarr", "v.parquet", addresses="fusion/*", overwrite=True)
+    layertap.open("v.zarr").dataset(inputs={"image": x}, labels={"answer": x})
     layertap.save(model, x, "v.zarr", gradients=lambda outputs: outputs[:, 0], steps=16)
 
 
@@ -33,6 +37,8 @@ def wrong_options() -> None:
     layertap.save(model, x, "v.zarr", compression="gzip")  # type: ignore[arg-type]
     layertap.plan(model, gradients="los")  # type: ignore[arg-type]
     layertap.capture(model, x, attributions=0, baseline="no")  # type: ignore[arg-type]
+    layertap.Recorder(x, "run", save_freq="batch")  # type: ignore[arg-type]
+    layertap.Recorder(x, "run", dtype="half")  # type: ignore[arg-type]
     layertap.nope()  # type: ignore[attr-defined]
 
 
@@ -51,6 +57,11 @@ def results() -> None:
     assert_type(layertap.grad_cam(saved, "conv/out"), NDArray[np.float32])
     assert_type(len(saved.dataset()), int)
     assert_type(len(saved.torch()), int)
+    recording = layertap.Recording("run")
+    assert_type(recording[12], layertap.Saved)
+    assert_type(recording.statistics["fusion/in/0"].dead, NDArray[np.int64])
+    assert_type(recording.similarity()["fusion/in/0"].to_last, NDArray[np.float64])
+    assert_type(layertap.export(saved, "v.npz"), Path)
     assert_type(saved.labels[:], NDArray[Any] | Any)
 
 

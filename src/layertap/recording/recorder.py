@@ -288,8 +288,8 @@ class Recorder(keras.callbacks.Callback):
 def _iterations(model: keras.Model) -> int:
     """Returns how often the optimizer of a model has updated its weights."""
     optimizer = getattr(model, "optimizer", None)
-    return (
-        0
-        if optimizer is None
-        else int(keras.ops.convert_to_numpy(optimizer.iterations))
-    )
+    # Before Keras 3.9, one that scales the loss does not count itself.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if optimizer is None:
+        return 0
+    return int(keras.ops.convert_to_numpy(optimizer.iterations))
