@@ -130,7 +130,8 @@ class Recorder(keras.callbacks.Callback):
             check_number("`save_freq`", save_freq, 1)
         self.save_freq = save_freq
         self.overwrite = overwrite
-        self._folder = Path(path)
+        # A program may change its folder while it trains.
+        self._folder = Path(path).absolute()
         self._data = {"data": x, "batch_size": batch_size, "labels": labels, "ids": ids}
         effects = derivatives(gradients, attributions, baseline, steps)
         self._selection = Selection(
@@ -188,13 +189,21 @@ class Recorder(keras.callbacks.Callback):
             self._seen = max(steps_in(self._folder), default=0)
             return
         self._remove_steps_after(self._first)
-        per_epoch = (self.params or {}).get("steps")
-        every = per_epoch if self.save_freq == "epoch" else self.save_freq
-        due = self._first and self._first % (every or 1) == 0
-        known = {*self._manifest.moments, *self._manifest.missed}
-        if resumed and due and self._first not in known:
-            # It was killed after its weights were backed up, before it was recorded.
+        if resumed and self._lacks_step():
             self._record(self._epoch, {})
+
+    def _lacks_step(self) -> bool:
+        """Whether a kill after a backup of the weights kept their step from the store.
+
+        Weights that were backed up within an epoch are not those of its end.
+        """
+        moments, step = self._manifest.moments, self._first
+        if not step or step in moments or step in self._manifest.missed:
+            return False
+        if self.save_freq != "epoch":
+            return step % self.save_freq == 0
+        last = moments[max(moments)].epoch if moments else 0
+        return last != self._epoch > 0
 
     def _open_folder(self) -> bool:
         """Opens or makes the folder; returns whether its training was not finished."""
