@@ -21,6 +21,7 @@ from keras.src.backend.common import masking
 from keras.src.utils import module_utils
 
 import layertap
+from layertap import keract
 from layertap.analysis.measured_head import compile_arguments
 from layertap.core.plan import Branch, Join
 from layertap.errors import ListeningError
@@ -109,7 +110,14 @@ def read_loss(model: keras.Model) -> None:
 
 Gone = tuple[Callable[[], keras.Model], Callable[[Any], Any], Callable[[Any], Any]]
 
+
 # By attribute: a model, the owner of the attribute in it, and a function that reads it.
+def differentiate_loss(model: keras.Model) -> None:
+    x = np.zeros((2, *model.input_shape[1:]), "float32")
+    labels = np.zeros((2, *model.output_shape[1:]), "float32")
+    keract.get_gradients_of_activations(model, x, labels)
+
+
 PRIVATE: dict[str, Gone] = {
     "_inputs_struct": (two_branches, lambda model: model, layertap.plan),
     "_keras_history": (two_branches, lambda model: model.inputs[0], layertap.plan),
@@ -135,6 +143,7 @@ PRIVATE: dict[str, Gone] = {
     "_flatten_layers": (two_branches, lambda model: layers.Layer, learned),
     "_compile_config": (compiled, lambda model: model, read_loss),
     "config": (compiled, lambda model: model._compile_config, read_loss),
+    "_compile_loss": (compiled, lambda model: model, differentiate_loss),
     "_available": (
         two_branches,
         lambda model: module_utils.tensorflow,
