@@ -20,7 +20,7 @@ from benchmarks.ways import Job
 WORK, JOIN, CLASSES = "W2", "fusion", 10
 # The share of the rows that is recorded.
 PROBE = 100
-TURNS = 5
+TURNS = 3
 
 
 def measure(job: Job, folder: Path, turns: int) -> dict[str, list[float]]:

@@ -270,3 +270,15 @@ def test_keract_has_the_signatures_of_keract():
             return_annotation=inspect.Signature.empty,
         )
         assert str(plain) == signature
+
+
+def test_missing_labels_and_other_files_are_said(tmp_path):
+    model = shared()
+    model.compile("sgd", "mse")
+    with pytest.raises(layertap.DataError, match="The loss of 'shared' has no labels"):
+        keract.get_gradients_of_trainable_weights(model, X, None)
+    with pytest.raises(layertap.OptionError, match="`layer_names` is empty"):
+        keract.get_activations(model, X, [])
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(layertap.DataError, match="Expected nested lists by key"):
+        keract.load_activations_from_json_file(tmp_path / "a.json")

@@ -4,12 +4,10 @@ https://github.com/philipperemy/keract needs Keras 2. For new code, use `layerta
 `layertap.capture` and `layertap.tap`: docs/keract.md compares them.
 """
 
-import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import count
-from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import unquote
 
@@ -17,13 +15,18 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core import address, tree
+from layertap.core import address
 from layertap.effects.batch_loss import batch_loss_gradients
-from layertap.errors import AddressError, OptionError, PartialWarning, RefusedError
+from layertap.errors import (
+    AddressError,
+    OptionError,
+    PartialWarning,
+    RefusedError,
+)
 from layertap.inputs.convert import Batch, Converter
 from layertap.pipeline.capture import capture
 from layertap.planning.planner import plan
-from layertap.results.views import channel_maps
+from layertap.results.views import channel_maps, nested_lists
 from layertap.tracing.forward_pass import numbered
 from layertap.tracing.model_structure import (
     call_of,
@@ -181,8 +184,7 @@ def persist_to_json_file(
         activations: The result of a function of this module.
         filename: The path of the file.
     """
-    lists = tree.mapped(lambda part: np.asarray(part).tolist(), activations)
-    Path(filename).write_text(json.dumps(lists), "utf-8")
+    nested_lists.write(activations, filename)
 
 
 def load_activations_from_json_file(
@@ -197,8 +199,7 @@ def load_activations_from_json_file(
         Equal numbers, by key. A file has no dtypes: numbers that float32 holds exactly
         become float32, as most activations are, and others float64.
     """
-    lists = json.loads(Path(filename).read_text("utf-8"))
-    return {key: _array(value) for key, value in lists.items()}
+    return nested_lists.read(filename)
 
 
 def display_activations(
@@ -313,6 +314,8 @@ def _chosen(
     model: keras.Model, paths: Sequence[str], names: Any, nested: bool
 ) -> list[str]:
     """Returns the paths that names, or the absence of names, select."""
+    if names is not None and not len(names):
+        raise OptionError("`layer_names` is empty. Expected names of layers, or None.")
     if names is None and not nested:
         return [path for path in paths if "/" not in path]
     if names is None:
@@ -383,16 +386,3 @@ def _report(model: Any, reasons: Mapping[str, str], named: bool, level: int) -> 
     if reasons:
         text = f"Layers of {model.name!r} are left out. {text}."
         warnings.warn(text, PartialWarning, stacklevel=level)
-
-
-def _array(lists: Any) -> Activation:
-    """Returns nested lists as an array, or as several if their shapes differ."""
-    try:
-        array = np.array(lists)
-    except ValueError:
-        return [None if part is None else _array(part) for part in lists]
-    if array.dtype != np.float64:
-        return array
-    with np.errstate(over="ignore"):
-        narrow = array.astype(np.float32)
-    return narrow if np.array_equal(narrow, array, equal_nan=True) else array

@@ -171,6 +171,84 @@ def test_a_train_step_without_the_optimizer_is_counted_by_batches(tmp_path):
     assert list(recorder.recording) == [*ENDS, ENDS[-1] + PER_EPOCH]
 
 
+@pytest.mark.one_backend
+def test_counted_batches_continue_after_a_kill(tmp_path):
+    class Still(keras.Model):
+        def train_step(self, *arguments):
+            return {"loss": keras.ops.ones(())}
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.params["epochs"] == 4 and int(batch) == 7 and self.seen:
+                raise KeyboardInterrupt
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.seen = epoch == 1
+
+        seen = False
+
+    def fit(epochs, *callbacks):
+        trained = model()
+        made = Still(trained.inputs, trained.outputs)
+        made.compile("sgd", "sparse_categorical_crossentropy")
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        recorder = layertap.Recorder(PROBE, tmp_path / "run", save_freq=4)
+        train(made, recorder, backup, *callbacks, epochs=epochs)
+        return recorder.recording
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(4, Stop())
+    assert list(layertap.Recording(tmp_path / "run"))[-1] == 32
+    # It goes on after the second epoch.
+    recording = fit(3)
+    assert list(recording) == [4, 8, 12, 16, 20, 24, 28, 32, 36]
+    assert recording.epochs[28] == 3
+
+
+def test_a_loss_scale_that_overflows_is_no_step(tmp_path):
+    x = keras.Input((6,))
+    mixed = {"dtype": "mixed_float16"}
+    parts = [layers.Dense(n, **mixed)(x) for n in (2, 3)]
+    joined = layers.Concatenate(name="fusion", **mixed)(parts)
+    made = keras.Model(x, layers.Dense(3, activation="softmax")(joined))
+    inner = keras.optimizers.SGD()
+    # The first batches overflow, and update nothing.
+    optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**25)
+    made.compile(optimizer, "sparse_categorical_crossentropy")
+    recorder = layertap.Recorder(PROBE, tmp_path / "run", save_freq=1)
+    train(made, recorder, epochs=1)
+    updates = int(inner.iterations)
+    assert 0 < updates < PER_EPOCH
+    assert list(recorder.recording) == [*range(updates + 1)]
+
+
+def test_several_batches_an_update_are_one_step(tmp_path):
+    made = model()
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=5)
+    made.compile(optimizer, "sparse_categorical_crossentropy")
+    recorder = layertap.Recorder(PROBE, tmp_path / "run", save_freq=1)
+    train(made, recorder, epochs=2)
+    assert list(recorder.recording) == [0, 1, 2, 3, 4]
+
+
+def test_data_that_draw_random_numbers_leave_those_of_the_training(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not on this machine")
+
+    def weights(*callbacks):
+        made = model()
+        torch.manual_seed(9)
+        rows = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+        data = torch.utils.data.DataLoader(rows, batch_size=8, shuffle=True)
+        made.fit(data, epochs=2, verbose=0, shuffle=False, callbacks=[*callbacks])
+        return made.get_weights()
+
+    rows = torch.utils.data.TensorDataset(torch.tensor(X[:16]))
+    probe = torch.utils.data.DataLoader(rows, batch_size=8)
+    recorder = layertap.Recorder(probe, tmp_path / "run", save_freq=3)
+    for one, other in zip(weights(), weights(recorder), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_an_error_of_the_data_is_missed_with_one_warning(tmp_path):
     def fail(reads):
         if reads in (2, 3):

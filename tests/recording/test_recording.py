@@ -105,6 +105,7 @@ def test_a_step_that_is_not_there(made):
     with pytest.raises(AddressError, match=r"no step 13. It has 12, 24, 36"):
         made[13]
     assert 13 not in made
+    assert [5] not in made
 
 
 def test_only_complete_stores_are_steps(made, tmp_path):
@@ -132,6 +133,8 @@ def test_only_complete_stores_are_steps(made, tmp_path):
         "{}",
         '{"steps": {"x": 1}, "missed": {}, "finished": true, "by_batches": false}',
         '{"steps": {"1": {"epoch": "y", "logs": {}}}, "missed": {}}',
+        '{"steps": {"1": {"epoch": Infinity, "logs": {}}}, "missed": {}}',
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_recording(tmp_path, content):
@@ -181,3 +184,37 @@ def test_reading_needs_no_keras(made):
     )
     assert done.returncode == 0, done.stderr
     assert "3 steps from 12 to 36" in done.stdout
+
+
+def test_values_with_gradients_and_complex_numbers_are_compared(tmp_path):
+    class Wave(layers.Layer):
+        def build(self, shape):
+            self.speed = self.add_weight(shape=(), initializer="ones")
+
+        def call(self, x):
+            import torch
+
+            return torch.complex(x, self.speed * x.flip(1) ** 2)
+
+    x = keras.Input((6,))
+    wave = Wave(name="wave")(x)
+    real = layers.Lambda(lambda z: z.real, output_shape=(6,))(wave)
+    made = keras.Model(x, layers.Dense(2)(real))
+    made.compile("sgd", "mse")
+
+    class Faster(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.get_layer("wave").speed.assign(4.0**epoch)
+
+    recorder = layertap.Recorder(X, tmp_path / "run", outputs="wave")
+    made.fit(X, X[:, :2], epochs=2, verbose=0, callbacks=[Faster(), recorder])
+    first, last = (saved["wave/out"][:] for saved in recorder.recording.values())
+    expected = cka(first.view("float32"), last.view("float32"))
+    found = recorder.recording.similarity()["wave/out"].to_last
+    assert found[0] == pytest.approx(expected, rel=1e-5)
+    assert expected < 0.99
+
+
+def test_a_store_in_a_folder_is_hinted_at(made):
+    with pytest.raises(NotAStoreError, match=r"step-000000012.zarr may be one"):
+        layertap.open(made.path)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from layertap.core import tables
 from layertap.effects.gradients import whole_model
 from layertap.effects.target import build_loss
-from layertap.errors import OptionError
+from layertap.errors import DataError, OptionError
 from layertap.inputs.convert import Batch
 from layertap.tracing.backends import current_backend
 from layertap.tracing.collect import begin
@@ -76,6 +76,11 @@ def _loss_of_batch(
         raise OptionError(
             f"{model.name!r} has no loss. Expected a compiled model. Compile it, as in "
             'model.compile(loss="mse").'
+        )
+    if compiled is not None and labels is None:
+        raise DataError(
+            f"The loss of {model.name!r} has no labels. Expected an array for each "
+            "output. Received None."
         )
     if compiled is not None:
 

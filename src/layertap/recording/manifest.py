@@ -3,14 +3,26 @@
 import json
 import os
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from layertap.errors import NotAStoreError, StoreCorruptError
 from layertap.store.storage.files import LocalStorage
 
 MANIFEST = "recording.json"
+# What reading it may raise, whatever it contains.
+_MALFORMED = (
+    *(ValueError, TypeError, KeyError, AttributeError, OverflowError),
+    RecursionError,
+)
+_FLAGS = ("finished", "by_batches")
+# By name: a number, or a list of them for a metric of several classes.
+Logs = dict[str, Any]
 _STORE = re.compile(r"step-(\d{9,18})\.zarr")
 
 
@@ -27,7 +39,18 @@ def store_of(folder: Path, step: int) -> Path:
 def steps_in(folder: Path) -> list[int]:
     """Returns the steps that have a store, complete or not."""
     names = (_STORE.fullmatch(entry.name) for entry in folder.iterdir())
-    return sorted(int(name[1]) for name in names if name)
+    steps = [int(name[1]) for name in names if name]
+    # One name a step: others begin with more zeros.
+    return sorted({step for step in steps if store_of(folder, step).exists()})
+
+
+def numbers_of(logs: Mapping[str, Any]) -> Logs:
+    """Returns the logs that are numbers, or lists of numbers for metrics of classes."""
+    known: Logs = {}
+    for name, log in logs.items():
+        with suppress(TypeError, ValueError):
+            known[str(name)] = np.asarray(log, np.float64).tolist()
+    return known
 
 
 @dataclass
@@ -40,7 +63,7 @@ class Moment:
     """
 
     epoch: int
-    logs: dict[str, float] = field(default_factory=dict)
+    logs: Logs = field(default_factory=dict)
 
 
 @dataclass
@@ -52,12 +75,14 @@ class Manifest:
         missed: Why a step has no store.
         finished: Whether the training has ended.
         by_batches: Whether steps count batches, since the optimizer does not count.
+        offset: The step at which the last `fit` began, if they do.
     """
 
     moments: dict[int, Moment] = field(default_factory=dict)
     missed: dict[int, str] = field(default_factory=dict)
     finished: bool = False
     by_batches: bool = False
+    offset: int = 0
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -74,7 +99,7 @@ class Manifest:
             ) from error
         try:
             return cls._parsed(json.loads(content))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except _MALFORMED as error:
             raise StoreCorruptError(
                 f"{folder / MANIFEST} is damaged ({type(error).__name__}: {error}). "
                 "The stores next to it can be opened one by one: layertap.open."
@@ -83,15 +108,12 @@ class Manifest:
     @classmethod
     def _parsed(cls, data: dict[str, Any]) -> "Manifest":
         moments = {
-            int(step): Moment(
-                int(moment["epoch"]),
-                {str(k): float(v) for k, v in moment["logs"].items()},
-            )
+            int(step): Moment(int(moment["epoch"]), numbers_of(moment["logs"]))
             for step, moment in data["steps"].items()
         }
         missed = {int(step): str(why) for step, why in data["missed"].items()}
-        flags = (data[name] is True for name in ("finished", "by_batches"))
-        return cls(moments, missed, *flags)
+        finished, by_batches = (data[name] is True for name in _FLAGS)
+        return cls(moments, missed, finished, by_batches, int(data["offset"]))
 
     def write(self, folder: Path) -> None:
         """Replaces the manifest of a recording."""

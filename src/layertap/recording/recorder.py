@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,31 +11,20 @@ import keras
 from layertap.core.progress import Progress
 from layertap.effects.derivatives import Baseline, derivatives
 from layertap.effects.target import Of
-from layertap.errors import (
-    LayertapError,
-    NotAStoreError,
-    OptionError,
-    OtherRunError,
-    PartialWarning,
-    check_number,
-)
+from layertap.errors import OptionError, PartialWarning, check_number
 from layertap.inputs.feed import Feed
 from layertap.pipeline.run import Run, planned_run
 from layertap.pipeline.save import save_run
-from layertap.pipeline.schema import StoreOptions
+from layertap.pipeline.schema import StoreOptions, store_schema
 from layertap.planning.join_filter import Kind
 from layertap.planning.padding import Pad
 from layertap.planning.reduction import Dtype, Reduce, Reduction
 from layertap.planning.selection import Selection
-from layertap.recording.manifest import (
-    Manifest,
-    Moment,
-    is_recording,
-    steps_in,
-    store_of,
-)
+from layertap.recording.manifest import Moment, numbers_of
+from layertap.recording.random_state import same_random_numbers
 from layertap.recording.recording import Recording
-from layertap.store.location import remove
+from layertap.recording.steps import Steps
+from layertap.store.writing.writer import Writer
 from layertap.tracing.model_structure import input_specs
 
 
@@ -122,16 +110,16 @@ class Recorder(keras.callbacks.Callback):
         overwrite: bool = False,
     ) -> None:
         super().__init__()
-        if "://" in os.fspath(path):
+        if not isinstance(path, str | os.PathLike) or "://" in os.fspath(path):
             raise OptionError(
-                f"A recording can't be made at {os.fspath(path)!r}. Expected a folder."
+                f"A recording can't be made at {path!r}. Expected the path of a folder."
             )
         if save_freq != "epoch":
             check_number("`save_freq`", save_freq, 1)
         self.save_freq = save_freq
         self.overwrite = overwrite
         # A program may change its folder while it trains.
-        self._folder = Path(path).absolute()
+        self._steps = Steps(Path(path).absolute())
         self._data = {"data": x, "batch_size": batch_size, "labels": labels, "ids": ids}
         effects = derivatives(gradients, attributions, baseline, steps)
         self._selection = Selection(
@@ -139,8 +127,8 @@ class Recorder(keras.callbacks.Callback):
         )
         # A store of the same step is that of a training that was killed there.
         self._options = StoreOptions(compression, overwrite=True)
-        self._manifest = Manifest()
         # The optimizer's updates when `fit` began, and the batches seen since, too.
+        self._optimizer: Any = None
         self._first = self._seen = 0
         self._epoch = self._batch = 0
         self._begun = self._warned = False
@@ -148,11 +136,11 @@ class Recorder(keras.callbacks.Callback):
     @property
     def recording(self) -> Recording:
         """The steps that were recorded so far."""
-        return Recording(self._folder)
+        return Recording(self._steps.folder)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Notes that a training begins; other callbacks may restore its weights."""
-        self._begun = False
+        self._begun = self._warned = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Checks the arguments and the folder before the first batch."""
@@ -178,17 +166,20 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Notes that the training has ended."""
-        self._manifest.finished = True
-        self._write_manifest()
+        if self._begun:
+            self._steps.finish()
 
     def _begin(self) -> None:
-        self._run()
-        resumed = self._open_folder()
+        """Checks everything that a save would refuse, and finds the model's step."""
+        with same_random_numbers():
+            Writer.check(*store_schema(self._run()), **self._options.layout)
+        resumed = self._steps.open()
+        self._optimizer = self.model.optimizer
         self._first = self._seen = _iterations(self.model)
-        if self._manifest.by_batches:
-            self._seen = max(steps_in(self._folder), default=0)
-            return
-        self._remove_steps_after(self._first)
+        if self._steps.manifest.by_batches and self._trains_itself():
+            per_epoch = (self.params or {}).get("steps")
+            self._seen = self._steps.batches_before(self._epoch, per_epoch)
+        self._steps.continue_after(self._seen, overwrite=self.overwrite)
         if resumed and self._lacks_step():
             self._record(self._epoch, {})
 
@@ -197,45 +188,14 @@ class Recorder(keras.callbacks.Callback):
 
         Weights that were backed up within an epoch are not those of its end.
         """
-        moments, step = self._manifest.moments, self._first
-        if not step or step in moments or step in self._manifest.missed:
+        manifest, step = self._steps.manifest, self._seen
+        moments = manifest.moments
+        if not step or step in moments or step in manifest.missed:
             return False
         if self.save_freq != "epoch":
             return step % self.save_freq == 0
         last = moments[max(moments)].epoch if moments else 0
         return last != self._epoch > 0
-
-    def _open_folder(self) -> bool:
-        """Opens or makes the folder; returns whether its training was not finished."""
-        folder = self._folder
-        if is_recording(folder):
-            self._manifest = Manifest.read(folder)
-            return not self._manifest.finished
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise NotAStoreError(
-                f"{folder} is not a recording. Expected one, or an empty or new folder."
-            )
-        self._manifest = Manifest()
-        self._manifest.write(folder)
-        return False
-
-    def _remove_steps_after(self, step: int) -> None:
-        manifest = self._manifest
-        later = [other for other in steps_in(self._folder) if other > step]
-        if later and manifest.finished and not self.overwrite:
-            raise OtherRunError(
-                f"{self._folder} has a finished training, with steps up to "
-                f"{later[-1]:,}, but the model is at step {step:,}. Nothing was "
-                "changed. Record to another path, or pass overwrite=True to delete "
-                "the later steps."
-            )
-        for steps in (manifest.moments, manifest.missed):
-            for other in [other for other in steps if other > step]:
-                del steps[other]
-        manifest.finished = False
-        manifest.write(self._folder)
-        for other in later:
-            remove(store_of(self._folder, other))
 
     def _run(self) -> Run:
         """Plans the save of the values with the weights of now."""
@@ -249,49 +209,47 @@ class Recorder(keras.callbacks.Callback):
             )
         return planned_run(model, feed.watched(), self._selection)
 
+    def _trains_itself(self) -> bool:
+        """Whether the model has a `train_step` that is not Keras' own."""
+        return not type(self.model).train_step.__module__.startswith("keras.")
+
     def _step(self) -> int:
         """Returns the step that the model is at."""
-        iterations = _iterations(self.model)
-        if iterations == self._first and self._seen > self._first:
-            self._manifest.by_batches = True
-        return self._seen if self._manifest.by_batches else iterations
+        iterations, manifest = _iterations(self.model), self._steps.manifest
+        if iterations == self._first and self._trains_itself():
+            manifest.by_batches = True
+            return self._seen
+        if self.model.optimizer is not self._optimizer:
+            raise OptionError(
+                f"The optimizer was replaced, and is at step {iterations:,} again. "
+                "Expected the one with which `fit` began, which counts on."
+            )
+        return iterations
 
     def _record(self, epoch: int, logs: Mapping[str, Any] | None) -> None:
         """Saves a step; whatever goes wrong does not end the training."""
-        step, manifest = self._seen, self._manifest
+        step = self._seen
         try:
-            step = self._step()
-            store = store_of(self._folder, step)
-            save_run(self._run(), store, self._options, Progress())
-            known = {name: float(number) for name, number in (logs or {}).items()}
-            manifest.moments[step] = Moment(epoch, known)
-            manifest.missed.pop(step, None)
-            manifest.write(self._folder)
+            with same_random_numbers():
+                step = self._step()
+                store = self._steps.store(step)
+                save_run(self._run(), store, self._options, Progress())
+                self._steps.complete(step, Moment(epoch, numbers_of(logs or {})))
         except Exception as error:  # The data and the disk are the user's.
-            self._miss(step, error)
+            why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self._steps.miss(step, why)
+            self._warn(step, why)
 
-    def _miss(self, step: int, error: Exception) -> None:
-        """Notes a step that could not be recorded."""
-        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        complete = step in self._manifest.moments
-        if not complete:
-            self._manifest.missed[step] = why
-            with suppress(LayertapError, OSError):
-                remove(store_of(self._folder, step))
-        self._write_manifest()
+    def _warn(self, step: int, why: str) -> None:
+        """Warns once in each training."""
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"Step {step:,} could not be recorded in {self._folder}: {why} The "
-                "training goes on; `missed` of the recording has later steps, too.",
+                f"Step {step:,} could not be recorded in {self._steps.folder}: {why} "
+                "The training goes on; `missed` of the recording has later steps, too.",
                 PartialWarning,
-                stacklevel=2,
+                stacklevel=4,
             )
-
-    def _write_manifest(self) -> None:
-        """Writes the manifest if possible; the next step writes it again."""
-        with suppress(LayertapError, OSError):
-            self._manifest.write(self._folder)
 
 
 def _iterations(model: keras.Model) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from layertap.core import address, tables
+from layertap.core import address, tables, text
 from layertap.core.lru import LRU
 from layertap.errors import AddressError, StoreError
 from layertap.recording.course import Course, Courses, Similarity
@@ -59,7 +59,7 @@ class Recording(Mapping[int, Saved], tables.Tabular):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._folder = Path(path)
+        self._folder = Path(path).absolute()
         manifest = Manifest.read(self._folder)
         known = manifest.moments
         # A training may have been killed before it noted the last one.
@@ -81,12 +81,16 @@ class Recording(Mapping[int, Saved], tables.Tabular):
             return False
 
     def __getitem__(self, step: int) -> Saved:
-        if step not in self._steps:
-            why = self.missed.get(step)
+        if not isinstance(step, int) or step not in self._steps:
+            why = self.missed.get(step) if isinstance(step, int) else None
             have = tables.listed([f"{s}" for s in self._steps]) or "none"
             raise AddressError(
                 f"{self.path} has no step {step!r}. "
-                + (f"It could not be recorded: {why}" if why else f"It has {have}.")
+                + (
+                    f"It could not be recorded: {text.printable(why)}"
+                    if why
+                    else f"It has {have}."
+                )
             )
         saved = self._open.get(step)
         if saved is None:
@@ -137,31 +141,27 @@ class Recording(Mapping[int, Saved], tables.Tabular):
         """
         if not self._steps:
             return {}
-        known = self[self._steps[-1]].plan.addresses
+        end = self[self._steps[-1]]
         patterns = address.patterns(addresses) or ["*"]
-        names = address.match(patterns, known, what="value")
+        names = address.match(patterns, end.plan.known, what="value")
         count = min(saved.rows for saved in self.values())
         chosen = np.asarray(select_rows(rows, count), np.intp)
-        return {name: self._similarity(name, chosen) for name in names}
-
-    def _similarity(self, name: str, chosen: Any) -> Similarity:
-        steps = [step for step, saved in self.items() if name in saved.plan.known]
-        last = self[steps[-1]][name]
-        row_bytes = last.dtype.itemsize * int(np.prod(last.shape[1:]))
-        places = chosen[comparable(len(chosen), row_bytes, 2)]
-
-        def gram(step: int) -> Any:
-            with np.errstate(invalid="ignore", over="ignore"):
-                return centred_gram(np.real(self[step][name][places]))
-
-        end, before = gram(steps[-1]), None
-        to_previous, to_last = [], []
-        for step in steps:
-            here = end if step == steps[-1] else gram(step)
-            to_previous.append(np.nan if before is None else float(here @ before))
-            to_last.append(float(here @ end))
-            before = here
-        return Similarity(np.array(steps), np.array(to_previous), np.array(to_last))
+        widest = max(_row_bytes(end[name]) for name in names)
+        # Three Gram matrices of each value are in memory at a time.
+        places = chosen[comparable(len(chosen), widest, 3 * len(names))]
+        last = {name: _gram(end[name], places) for name in names}
+        before: dict[str, Any] = {}
+        found: dict[str, list[tuple[int, float, float]]] = {name: [] for name in names}
+        for step, saved in self.items():
+            for name in filter(saved.plan.known.__contains__, names):
+                here = _gram(saved[name], places)
+                previous = float(here @ before[name]) if name in before else np.nan
+                found[name].append((step, previous, float(here @ last[name])))
+                before[name] = here
+        return {
+            name: Similarity(*map(np.array, zip(*compared, strict=True)))
+            for name, compared in found.items()
+        }
 
     def table(self) -> Table:
         """Returns a table of the first and the last step of each value."""
@@ -190,3 +190,16 @@ class Recording(Mapping[int, Saved], tables.Tabular):
 
     def __repr__(self) -> str:
         return f"<layertap.Recording {self.path}: {self._state()}>"
+
+
+def _row_bytes(array: Any) -> int:
+    return int(array.dtype.itemsize * np.prod(array.shape[1:]))
+
+
+def _gram(array: Any, places: Any) -> Any:
+    """Returns the centred Gram matrix of some rows; a complex number counts as two."""
+    rows = array[places]
+    if rows.dtype.kind == "c":
+        rows = np.stack([rows.real, rows.imag], axis=-1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return centred_gram(rows)

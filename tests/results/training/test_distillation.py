@@ -84,5 +84,7 @@ def test_labels_by_name_are_further_targets(saved):
 def test_what_does_not_fit_is_refused(saved):
     with pytest.raises(OptionError, match="can't be combined with `inputs=`"):
         saved.dataset(inputs=X, labels=CLASSES)
+    with pytest.raises(OptionError, match="fusion/in/0, which is a value, too"):
+        saved.dataset(inputs=X, labels={"fusion/in/0": CLASSES})
     with pytest.raises(DataError, match="`inputs=` does not match the store"):
         saved.dataset(inputs=X[:5])

@@ -29,6 +29,8 @@ def test_batches_have_all_rows_in_order(saved):
     np.testing.assert_array_equal(joined(data), expected)
     np.testing.assert_array_equal(joined(data[1:]), expected[16:])
     assert len(saved.grain(batch_size=16, drop_remainder=True)) == 2
+    last = saved.grain(batch_size=16, shuffle=True, seed=1)
+    np.testing.assert_array_equal(last[-1][1], last[2][1])
 
 
 def test_each_epoch_has_its_own_order_and_repeats_it(saved):

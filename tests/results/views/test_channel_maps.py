@@ -112,6 +112,15 @@ def test_files_are_numbered_and_named_for_the_first_part(drawn, tmp_path):
     assert drawn[2] == []
 
 
+def test_names_are_texts_and_empty_arrays_are_named(drawn, tmp_path):
+    from layertap import keract
+
+    arrays = {"a$b_$c": row(3), "$x^$": row(2, 2, 1), "none": row(0)}
+    with pytest.warns(layertap.PartialWarning, match=r"none \(1, 0\)"):
+        keract.display_activations(arrays, save=True, directory=tmp_path)
+    assert drawn[1] == ["a$b_$c", "$x^$"]
+
+
 def test_heatmaps_lie_over_the_complete_image(drawn):
     from layertap import keract
 

@@ -44,6 +44,12 @@ def test_all_values_are_frames_by_address_with_labels(saved_with):
     assert means.shape == (3, 1)
 
 
+def test_a_store_without_rows_is_a_frame_without_rows(saved_with):
+    saved, _ = saved_with(labels=np.zeros((0, 2)), rows=0, finish=False)
+    frame = saved.to_pandas()
+    assert (len(frame), frame["labels"].shape) == (0, (0, 2))
+
+
 def test_an_unknown_address(saved_with):
     saved, _ = saved_with()
     with pytest.raises(AddressError, match="No value 'fusion/in/7'"):

@@ -83,6 +83,13 @@ def test_only_the_wanted_rows_are_read(saved, monkeypatch):
     assert sorted(read) == [(n, slice(10, 12, 1)) for n in ("fusion/in/0", "labels")]
 
 
+def test_an_assignment_changes_a_copy(saved):
+    values = saved.to_xarray()
+    values["fusion/in/0"][0] = 5
+    assert (values["fusion/in/0"][0] == 5).all()
+    assert_same(saved.to_xarray()["fusion/in/0"].values, saved["fusion/in/0"][:])
+
+
 def test_the_store_itself_opens_in_xarray_and_zarr(made):
     saved, stored = made
     tree = xarray.open_datatree(saved.path, engine="zarr", consolidated=False)

@@ -22,6 +22,8 @@ class GrainDataset(MapDataset):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return self.slice(index)
+        if index < 0:
+            index = range(len(self))[index]
         # After the last batch, grain counts on: `repeat` reads another epoch there.
         epoch, number = divmod(index, len(self))
         return self._batches.batch(number, epoch)

@@ -76,6 +76,12 @@ def select_targets(saved: Any, labels: Any, sample_weight: Any) -> tuple[Any, An
 def values_as_targets(values: Any, labels: Any) -> Any:
     """Returns values as targets, with labels by name as further ones."""
     if isinstance(labels, Mapping) and isinstance(values, Mapping):
+        same = [name for name in labels if name in values]
+        if same:
+            raise OptionError(
+                f"`labels=` has {', '.join(same)}, which is a value, too. Expected "
+                "other names."
+            )
         return {**values, **labels}
     if labels is True or labels is False or labels is None:
         return values

@@ -35,7 +35,7 @@ def of_rows(
         parts = value if isinstance(value, list) else [value]
         for number, part in enumerate(parts):
             name = str(key) if len(parts) == 1 else f"{key}:{number}"
-            if np.ndim(part) not in axes or len(part) != 1:
+            if np.ndim(part) not in axes or len(part) != 1 or not np.size(part):
                 skipped.append(f"{name} {np.shape(part)}")
                 continue
             row = np.asarray(part[0], np.float32)
@@ -138,7 +138,8 @@ class Album:
 
     def _grid(self, name: str, grid: tuple[int, int]) -> tuple[Any, Any]:
         figure, axes = self._plt.subplots(*grid, squeeze=False, figsize=self._size)
-        figure.suptitle(name)
+        # A name is text, also with the signs of formulas.
+        figure.suptitle(name, parse_math=False)
         for ax in axes.flat:
             ax.axis("off")
         return figure, axes.flat

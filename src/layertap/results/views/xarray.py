@@ -46,7 +46,9 @@ def dataset(saved: SavedRows) -> Any:
 def _variable(array: Any, owner: str, attributes: dict[str, Any]) -> Any:
     axes = [f"{owner}_{axis}" for axis in range(1, array.ndim)]
     lazy = indexing.LazilyIndexedArray(LazyVariable(array))
-    return xarray.Variable([_ROW, *axes], lazy, attributes)
+    # An assignment reads the array, and changes that copy.
+    owned = indexing.CopyOnWriteArray(lazy)
+    return xarray.Variable([_ROW, *axes], owned, attributes)
 
 
 class LazyVariable(xarray.backends.BackendArray):

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from layertap.errors import NotAStoreError, OptionError, StoreFormatError
@@ -14,6 +15,8 @@ from layertap.store.storage.errors import damaged
 FORMAT = 2
 # The root of a store that is being made or deleted has only this: by whom.
 PENDING = "pending"
+# How many names are searched for stores inside a folder that is none.
+_MOST_NAMES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +82,14 @@ def _read_attributes(storage: Storage) -> dict[str, Any]:
     try:
         content = storage.read_json(METADATA_FILE)
     except FileNotFoundError:
-        missing = f"no {METADATA_FILE}" if any(storage.names()) else "nothing"
-        problem = f"there is {missing} there"
+        names = islice(storage.names(), _MOST_NAMES)
+        files = [name for name in names if name.endswith(METADATA_FILE)]
+        others = any(storage.names())
+        problem = f"there is {f'no {METADATA_FILE}' if others else 'nothing'} there"
+        if files:
+            # Such as the steps of a recording.
+            inner = min(files, key=lambda name: (name.count("/"), name))
+            problem += f", but {storage.path_of(inner.rpartition('/')[0])} may be one"
     except NotADirectoryError:
         problem = "it is a file, and a store is a folder"
     else:
