@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from layertap.core.plan import Plan
 from layertap.results.statistics.feature_axes import MOST_STORED, MOST_UNITS
+from layertap.results.statistics.histogram import MOST_BINS, Histogram
 from layertap.results.statistics.moments import COUNTS, MOMENTS, Statistics
 
+_HISTOGRAM = "histogram"
 _Read = Callable[[Any, type], NDArray[Any]]
 
 # The dtypes in which numbers are packed, the narrowest first.
@@ -33,9 +35,11 @@ def encode(statistics: Statistics, *, exact: bool = False) -> dict[str, Any]:
     present = {name: n for name, n in numbers.items() if name in MOMENTS or n.any()}
     if exact:
         packed = {name: _pack(n) for name, n in present.items()}
-        return {"axis": statistics.axis, "count": statistics.count, **packed}
-    texts = {name: _format(n, name) for name, n in present.items()}
-    return {"axis": statistics.axis, **texts}
+        known: dict[str, Any] = {"count": statistics.count, **packed}
+    else:
+        known = {name: _format(n, name) for name, n in present.items()}
+    histogram = _encode_histogram(statistics.histogram)
+    return {"axis": statistics.axis, **known, **histogram}
 
 
 def decode(texts: Mapping[str, Any], shape: Sequence[int]) -> Statistics:
@@ -79,9 +83,33 @@ def _decode(
     moments = [read(data[name], np.float64) for name in MOMENTS]
     zeros = np.zeros(len(moments[0]), np.int64)
     counts = (read(data[name], np.int64) if name in data else zeros for name in COUNTS)
-    statistics = Statistics(axis, count, *moments, *counts)
+    histogram = _decode_histogram(data)
+    statistics = Statistics(axis, count, *moments, *counts, histogram=histogram)
     _check(statistics)
     return statistics
+
+
+def _encode_histogram(histogram: Histogram | None) -> dict[str, Any]:
+    if histogram is None:
+        return {}
+    counts = " ".join(map(str, histogram.counts.tolist()))
+    known = [histogram.exponent, histogram.first, int(histogram.sampled), counts]
+    return {_HISTOGRAM: known}
+
+
+def _decode_histogram(data: Mapping[str, Any]) -> Histogram | None:
+    """Decodes a histogram, if there is one; a stranger may have written it."""
+    if _HISTOGRAM not in data:
+        return None
+    exponent, first, sampled, text = data[_HISTOGRAM]
+    if not all(type(number) is int for number in (exponent, first, sampled)):
+        raise TypeError("the bins of a histogram should be numbered by integers")
+    counts = _parse(text, int, text.count(" ") + 1)
+    if not -1074 <= exponent <= 1024 or abs(first) > 2**53 or counts.min() < 0:
+        raise ValueError("a histogram has bins that no numbers can have")
+    if len(counts) > MOST_BINS:
+        raise ValueError(f"a histogram has {len(counts)} bins, more than {MOST_BINS}")
+    return Histogram(exponent, first, counts.astype(np.int64), bool(sampled))
 
 
 def _check(statistics: Statistics) -> None:

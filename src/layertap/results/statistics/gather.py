@@ -7,6 +7,7 @@ rows: each column is summed in 32 bits, and the columns are merged in 64 bits.
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from layertap.core.plan import Plan
 from layertap.errors import OptionError
 from layertap.results.statistics.encoding import decode_exact, encode
 from layertap.results.statistics.feature_axes import unit_axes
+from layertap.results.statistics.histogram import Histogram
 from layertap.results.statistics.moments import Statistics, with_exact_constants
 
 # The size of a piece, about one MiB; a byte can count the zeros of its columns.
@@ -55,13 +57,13 @@ class Gatherer:
                     f"Rows of {name} from {row} on are not the next ones. Expected row "
                     f"{self._rows[name]}. Add all rows in order."
                 )
-            statistics = compute_statistics(arrays[name], self._axes[name])
-            self._merge(name, len(arrays[name]), statistics)
+            array = arrays[name]
+            self._merge(name, len(array), _with_histogram(array, self._axes[name]))
 
     def summarize(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Returns a summary of rows for `add_summary`, as JSON; adds nothing here."""
         return {
-            name: encode(compute_statistics(arrays[name], axis), exact=True)
+            name: encode(_with_histogram(arrays[name], axis), exact=True)
             for name, axis in self._axes.items()
         }
 
@@ -79,6 +81,11 @@ class Gatherer:
         """Returns the statistics as a store has them, by address."""
         gathered = (name for name in self._axes if name in self._statistics)
         return {name: encode(self._statistics[name]) for name in gathered}
+
+
+def _with_histogram(array: NDArray[Any], axis: int | None) -> Statistics:
+    statistics = compute_statistics(array, axis)
+    return replace(statistics, histogram=Histogram.of(array))
 
 
 def compute_statistics(array: NDArray[Any], axis: int | None) -> Statistics:

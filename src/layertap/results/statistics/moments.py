@@ -6,13 +6,14 @@ Chan, Golub and LeVeque give the formulas that merge statistics of different row
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core import tables
+from layertap.results.statistics.histogram import Histogram, merged
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -78,6 +79,8 @@ class Statistics:
         zeros: How many numbers of each unit are zero, int64 of shape `(units,)`.
         nan: How many are NaN.
         inf: How many are infinite.
+        histogram: The `Histogram` of all finite numbers together. None if there are
+            none, and of statistics that were not gathered for a store.
     """
 
     axis: int | None
@@ -89,6 +92,7 @@ class Statistics:
     zeros: Integers
     nan: Integers
     inf: Integers
+    histogram: Histogram | None = field(default=None, kw_only=True)
 
     @classmethod
     def empty(cls, axis: int | None, units: int) -> "Statistics":
@@ -132,7 +136,8 @@ class Statistics:
             return parts[0]
         names = (*MOMENTS, *COUNTS)
         units = (np.concatenate([getattr(p, name) for p in parts]) for name in names)
-        return cls(axis, parts[0].count, *units)
+        histogram = functools.reduce(merged, [part.histogram for part in parts])
+        return cls(axis, parts[0].count, *units, histogram=histogram)
 
     def fold(self, axis: int | None, shape: tuple[int, int, int]) -> "Statistics":
         """Merges units: reshaped to `shape`, those along its second axis remain."""
@@ -145,7 +150,7 @@ class Statistics:
             means = sums / all_n
             apart = variance + (mean - means[:, None]) ** 2
             squares = np.where(n, n * apart, 0).sum((0, 2))
-            return with_exact_constants(
+            folded = with_exact_constants(
                 axis,
                 self.count * shape[0] * shape[2],
                 means,
@@ -154,6 +159,7 @@ class Statistics:
                 np.fmax.reduce(self.maximum.reshape(shape), (0, 2)),
                 *(getattr(self, name).reshape(shape).sum((0, 2)) for name in COUNTS),
             )
+        return replace(folded, histogram=self.histogram)
 
     def merge(self, other: "Statistics") -> "Statistics":
         """Merges the numbers of the same units in other rows."""
@@ -166,7 +172,7 @@ class Statistics:
             squares = squares + apart**2 * (n * (m / both))
             mine, theirs = m == 0, n == 0
             variance = np.where(theirs, other.variance, squares / both)
-            return with_exact_constants(
+            both_merged = with_exact_constants(
                 self.axis,
                 self.count + other.count,
                 np.where(mine, self.mean, np.where(theirs, other.mean, mean)),
@@ -175,13 +181,22 @@ class Statistics:
                 np.fmax(self.maximum, other.maximum),
                 *(getattr(self, name) + getattr(other, name) for name in COUNTS),
             )
+        histogram = merged(self.histogram, other.histogram)
+        return replace(both_merged, histogram=histogram)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the statistics as data for JSON, with None for NaN."""
         units = {n: getattr(self, n).tolist() for n in (*MOMENTS, *COUNTS)}
         total = vars(self.total)
+        histogram = None if self.histogram is None else self.histogram.to_json()
         return tables.finite(
-            {"axis": self.axis, "count": self.count, "total": total, "by unit": units}
+            {
+                "axis": self.axis,
+                "count": self.count,
+                "total": total,
+                "by unit": units,
+                "histogram": histogram,
+            }
         )
 
 
