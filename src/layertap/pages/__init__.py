@@ -1,0 +1,1 @@
+"""The page of a store: what is in it, as one HTML file."""

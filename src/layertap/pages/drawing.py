@@ -1,0 +1,202 @@
+"""Draws numbers as SVG: bars, profiles, points, flows and matrices."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layertap.pages.facts import JoinFacts, PageFacts, ValueFacts
+from layertap.results.statistics.histogram import Histogram
+from layertap.results.statistics.moments import Statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Floats = NDArray[np.float64]
+
+# The colours of Okabe and Ito, which colour-blind people can distinguish, and more.
+COLOURS = (
+    *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"),
+    *("#b5a900", "#9966cc", "#8c564b", "#7f7f7f"),
+)
+_MOST_BARS, _MOST_PLACES = 64, 128
+# The branches of a join that are drawn by themselves.
+MOST_BRANCHES = 12
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a histogram: its place and height from 0 to 1, and its words."""
+
+    x: float
+    width: float
+    height: float
+    words: str
+
+
+def bars(histogram: Histogram | None) -> list[Bar]:
+    """Returns the bars of a histogram, neighbours added up to 64 at most."""
+    if histogram is None:
+        return []
+    counts, edges = histogram.counts, histogram.edges
+    step = -(-len(counts) // _MOST_BARS)
+    sums = np.add.reduceat(counts, np.arange(0, len(counts), step))
+    ends = [*edges[:-1:step], edges[-1]]
+    about = "about " if histogram.sampled else ""
+    return [
+        Bar(
+            *(place / len(sums), 1 / len(sums), count / max(sums.max(), 1)),
+            f"{ends[place]:.4g} to {ends[place + 1]:.4g}: {about}{count:,} numbers",
+        )
+        for place, count in enumerate(sums.tolist())
+    ]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Mean and deviation by unit, as paths in a square of side 1, and its scale."""
+
+    band: str
+    line: str
+    zero: float | None
+    low: float
+    high: float
+    units: int
+
+
+def profile(statistics: Statistics | None) -> Profile | None:
+    """Returns the profile of a value of several units, up to 128 places wide."""
+    if statistics is None or statistics.units < 2:
+        return None
+    step = -(-statistics.units // _MOST_PLACES)
+    starts = np.arange(0, statistics.units, step)
+    with np.errstate(all="ignore"):
+        sizes = np.diff([*starts, statistics.units])
+        mean = np.add.reduceat(np.nan_to_num(statistics.mean), starts) / sizes
+        spread = np.sqrt(np.nan_to_num(statistics.variance))
+        spread = np.add.reduceat(spread, starts) / sizes
+    low, high = float((mean - spread).min()), float((mean + spread).max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return None
+    high = high if high > low else low + 1
+
+    def points(numbers: Floats) -> list[str]:
+        places = np.linspace(0, 1, len(numbers))
+        heights = 1 - (numbers - low) / (high - low)
+        pairs = zip(places.tolist(), heights.tolist(), strict=True)
+        return [f"{x:.4f} {y:.4f}" for x, y in pairs]
+
+    band = [*points(mean + spread), *points(mean - spread)[::-1]]
+    zero = 1 + low / (high - low) if low < 0 < high else None
+    line = "M" + "L".join(points(mean))
+    return Profile(f"M{'L'.join(band)}z", line, zero, low, high, statistics.units)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row in a plane: its place from 0 to 1, its colour and its words."""
+
+    x: float
+    y: float
+    colour: str
+    words: str
+
+
+def scatter(value: ValueFacts, page: PageFacts) -> list[Point]:
+    """Returns the points of a projection, coloured by label."""
+    if value.projection is None:
+        return []
+    points = value.projection.points
+    step = -(-len(page.rows) // len(points))
+    reach = np.abs(points).max() or 1.0
+    names = page.row_names[::step]
+    labels = page.labels[::step] if page.labels else None
+    found = []
+    for place, ((x, y), name) in enumerate(zip(points.tolist(), names, strict=True)):
+        words, colour = name, COLOURS[0]
+        if labels is not None:
+            colour = colours_of(page)[labels[place]]
+            words = f"{name}, label {labels[place]}"
+        at = (round(0.5 + x / reach / 2.1, 3), round(0.5 - y / reach / 2.1, 3))
+        found.append(Point(*at, colour, words))
+    return found
+
+
+def colours_of(page: PageFacts) -> dict[str, str]:
+    """Returns a colour for each label; of more than ten, the last is of several."""
+    names = dict.fromkeys(sorted(page.labels or [], key=_natural))
+    last = len(COLOURS) - 1
+    return {name: COLOURS[min(place, last)] for place, name in enumerate(names)}
+
+
+def _natural(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.lstrip("-").isdecimal() else (2**62, name)
+
+
+@dataclass(frozen=True)
+class Ribbon:
+    """A branch on its way to a join: its ends from 0 to 1, its words and colour."""
+
+    path: str
+    top: float
+    height: float
+    name: str
+    words: str
+    colour: str
+
+
+def ribbons(facts: JoinFacts, page: PageFacts) -> list[Ribbon]:
+    """Returns the branches of a join, as wide as their share in the norm."""
+    widths = [0.0 if math.isnan(share) else share for share in facts.norm]
+    if not sum(widths):
+        widths = facts.numbers
+    made_by = {value.address: value.made_by for value in page.values}
+    shown = list(zip(facts.names, widths, strict=True))[:MOST_BRANCHES]
+    gap = 0.5 / max(len(shown), 1)
+    total = sum(width for _, width in shown) or 1.0
+    found, left, right = [], 0.0, 0.25
+    for place, (name, width) in enumerate(shown):
+        height, place_height = width / total * 0.5, gap
+        middle = left + (place_height + height) / 2
+        top, bottom = middle - height / 2, middle + height / 2
+        end = right + height
+        path = (
+            f"M0 {top:.4f}C.5 {top:.4f} .5 {right:.4f} 1 {right:.4f}V{end:.4f}"
+            f"C.5 {end:.4f} .5 {bottom:.4f} 0 {bottom:.4f}z"
+        )
+        parts = [f"{facts.numbers[place]:.0%} of the numbers"]
+        parts.append(f"{facts.norm[place]:.0%} of the norm")
+        if facts.attribution is not None:
+            parts.append(f"{facts.attribution[place]:.0%} of the attribution")
+        words, colour = ", ".join(parts), COLOURS[place % len(COLOURS)]
+        found.append(Ribbon(path, middle, height, made_by[name], words, colour))
+        left, right = left + place_height + height, end
+    return found
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The similarity of two branches, from 0 to 1 where it is known."""
+
+    x: int
+    y: int
+    shade: float
+    text: str
+    words: str
+
+
+def matrix(facts: JoinFacts) -> list[Cell]:
+    """Returns the cells of the similarity of the first branches of a join."""
+    names: Sequence[str] = facts.names[:MOST_BRANCHES]
+    found = []
+    for y, one in enumerate(names):
+        for x, other in enumerate(names):
+            share, error = facts.similarity[y, x], facts.uncertainty[y, x]
+            known = math.isfinite(share)
+            text = f"{share:.2f}" if known else "?"
+            words = f"{one} and {other}: {share:.3f} ± {error:.3f}" if known else "?"
+            shade = min(max(float(share), 0.0), 1.0) if known else 0.0
+            found.append(Cell(x, y, shade, text, words))
+    return found

@@ -1,0 +1,262 @@
+"""The facts that the page of a store shows, computed from the store."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layertap.core import tables
+from layertap.core.plan import Join
+from layertap.errors import AddressError
+from layertap.pages.sample import Rows, read, sample_rows
+from layertap.results.saved import Saved
+from layertap.results.statistics.histogram import Histogram
+from layertap.results.statistics.moments import Statistics
+from layertap.results.statistics.similarity import centred_gram
+
+Floats = NDArray[np.float64]
+
+# The rows that are named as most and least active.
+_NAMED = 5
+# Groups of rows that are left out in turn, for the uncertainty of a similarity.
+_GROUPS = 8
+# The points of all projections together, and of one.
+_ALL_POINTS, _MOST_POINTS = 6000, 500
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Rows in the plane of their two largest principal components.
+
+    Attributes:
+        points: Their places, float64 of shape `(rows, 2)`.
+        explained: The share of the variance that each of the two has.
+    """
+
+    points: Floats
+    explained: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ValueFacts:
+    """What the page shows of one value.
+
+    Attributes:
+        address: Its address.
+        made_by: The path of the operation that made it.
+        shape: The shape of a row.
+        dtype: The dtype in the store.
+        statistics: Its statistics, if the store has them.
+        histogram: The distribution of its numbers: of the statistics, or of the sample.
+        norms: The norm of each sampled row.
+        most_active: Sampled rows with the largest norms, the largest first.
+        least_active: Those with the smallest norms.
+        projection: Its rows in a plane; None if they are alike, or not finite.
+    """
+
+    address: str
+    made_by: str
+    shape: tuple[int, ...]
+    dtype: str
+    statistics: Statistics | None
+    histogram: Histogram | None
+    norms: Floats
+    most_active: list[int]
+    least_active: list[int]
+    projection: Projection | None
+
+
+@dataclass(frozen=True)
+class JoinFacts:
+    """What the page shows of one join.
+
+    Attributes:
+        join: The join.
+        names: The addresses of its branches that the store has.
+        numbers: The share of each branch in the numbers of a row.
+        norm: Its share in the mean squared norm of the branches.
+        attribution: Its share in the size of the attributions, if they were saved.
+        similarity: Unbiased linear CKA of each pair of branches.
+        uncertainty: Its standard error, by leaving out an eighth of the rows in turn.
+    """
+
+    join: Join
+    names: list[str]
+    numbers: list[float]
+    norm: list[float]
+    attribution: list[float] | None
+    similarity: Floats
+    uncertainty: Floats
+
+
+@dataclass(frozen=True)
+class PageFacts:
+    """All that the page of a store shows."""
+
+    saved: Saved
+    rows: Rows
+    row_names: list[str]
+    labels: list[str] | None
+    values: list[ValueFacts]
+    joins: list[JoinFacts]
+    vectors: dict[str, Floats] = field(repr=False, default_factory=dict)
+
+
+def page_facts(saved: Saved) -> PageFacts:
+    """Computes the facts of a store from its statistics and a sample of its rows."""
+    names = list(saved.plan.addresses)
+    rows = sample_rows(saved, names)
+    vectors = {name: read(saved, name, rows) for name in names}
+    most = max(min(_MOST_POINTS, _ALL_POINTS // max(len(names), 1)), 20)
+    planned = {value.address: value for value in saved.plan.values}
+    values = [
+        _value_facts(saved, name, planned[name].made_by, vectors[name], rows, most)
+        for name in names
+    ]
+    joins = [
+        _join_facts(saved, join, vectors)
+        for join in saved.plan.joins
+        if any(branch.address in vectors for branch in join.branches)
+    ]
+    return PageFacts(
+        *(saved, rows, _row_names(saved, rows), _label_names(saved, rows)),
+        *(values, joins),
+    )
+
+
+def _value_facts(
+    saved: Saved, name: str, made_by: str, vectors: Floats, rows: Rows, most: int
+) -> ValueFacts:
+    try:
+        statistics = saved.statistics[name]
+    except AddressError:
+        statistics = None
+    histogram = statistics.histogram if statistics else None
+    norms = np.sqrt(np.square(np.nan_to_num(vectors)).sum(axis=1))
+    order = np.argsort(-norms, kind="stable")
+    return ValueFacts(
+        address=name,
+        made_by=made_by,
+        shape=saved[name].shape[1:],
+        dtype=saved[name].dtype.name,
+        statistics=statistics,
+        histogram=histogram or Histogram.of(vectors),
+        norms=norms,
+        most_active=rows[order[:_NAMED]].tolist(),
+        least_active=rows[order[::-1][:_NAMED]].tolist(),
+        projection=project(vectors[:: -(-len(vectors) // most) or 1]),
+    )
+
+
+def project(vectors: Floats) -> Projection | None:
+    """Projects rows onto their principal components, by an exact decomposition.
+
+    Signs are those with which the largest entry of each component is positive.
+    """
+    if len(vectors) < 3 or not np.isfinite(vectors).all():
+        return None
+    centred = vectors - vectors.mean(axis=0)
+    # Of the Gram matrix, which is small where rows are wide.
+    squares, sides = np.linalg.eigh(centred @ centred.T)
+    squares, sides = np.maximum(squares[::-1], 0), sides[:, ::-1]
+    total = squares.sum()
+    if not total > 0 or not math.isfinite(total):
+        return None
+    points = sides[:, :2] * np.sqrt(squares[:2])
+    signs = np.sign(points[np.abs(points).argmax(axis=0), [0, 1]])
+    points = points * np.where(signs == 0, 1, signs)
+    first, second = (squares[:2] / total).tolist()
+    return Projection(points, (first, second))
+
+
+def _join_facts(saved: Saved, join: Join, vectors: dict[str, Floats]) -> JoinFacts:
+    names = [b.address for b in join.branches if b.address in vectors]
+    squares = [float(np.nanmean(np.square(vectors[n]).sum(axis=1))) for n in names]
+    gradients = saved.plan.effects("attribution")
+    attribution = None
+    if all(name in gradients for name in names):
+        count = max(min(saved.rows, 1024), 1)
+        parts = [np.abs(_flat(saved[gradients[n]][:count]).sum(axis=1)) for n in names]
+        attribution = shares([float(part.sum()) for part in parts])
+    similarity, uncertainty = similarities([vectors[name] for name in names])
+    return JoinFacts(
+        *(join, names, shares([vectors[n].shape[1] for n in names]), shares(squares)),
+        *(attribution, similarity, uncertainty),
+    )
+
+
+def similarities(vectors: Sequence[Floats]) -> tuple[Floats, Floats]:
+    """Returns unbiased linear CKA between values, and its standard error.
+
+    The error is that of a jackknife: an eighth of the rows is left out in turn.
+    """
+    whole = _alignment(vectors)
+    rows = len(vectors[0]) if vectors else 0
+    groups = [
+        _alignment([part[np.arange(rows) % _GROUPS != group] for part in vectors])
+        for group in range(_GROUPS if rows >= 4 * _GROUPS else 0)
+    ]
+    if not groups:
+        return whole, np.full_like(whole, np.nan)
+    apart = np.stack(groups) - np.mean(groups, axis=0)
+    spread = (_GROUPS - 1) / _GROUPS * np.square(apart).sum(axis=0)
+    return whole, np.sqrt(spread)
+
+
+def _alignment(vectors: Sequence[Floats]) -> Floats:
+    with np.errstate(all="ignore"):
+        grams = np.stack([centred_gram(part) for part in vectors])
+        return grams @ grams.T
+
+
+def shares(parts: Sequence[float]) -> list[float]:
+    """Returns the share that each part has of the sum; NaN where the sum is 0."""
+    total = sum(parts)
+    return [part / total if total else math.nan for part in parts]
+
+
+def _flat(array: Any) -> Floats:
+    return np.asarray(array, np.float64).reshape(len(array), -1)
+
+
+def _row_names(saved: Saved, rows: Rows) -> list[str]:
+    """Returns the ids of rows, or their numbers."""
+    if saved.ids is None:
+        return [f"row {row:,}" for row in rows.tolist()]
+    return [str(name) for name in saved.ids_of(rows)]
+
+
+def _label_names(saved: Saved, rows: Rows) -> list[str] | None:
+    """Returns the labels of rows, if there is one integer or class for each."""
+    labels: Any = saved.labels
+    if labels is None or isinstance(labels, dict | list | tuple):
+        return None
+    if labels.ndim != 1 or labels.dtype.kind not in "iub":
+        return None
+    known = labels[rows].tolist()
+    names = saved.class_names
+    return [names[int(label)] if names else str(label) for label in known]
+
+
+def state_of(saved: Saved) -> list[tuple[str, str]]:
+    """Returns what a store is, as names and texts."""
+    identity = saved.identity
+    labels = saved.class_names or ("saved" if saved.labels is not None else "none")
+    versions = [f"{n} {identity[n]}" for n in ("keras", "backend") if n in identity]
+    return [
+        ("model", saved.plan.model),
+        ("rows", f"{saved.rows:,}, {'complete' if saved.complete else 'not complete'}"),
+        (
+            "values",
+            f"{len(saved):,} in {tables.counted(len(saved.plan.joins), 'join')}",
+        ),
+        ("size", tables.size(saved.bytes_on_disk)),
+        ("labels", labels if isinstance(labels, str) else tables.listed(labels)),
+        ("ids", "none" if saved.ids is None else "saved"),
+        ("versions", ", ".join(versions) or "unknown"),
+        ("weights", str(identity.get("weights", "unknown"))),
+        ("path", saved.path),
+    ]

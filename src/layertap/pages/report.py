@@ -1,0 +1,162 @@
+"""Writes the page of a store."""
+
+import functools
+import importlib.metadata
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from layertap.core import tables, text
+from layertap.errors import OptionError, StoreError
+from layertap.pages import drawing
+from layertap.pages.facts import JoinFacts, PageFacts, ValueFacts, page_facts, state_of
+from layertap.results.saved import Saved
+from layertap.results.saved import open as open_saved
+
+# The most joins and values of a page.
+_MOST_JOINS, _MOST_VALUES = 40, 400
+
+
+def report(
+    saved: Saved | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a page about saved values: one HTML file that opens in any browser.
+
+    It shows what the store is; how large the share of each branch in a join is, and how
+    similar branches are; and for each value a histogram, mean and deviation by unit,
+    dead units, NaN, rows that stand out, and a projection of rows, coloured by label.
+    It has no script and loads nothing. All of it is computed from the statistics of the
+    store, and from up to 1,024 rows that are spread over it.
+
+    Args:
+        saved: Saved values, or the path or URL of their store.
+        path: The file, such as `"page.html"`.
+        overwrite: Whether to replace a file that exists.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        OptionError: If the file exists.
+        StoreError: If the store can't be read, or the file not be written.
+
+    Example:
+    ```python
+    layertap.report(saved, "page.html")
+    ```
+    """
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise OptionError(f"{target} exists. Pass overwrite=True or another path.")
+    page = page_facts(open_saved(saved))
+    content = _template().render(**_shown(page))
+    new = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.new")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(content, "utf-8")
+        new.replace(target)
+    except OSError as error:
+        raise StoreError(f"{target} could not be written: {error.strerror}.") from error
+    finally:
+        new.unlink(missing_ok=True)
+    return target
+
+
+def _shown(page: PageFacts) -> dict[str, Any]:
+    """Returns the parts of the page, as its template names them."""
+    saved = page.saved
+    count = len(page.rows)
+    note = f"Similarity, projections and named rows are of {count:,} rows"
+    note += "." if count == saved.rows else f" of {saved.rows:,}, spread evenly."
+    left_out = len(page.values) - _MOST_VALUES
+    if left_out > 0:
+        note += f" {left_out:,} values are not shown."
+    return {
+        "title": text.printable(f"{saved.plan.model}: {Path(saved.path).name}"),
+        "state": [(name, text.printable(words)) for name, words in state_of(saved)],
+        "missing": [(n, text.printable(why)) for n, why in saved.missing.items()],
+        "note": note,
+        "legend": _legend(page),
+        "joins": [_join(facts, page) for facts in page.joins[:_MOST_JOINS]],
+        "values": [_value(facts, page) for facts in page.values[:_MOST_VALUES]],
+        "version": importlib.metadata.version("layertap"),
+    }
+
+
+def _legend(page: PageFacts) -> list[tuple[str, str]]:
+    colours = list(drawing.colours_of(page).items())
+    last = len(drawing.COLOURS) - 1
+    if len(colours) > last + 1:
+        colours[last:] = [(f"{len(colours) - last} others", drawing.COLOURS[last])]
+    return [(text.printable(name), colour) for name, colour in colours]
+
+
+def _join(facts: JoinFacts, page: PageFacts) -> dict[str, Any]:
+    more = len(facts.names) - drawing.MOST_BRANCHES
+    shown = facts.names[: drawing.MOST_BRANCHES]
+    return {
+        "path": facts.join.path,
+        "kind": facts.join.kind,
+        "ribbons": drawing.ribbons(facts, page),
+        "more": f"{more} more branches are not drawn." if more > 0 else "",
+        "cells": drawing.matrix(facts) if len(facts.names) > 1 else [],
+        "names": shown,
+        "size": len(shown),
+    }
+
+
+def _value(facts: ValueFacts, page: PageFacts) -> dict[str, Any]:
+    histogram = facts.histogram
+    edges = (0.0, 0.0) if histogram is None else histogram.edges[[0, -1]].tolist()
+    explained = facts.projection.explained if facts.projection else (0.0, 0.0)
+    names = dict(zip(page.rows.tolist(), page.row_names, strict=True))
+    return {
+        "address": facts.address,
+        "made_by": text.printable(facts.made_by),
+        "form": f"{tables.shape((None, *facts.shape))} {facts.dtype}",
+        "bars": drawing.bars(histogram),
+        "low": f"{edges[0]:.4g}",
+        "high": f"{edges[1]:.4g}",
+        "facts": _statistics(facts),
+        "profile": drawing.profile(facts.statistics),
+        "points": drawing.scatter(facts, page),
+        "explained": f"{explained[0]:.0%} and {explained[1]:.0%} of the variance",
+        "most": text.printable(", ".join(names[row] for row in facts.most_active)),
+        "least": text.printable(", ".join(names[row] for row in facts.least_active)),
+    }
+
+
+def _statistics(facts: ValueFacts) -> list[tuple[str, str, str]]:
+    """Returns names, texts and styles of the numbers that a value is known by."""
+    if facts.statistics is None:
+        return [("statistics", "none: the store is not complete", "warn")]
+    total = facts.statistics.total
+    return [
+        ("mean", f"{total.mean:.4g}", ""),
+        ("deviation", f"{total.deviation:.4g}", ""),
+        ("least", f"{total.minimum:.4g}", ""),
+        ("largest", f"{total.maximum:.4g}", ""),
+        ("zeros", f"{total.share_of_zeros:.1%}", ""),
+        ("dead units", f"{total.dead:,} of {total.units:,}", "warn" * bool(total.dead)),
+        ("NaN", f"{total.nan:,}", "warn" * bool(total.nan)),
+        ("infinite", f"{total.inf:,}", "warn" * bool(total.inf)),
+    ]
+
+
+@functools.cache
+def _template() -> Any:
+    # Imported for the first page only.
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")
