@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ def _place(column: Column) -> str:
 def _content(shown: Any) -> Content:
     """Returns a cell of `rich` for the template; a string is text, not markup."""
     if isinstance(shown, Picture):
-        return shown
+        return replace(shown, label=printable(shown.label))
     text = shown if isinstance(shown, Text) else Text(str(shown))
     if len(text) > _LONGEST:
         text = text[:_LONGEST] + Text("…")

@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from layertap.core import tables
-from layertap.core.address import IDS
+from layertap.core.address import IDS, OVERFLOWED
 from layertap.core.display import html, values
 from layertap.results.saved_rows import SavedRows
 from layertap.results.statistics.moments import Statistics
@@ -17,6 +17,8 @@ from layertap.results.statistics.table import cells
 # The columns of statistics that are shown.
 _SHOWN = ("mean", "deviation", "NaN", "infinite", "dead units")
 _IDS = 3
+# The most files whose sizes are added, and bytes that are read to count overflows.
+_MOST_FILES, _MOST_BYTES = 10_000, 2**24
 
 
 def display(
@@ -44,7 +46,9 @@ def _facts(saved: SavedRows, size: Callable[[], int | None]) -> Iterator[html.Fa
         else Text("no: repeat the save", "yellow")
     )
     yield "complete", state
-    on_disk = _attempt(size)
+    reader = saved.reader
+    files = len(reader.paths) * -(-saved.rows // reader.block_rows)
+    on_disk = _attempt(size) if files <= _MOST_FILES else None
     if on_disk is not None:
         yield "on disk", tables.size(on_disk)
     yield from values.along("labels", saved.labels)
@@ -53,14 +57,22 @@ def _facts(saved: SavedRows, size: Callable[[], int | None]) -> Iterator[html.Fa
         yield "classes", f"{count:,}: {tables.listed(saved.class_names)}"
     yield from values.along("sample weights", saved.sample_weight)
     yield from _ids(saved)
-    overflowed = _attempt(lambda: saved.overflowed) or {}
-    counts = {
-        name: f"{count:,} numbers became infinite" for name, count in overflowed.items()
-    }
-    yield from values.named("overflowed", counts)
+    yield from _overflowed(saved)
     yield from values.named("skipped", saved.skipped, "yellow")
     if saved.not_used:
         yield "not used", tables.listed(saved.not_used)
+
+
+def _overflowed(saved: SavedRows) -> Iterator[html.Fact]:
+    """Yields how many numbers became infinite, where they are quickly counted."""
+    if saved.plan.narrowed:
+        array = saved.reader.array(OVERFLOWED)
+        if array.chunk_bytes is not None and array.nbytes <= _MOST_BYTES:
+            counts = _attempt(lambda: saved.overflowed) or {}
+            lines = {
+                n: f"{count:,} numbers became infinite" for n, count in counts.items()
+            }
+            yield from values.named("overflowed", lines)
 
 
 def _ids(saved: SavedRows) -> Iterator[html.Fact]:

@@ -133,7 +133,7 @@ class LazyArray:
             "made by": self.attributes.get("made_by"),
             "in memory": tables.size(self.nbytes),
             "read together": tables.counted(self.chunk_rows, "row"),
-            "in one file": tables.counted(self.block_rows, "row"),
+            "in one file": f"up to {tables.counted(self.block_rows, 'row')}",
             "compression": self.compression or "none",
         }
         known = [(name, str(fact)) for name, fact in facts.items() if fact is not None]
