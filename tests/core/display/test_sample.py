@@ -27,7 +27,7 @@ class Chunked:
 
 
 def histogram_of(array):
-    return sample.of_array(lambda: array)
+    return sample.of_array(lambda: array, len(array))
 
 
 @pytest.mark.parametrize(
@@ -83,17 +83,17 @@ def test_an_empty_array_has_none(shape):
 
 
 def test_an_error_is_no_picture():
-    assert sample.of_array(lambda: 1 / 0) is None
+    assert sample.of_array(lambda: 1 / 0, 1) is None
     assert sample.maps_of(None) == []
 
 
 def test_at_most_50_pictures():
     arrays = {str(n): np.arange(3) for n in range(80)}
-    assert [*sample.histograms(arrays, arrays)] == [str(n) for n in range(50)]
+    assert [*sample.histograms(arrays, arrays, 3)] == [str(n) for n in range(50)]
 
 
 def test_pictures_end_when_they_take_long(monkeypatch):
     times = iter([0.0, 0.4, 0.8, 1.2])
     monkeypatch.setattr(sample.time, "monotonic", lambda: next(times))
     arrays = {str(n): np.arange(3) for n in range(80)}
-    assert [*sample.histograms(arrays, arrays)] == ["0", "1"]
+    assert [*sample.histograms(arrays, arrays, 3)] == ["0", "1"]

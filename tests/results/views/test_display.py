@@ -231,6 +231,28 @@ def test_values_in_memory(path):
         assert label.endswith(f"from {finite.min():.4g} to {finite.max():.4g}")
 
 
+def test_few_rows_of_values_in_memory_are_joined(monkeypatch):
+    plan = replace(plan_of(()), padded={}, derived=(), outputs=())
+    wide = {
+        v.address: RANDOM.normal(size=(3000, *v.shape[1:])).astype("float32")
+        for v in plan.stored
+    }
+    joined = []
+    concatenate = np.concatenate
+
+    def count(parts, axis=0):
+        joined.append(len(parts[0]))
+        return concatenate(parts, axis)
+
+    monkeypatch.setattr("layertap.core.values.np.concatenate", count)
+    shown = Display(Values(plan, wide, labels=[1, 2])._repr_html_())
+    assert max(joined) == 64
+    both = shown.column("histogram")["again/in/1"].all("svg")[0]
+    label = both.attributes["aria-label"]
+    assert label.startswith(f"2,000 of {3000 * 6 * 9:,} numbers, from ")
+    assert shown.facts["labels"].text == "0: (rows) int\n1: (rows) int"
+
+
 def test_an_array_on_disk(tmp_path):
     saved, arrays = store(tmp_path / "v")
     shown = Display(saved["fusion/in/0"]._repr_html_())

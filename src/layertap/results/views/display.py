@@ -35,7 +35,7 @@ def display(
         if by_address
     }
     heading = f"layertap.Saved {saved.path}"
-    return values.planned(saved, heading, [*_facts(saved, size)], more)
+    return values.planned(saved, heading, [*_facts(saved, size)], more, saved)
 
 
 def _facts(saved: SavedRows, size: Callable[[], int | None]) -> Iterator[html.Fact]:
