@@ -1,5 +1,7 @@
 """Tables of `rich` as HTML: the same texts, folded, and nothing that runs."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,14 +34,14 @@ def test_a_table_is_a_table(count):
     folded = [line for line in shown.lines if "lt-folded" in line.classes]
     assert folded == shown.lines[20:]
     summaries = [node.text for node in shown.page.all("summary")]
-    assert summaries == ([f"{count - 20} more rows"] if count > 20 else [])
+    assert summaries == {21: ["1 more row"], 300: ["280 more rows"]}.get(count, [])
 
 
 def test_rows_beyond_2000_are_left_out_and_counted():
     shown = Display(show(table_of(3500)))
     assert len(shown.rows) == 2000
     assert shown.rows[-1][0] == "row 1999"
-    assert shown.of("lt-foot") == ["1,500 more rows are not shown.", "The end."]
+    assert shown.of("lt-foot") == ["Not shown: 1,500 more rows.", "The end."]
 
 
 def test_numbers_stand_on_the_right_and_names_fold():
@@ -133,3 +135,14 @@ def test_a_report_that_can_not_be_made_shows_its_error():
 def test_the_templates_are_files_of_the_package():
     folder = Path(display.__file__).parent / "templates"
     assert {path.name for path in folder.iterdir()} == {"display.html", "style.css"}
+
+
+def test_jinja_is_imported_for_the_first_display_only():
+    code = (
+        "import sys, layertap.results.saved\n"
+        "from layertap.core.plan import Plan\n"
+        "assert 'jinja2' not in sys.modules\n"
+        "assert '<table>' in Plan('m', ())._repr_html_()\n"
+        "assert 'jinja2' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -55,6 +55,8 @@ def test_a_store_says_all_about_itself(path):
         "overflowed": "fusion/in/1: 22 numbers became infinite",
         "missing": "cell/in/0: it is computed inside a loop",
     }
+    # Not twice.
+    assert shown.page.text.count("computed inside a loop") == 1
 
 
 def test_every_number_is_that_of_the_store(path):
@@ -281,6 +283,10 @@ def test_an_array_that_is_joined(tmp_path):
     assert shown.facts["joined of"].text == parts
     both = np.concatenate([arrays["fusion/in/0"], arrays["fusion/in/1"]], 3)
     assert f"of {both.size:,} numbers" in shown.pictures[0]
+    array = saved["again/in/1"]
+    parts = [saved["fusion/in/0"], saved["fusion/in/1"]]
+    assert array.chunk_bytes == sum(p.chunk_rows * p[0].nbytes for p in parts)
+    assert array.chunk_rows == min(p.chunk_rows for p in parts)
     assert len(shown.pictures) == 5
 
 

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from layertap.core.display.pictures import Picture
+from layertap.core.tables import counted
 from layertap.core.text import printable
 
 if TYPE_CHECKING:
@@ -67,8 +68,13 @@ def _rows(table: Table) -> dict[str, Any]:
         "headers": list(zip(headers, places, strict=True)),
         "rows": rows,
         "unfolded": _UNFOLDED,
-        "left_out": table.row_count - len(rows),
+        "folded": _more(len(rows) - _UNFOLDED),
+        "left_out": _more(table.row_count - len(rows)),
     }
+
+
+def _more(count: int) -> str:
+    return counted(count, "more row") if count > 0 else ""
 
 
 def _place(column: Column) -> str:
