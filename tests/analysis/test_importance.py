@@ -157,7 +157,7 @@ def test_reports_as_data(saved):
     assert first["loss_zeroed"] == report.branches[0].zeroed["loss"]
     assert not any(isinstance(value, dict) for value in first.values())
     assert "fusion/in/0" in str(report)
-    assert "<pre" in report._repr_html_()
+    assert "<table>" in report._repr_html_()
 
 
 def test_unusable_options_and_stores_are_refused(saved, tmp_path):

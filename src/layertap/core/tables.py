@@ -1,4 +1,4 @@
-"""Formats tables and sizes: for a terminal, as text, for a notebook."""
+"""Formats tables and sizes: for a terminal and as text; `display` is for notebooks."""
 
 import io
 import math
@@ -8,8 +8,9 @@ from typing import Any
 from rich import box, filesize
 from rich.console import Console
 from rich.table import Table
-from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 from rich.text import Text
+
+from layertap.errors import LayertapError
 
 WIDTH = 118
 
@@ -28,7 +29,12 @@ class Tabular:
         return plain(self.table())
 
     def _repr_html_(self) -> str:
-        return html(self.table())
+        from layertap.core.display import html
+
+        try:
+            return html.display(self.table())
+        except LayertapError as error:
+            return html.display(None, repr(self), [("error", Text(str(error), "red"))])
 
 
 def titled(title: str, caption: str | Text = "") -> Table:
@@ -52,22 +58,9 @@ def add_columns(table: Table, *headings: str, **settings: Any) -> None:
 
 def plain(renderable: Any) -> str:
     """Returns the output of `rich` as text without colours."""
-    return _printed(renderable).export_text().rstrip("\n")
-
-
-def html(renderable: Any) -> str:
-    """Returns the output of `rich` as HTML for a notebook."""
-    return _printed(renderable).export_html(
-        inline_styles=True,
-        theme=DEFAULT_TERMINAL_THEME,
-        code_format='<pre style="line-height:1.2;font-family:monospace">{code}</pre>',
-    )
-
-
-def _printed(renderable: Any) -> Console:
     console = Console(file=io.StringIO(), width=WIDTH, record=True, force_jupyter=False)
     console.print(renderable)
-    return console
+    return console.export_text().rstrip("\n")
 
 
 def size(count: float | None) -> str:

@@ -102,9 +102,6 @@ class PlannedValues(Mapping[str, AnyArray], Generic[AnyArray]):
         columns = length_columns(self.plan, name)
         return self._auxiliary_array(LENGTHS)[:, columns]
 
-    def _repr_html_(self) -> str:
-        return tables.html(self.plan.table(self.rows))
-
 
 class Values(PlannedValues[Array]):
     """Values in memory, by address: a read-only mapping of NumPy arrays.
@@ -191,6 +188,11 @@ class Values(PlannedValues[Array]):
         if len(self) > _MOST_SHOWN:
             lines.append(f"  and {len(self) - _MOST_SHOWN:,} more")
         return text.printable("\n".join(lines))
+
+    def _repr_html_(self) -> str:
+        from layertap.core.display import values
+
+        return values.display(self)
 
 
 def overflow_counts(plan: Plan, counts: Any) -> dict[str, int]:

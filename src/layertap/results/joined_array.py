@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap.core import tables
 from layertap.errors import StoreError
 from layertap.store.reading.array import LazyArray
 
@@ -31,6 +32,12 @@ class JoinedArray:
         self.shape: tuple[int, ...] = (*first[:axis], size, *first[axis + 1 :])
         self.dtype: np.dtype[Any] = parts[0].dtype
         self.ndim: int = len(self.shape)
+        # Of its parts, those of the fewest rows, and all that are read with them.
+        self.chunk_rows: int = min(part.chunk_rows for part in parts)
+        chunks = [part.chunk_bytes for part in parts]
+        self.chunk_bytes: int | None = None
+        if None not in chunks:
+            self.chunk_bytes = sum(size for size in chunks if size is not None)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -81,6 +88,13 @@ class JoinedArray:
     def __repr__(self) -> str:
         parts = len(self._parts)
         return f"<layertap.JoinedArray {self.shape} {self.dtype}, of {parts}>"
+
+    def _repr_html_(self) -> str:
+        from layertap.core.display import values
+
+        parts = [getattr(part, "path", repr(part)) for part in self._parts]
+        joined = f"{tables.listed(parts)}; along axis {self._axis}"
+        return values.array("layertap.JoinedArray", self, [("joined of", joined)])
 
 
 # A value on disk: stored, or joined of others.

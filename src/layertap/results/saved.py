@@ -10,7 +10,7 @@ from layertap.core.values import unknown_address
 from layertap.errors import AddressError
 from layertap.results.manifest import STATISTICS, report_damage
 from layertap.results.saved_datasets import SavedDatasets
-from layertap.results.statistics import encoding, feature_axes
+from layertap.results.statistics import encoding, feature_axes, table
 from layertap.results.statistics.moments import Statistics
 
 
@@ -162,6 +162,13 @@ class Saved(SavedDatasets):
             state += f", not used: {', '.join(map(repr, self.not_used))}"
         return f"<layertap.Saved {self.path}: {size}, {state}>"
 
+    def _repr_html_(self) -> str:
+        from layertap.results.views import display
+
+        return display.display(
+            self, lambda: self.bytes_on_disk, lambda: self.statistics
+        )
+
 
 class _KnownStatistics(dict[str, Statistics]):
     """Statistics by address; the error for others says why there are none."""
@@ -176,6 +183,15 @@ class _KnownStatistics(dict[str, Statistics]):
             raise unknown_address(saved.plan, name)
         why = "its numbers are complex" if saved.complete else "the save has not ended"
         raise AddressError(f"{name} has no statistics: {why}.")
+
+    def _repr_html_(self) -> str:
+        from layertap.core.display import html
+
+        plan = self._saved.plan
+        made_by = {
+            value.address: value.made_by for value in (*plan.values, *plan.derived)
+        }
+        return html.display(table.table(self, made_by))
 
 
 def open(path: Saved | str | os.PathLike[str]) -> Saved:

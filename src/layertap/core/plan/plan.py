@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -228,28 +229,40 @@ class Plan(tables.Tabular):
         plan = cls("", ())
         return decode(cls, {**{name: getattr(plan, name) for name in later}, **data})
 
-    def table(self, rows: int | None = None) -> Table:
+    def table(
+        self,
+        rows: int | None = None,
+        more: Mapping[str, Mapping[str, RenderableType]] | None = None,
+    ) -> Table:
         """Returns the plan as a table for `rich` to print.
 
         Args:
             rows: The number of rows of data; the caption has the total for them.
+            more: Further columns by heading, each with cells by address.
         """
+        further = (more or {}).values()
+
+        def add(value: Value, indent: str = "") -> None:
+            others = (cells.get(value.address, "") for cells in further)
+            table.add_row(*_cells(value, indent), *others)
+
         table = tables.titled(f"Plan of {self.model}", self._summary(rows))
         tables.add_columns(table, "address", "made by", overflow="fold")
         tables.add_columns(table, "shape", "dtype", no_wrap=True)
-        tables.add_columns(table, "bytes/row", justify="right", no_wrap=True)
+        numbers = ("bytes/row", *(more or {}))
+        tables.add_columns(table, *numbers, justify="right", no_wrap=True)
         for join in self.joins:
             axis = "" if join.axis is None else f", axis {join.axis}"
             cells = (join.path, join.kind + axis, tables.shape(join.shape), join.dtype)
             table.add_row(*map(Text, cells), style="bold")
             for branch in join.branches:
-                table.add_row(*_cells(branch, indent="  "))
+                add(branch, indent="  ")
             table.add_section()
         for output in self.outputs:
-            table.add_row(*_cells(output))
+            add(output)
         table.add_section()
         for derived in self.derived:
-            table.add_row(*_cells(derived))
+            add(derived)
         return table
 
     def _summary(self, rows: int | None) -> Text:

@@ -20,18 +20,26 @@ def table(statistics: Mapping[str, Statistics], made_by: Mapping[str, str]) -> T
     tables.add_columns(rows, "address", "made by", overflow="fold")
     tables.add_columns(rows, *_HEADINGS, justify="right", no_wrap=True)
     for name, known in statistics.items():
-        total = known.total
-        moments = (total.mean, total.deviation, total.minimum, total.maximum)
-        dead = f"{total.dead:,} of {total.units:,}"
-        rows.add_row(
-            *(Text(text.printable(words)) for words in (name, made_by[name])),
-            *(Text(f"{number:.4g}") for number in moments),
-            Text(_percent(total.share_of_zeros)),
-            Text(f"{total.nan:,}", style="red" if total.nan else "dim"),
-            Text(f"{total.inf:,}", style="red" if total.inf else "dim"),
-            Text(dead, style="yellow" if total.dead else "dim"),
-        )
+        names = (Text(text.printable(words)) for words in (name, made_by[name]))
+        rows.add_row(*names, *cells(known).values())
     return rows
+
+
+def cells(known: Statistics) -> dict[str, Text]:
+    """Returns the cells of the statistics of one value, by heading."""
+    total = known.total
+    moments = (total.mean, total.deviation, total.minimum, total.maximum)
+    shown = (
+        *(Text(f"{number:.4g}") for number in moments),
+        Text(_percent(total.share_of_zeros)),
+        Text(f"{total.nan:,}", style="red" if total.nan else "dim"),
+        Text(f"{total.inf:,}", style="red" if total.inf else "dim"),
+        Text(
+            f"{total.dead:,} of {total.units:,}",
+            style="yellow" if total.dead else "dim",
+        ),
+    )
+    return dict(zip(_HEADINGS, shown, strict=True))
 
 
 def _percent(share: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from layertap.core import tables
 from layertap.errors import StoreError
 from layertap.store.format.digests import WRONG_ROWS, digest_rows
 from layertap.store.format.layout import ArrayLayout
@@ -34,6 +35,7 @@ class LazyArray:
         compression: `"zstd"`, or None.
         chunk_rows: The number of rows that are read together, at least.
         block_rows: The number of rows in one file.
+        chunk_bytes: The bytes of such rows in memory; None in a bucket.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class LazyArray:
         self.compression: str | None = layout.compression
         self.chunk_rows: int = layout.chunk_rows
         self.block_rows: int = layout.block_rows
+        local = isinstance(storage, LocalStorage)
+        self.chunk_bytes = self.chunk_rows * self.row_bytes if local else None
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -121,6 +125,19 @@ class LazyArray:
 
     def __repr__(self) -> str:
         return f"<layertap.LazyArray {self.path} {self.shape} {self.dtype}>"
+
+    def _repr_html_(self) -> str:
+        from layertap.core.display import values
+
+        facts = {
+            "made by": self.attributes.get("made_by"),
+            "in memory": tables.size(self.nbytes),
+            "read together": tables.counted(self.chunk_rows, "row"),
+            "in one file": f"up to {tables.counted(self.block_rows, 'row')}",
+            "compression": self.compression or "none",
+        }
+        known = [(name, str(fact)) for name, fact in facts.items() if fact is not None]
+        return values.array(f"layertap.LazyArray {self.path}", self, known)
 
 
 def open_shards(storage: Storage, layout: ArrayLayout, cache: ShardCache) -> Shards:

@@ -1,0 +1,1 @@
+"""Displays for notebooks: real tables and small pictures in HTML, without scripts."""
