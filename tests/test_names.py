@@ -26,6 +26,7 @@ NAMES = [
     "importance",
     "open",
     "plan",
+    "report",
     "save",
     "split",
     "submodels",

@@ -15,6 +15,7 @@ models = layertap.submodels(model, before="fusion")
 stem, head = layertap.split(model, before="fusion")
 maps = layertap.grad_cam(saved, "conv/out")        # saved with gradients=
 layertap.export(saved, "values.parquet")           # .h5 .npz .safetensors .tsv
+layertap.report(saved, "page.html")                # pictures, in one file
 recorder = layertap.Recorder(x, "run")             # fit(..., callbacks=[recorder])
 recording = layertap.Recording("run")              # step -> saved values
 ```
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from layertap.errors import StoreFormatError as StoreFormatError
     from layertap.exports.export import export as export
     from layertap.inputs.images import images as images
+    from layertap.pages.report import report as report
     from layertap.pipeline.capture import capture as capture
     from layertap.pipeline.save import save as save
     from layertap.pipeline.tap import Tap as Tap
@@ -86,6 +88,7 @@ _EXPORTS = {
     "importance": "analysis.importance",
     "open": "results.saved",
     "plan": "planning.planner",
+    "report": "pages.report",
     "save": "pipeline.save",
     "split": "planning.split",
     "submodels": "planning.split",
@@ -99,6 +102,7 @@ _WITHOUT_KERAS = (
     "analysis.importance_report",
     "core.plan.plan",
     "exports.export",
+    "pages.report",
     "recording.recording",
     "results.grad_cam",
     "results.saved",

@@ -8,6 +8,7 @@ import numpy as np
 import layertap
 from layertap.core import text, tree
 from layertap.core.plan import Branch, Derived, Join, Output, Plan, Recipe
+from layertap.results.statistics.gather import Gatherer
 from layertap.store.format.layout import ArraySpec
 from layertap.store.writing.writer import Writer
 
@@ -106,7 +107,9 @@ def store(
             writer.append(stored)
             writer.commit()
         if finish:
-            writer.finish()
+            gatherer = Gatherer(plan)
+            gatherer.add(0, arrays)
+            writer.finish(lambda: {"statistics": gatherer.to_json()})
     return layertap.open(path), stored
 
 

@@ -1,6 +1,6 @@
 """The command line."""
 
 from layertap.cli.commands import main, run
-from layertap.cli.store_commands import clean, diff, export, show
+from layertap.cli.store_commands import clean, diff, export, report, show
 
-__all__ = ["clean", "diff", "export", "main", "run", "show"]
+__all__ = ["clean", "diff", "export", "main", "report", "run", "show"]

@@ -48,6 +48,7 @@ def main() -> None:
     layertap importance out.zarr model.keras         measure each branch
     layertap diff out.zarr other.zarr                compare two stores
     layertap export out.zarr out.parquet             for other tools
+    layertap report out.zarr -o page.html            make a page of pictures
     layertap clean out.zarr                          remove what stopped saves left
 
     Keras' backend is the one that KERAS_BACKEND names. Exit status: 0 success,

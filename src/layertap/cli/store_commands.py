@@ -108,3 +108,18 @@ def export(store: str, out: str, **given: Any) -> None:
     size = tables.size(path.stat().st_size)
     rest = "" if saved.complete else " The store is not complete."
     click.echo(f"{path}: {saved.rows:,} rows of {values}, {size}.{rest}")
+
+
+@main.command(cls=options.Command)
+@click.argument("store", type=click.Path())
+@click.option(
+    "-o", "--output", required=True, metavar="PAGE", help="The file, as page.html."
+)
+@options.flag("--overwrite", "Replace PAGE.")
+@options.verbose
+def report(store: str, output: str, overwrite: bool, verbose: bool) -> None:
+    """Make a page about STORE: one HTML file, for any browser."""
+    from layertap.core import tables
+
+    path = layertap.report(store, output, overwrite=overwrite)
+    click.echo(f"{path}: {tables.size(path.stat().st_size)}.")

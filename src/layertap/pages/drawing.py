@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.pages.facts import JoinFacts, PageFacts, ValueFacts
+from layertap.pages.facts import MOST_BRANCHES, JoinFacts, PageFacts, ValueFacts
 from layertap.results.statistics.histogram import Histogram
 from layertap.results.statistics.moments import Statistics
 
@@ -22,8 +22,8 @@ COLOURS = (
     *("#b5a900", "#9966cc", "#8c564b", "#7f7f7f"),
 )
 _MOST_BARS, _MOST_PLACES = 64, 128
-# The branches of a join that are drawn by themselves.
-MOST_BRANCHES = 12
+# Of more values, each has fewer of both: a page stays small.
+_MANY, _FEWER_BARS, _FEWER_PLACES = 40, 20, 32
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,16 @@ class Bar:
     words: str
 
 
-def bars(histogram: Histogram | None) -> list[Bar]:
-    """Returns the bars of a histogram, neighbours added up to 64 at most."""
+def bars(histogram: Histogram | None, values: int) -> list[Bar]:
+    """Returns the bars of a histogram of one of so many values.
+
+    Neighbours are added, up to 64 bars.
+    """
     if histogram is None:
         return []
     counts, edges = histogram.counts, histogram.edges
-    step = -(-len(counts) // _MOST_BARS)
+    most = _MOST_BARS if values <= _MANY else _FEWER_BARS
+    step = -(-len(counts) // most)
     sums = np.add.reduceat(counts, np.arange(0, len(counts), step))
     ends = [*edges[:-1:step], edges[-1]]
     about = "about " if histogram.sampled else ""
@@ -66,11 +70,12 @@ class Profile:
     units: int
 
 
-def profile(statistics: Statistics | None) -> Profile | None:
+def profile(statistics: Statistics | None, values: int) -> Profile | None:
     """Returns the profile of a value of several units, up to 128 places wide."""
     if statistics is None or statistics.units < 2:
         return None
-    step = -(-statistics.units // _MOST_PLACES)
+    most = _MOST_PLACES if values <= _MANY else _FEWER_PLACES
+    step = -(-statistics.units // most)
     starts = np.arange(0, statistics.units, step)
     with np.errstate(all="ignore"):
         sizes = np.diff([*starts, statistics.units])

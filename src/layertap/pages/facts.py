@@ -9,18 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core import tables
+from layertap.core.address import IDS
 from layertap.core.plan import Join
 from layertap.errors import AddressError
 from layertap.pages.sample import Rows, read, sample_rows
 from layertap.results.saved import Saved
 from layertap.results.statistics.histogram import Histogram
 from layertap.results.statistics.moments import Statistics
-from layertap.results.statistics.similarity import centred_gram
+from layertap.results.statistics.similarity import centred_gram, comparable
 
 Floats = NDArray[np.float64]
 
 # The rows that are named as most and least active.
 _NAMED = 5
+# The branches of a join that are drawn, and compared with each other.
+MOST_BRANCHES = 12
 # Groups of rows that are left out in turn, for the uncertainty of a similarity.
 _GROUPS = 8
 # The points of all projections together, and of one.
@@ -79,7 +82,7 @@ class JoinFacts:
         numbers: The share of each branch in the numbers of a row.
         norm: Its share in the mean squared norm of the branches.
         attribution: Its share in the size of the attributions, if they were saved.
-        similarity: Unbiased linear CKA of each pair of branches.
+        similarity: Unbiased linear CKA of each pair of the first twelve branches.
         uncertainty: Its standard error, by leaving out an eighth of the rows in turn.
     """
 
@@ -135,7 +138,7 @@ def _value_facts(
     except AddressError:
         statistics = None
     histogram = statistics.histogram if statistics else None
-    norms = np.sqrt(np.square(np.nan_to_num(vectors)).sum(axis=1))
+    norms = np.sqrt(_squares(vectors).sum(axis=1))
     order = np.argsort(-norms, kind="stable")
     return ValueFacts(
         address=name,
@@ -174,14 +177,15 @@ def project(vectors: Floats) -> Projection | None:
 
 def _join_facts(saved: Saved, join: Join, vectors: dict[str, Floats]) -> JoinFacts:
     names = [b.address for b in join.branches if b.address in vectors]
-    squares = [float(np.nanmean(np.square(vectors[n]).sum(axis=1))) for n in names]
+    squares = [float(_squares(vectors[name]).sum()) for name in names]
     gradients = saved.plan.effects("attribution")
     attribution = None
     if all(name in gradients for name in names):
         count = max(min(saved.rows, 1024), 1)
         parts = [np.abs(_flat(saved[gradients[n]][:count]).sum(axis=1)) for n in names]
         attribution = shares([float(part.sum()) for part in parts])
-    similarity, uncertainty = similarities([vectors[name] for name in names])
+    drawn = [vectors[name] for name in names[:MOST_BRANCHES]]
+    similarity, uncertainty = similarities(drawn)
     return JoinFacts(
         *(join, names, shares([vectors[n].shape[1] for n in names]), shares(squares)),
         *(attribution, similarity, uncertainty),
@@ -193,8 +197,10 @@ def similarities(vectors: Sequence[Floats]) -> tuple[Floats, Floats]:
 
     The error is that of a jackknife: an eighth of the rows is left out in turn.
     """
+    widest = max(part[:1].nbytes for part in vectors)
+    places = comparable(len(vectors[0]), widest, len(vectors))
+    vectors, rows = [part[places] for part in vectors], len(places)
     whole = _alignment(vectors)
-    rows = len(vectors[0]) if vectors else 0
     groups = [
         _alignment([part[np.arange(rows) % _GROUPS != group] for part in vectors])
         for group in range(_GROUPS if rows >= 4 * _GROUPS else 0)
@@ -218,13 +224,19 @@ def shares(parts: Sequence[float]) -> list[float]:
     return [part / total if total else math.nan for part in parts]
 
 
+def _squares(vectors: Floats) -> Floats:
+    """Returns the squares of numbers; those that are not finite count as nothing."""
+    with np.errstate(over="ignore"):
+        return np.square(np.where(np.isfinite(vectors), vectors, 0))
+
+
 def _flat(array: Any) -> Floats:
     return np.asarray(array, np.float64).reshape(len(array), -1)
 
 
 def _row_names(saved: Saved, rows: Rows) -> list[str]:
     """Returns the ids of rows, or their numbers."""
-    if saved.ids is None:
+    if saved.identity[IDS] is None:
         return [f"row {row:,}" for row in rows.tolist()]
     return [str(name) for name in saved.ids_of(rows)]
 
@@ -244,18 +256,18 @@ def _label_names(saved: Saved, rows: Rows) -> list[str] | None:
 def state_of(saved: Saved) -> list[tuple[str, str]]:
     """Returns what a store is, as names and texts."""
     identity = saved.identity
-    labels = saved.class_names or ("saved" if saved.labels is not None else "none")
+    labels: Any = saved.class_names
+    if not labels:
+        labels = "none" if saved.labels is None else "saved"
     versions = [f"{n} {identity[n]}" for n in ("keras", "backend") if n in identity]
     return [
         ("model", saved.plan.model),
         ("rows", f"{saved.rows:,}, {'complete' if saved.complete else 'not complete'}"),
-        (
-            "values",
-            f"{len(saved):,} in {tables.counted(len(saved.plan.joins), 'join')}",
-        ),
+        ("values", f"{len(saved):,}"),
+        ("joins", f"{len(saved.plan.joins):,}"),
         ("size", tables.size(saved.bytes_on_disk)),
         ("labels", labels if isinstance(labels, str) else tables.listed(labels)),
-        ("ids", "none" if saved.ids is None else "saved"),
+        ("ids", "none" if identity[IDS] is None else "saved"),
         ("versions", ", ".join(versions) or "unknown"),
         ("weights", str(identity.get("weights", "unknown"))),
         ("path", saved.path),

@@ -4,13 +4,22 @@ import functools
 import importlib.metadata
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from layertap.core import tables, text
+from layertap.core.display.pictures import Picture, maps
 from layertap.errors import OptionError, StoreError
 from layertap.pages import drawing
-from layertap.pages.facts import JoinFacts, PageFacts, ValueFacts, page_facts, state_of
+from layertap.pages.facts import (
+    MOST_BRANCHES,
+    JoinFacts,
+    PageFacts,
+    ValueFacts,
+    page_facts,
+    state_of,
+)
 from layertap.results.saved import Saved
 from layertap.results.saved import open as open_saved
 
@@ -62,7 +71,8 @@ def report(
     except OSError as error:
         raise StoreError(f"{target} could not be written: {error.strerror}.") from error
     finally:
-        new.unlink(missing_ok=True)
+        with suppress(OSError):
+            new.unlink()
     return target
 
 
@@ -96,8 +106,8 @@ def _legend(page: PageFacts) -> list[tuple[str, str]]:
 
 
 def _join(facts: JoinFacts, page: PageFacts) -> dict[str, Any]:
-    more = len(facts.names) - drawing.MOST_BRANCHES
-    shown = facts.names[: drawing.MOST_BRANCHES]
+    more = len(facts.names) - MOST_BRANCHES
+    shown = facts.names[:MOST_BRANCHES]
     return {
         "path": facts.join.path,
         "kind": facts.join.kind,
@@ -118,22 +128,32 @@ def _value(facts: ValueFacts, page: PageFacts) -> dict[str, Any]:
         "address": facts.address,
         "made_by": text.printable(facts.made_by),
         "form": f"{tables.shape((None, *facts.shape))} {facts.dtype}",
-        "bars": drawing.bars(histogram),
+        "bars": drawing.bars(histogram, len(page.values)),
         "low": f"{edges[0]:.4g}",
         "high": f"{edges[1]:.4g}",
-        "facts": _statistics(facts),
-        "profile": drawing.profile(facts.statistics),
+        "facts": _statistics(facts, complete=page.saved.complete),
+        "profile": drawing.profile(facts.statistics, len(page.values)),
         "points": drawing.scatter(facts, page),
+        "maps": _maps(facts, page),
         "explained": f"{explained[0]:.0%} and {explained[1]:.0%} of the variance",
         "most": text.printable(", ".join(names[row] for row in facts.most_active)),
         "least": text.printable(", ".join(names[row] for row in facts.least_active)),
     }
 
 
-def _statistics(facts: ValueFacts) -> list[tuple[str, str, str]]:
+def _maps(facts: ValueFacts, page: PageFacts) -> list[Picture]:
+    """Returns the first maps of the most active row, of a value that has maps."""
+    if len(facts.shape) != 3 or not facts.most_active:
+        return []
+    row = facts.most_active[0]
+    return list(maps(page.saved[facts.address][row], row))
+
+
+def _statistics(facts: ValueFacts, *, complete: bool) -> list[tuple[str, str, str]]:
     """Returns names, texts and styles of the numbers that a value is known by."""
     if facts.statistics is None:
-        return [("statistics", "none: the store is not complete", "warn")]
+        why = "complex numbers" if complete else "the store is not complete"
+        return [("statistics", f"none: {why}", "warn")]
     total = facts.statistics.total
     return [
         ("mean", f"{total.mean:.4g}", ""),

@@ -26,10 +26,14 @@ def sample_rows(saved: Saved, names: Sequence[str]) -> Rows:
     )
     fitting = min(_MOST_BYTES // max(together, 1), _MOST_WIDE // (8 * max(sizes)))
     count = max(min(saved.rows, _MOST_ROWS, fitting), min(saved.rows, 1))
+    if count >= saved.rows:
+        return np.arange(saved.rows, dtype=np.intp)
     runs = min(_RUNS, count)
-    length = count // runs if runs else 0
-    starts = np.linspace(0, saved.rows - length, max(runs, 1)).astype(np.intp)
-    return np.unique(starts[:, None] + np.arange(length, dtype=np.intp))
+    lengths = [count // runs + (run < count % runs) for run in range(runs)]
+    starts = np.linspace(0, saved.rows - lengths[-1], runs).astype(np.intp)
+    pairs = zip(starts.tolist(), lengths, strict=True)
+    parts = [np.arange(start, start + length, dtype=np.intp) for start, length in pairs]
+    return np.unique(np.concatenate(parts))
 
 
 def read(saved: Saved, name: str, rows: Rows) -> NDArray[np.float64]:

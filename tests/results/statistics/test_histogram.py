@@ -46,6 +46,11 @@ def test_each_bin_has_its_numbers(numbers):
         assert found is None
 
 
+def test_nan_that_signal_are_left_out():
+    signalling = np.array([0x7F800001, 0x3F800000], np.uint32).view("float32")
+    assert_counts(Histogram.of(signalling), [1.0])
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int8", "uint64", "bool"])
 def test_all_dtypes_are_counted(dtype):
     array = (np.random.default_rng(0).normal(size=(40, 3)) * 5).astype(dtype)

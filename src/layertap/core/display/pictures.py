@@ -67,7 +67,7 @@ def histogram(numbers: NDArray[np.float64], total: int, noun: str) -> Picture:
     return Picture(label, bars)
 
 
-def maps(row: NDArray[Any]) -> Iterator[Picture]:
+def maps(row: NDArray[Any], number_of_row: int = 0) -> Iterator[Picture]:
     """Yields the first maps of a row of three axes, from black to white."""
     # Where height and width are alike, the other axis is that of the channels.
     first = row.shape[1] == row.shape[2] != row.shape[0]
@@ -79,7 +79,7 @@ def maps(row: NDArray[Any]) -> Iterator[Picture]:
         known = np.isfinite(numbers)
         if not numbers.size:
             continue
-        label = f"map {number} of {len(channels):,}, row 0"
+        label = f"map {number} of {len(channels):,}, row {number_of_row:,}"
         grey = np.zeros(numbers.shape)
         if known.any():
             low, high = numbers[known].min(), numbers[known].max()

@@ -42,9 +42,9 @@ class Histogram:
         stride = max(-(-array.size // _MOST_COUNTED), 1)
         # Rows, unless there are fewer than that.
         part = array[::stride] if len(array) >= stride else array.reshape(-1)[::stride]
-        numbers = part.reshape(-1).astype(np.float64)
-        # Negative zeros are zeros.
-        numbers += 0.0
+        # Some NaN signal, and -0.0 becomes 0.0.
+        with np.errstate(invalid="ignore"):
+            numbers = part.reshape(-1).astype(np.float64) + 0.0
         finite = np.isfinite(numbers)
         if not finite.all():
             numbers = numbers[finite]

@@ -1,0 +1,158 @@
+"""A page is one small file that shows what a store has, as text, and loads nothing."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import layertap
+from layertap.core.plan import Branch, Join, Plan
+from layertap.errors import OptionError, StoreError
+from layertap.pages.facts import page_facts
+from tests.pages.test_facts import made, vectors
+from tests.support.export_stores import CLASSES, IDS, ROWS, plan_of, store
+
+EMPTY = {"meta", "img", "circle", "rect", "path"}
+
+
+class Page(HTMLParser):
+    """Reads a page: its tags, which have to be closed, its texts and its styles."""
+
+    def __init__(self, content):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.texts = [], [], [], []
+        self.feed(content)
+        assert self.open == []
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+
+def page_of(saved, folder):
+    path = layertap.report(saved, folder / "page.html", overwrite=True)
+    content = path.read_text("utf-8")
+    assert path.stat().st_size < 2_000_000
+    page = Page(content)
+    assert "script" not in page.tags
+    assert not re.search(r"https?://|url\(|@import", content)
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    links = {name for name, _ in page.attributes} & {"href", "xlink:href"}
+    assert not links
+    sources = [value for name, value in page.attributes if name == "src"]
+    assert all(value.startswith("data:image/png;base64,") for value in sources)
+    return page
+
+
+def test_a_page_says_what_the_store_has(tmp_path):
+    saved, stored = made(tmp_path, labels=np.arange(ROWS) % 3, ids=IDS)
+    page = page_of(saved, tmp_path)
+    facts = page_facts(saved)
+    for words in ("two", f"{ROWS} , complete".replace(" ,", ","), "fusion/in/1"):
+        assert words in page.text
+    (join,) = facts.joins
+    for place, share in enumerate(join.norm):
+        assert f"{join.numbers[place]:.0%} of the numbers, {share:.0%} of" in page.text
+    assert f"{join.similarity[0, 1]:.2f}" in page.text
+    for name, array in stored.items():
+        if name != "digests":
+            assert f"{array.astype('float64').mean():.4g}" in page.text
+    assert IDS[facts.values[0].most_active[0]] in page.text
+    titles = sum(f", label {label}" in page.text for label in range(3))
+    assert titles == 3
+    assert page.tags.count("circle") == 2 * ROWS + 3
+
+
+def test_maps_are_pictures(tmp_path):
+    saved, _ = store(tmp_path / "values.zarr", plan_of(), class_names=CLASSES)
+    page = page_of(saved, tmp_path)
+    # Two branches of four and five maps, and their joined value.
+    assert page.tags.count("img") > 8
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "{{ 7 * 7 }}",
+    "</title><h1>x",
+    "\x1b[31mred",
+]
+
+
+def test_names_are_shown_as_text(tmp_path):
+    branches = tuple(
+        Branch(f"fusion/in/{n}", name, (None, 3), "float32")
+        for n, name in enumerate(HOSTILE)
+    )
+    join = Join("fusion", "concatenate", 1, (None, 15), "float32", branches)
+    saved, _ = made(
+        tmp_path,
+        Plan(HOSTILE[0], (join,)),
+        ids=[f"{HOSTILE[row % 5]}{row}".replace("\x1b", "") for row in range(ROWS)],
+        labels=np.arange(ROWS) % 4,
+        class_names=HOSTILE[:4],
+    )
+    page = page_of(saved, tmp_path)
+    assert "img" not in page.tags
+    assert page.tags.count("h1") == 1
+    for name in HOSTILE[:4]:
+        assert name in page.text
+    assert "49" not in re.findall(r"made by (\S+),", page.text)
+    assert "\x1b" not in page.text
+
+
+@pytest.mark.parametrize("rows", [0, 1, 4])
+def test_a_store_that_is_not_complete(tmp_path, rows):
+    saved, _ = made(tmp_path, rows=rows, finish=False)
+    page = page_of(saved, tmp_path)
+    assert f"{rows}, not complete" in page.text
+    assert "none: the store is not complete" in page.text
+
+
+def test_values_without_finite_numbers(tmp_path):
+    plan = vectors((2, 2))
+    nan = {value.address: np.full((9, 2), np.nan, "float32") for value in plan.stored}
+    saved, _ = store(tmp_path / "values.zarr", plan, rows=9, values=nan)
+    page = page_of(saved, tmp_path)
+    assert "No number is finite." in page.text
+
+
+def test_many_branches_and_rows_fit_on_a_page(tmp_path):
+    saved, _ = made(tmp_path, vectors([8] * 300), rows=400, labels=np.arange(400) % 12)
+    page = page_of(saved, tmp_path)
+    assert "288 more branches are not drawn." in page.text
+    assert "fusion/in/299" in page.text
+    assert "3 others" in page.text
+
+
+def test_a_file_is_replaced_only_if_asked_for(tmp_path):
+    saved, _ = made(tmp_path)
+    target = tmp_path / "page.html"
+    target.write_text("mine")
+    with pytest.raises(OptionError, match=r"page.html exists. Pass overwrite=True"):
+        layertap.report(saved, target)
+    assert target.read_text() == "mine"
+    layertap.report(saved.path, str(target), overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "values.zarr"]
+
+
+def test_a_path_that_can_not_be_written(tmp_path):
+    saved, _ = made(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="could not be written: File exists"):
+        layertap.report(saved, tmp_path / "file" / "page.html")
