@@ -1,0 +1,135 @@
+"""Pages in a real browser: nothing is requested, nothing runs, all can be read."""
+
+import shutil
+
+import numpy as np
+import pytest
+from playwright.sync_api import sync_playwright
+
+import layertap
+from layertap.pages.facts import page_facts
+from tests.pages.test_facts import made
+from tests.pages.test_report import HOSTILE
+from tests.support.export_stores import IDS, ROWS
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="this machine has no Chromium"),
+]
+# Without a sandbox, which needs rights that containers lack, nor calls home.
+OPTIONS = ("no-sandbox", "disable-gpu", "disable-quic", "disable-sync")
+OPTIONS += ("disable-background-networking", "disable-component-update")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        arguments = [f"--{option}" for option in OPTIONS]
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Opens the page of a store; all that the browser complains of is kept."""
+    complaints, requests = [], []
+
+    def open_page(saved, width=1400, scheme="light"):
+        path = layertap.report(saved, tmp_path / "page.html", overwrite=True)
+        page = browser.new_page(
+            viewport={"width": width, "height": 900}, color_scheme=scheme
+        )
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    assert complaints == []
+    assert all(url.startswith(("file:", "data:")) for url in requests)
+
+
+def test_numbers_on_the_page_are_those_of_the_store(opened, tmp_path):
+    saved, _ = made(tmp_path, labels=np.arange(ROWS) % 3, ids=IDS)
+    page = opened(saved)
+    facts = page_facts(saved)
+    for value, shown in zip(facts.values, page.locator(".value").all(), strict=True):
+        total = value.statistics.total
+        found = dict(
+            zip(
+                shown.locator("dt").all_inner_texts(),
+                shown.locator("dd").all_inner_texts(),
+                strict=True,
+            )
+        )
+        assert float(found["mean"]) == pytest.approx(total.mean, rel=1e-3)
+        assert float(found["deviation"]) == pytest.approx(total.deviation, rel=1e-3)
+        assert found["dead units"] == f"{total.dead} of {total.units}"
+        titles = shown.locator("rect title").all_text_contents()
+        counts = [int(title.split(": ")[1].split()[0]) for title in titles]
+        assert sum(counts) == value.histogram.counts.sum()
+        words = shown.locator("circle title").all_text_contents()
+        assert words == [f"{name}, label {row % 3}" for row, name in enumerate(IDS)]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 400])
+def test_nothing_is_cut_off_and_all_is_legible(opened, tmp_path, width, scheme):
+    saved, _ = made(tmp_path, labels=np.arange(ROWS) % 12, ids=IDS)
+    page = opened(saved, width, scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    light = page.evaluate(
+        """() => {
+            const parse = color => color.match(/[\\d.]+/g).slice(0, 3).map(Number);
+            const level = color => parse(color).map(part => {
+                part /= 255;
+                return part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+            }).reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
+            const back = level(getComputedStyle(document.body).backgroundColor);
+            return [...document.querySelectorAll("h1, dd, dt, .note, code, small")].map(
+                shown => {
+                    const front = level(getComputedStyle(shown).color);
+                    const [high, low] = [Math.max(front, back), Math.min(front, back)];
+                    return (high + 0.05) / (low + 0.05);
+                });
+        }"""
+    )
+    # What the guidelines for accessible content ask for.
+    assert min(light) >= 4.5
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (dark == "rgb(255, 255, 255)") is (scheme == "light")
+
+
+def test_the_keyboard_opens_and_closes_values(opened, tmp_path):
+    saved, _ = made(tmp_path)
+    page = opened(saved)
+    first = page.locator("details.value").first
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+    assert first.evaluate("shown => shown.open")
+    page.keyboard.press("Enter")
+    assert not first.evaluate("shown => shown.open")
+
+
+def test_nothing_that_a_store_says_runs(opened, tmp_path):
+    saved, _ = made(
+        tmp_path,
+        ids=[f"{HOSTILE[row % 4]}{row}" for row in range(ROWS)],
+        labels=np.arange(ROWS) % 4,
+        class_names=HOSTILE[:4],
+    )
+    page = opened(saved)
+    assert page.locator("script, iframe, h1").count() == 1
+    assert HOSTILE[0] in page.locator(".legend").inner_text()
+
+
+def test_pictures_have_names_for_those_who_do_not_see_them(opened, tmp_path):
+    saved, _ = made(tmp_path)
+    page = opened(saved)
+    for picture in page.locator("svg:not([aria-hidden])").all():
+        assert picture.get_attribute("role") == "img"
+        assert picture.get_attribute("aria-label")
