@@ -62,6 +62,7 @@ def results() -> None:
     assert_type(recording.statistics["fusion/in/0"].dead, NDArray[np.int64])
     assert_type(recording.similarity()["fusion/in/0"].to_last, NDArray[np.float64])
     assert_type(layertap.export(saved, "v.npz"), Path)
+    assert_type(layertap.report(saved, "page.html"), Path)
     assert_type(saved.labels[:], NDArray[Any] | Any)
 
 

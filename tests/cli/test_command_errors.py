@@ -144,12 +144,15 @@ def test_the_demo_and_the_commands_that_it_prints(tmp_path, monkeypatch):
         for line in message.splitlines()
         if line.startswith("$ layertap ")
     ]
-    commands = ["plan", "save", "show", "verify", "importance"]
+    commands = ["plan", "save", "show", "verify", "importance", "report"]
     assert [command for command, *_ in words] == commands
     for again in words[:: times(3, 1)]:
         assert succeeds(*again).replace(" Compared, not computed.", "") in message
     saved = layertap.open("a [red] folder/digits.zarr")
     assert saved.before("fusion")["look_3x3"].shape == (1797, 256)
+    page = Path("a [red] folder/digits.html")
+    assert "Open a [red] folder/digits.html in a browser" in message
+    assert "look_5x5" in page.read_text("utf-8")
 
 
 @everywhere
@@ -248,6 +251,7 @@ def test_help_imports_nothing_heavy():
 
 
 COMMANDS = ["plan", "save", "show", "verify", "importance", "diff", "clean", "demo"]
+COMMANDS += ["export", "report"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

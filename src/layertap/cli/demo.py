@@ -14,7 +14,9 @@ from rich.console import Console
 from layertap.core.optional import require
 from layertap.tracing.keras_internals import without_importing_tensorflow
 
-MODEL, DATA, STORE = "digits.keras", "digits.npz", "digits.zarr"
+MODEL, DATA, STORE, PAGE = (
+    f"digits.{suffix}" for suffix in ("keras", "npz", "zarr", "html")
+)
 
 console = Console(highlight=False)
 
@@ -26,7 +28,9 @@ def run(folder: Path, command: Callable[..., None]) -> None:
     earlier demo. `command` runs a command of the command line, from its words.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model, data, store = (str(folder / name) for name in (MODEL, DATA, STORE))
+    model, data, store, page = (
+        str(folder / name) for name in (MODEL, DATA, STORE, PAGE)
+    )
     images, labels = digits()
     console.print(
         f"{len(images):,} handwritten digits of 8x8. A network applies a 3x3 and a 5x5 "
@@ -44,6 +48,7 @@ def run(folder: Path, command: Callable[..., None]) -> None:
         ("What is in the store?", "show", store),
         ("Do the saved values equal those of the model?", "verify", store, *again),
         ("How much does the result depend on each branch?", "importance", store, model),
+        ("Make a page of pictures:", "report", store, "-o", page, "--overwrite"),
     ):
         console.print(f"\n{question}")
         # Names are not markup, and the line can be copied.
@@ -51,7 +56,8 @@ def run(folder: Path, command: Callable[..., None]) -> None:
         console.print(line, style="bold", markup=False, soft_wrap=True)
         command(*words)
     console.print(
-        f"\n{folder} has the model, the data and the store. In Python:\n"
+        f"\nOpen {page} in a browser. {folder} has the model, the data and the store, "
+        "too. In Python:\n"
         f"  import layertap\n  saved = layertap.open({store!r})\n"
         '  saved.before("fusion")["look_3x3"][:5]\n'
         f"Without layertap:\n  import zarr\n"
