@@ -287,6 +287,7 @@ def test_a_large_value_is_drawn_by_some_rows(tmp_path, monkeypatch):
     np.testing.assert_allclose(lines_of(right)["mean"], array.mean(0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_any_bits_of_any_dtype_are_drawn(tmp_path):
     plan = export_stores.plan_of(export_stores.REAL + export_stores.COMPLEX)
     saved, arrays = export_stores.store(tmp_path / "s", plan, labels=np.arange(50) % 4)
@@ -310,6 +311,7 @@ HARD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HARD)
 def test_hard_numbers_are_drawn(tmp_path, kind):
     values = {
@@ -329,6 +331,7 @@ def test_hard_numbers_are_drawn(tmp_path, kind):
         assert np.isnan(images_of(saved.plot("rank3/out"))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [0, 1])
 def test_no_rows_or_one_row(tmp_path, rows):
     values = {name: array[:rows] for name, array in VALUES.items()}

@@ -96,7 +96,7 @@ def _read(saved: SavedRows, address: str, chosen: Any, few: bool) -> _Rows:
     places = charts.spread(len(chosen), _MOST_ROWS if few else fitting)
     numbers = np.array([chosen[place] for place in places], np.intp)
     read = array[numbers]
-    if array.ndim > 2 and address in saved.plan.channels_first:
+    if array.ndim in (3, 4) and address in saved.plan.channels_first:
         read = np.moveaxis(read, 1, -1)
     parts = [("", read)]
     if read.dtype.kind == "c":
