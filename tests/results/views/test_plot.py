@@ -44,6 +44,7 @@ VALUES = {
     "vector/out_gradient": rectified(6) - 1,
 }
 VALUES["vector/out"][:, 2] = 1.5
+VALUES["vector/out_gradient"][:5] = 0
 
 
 @pytest.fixture(scope="module")
@@ -178,10 +179,11 @@ def test_sequences_are_heat_maps(saved):
     labels = figure.get_supxlabel(), figure.get_supylabel()
     assert labels == ("time step", "unit")
     assert "mean of 40 rows" in figure.get_suptitle()
-    # Both signs: white is zero.
-    assert figure.axes[0].images[0].norm.vmin == -figure.axes[0].images[0].norm.vmax
     figure = saved.plot("sequence/out", rows=LABELS == 0)
     panels = drawn(figure)
+    # Both signs: white is zero.
+    norm, highest = panels[0].images[0].norm, max(map(np.max, images_of(figure)))
+    assert (norm.vmin, norm.vmax) == (-highest, highest)
     chosen = [0, 3, 9, 15, 21, 27, 33, 39]
     assert [ax.get_title() for ax in panels] == [f"row {row}" for row in chosen]
     for row, image in zip(chosen, images_of(figure), strict=True):
@@ -264,11 +266,12 @@ def test_a_gradient_says_what_it_is_of(saved):
     figure = saved.plot("vector/out_gradient")
     title = "vector/out_gradient (gradient of the loss), made by vector\n"
     assert figure.get_suptitle().startswith(title)
-    np.testing.assert_allclose(
-        lines_of(drawn(figure)[1])["mean"],
-        VALUES["vector/out_gradient"].astype("float64").mean(0),
-        rtol=1e-5,
-    )
+    left, right = drawn(figure)
+    array = VALUES["vector/out_gradient"].astype("float64")
+    np.testing.assert_allclose(lines_of(right)["mean"], array.mean(0), rtol=1e-5)
+    # Zeros are left out between the others, too.
+    [(heights, _)] = steps_of(left).values()
+    assert heights.sum() == np.count_nonzero(array) == array.size - 30
 
 
 def test_a_large_value_is_drawn_by_some_rows(tmp_path, monkeypatch):
@@ -303,6 +306,7 @@ def test_any_bits_of_any_dtype_are_drawn(tmp_path):
 HARD = {
     "NaN": np.full(ROWS, np.nan),
     "infinite": np.full(ROWS, -np.inf),
+    "signalling": np.full(ROWS, 0x7FF0000000000001).view("float64"),
     "zero": np.zeros(ROWS),
     "constant": np.full(ROWS, 1e20),
     "huge": 1.7e308 * np.linspace(-1, 1, ROWS),
@@ -325,7 +329,9 @@ def test_hard_numbers_are_drawn(tmp_path, kind):
     )
     for name in values:
         for rows in (None, [1, 2]):
-            assert drawn(saved.plot(name, rows=rows))
+            panels = drawn(saved.plot(name, rows=rows))
+            for _, edges in steps_of(panels[0]).values():
+                assert (np.diff(edges) > 0).all()
     if kind == "NaN":
         assert "100.0% NaN" in drawn(saved.plot("rank1/out"))[0].get_title()
         assert np.isnan(images_of(saved.plot("rank3/out"))).all()
@@ -346,21 +352,23 @@ def test_no_rows_or_one_row(tmp_path, rows):
 
 def test_names_are_text(tmp_path):
     name = "$\\frac$\n\x1b[31m" + "木" * 50
-    branch = Branch("a/in/0", name, (None, 2), "float32")
-    plan = Plan(
-        "$x_{" + "y" * 5000, (Join("a", "add", None, (None, 2), "float32", (branch,)),)
-    )
-    values = {"a/in/0": VALUES["vector/out"][:, :2].copy()}
+    address = f"{'a' * 100}/in/0"
+    branch = Branch(address, name, (None, 2), "float32")
+    join = Join("a" * 100, "add", None, (None, 2), "float32", (branch,))
+    plan = Plan(f"$x_{{{'y' * 5000} end", (join,))
+    values = {address: VALUES["vector/out"][:, :2].copy()}
     names = [name, "$^$", "_"]
     saved = store(tmp_path / "s", values, plan=plan, labels=LABELS, class_names=names)
-    figure = saved.plot("a/in/0")
+    figure = saved.plot(address)
     with pytest.warns(UserWarning, match="missing from font"):
         drawn(figure)
     title = figure.get_suptitle()
     assert len(title) < 220
-    assert title.count("\n") == 1
+    assert max(map(len, title.splitlines())) <= 120
     assert "\x1b" not in title
-    assert "$x_{yyy" in title
+    assert "$x_{yyyyyy" in title
+    assert "yyy end, float32" in title
+    assert "aaa/in/0, made by" in title
 
 
 def test_a_figure_is_a_picture_in_a_notebook_and_can_be_pickled(saved):

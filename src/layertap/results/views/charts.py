@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ Groups = Sequence[tuple[str, Floats]]
 
 # By Okabe and Ito: readers with any kind of colour vision distinguish them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Characters of a line of the title.
+_TITLE = 120
 # Points of one line, few enough points to see each, bars, and bins.
 _MOST_POINTS, _FEW_POINTS, _MOST_BARS, _BINS = 4096, 64, 50, 50
 # Matplotlib computes squares of the numbers that it draws.
@@ -34,8 +37,9 @@ class Plot(figures.Figure):
     def __init__(self, title: str, height: float = 5) -> None:
         super().__init__(figsize=(10, height), dpi=100, layout="constrained")
         agg.FigureCanvasAgg(self)
+        lines = [textwrap.fill(line, _TITLE) for line in title.splitlines()]
         # A name is text, also with the signs of formulas.
-        self.suptitle(title, parse_math=False, fontsize="medium")
+        self.suptitle("\n".join(lines), parse_math=False, fontsize="medium")
 
     def _repr_png_(self) -> bytes:
         picture = io.BytesIO()
@@ -52,9 +56,11 @@ class Panel(NamedTuple):
 
 
 def shorten(name: str, longest: int) -> str:
-    """Returns a name as one line of text that is not too long."""
-    name = text.printable(name[: longest + 1]).replace("\n", " ")
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+    """Returns a name as one line of text; the middle of a long one is left out."""
+    half = longest // 2
+    if len(name) > longest:
+        name = f"{name[: longest - half - 1]}…{name[-half:]}"
+    return text.printable(name).replace("\n", " ")
 
 
 def spread(count: int, most: int) -> NDArray[np.intp]:
@@ -66,8 +72,6 @@ def to_drawable(numbers: Any) -> Floats:
     """Returns numbers in 64 bits; those beyond 1e150 as infinite."""
     with np.errstate(all="ignore"):
         wide = np.asarray(numbers).astype(np.float64)
-        # A signalling NaN would be an error of a later computation.
-        wide[np.isnan(wide)] = np.nan
         return np.where(np.abs(wide) > _LARGEST, np.copysign(np.inf, wide), wide)
 
 

@@ -118,7 +118,7 @@ def _classes(saved: SavedRows, rows: NDArray[np.intp]) -> list[tuple[str, Any]]:
         return []
     named = [names[int(n)] if 0 <= n < len(names) else f"{n}" for n in numbers]
     return [
-        (f"class {charts.shorten(name, 20)}", labels == number)
+        (f"class {charts.shorten(name, 24)}", labels == number)
         for name, number in zip(named, numbers, strict=True)
     ]
 
