@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, assert_type
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import layertap
@@ -63,6 +64,8 @@ def results() -> None:
     assert_type(recording.similarity()["fusion/in/0"].to_last, NDArray[np.float64])
     assert_type(layertap.export(saved, "v.npz"), Path)
     assert_type(layertap.report(saved, "page.html"), Path)
+    assert_type(saved.plot("fusion/in/0", rows=[3]), Figure)
+    assert_type(recording.plot("fusion/in/0"), Figure)
     assert_type(saved.labels[:], NDArray[Any] | Any)
 
 

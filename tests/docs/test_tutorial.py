@@ -99,3 +99,20 @@ def test_the_guide_to_exports_reads_each_format_back(tmp_path):
     shown = [block[1:] for block in blocks if block.startswith("\n")]
     assert len(shown) == 3
     assert printed == "".join(shown)
+
+
+def test_the_guide_to_plots_draws_its_pictures(tmp_path):
+    from PIL import Image
+
+    printed = printed_by(DOCS / "plots.md", 4, tmp_path)
+    assert printed.splitlines()[-2:] == [
+        "fusion/in/1, recording run",
+        "made by read, model reader, 10 steps",
+    ]
+    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert pictures == ["branch.png", "maps.png", "sequence.png"]
+    for name in ("branch.png", "maps.png"):
+        page = DOCS / "pictures" / name
+        assert page.stat().st_size < 60_000
+        with Image.open(page) as shown, Image.open(tmp_path / name) as drawn:
+            assert shown.size == drawn.size

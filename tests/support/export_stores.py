@@ -8,6 +8,7 @@ import numpy as np
 import layertap
 from layertap.core import text, tree
 from layertap.core.plan import Branch, Derived, Join, Output, Plan, Recipe
+from layertap.results.manifest import STATISTICS
 from layertap.results.statistics.gather import Gatherer
 from layertap.store.format.layout import ArraySpec
 from layertap.store.writing.writer import Writer
@@ -76,6 +77,7 @@ def store(
     block_rows=16,
     finish=True,
     values=None,
+    statistics=True,
 ):
     """Writes a store as a save does; returns it open, and all its arrays."""
     plan = plan or plan_of()
@@ -108,8 +110,9 @@ def store(
             writer.commit()
         if finish:
             gatherer = Gatherer(plan)
-            gatherer.add(0, arrays)
-            writer.finish(lambda: {"statistics": gatherer.to_json()})
+            if statistics:
+                gatherer.add(0, arrays)
+            writer.finish(lambda: {STATISTICS: gatherer.to_json()})
     return layertap.open(path), stored
 
 

@@ -20,6 +20,8 @@ from layertap.results.statistics.similarity import centred_gram, comparable
 from layertap.results.training.selection import Globs, select_rows
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from layertap.results.statistics.moments import Totals
 
 # Stores that stay open.
@@ -162,6 +164,32 @@ class Recording(Mapping[int, Saved], tables.Tabular):
             name: Similarity(*map(np.array, zip(*compared, strict=True)))
             for name, compared in found.items()
         }
+
+    def plot(self, address: str) -> "Figure":
+        """Draws the course of a value over the steps.
+
+        Mean and deviation, the shares of zeros and of dead units, and the similarity to
+        the step before and to the last step: see `statistics` and `similarity`. The
+        first step with NaN is marked. Epochs are above, if they are at most twelve.
+
+        Args:
+            address: The address of the value.
+
+        Returns:
+            A `matplotlib.figure.Figure`; see `Saved.plot`.
+
+        Raises:
+            AddressError: If no step has such a value.
+            BackendMissingError: If Matplotlib is not installed.
+
+        Example:
+        ```python
+        recording.plot("fusion/in/1").savefig("course.png")
+        ```
+        """
+        from layertap.recording import plot
+
+        return plot.course_figure(self, address)
 
     def table(self) -> Table:
         """Returns a table of the first and the last step of each value."""

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layertap.core import tables
 from layertap.core.values import unknown_address
@@ -12,6 +12,9 @@ from layertap.results.manifest import STATISTICS, report_damage
 from layertap.results.saved_datasets import SavedDatasets
 from layertap.results.statistics import encoding, feature_axes, table
 from layertap.results.statistics.moments import Statistics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Saved(SavedDatasets):
@@ -138,6 +141,46 @@ class Saved(SavedDatasets):
         from layertap.results.views import xarray
 
         return xarray.dataset(self)
+
+    def plot(self, address: str, rows: Any = None) -> "Figure":
+        """Draws a value, a gradient or an attribution.
+
+        Numbers, vectors and values of more than four axes are a histogram, with the
+        mean and the deviation of each unit; dead units are marked. If the labels are
+        integers of at most ten classes, each class has its own histogram. Sequences are
+        a heat map of their mean, maps a picture of each channel of their mean.
+
+        Args:
+            address: The address of the value.
+            rows: Which rows to draw one by one, as in `dataset`, or the number of one
+                row. Vectors are curves, or a heat map for more than eight rows; of
+                sequences and maps, up to eight rows are drawn. By default, a summary of
+                all rows.
+
+        Returns:
+            A `matplotlib.figure.Figure`, which a notebook shows; `figure.savefig(path)`
+            writes it. It is independent of `pyplot`: no window opens. Of large values,
+            it shows rows that are spread evenly, and its title says how many. Numbers
+            beyond 1e150 are drawn as infinite ones: not at all in curves, grey in
+            pictures. Maps have their channels along the last axis, unless the plan
+            says that they are first.
+
+        Raises:
+            AddressError: If there is no such value.
+            OptionError: If `rows` does not choose rows of the store.
+            BackendMissingError: If Matplotlib is not installed.
+
+        Example:
+        ```python
+        saved.plot("fusion/in/0")  # a histogram by class, and the units
+        saved.plot("conv/out", rows=[3, 14]).savefig("maps.png")
+        ```
+        """
+        self[address]  # before its statistics are looked up
+        from layertap.results.views import plot
+
+        known = self.statistics.get(address)
+        return plot.value_figure(self, address, rows, known)
 
     def to_json(self) -> dict[str, Any]:
         """Returns a description of the saved values as data for JSON."""

@@ -135,7 +135,7 @@ def select_rows(rows: Any, count: int) -> Rows:
         chosen = _row_numbers(rows, count)
     if not len(chosen):
         raise OptionError(
-            f"No row is left to train on: `rows=` chooses none of the store's {count}."
+            f"No row is left: `rows=` chooses none of the store's {count}."
         )
     ends = (chosen[0], chosen[-1]) if isinstance(chosen, range) else chosen
     for row in (min(ends), max(ends)):
