@@ -156,7 +156,10 @@ def draw_band(
     ax: Any, x: Any, mean: Floats, deviation: Floats, colour: str, label: str
 ) -> None:
     """Draws one deviation around a mean: lines for a few points, or a band."""
-    ends, style = (mean - deviation, mean + deviation), {"color": colour, "alpha": 0.3}
+    # Of numbers that are too large for their squares.
+    with np.errstate(invalid="ignore"):
+        ends = mean - deviation, mean + deviation
+    style = {"color": colour, "alpha": 0.3}
     if len(x) <= _FEW_POINTS:
         ax.vlines(x, *ends, lw=4, label=label, **style)
     else:
