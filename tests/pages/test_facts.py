@@ -29,9 +29,9 @@ def arrays(plan, rows=ROWS, seed=0):
     }
 
 
-def made(tmp_path, plan=None, rows=ROWS, **along):
+def made(tmp_path, plan=None, rows=ROWS, seed=0, **along):
     plan = plan or vectors()
-    known = arrays(plan, rows)
+    known = arrays(plan, rows, seed)
     stored = {**known, "digests": np.zeros(rows, "uint64")}
     saved, _ = store(tmp_path / "values.zarr", plan, rows=rows, values=known, **along)
     return saved, stored

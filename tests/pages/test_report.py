@@ -132,6 +132,7 @@ def test_values_without_finite_numbers(tmp_path):
     assert "No number is finite." in page.text
 
 
+@pytest.mark.slow
 def test_many_branches_and_rows_fit_on_a_page(tmp_path):
     saved, _ = made(tmp_path, vectors([8] * 300), rows=400, labels=np.arange(400) % 12)
     page = page_of(saved, tmp_path)

@@ -78,6 +78,7 @@ def store(
     finish=True,
     values=None,
     statistics=True,
+    digest=0,
 ):
     """Writes a store as a save does; returns it open, and all its arrays."""
     plan = plan or plan_of()
@@ -87,7 +88,7 @@ def store(
         value.address: bits((rows, *value.shape[1:]), value.dtype, seed)
         for seed, value in enumerate(plan.stored)
     }
-    along = {"digests": np.zeros(rows, "uint64")}
+    along = {"digests": np.full(rows, digest, "uint64")}
     identity = {"ids": None}
     if ids is not None:
         identity["ids"] = "text" if isinstance(ids[0], str) else "number"

@@ -115,11 +115,14 @@ def export(store: str, out: str, **given: Any) -> None:
 @click.option(
     "-o", "--output", required=True, metavar="PAGE", help="The file, as page.html."
 )
+@options.one("--against", "OTHER", "Another store, to compare with.")
 @options.flag("--overwrite", "Replace PAGE.")
 @options.verbose
-def report(store: str, output: str, overwrite: bool, verbose: bool) -> None:
+def report(
+    store: str, output: str, against: str | None, overwrite: bool, verbose: bool
+) -> None:
     """Make a page about STORE: one HTML file, for any browser."""
     from layertap.core import tables
 
-    path = layertap.report(store, output, overwrite=overwrite)
+    path = layertap.report(store, output, against, overwrite=overwrite)
     click.echo(f"{path}: {tables.size(path.stat().st_size)}.")

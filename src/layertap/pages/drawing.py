@@ -36,6 +36,16 @@ class Bar:
     words: str
 
 
+def outline(histogram: Histogram, values: int) -> str:
+    """Returns a histogram of one of so many values as a line in a square of side 1."""
+    heights = [bar.height for bar in bars(histogram, values)]
+    steps = [
+        f"H{place / len(heights):.4f}V{1 - height:.4f}H{(place + 1) / len(heights):.4f}"
+        for place, height in enumerate(heights)
+    ]
+    return "M0 1" + "".join(steps) + "V1"
+
+
 def bars(histogram: Histogram | None, values: int) -> list[Bar]:
     """Returns the bars of a histogram of one of so many values.
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -105,7 +105,6 @@ class PageFacts:
     labels: list[str] | None
     values: list[ValueFacts]
     joins: list[JoinFacts]
-    vectors: dict[str, Floats] = field(repr=False, default_factory=dict)
 
 
 def page_facts(saved: Saved) -> PageFacts:
@@ -114,11 +113,7 @@ def page_facts(saved: Saved) -> PageFacts:
     rows = sample_rows(saved, names)
     vectors = {name: read(saved, name, rows) for name in names}
     most = max(min(_MOST_POINTS, _ALL_POINTS // max(len(names), 1)), 20)
-    planned = {value.address: value for value in saved.plan.values}
-    values = [
-        _value_facts(saved, name, planned[name].made_by, vectors[name], rows, most)
-        for name in names
-    ]
+    values = [value_facts(saved, name, vectors[name], rows, most) for name in names]
     joins = [
         _join_facts(saved, join, vectors)
         for join in saved.plan.joins
@@ -130,9 +125,12 @@ def page_facts(saved: Saved) -> PageFacts:
     )
 
 
-def _value_facts(
-    saved: Saved, name: str, made_by: str, vectors: Floats, rows: Rows, most: int
+def value_facts(
+    saved: Saved, name: str, vectors: Floats, rows: Rows, most: int
 ) -> ValueFacts:
+    """Returns the facts of a value, with at most so many rows in a plane."""
+    planned = (*saved.plan.values, *saved.plan.derived)
+    made_by = next(value.made_by for value in planned if value.address == name)
     try:
         statistics = saved.statistics[name]
     except AddressError:

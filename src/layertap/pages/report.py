@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import math
 import os
 import uuid
 from contextlib import suppress
@@ -12,6 +13,7 @@ from layertap.core import tables, text
 from layertap.core.display.pictures import Picture, maps
 from layertap.errors import OptionError, StoreError
 from layertap.pages import drawing
+from layertap.pages.against import Counterpart, aligned, counterparts
 from layertap.pages.facts import (
     MOST_BRANCHES,
     JoinFacts,
@@ -30,6 +32,7 @@ _MOST_JOINS, _MOST_VALUES = 40, 400
 def report(
     saved: Saved | str | os.PathLike[str],
     path: str | os.PathLike[str],
+    against: Saved | str | os.PathLike[str] | None = None,
     *,
     overwrite: bool = False,
 ) -> Path:
@@ -44,6 +47,8 @@ def report(
     Args:
         saved: Saved values, or the path or URL of their store.
         path: The file, such as `"page.html"`.
+        against: Other saved values to compare with, value by value: those of another
+            model, backend or moment. Values that both have are shown together.
         overwrite: Whether to replace a file that exists.
 
     Returns:
@@ -62,7 +67,8 @@ def report(
     if target.exists() and not overwrite:
         raise OptionError(f"{target} exists. Pass overwrite=True or another path.")
     page = page_facts(open_saved(saved))
-    content = _template().render(**_shown(page))
+    other = None if against is None else open_saved(against)
+    content = _template().render(**_shown(page, other))
     new = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,9 +82,10 @@ def report(
     return target
 
 
-def _shown(page: PageFacts) -> dict[str, Any]:
+def _shown(page: PageFacts, other: Saved | None) -> dict[str, Any]:
     """Returns the parts of the page, as its template names them."""
     saved = page.saved
+    others = {} if other is None else counterparts(page, other)
     count = len(page.rows)
     note = f"Similarity, projections and named rows are of {count:,} rows"
     note += "." if count == saved.rows else f" of {saved.rows:,}, spread evenly."
@@ -87,14 +94,22 @@ def _shown(page: PageFacts) -> dict[str, Any]:
         note += f" {left_out:,} values are not shown."
     return {
         "title": text.printable(f"{saved.plan.model}: {Path(saved.path).name}"),
-        "state": [(name, text.printable(words)) for name, words in state_of(saved)],
+        "state": _state(saved),
+        "other": [] if other is None else _state(other),
         "missing": [(n, text.printable(why)) for n, why in saved.missing.items()],
         "note": note,
         "legend": _legend(page),
         "joins": [_join(facts, page) for facts in page.joins[:_MOST_JOINS]],
-        "values": [_value(facts, page) for facts in page.values[:_MOST_VALUES]],
+        "values": [
+            _value(facts, page, others.get(facts.address))
+            for facts in page.values[:_MOST_VALUES]
+        ],
         "version": importlib.metadata.version("layertap"),
     }
+
+
+def _state(saved: Saved) -> list[tuple[str, str]]:
+    return [(name, text.printable(words)) for name, words in state_of(saved)]
 
 
 def _legend(page: PageFacts) -> list[tuple[str, str]]:
@@ -119,8 +134,13 @@ def _join(facts: JoinFacts, page: PageFacts) -> dict[str, Any]:
     }
 
 
-def _value(facts: ValueFacts, page: PageFacts) -> dict[str, Any]:
-    histogram = facts.histogram
+def _value(
+    facts: ValueFacts, page: PageFacts, other: Counterpart | None
+) -> dict[str, Any]:
+    histogram, count, line = facts.histogram, len(page.values), ""
+    if other is not None and histogram and other.facts.histogram:
+        histogram, theirs = aligned(histogram, other.facts.histogram)
+        line = drawing.outline(theirs, count)
     edges = (0.0, 0.0) if histogram is None else histogram.edges[[0, -1]].tolist()
     explained = facts.projection.explained if facts.projection else (0.0, 0.0)
     names = dict(zip(page.rows.tolist(), page.row_names, strict=True))
@@ -128,11 +148,13 @@ def _value(facts: ValueFacts, page: PageFacts) -> dict[str, Any]:
         "address": facts.address,
         "made_by": text.printable(facts.made_by),
         "form": f"{tables.shape((None, *facts.shape))} {facts.dtype}",
-        "bars": drawing.bars(histogram, len(page.values)),
+        "bars": drawing.bars(histogram, count),
         "low": f"{edges[0]:.4g}",
         "high": f"{edges[1]:.4g}",
         "facts": _statistics(facts, complete=page.saved.complete),
-        "profile": drawing.profile(facts.statistics, len(page.values)),
+        "other": [] if other is None else _other_facts(other),
+        "outline": line,
+        "profile": drawing.profile(facts.statistics, count),
         "points": drawing.scatter(facts, page),
         "maps": _maps(facts, page),
         "explained": f"{explained[0]:.0%} and {explained[1]:.0%} of the variance",
@@ -165,6 +187,15 @@ def _statistics(facts: ValueFacts, *, complete: bool) -> list[tuple[str, str, st
         ("NaN", f"{total.nan:,}", "warn" * bool(total.nan)),
         ("infinite", f"{total.inf:,}", "warn" * bool(total.inf)),
     ]
+
+
+def _other_facts(other: Counterpart) -> list[tuple[str, str, str]]:
+    """Returns the same of the other store, and how similar both are."""
+    similarity = "other inputs"
+    if math.isfinite(other.similarity):
+        similarity = f"{other.similarity:.3f} ± {other.uncertainty:.3f}"
+    known = _statistics(other.facts, complete=True)
+    return [("similarity (CKA)", similarity, ""), *known]
 
 
 @functools.cache

@@ -1,0 +1,69 @@
+"""A second store, which a page compares with the first."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from layertap.core.address import DIGESTS
+from layertap.pages.facts import PageFacts, ValueFacts, similarities, value_facts
+from layertap.pages.sample import Rows, read
+from layertap.results.saved import Saved
+from layertap.results.statistics.histogram import Histogram
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """A value in the other store.
+
+    Attributes:
+        facts: What is known of it there.
+        similarity: Unbiased linear CKA with the first store, on the same rows; NaN
+            where the inputs of these rows differ.
+        uncertainty: Its standard error.
+    """
+
+    facts: ValueFacts
+    similarity: float
+    uncertainty: float
+
+
+def counterparts(page: PageFacts, other: Saved) -> dict[str, Counterpart]:
+    """Returns the values that both stores have, by address."""
+    rows = page.rows[page.rows < other.rows]
+    same = _same_inputs(page.saved, other, rows)
+    found = {}
+    for value in page.values:
+        name = value.address
+        if name not in other.plan.addresses:
+            continue
+        theirs = read(other, name, rows)
+        facts = value_facts(other, name, theirs, rows, most=1)
+        similarity = uncertainty = math.nan
+        if same:
+            both, error = similarities([read(page.saved, name, rows), theirs])
+            similarity, uncertainty = float(both[0, 1]), float(error[0, 1])
+        found[name] = Counterpart(facts, similarity, uncertainty)
+    return found
+
+
+def aligned(one: Histogram, other: Histogram) -> tuple[Histogram, Histogram]:
+    """Returns two histograms with the same bins."""
+    both = one.merge(other)
+
+    def spread(part: Histogram) -> Histogram:
+        wide = part.coarsened(both.exponent)
+        counts = np.zeros(len(both.counts), np.int64)
+        start = wide.first - both.first
+        counts[start : start + len(wide.counts)] = wide.counts
+        return Histogram(both.exponent, both.first, counts, part.sampled)
+
+    return spread(one), spread(other)
+
+
+def _same_inputs(one: Saved, other: Saved, rows: Rows) -> bool:
+    """Whether some rows of two stores were computed from the same inputs."""
+    if not len(rows):
+        return False
+    ours, theirs = (saved.reader.array(DIGESTS)[rows] for saved in (one, other))
+    return bool((ours == theirs).all())
