@@ -104,10 +104,11 @@ def test_the_guide_to_exports_reads_each_format_back(tmp_path):
 def test_the_guide_to_plots_draws_its_pictures(tmp_path):
     from PIL import Image
 
-    printed = printed_by(DOCS / "plots.md", 4, tmp_path)
-    assert printed.splitlines()[-2:] == [
+    printed = printed_by(DOCS / "plots.md", 5, tmp_path)
+    assert printed.splitlines()[-3:] == [
         "fusion/in/1, recording run",
         "made by read, model reader, 10 steps",
+        "True",
     ]
     pictures = sorted(path.name for path in tmp_path.glob("*.png"))
     assert pictures == ["branch.png", "maps.png", "sequence.png"]
