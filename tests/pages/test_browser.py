@@ -1,10 +1,7 @@
 """Pages in a real browser: nothing is requested, nothing runs, all can be read."""
 
-import shutil
-
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
 
 import layertap
 from layertap.pages.facts import page_facts
@@ -12,23 +9,7 @@ from tests.pages.test_facts import made
 from tests.pages.test_report import HOSTILE
 from tests.support.export_stores import IDS, ROWS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="this machine has no Chromium"),
-]
-# Without a sandbox, which needs rights that containers lack, nor calls home.
-OPTIONS = ("no-sandbox", "disable-gpu", "disable-quic", "disable-sync")
-OPTIONS += ("disable-background-networking", "disable-component-update")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        arguments = [f"--{option}" for option in OPTIONS]
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield opened
-        opened.close()
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

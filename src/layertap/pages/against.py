@@ -17,7 +17,7 @@ class Counterpart:
     """A value in the other store.
 
     Attributes:
-        facts: What is known of it there.
+        facts: Its facts there.
         similarity: Unbiased linear CKA with the first store, on the same rows; NaN
             where the inputs of these rows differ.
         uncertainty: Its standard error.
