@@ -128,11 +128,12 @@ def scatter(value: ValueFacts, page: PageFacts) -> list[Point]:
     reach = np.abs(points).max() or 1.0
     names = page.row_names[::step]
     labels = page.labels[::step] if page.labels else None
+    colours = colours_of(page)
     found = []
     for place, ((x, y), name) in enumerate(zip(points.tolist(), names, strict=True)):
         words, colour = name, COLOURS[0]
         if labels is not None:
-            colour = colours_of(page)[labels[place]]
+            colour = colours[labels[place]]
             words = f"{name}, label {labels[place]}"
         at = (round(0.5 + x / reach / 2.1, 3), round(0.5 - y / reach / 2.1, 3))
         found.append(Point(*at, colour, words))
