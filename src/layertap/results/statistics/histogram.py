@@ -98,6 +98,15 @@ class Histogram:
         np.add.at(counts, bins - bins[0], self.counts)
         return replace(self, exponent=exponent, first=int(bins[0]), counts=counts)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Histogram):
+            return NotImplemented
+        ours = self.exponent, self.first, self.sampled
+        theirs = other.exponent, other.first, other.sampled
+        return ours == theirs and np.array_equal(self.counts, other.counts)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def to_json(self) -> dict[str, Any]:
         """Returns the ends of the bins and their counts, as data for JSON."""
         return {"edges": self.edges.tolist(), "counts": self.counts.tolist()}
