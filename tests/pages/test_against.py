@@ -45,6 +45,17 @@ def test_other_inputs_have_no_similarity(pair, tmp_path):
     assert "other inputs" in Page(path.read_text("utf-8")).text
 
 
+def test_the_other_store_may_be_wide_incomplete_or_have_other_values(pair, tmp_path):
+    one, *_ = pair
+    other, _ = made(tmp_path, vectors((50_000,)), rows=30, finish=False)
+    path = layertap.report(one, tmp_path / "page.html", against=other)
+    text = Page(path.read_text("utf-8")).text
+    assert "none: the store is not complete" in text
+    assert "The other store lacks fusion/in/1." in text
+    with_rows = counterparts(page_facts(one), other)["fusion/in/0"]
+    assert len(with_rows.facts.norms) == 30
+
+
 def test_histograms_have_the_same_bins():
     random = np.random.default_rng(0)
     one, other = random.normal(size=300), 40 + 9 * random.normal(size=50)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import layertap
-from layertap.core.plan import Branch, Join, Plan
+from layertap.core.plan import Branch, Join, Output, Plan
 from layertap.errors import OptionError, StoreError
 from layertap.pages.facts import page_facts
 from tests.pages.test_facts import made, vectors
@@ -150,6 +150,74 @@ def test_a_file_is_replaced_only_if_asked_for(tmp_path):
     assert target.read_text() == "mine"
     layertap.report(saved.path, str(target), overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "values.zarr"]
+
+
+def test_a_page_does_not_replace_a_part_of_a_store(tmp_path):
+    saved, _ = made(tmp_path)
+    with pytest.raises(OptionError, match="is inside the store"):
+        layertap.report(saved, tmp_path / "values.zarr" / "zarr.json", overwrite=True)
+    assert layertap.open(saved.path).rows == ROWS
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (b"page.html", "Expected a file"),
+        ("a\0b.html", "Expected a file"),
+        ("\ud800.html", "Expected a file"),
+        ("", "Expected a file"),
+        (".", "is a folder"),
+    ],
+    ids=repr,
+)
+def test_paths_that_are_refused(tmp_path, path, message):
+    saved, _ = made(tmp_path)
+    with pytest.raises(OptionError, match=message):
+        layertap.report(saved, path)
+
+
+def test_labels_that_have_no_name_are_numbers(tmp_path):
+    saved, _ = made(
+        tmp_path, labels=np.arange(ROWS) % 5 - 1, class_names=["--1", "b" * 500]
+    )
+    page = page_of(saved, tmp_path)
+    assert sorted(set(page_facts(saved).labels))[:2] == ["--1", "-1"]
+    assert "b" * 61 not in page.text
+    assert "b" * 29 in page.text
+
+
+@pytest.mark.parametrize("numbers", [[1.7e308] * 3, [1.7e308, -1.7e308, 0], [5, 5, 5]])
+def test_numbers_of_any_size_are_drawn_or_left_out(tmp_path, numbers):
+    plan = Plan("big", (), (Output("a/out", "a", (None, 3), "float64"),))
+    values = {"a/out": np.array([numbers] * 9, "float64")}
+    saved, _ = store(tmp_path / "values.zarr", plan, rows=9, values=values)
+    page = page_of(saved, tmp_path)
+    paths = [value for name, value in page.attributes if name == "d"]
+    assert not any("nan" in path or "inf" in path for path in paths)
+
+
+def test_a_histogram_of_a_sample_says_so(tmp_path):
+    saved, _ = made(tmp_path, rows=3000, finish=False)
+    page = page_of(saved, tmp_path)
+    assert re.search(r" to \S+: about [\d,]+ numbers", page.text)
+    counts = page_facts(saved).values[0].histogram.counts
+    assert counts.sum() == pytest.approx(3000 * 6, rel=0.01)
+
+
+def test_maps_have_the_channels_of_their_operation(tmp_path):
+    plan = Plan(
+        "maps",
+        (),
+        (Output("a/out", "a", (None, 3, 8, 12), "float32"),),
+        channels_first=("a/out",),
+    )
+    values = {"a/out": np.random.default_rng(0).normal(size=(4, 3, 8, 12))}
+    values = {name: array.astype("float32") for name, array in values.items()}
+    saved, _ = store(tmp_path / "values.zarr", plan, rows=4, values=values)
+    page = page_of(saved, tmp_path)
+    alternatives = [value for name, value in page.attributes if name == "alt"]
+    assert len(alternatives) == 3
+    assert all("of 3, row" in words for words in alternatives)
 
 
 def test_a_path_that_can_not_be_written(tmp_path):

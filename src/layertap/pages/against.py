@@ -7,7 +7,7 @@ import numpy as np
 
 from layertap.core.address import DIGESTS
 from layertap.pages.facts import PageFacts, ValueFacts, similarities, value_facts
-from layertap.pages.sample import Rows, read
+from layertap.pages.sample import Rows, read, sample_rows
 from layertap.results.saved import Saved
 from layertap.results.statistics.histogram import Histogram
 
@@ -30,13 +30,16 @@ class Counterpart:
 
 def counterparts(page: PageFacts, other: Saved) -> dict[str, Counterpart]:
     """Returns the values that both stores have, by address."""
-    rows = page.rows[page.rows < other.rows]
+    addresses = {*other.plan.addresses}
+    names = [value.address for value in page.values if value.address in addresses]
+    if not names:
+        return {}
+    # No more rows than either store allows.
+    most = min(len(page.rows), len(sample_rows(other, names)))
+    rows = page.rows[page.rows < other.rows][:most]
     same = _same_inputs(page.saved, other, rows)
     found = {}
-    for value in page.values:
-        name = value.address
-        if name not in other.plan.addresses:
-            continue
+    for name in names:
         theirs = read(other, name, rows)
         facts = value_facts(other, name, theirs, rows, most=1)
         similarity = uncertainty = math.nan

@@ -92,10 +92,11 @@ def profile(statistics: Statistics | None, values: int) -> Profile | None:
         mean = np.add.reduceat(np.nan_to_num(statistics.mean), starts) / sizes
         spread = np.sqrt(np.nan_to_num(statistics.variance))
         spread = np.add.reduceat(spread, starts) / sizes
-    low, high = float((mean - spread).min()), float((mean + spread).max())
-    if not (math.isfinite(low) and math.isfinite(high)):
+        low, high = float((mean - spread).min()), float((mean + spread).max())
+    # Of numbers that are alike, the line is in the middle.
+    high = high if high > low else low + max(abs(low), 1.0)
+    if not math.isfinite(high - low):
         return None
-    high = high if high > low else low + 1
 
     def points(numbers: Floats) -> list[str]:
         places = np.linspace(0, 1, len(numbers))
@@ -148,7 +149,10 @@ def colours_of(page: PageFacts) -> dict[str, str]:
 
 
 def _natural(name: str) -> tuple[int, str]:
-    return (int(name), "") if name.lstrip("-").isdecimal() else (2**62, name)
+    number = name.removeprefix("-")
+    # Python reads no longer ones.
+    whole = number.isascii() and number.isdecimal() and len(number) < 20
+    return (int(name), "") if whole else (2**62, name)
 
 
 @dataclass(frozen=True)

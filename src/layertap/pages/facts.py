@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ _NAMED = 5
 MOST_BRANCHES = 12
 # Groups of rows that are left out in turn, for the uncertainty of a similarity.
 _GROUPS = 8
+# The most characters of an id or a label.
+_LONGEST = 60
 # The points of all projections together, and of one.
 _ALL_POINTS, _MOST_POINTS = 6000, 500
 
@@ -115,7 +117,7 @@ def page_facts(saved: Saved) -> PageFacts:
     most = max(min(_MOST_POINTS, _ALL_POINTS // max(len(names), 1)), 20)
     values = [value_facts(saved, name, vectors[name], rows, most) for name in names]
     joins = [
-        _join_facts(saved, join, vectors)
+        _join_facts(saved, join, vectors, rows)
         for join in saved.plan.joins
         if any(branch.address in vectors for branch in join.branches)
     ]
@@ -144,12 +146,21 @@ def value_facts(
         shape=saved[name].shape[1:],
         dtype=saved[name].dtype.name,
         statistics=statistics,
-        histogram=histogram or Histogram.of(vectors),
+        histogram=histogram or _sampled(vectors, saved.rows),
         norms=norms,
         most_active=rows[order[:_NAMED]].tolist(),
         least_active=rows[order[::-1][:_NAMED]].tolist(),
         projection=project(vectors[:: -(-len(vectors) // most) or 1]),
     )
+
+
+def _sampled(vectors: Floats, rows: int) -> Histogram | None:
+    """Returns the histogram of a sample, each row of which stands for several."""
+    found = Histogram.of(vectors)
+    if found is None or len(vectors) == rows:
+        return found
+    counts = np.rint(found.counts * (rows / len(vectors))).astype(np.int64)
+    return replace(found, counts=counts, sampled=True)
 
 
 def project(vectors: Floats) -> Projection | None:
@@ -159,9 +170,13 @@ def project(vectors: Floats) -> Projection | None:
     """
     if len(vectors) < 3 or not np.isfinite(vectors).all():
         return None
-    centred = vectors - vectors.mean(axis=0)
     # Of the Gram matrix, which is small where rows are wide.
-    squares, sides = np.linalg.eigh(centred @ centred.T)
+    with np.errstate(all="ignore"):
+        centred = vectors - vectors.mean(axis=0)
+        gram = centred @ centred.T
+    if not np.isfinite(gram).all():
+        return None
+    squares, sides = np.linalg.eigh(gram)
     squares, sides = np.maximum(squares[::-1], 0), sides[:, ::-1]
     total = squares.sum()
     if not total > 0 or not math.isfinite(total):
@@ -173,14 +188,15 @@ def project(vectors: Floats) -> Projection | None:
     return Projection(points, (first, second))
 
 
-def _join_facts(saved: Saved, join: Join, vectors: dict[str, Floats]) -> JoinFacts:
+def _join_facts(
+    saved: Saved, join: Join, vectors: dict[str, Floats], rows: Rows
+) -> JoinFacts:
     names = [b.address for b in join.branches if b.address in vectors]
     squares = [float(_squares(vectors[name]).sum()) for name in names]
-    gradients = saved.plan.effects("attribution")
+    effects = saved.plan.effects("attribution")
     attribution = None
-    if all(name in gradients for name in names):
-        count = max(min(saved.rows, 1024), 1)
-        parts = [np.abs(_flat(saved[gradients[n]][:count]).sum(axis=1)) for n in names]
+    if all(name in effects for name in names):
+        parts = [np.abs(read(saved, effects[n], rows).sum(axis=1)) for n in names]
         attribution = shares([float(part.sum()) for part in parts])
     drawn = [vectors[name] for name in names[:MOST_BRANCHES]]
     similarity, uncertainty = similarities(drawn)
@@ -228,15 +244,18 @@ def _squares(vectors: Floats) -> Floats:
         return np.square(np.where(np.isfinite(vectors), vectors, 0))
 
 
-def _flat(array: Any) -> Floats:
-    return np.asarray(array, np.float64).reshape(len(array), -1)
-
-
 def _row_names(saved: Saved, rows: Rows) -> list[str]:
     """Returns the ids of rows, or their numbers."""
     if saved.identity[IDS] is None:
         return [f"row {row:,}" for row in rows.tolist()]
-    return [str(name) for name in saved.ids_of(rows)]
+    return [_short(str(name)) for name in saved.ids_of(rows)]
+
+
+def _short(name: str) -> str:
+    """Returns a name, or its start and its end: a page stays small."""
+    if len(name) <= _LONGEST:
+        return name
+    return f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}"
 
 
 def _label_names(saved: Saved, rows: Rows) -> list[str] | None:
@@ -248,13 +267,16 @@ def _label_names(saved: Saved, rows: Rows) -> list[str] | None:
         return None
     known = labels[rows].tolist()
     names = saved.class_names
-    return [names[int(label)] if names else str(label) for label in known]
+    return [
+        _short(names[int(n)]) if 0 <= int(n) < len(names) else str(int(n))
+        for n in known
+    ]
 
 
 def state_of(saved: Saved) -> list[tuple[str, str]]:
     """Returns what a store is, as names and texts."""
     identity = saved.identity
-    labels: Any = saved.class_names
+    labels: Any = [*map(_short, saved.class_names)]
     if not labels:
         labels = "none" if saved.labels is None else "saved"
     versions = [f"{n} {identity[n]}" for n in ("keras", "backend") if n in identity]

@@ -5,6 +5,7 @@ import importlib.metadata
 import math
 import os
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,10 @@ def report(
     layertap.report(saved, "page.html")
     ```
     """
-    target = Path(path)
-    if target.exists() and not overwrite:
-        raise OptionError(f"{target} exists. Pass overwrite=True or another path.")
-    page = page_facts(open_saved(saved))
+    saved = open_saved(saved)
     other = None if against is None else open_saved(against)
+    target = _checked(path, [one.path for one in (saved, other) if one], overwrite)
+    page = page_facts(saved)
     content = _template().render(**_shown(page, other))
     new = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.new")
     try:
@@ -75,23 +75,56 @@ def report(
         new.write_text(content, "utf-8")
         new.replace(target)
     except OSError as error:
-        raise StoreError(f"{target} could not be written: {error.strerror}.") from error
+        raise StoreError(
+            f"{target} could not be written: {error.strerror}. Pass another path."
+        ) from error
     finally:
         with suppress(OSError):
             new.unlink()
     return target
 
 
+def _checked(path: Any, stores: Sequence[str], overwrite: bool) -> Path:
+    """Returns the path of a page; raises OptionError if it can't be one."""
+    if not isinstance(path, str | os.PathLike) or not _is_name(os.fspath(path)):
+        raise OptionError(
+            f"The path of the page is invalid. Expected a file, such as page.html. "
+            f"Received {path!r}."
+        )
+    target = Path(path)
+    if target.is_dir():
+        raise OptionError(f"{target} is a folder. Pass the path of a file.")
+    place = os.path.realpath(target)
+    for store in stores:
+        if place.startswith(os.path.realpath(store) + os.sep):
+            raise OptionError(f"{target} is inside the store. Pass another path.")
+    if target.exists() and not overwrite:
+        raise OptionError(f"{target} exists. Pass overwrite=True or another path.")
+    return target
+
+
+def _is_name(path: str | bytes) -> bool:
+    """Whether the operating system accepts a text as a path."""
+    try:
+        return isinstance(path, str) and bool(path) and b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+
+
 def _shown(page: PageFacts, other: Saved | None) -> dict[str, Any]:
     """Returns the parts of the page, as its template names them."""
     saved = page.saved
     others = {} if other is None else counterparts(page, other)
+    complete = other is not None and other.complete
     count = len(page.rows)
     note = f"Similarity, projections and named rows are of {count:,} rows"
     note += "." if count == saved.rows else f" of {saved.rows:,}, spread evenly."
     left_out = len(page.values) - _MOST_VALUES
     if left_out > 0:
         note += f" {left_out:,} values are not shown."
+    if other is not None and len(others) < len(page.values):
+        alone = [v.address for v in page.values if v.address not in others]
+        note += f" The other store lacks {tables.listed(alone)}."
     return {
         "title": text.printable(f"{saved.plan.model}: {Path(saved.path).name}"),
         "state": _state(saved),
@@ -101,7 +134,7 @@ def _shown(page: PageFacts, other: Saved | None) -> dict[str, Any]:
         "legend": _legend(page),
         "joins": [_join(facts, page) for facts in page.joins[:_MOST_JOINS]],
         "values": [
-            _value(facts, page, others.get(facts.address))
+            _value(facts, page, others.get(facts.address), complete)
             for facts in page.values[:_MOST_VALUES]
         ],
         "version": importlib.metadata.version("layertap"),
@@ -135,8 +168,12 @@ def _join(facts: JoinFacts, page: PageFacts) -> dict[str, Any]:
 
 
 def _value(
-    facts: ValueFacts, page: PageFacts, other: Counterpart | None
+    facts: ValueFacts,
+    page: PageFacts,
+    other: Counterpart | None,
+    complete: bool,
 ) -> dict[str, Any]:
+    """Returns the parts of a value; `complete` is whether the other store is."""
     histogram, count, line = facts.histogram, len(page.values), ""
     if other is not None and histogram and other.facts.histogram:
         histogram, theirs = aligned(histogram, other.facts.histogram)
@@ -152,7 +189,7 @@ def _value(
         "low": f"{edges[0]:.4g}",
         "high": f"{edges[1]:.4g}",
         "facts": _statistics(facts, complete=page.saved.complete),
-        "other": [] if other is None else _other_facts(other),
+        "other": [] if other is None else _other_facts(other, complete=complete),
         "outline": line,
         "profile": drawing.profile(facts.statistics, count),
         "points": drawing.scatter(facts, page),
@@ -168,14 +205,17 @@ def _maps(facts: ValueFacts, page: PageFacts) -> list[Picture]:
     if len(facts.shape) != 3 or not facts.most_active:
         return []
     row = facts.most_active[0]
-    return list(maps(page.saved[facts.address][row], row))
+    saved, name = page.saved, facts.address
+    first = name in saved.plan.channels_first
+    return list(maps(saved[name][row], row, channels_first=first))
 
 
 def _statistics(facts: ValueFacts, *, complete: bool) -> list[tuple[str, str, str]]:
     """Returns names, texts and styles of the numbers that a value is known by."""
     if facts.statistics is None:
-        why = "complex numbers" if complete else "the store is not complete"
-        return [("statistics", f"none: {why}", "warn")]
+        why = "none" if complete else "none: the store is not complete"
+        why = "none: complex numbers" if facts.dtype.startswith("complex") else why
+        return [("statistics", why, "warn")]
     total = facts.statistics.total
     return [
         ("mean", f"{total.mean:.4g}", ""),
@@ -189,12 +229,12 @@ def _statistics(facts: ValueFacts, *, complete: bool) -> list[tuple[str, str, st
     ]
 
 
-def _other_facts(other: Counterpart) -> list[tuple[str, str, str]]:
+def _other_facts(other: Counterpart, *, complete: bool) -> list[tuple[str, str, str]]:
     """Returns the same of the other store, and how similar both are."""
     similarity = "other inputs"
     if math.isfinite(other.similarity):
         similarity = f"{other.similarity:.3f} ± {other.uncertainty:.3f}"
-    known = _statistics(other.facts, complete=True)
+    known = _statistics(other.facts, complete=complete)
     return [("similarity (CKA)", similarity, ""), *known]
 
 

@@ -67,10 +67,14 @@ def histogram(numbers: NDArray[np.float64], total: int, noun: str) -> Picture:
     return Picture(label, bars)
 
 
-def maps(row: NDArray[Any], number_of_row: int = 0) -> Iterator[Picture]:
+def maps(
+    row: NDArray[Any], number_of_row: int = 0, *, channels_first: bool | None = None
+) -> Iterator[Picture]:
     """Yields the first maps of a row of three axes, from black to white."""
-    # Where height and width are alike, the other axis is that of the channels.
-    first = row.shape[1] == row.shape[2] != row.shape[0]
+    first = channels_first
+    if first is None:
+        # Where height and width are alike, the other axis is that of the channels.
+        first = row.shape[1] == row.shape[2] != row.shape[0]
     channels = np.moveaxis(row, 0 if first else -1, 0)
     for number, channel in enumerate(channels[:_MOST_MAPS]):
         steps = (max(1, -(-size // _MOST_PIXELS)) for size in channel.shape)

@@ -101,15 +101,21 @@ def _decode_histogram(data: Mapping[str, Any]) -> Histogram | None:
     """Decodes a histogram, if there is one; a stranger may have written it."""
     if _HISTOGRAM not in data:
         return None
-    exponent, first, sampled, text = data[_HISTOGRAM]
-    if not all(type(number) is int for number in (exponent, first, sampled)):
+    match data[_HISTOGRAM]:
+        case [exponent, first, 0 | 1 as sampled, str(text)]:
+            counts = _parse(text, int, text.count(" ") + 1)
+        case _:
+            raise TypeError("a histogram should be two integers, 0 or 1, and a text")
+    if not type(exponent) is type(first) is int:
         raise TypeError("the bins of a histogram should be numbered by integers")
-    counts = _parse(text, int, text.count(" ") + 1)
     if not -1074 <= exponent <= 1024 or abs(first) > 2**53 or counts.min() < 0:
         raise ValueError("a histogram has bins that no numbers can have")
     if len(counts) > MOST_BINS:
         raise ValueError(f"a histogram has {len(counts)} bins, more than {MOST_BINS}")
-    return Histogram(exponent, first, counts.astype(np.int64), bool(sampled))
+    found = Histogram(exponent, first, counts.astype(np.int64), bool(sampled))
+    if not np.isfinite(found.edges[0]):
+        raise ValueError("a histogram begins at a number that is too large")
+    return found
 
 
 def _check(statistics: Statistics) -> None:
@@ -126,6 +132,15 @@ def _check(statistics: Statistics) -> None:
         raise ValueError("an extreme of finite numbers is infinite")
     if (low > high).any() or (statistics.variance < 0).any():
         raise ValueError("a minimum is above a maximum, or a variance below 0")
+    histogram = statistics.histogram
+    if histogram is not None:
+        counted = histogram.counts.sum(dtype=np.float64)
+        whole = float(statistics.finite.sum(dtype=np.float64))
+        # Of a sample, each number counts for several.
+        most = 2.0 * statistics.count * statistics.units
+        right = 0 < counted <= most if histogram.sampled else counted == whole > 0
+        if not right:
+            raise ValueError("a histogram counts other numbers than there are")
 
 
 def _format(numbers: NDArray[Any], name: str) -> str:
