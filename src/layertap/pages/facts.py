@@ -155,7 +155,7 @@ def value_facts(
 
 
 def _sampled(vectors: Floats, rows: int) -> Histogram | None:
-    """Returns the histogram of a sample, each row of which stands for several."""
+    """Returns the histogram of a sample, whose rows each stand for several."""
     found = Histogram.of(vectors)
     if found is None or len(vectors) == rows:
         return found
