@@ -1,7 +1,5 @@
 """Facts on branches equal their formulas, written out."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +7,6 @@ from hypothesis import strategies as st
 
 from layertap.analysis.branch_facts import (
     mean_square,
-    shares,
     unit_statistics,
 )
 
@@ -36,8 +33,3 @@ def test_nan_and_infinities_are_counted():
     assert (known.nan.sum(), known.inf.sum()) == (2, 2)
     # Of the finite numbers.
     assert mean_square(known) == pytest.approx((1 + 4) / 3)
-
-
-def test_shares():
-    assert shares([1, 3]) == [0.25, 0.75]
-    assert all(map(math.isnan, shares([0, 0])))

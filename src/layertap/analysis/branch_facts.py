@@ -1,8 +1,7 @@
 """Facts on branches: their mean and norm, dead units, the size of their parts."""
 
 import functools
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -31,9 +30,3 @@ def size_of_parts(attributions: Array) -> float:
     """Returns the sum over the rows of the absolute sum of each row."""
     rows = attributions.reshape(len(attributions), -1).astype(np.float64)
     return float(np.abs(rows.sum(axis=1)).sum())
-
-
-def shares(parts: Sequence[float]) -> list[float]:
-    """Returns the share that each part has of the sum; NaN where the sum is 0."""
-    total = sum(parts)
-    return [part / total if total else math.nan for part in parts]

@@ -37,7 +37,7 @@ from layertap.errors import (
 from layertap.results.saved import Saved
 from layertap.results.saved import open as open_saved
 from layertap.results.statistics import similarity
-from layertap.results.statistics.moments import Statistics
+from layertap.results.statistics.moments import Statistics, shares
 from layertap.results.training.selection import Globs, select_rows, select_targets
 
 Metrics = dict[str, float]
@@ -215,7 +215,7 @@ class _Measurement:
         pieces = map(self.chosen.pieces, join.addresses)
         statistics = list(map(branch_facts.unit_statistics, pieces))
         widths = _width_shares(join)
-        norms = branch_facts.shares(list(map(branch_facts.mean_square, statistics)))
+        norms = shares(list(map(branch_facts.mean_square, statistics)))
         attributed = _attributed(self.inputs, join)
         for branch, known, width, norm, part in zip(
             join.branches, statistics, widths, norms, attributed, strict=True
@@ -301,7 +301,7 @@ def _attributed(inputs: HeadInputs, join: Join) -> Sequence[float | None]:
         size = max(_PART_BYTES // row_bytes(array), 1)
         parts = (array[start : start + size] for start in range(0, len(rows), size))
         sizes.append(sum(map(branch_facts.size_of_parts, parts)))
-    return branch_facts.shares(sizes)
+    return shares(sizes)
 
 
 def _width_shares(join: Join) -> Sequence[float | None]:
@@ -309,4 +309,4 @@ def _width_shares(join: Join) -> Sequence[float | None]:
     axis = join.axis
     if axis is None or join.kind != "concatenate":
         return [None] * len(join.branches)
-    return branch_facts.shares([branch.shape[axis] or 0 for branch in join.branches])
+    return shares([branch.shape[axis] or 0 for branch in join.branches])

@@ -40,3 +40,11 @@ def decode(rows: NDArray[np.uint8]) -> NDArray[Any]:
 def printable(text: object) -> str:
     """Returns a stranger's text without characters that a terminal would obey."""
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(text))
+
+
+def shorten(name: str, longest: int) -> str:
+    """Returns a name as one line of text; the middle of a long one is left out."""
+    half = longest // 2
+    if len(name) > longest:
+        name = f"{name[: longest - half - 1]}…{name[-half:]}"
+    return printable(name).replace("\n", " ")

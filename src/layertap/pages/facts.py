@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core import tables
+from layertap.core import tables, text
 from layertap.core.address import IDS
 from layertap.core.plan import Join
 from layertap.errors import AddressError
 from layertap.pages.sample import Rows, read, sample_rows
 from layertap.results.saved import Saved
 from layertap.results.statistics.histogram import Histogram
-from layertap.results.statistics.moments import Statistics
+from layertap.results.statistics.moments import Statistics, shares
 from layertap.results.statistics.similarity import centred_gram, comparable
 
 Floats = NDArray[np.float64]
@@ -232,12 +232,6 @@ def _alignment(vectors: Sequence[Floats]) -> Floats:
         return grams @ grams.T
 
 
-def shares(parts: Sequence[float]) -> list[float]:
-    """Returns the share that each part has of the sum; NaN where the sum is 0."""
-    total = sum(parts)
-    return [part / total if total else math.nan for part in parts]
-
-
 def _squares(vectors: Floats) -> Floats:
     """Returns the squares of numbers; those that are not finite count as nothing."""
     with np.errstate(over="ignore"):
@@ -248,14 +242,7 @@ def _row_names(saved: Saved, rows: Rows) -> list[str]:
     """Returns the ids of rows, or their numbers."""
     if saved.identity[IDS] is None:
         return [f"row {row:,}" for row in rows.tolist()]
-    return [_short(str(name)) for name in saved.ids_of(rows)]
-
-
-def _short(name: str) -> str:
-    """Returns a name, or its start and its end: a page stays small."""
-    if len(name) <= _LONGEST:
-        return name
-    return f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}"
+    return [text.shorten(str(name), _LONGEST) for name in saved.ids_of(rows)]
 
 
 def _label_names(saved: Saved, rows: Rows) -> list[str] | None:
@@ -266,17 +253,14 @@ def _label_names(saved: Saved, rows: Rows) -> list[str] | None:
     if labels.ndim != 1 or labels.dtype.kind not in "iub":
         return None
     known = labels[rows].tolist()
-    names = saved.class_names
-    return [
-        _short(names[int(n)]) if 0 <= int(n) < len(names) else str(int(n))
-        for n in known
-    ]
+    names = [text.shorten(name, _LONGEST) for name in saved.class_names]
+    return [names[int(n)] if 0 <= n < len(names) else str(int(n)) for n in known]
 
 
 def state_of(saved: Saved) -> list[tuple[str, str]]:
     """Returns what a store is, as names and texts."""
     identity = saved.identity
-    labels: Any = [*map(_short, saved.class_names)]
+    labels: Any = [text.shorten(name, _LONGEST) for name in saved.class_names]
     if not labels:
         labels = "none" if saved.labels is None else "saved"
     versions = [f"{n} {identity[n]}" for n in ("keras", "backend") if n in identity]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layertap.core import tables
+from layertap.core import tables, text
 from layertap.recording.course import Course
 from layertap.results.views import charts
 
@@ -22,16 +22,14 @@ def course_figure(recording: "Recording", address: str) -> charts.Plot:
     if len(recording) and not steps:
         # It names the nearest addresses.
         recording[max(recording)][address]
-    title = f"{charts.shorten(address, 60)}, recording "
-    title += charts.shorten(Path(recording.path).absolute().name, 40)
+    title = f"{text.shorten(address, 60)}, recording "
+    title += text.shorten(Path(recording.path).absolute().name, 40)
     if steps:
         last = recording[steps[-1]].plan
         planned = (*last.values, *last.derived)
         made_by = next(value.made_by for value in planned if value.address == address)
-        title += f"\nmade by {charts.shorten(made_by, 40)}, model "
-        title += (
-            f"{charts.shorten(last.model, 30)}, {tables.counted(len(steps), 'step')}"
-        )
+        title += f"\nmade by {text.shorten(made_by, 40)}, model "
+        title += f"{text.shorten(last.model, 30)}, {tables.counted(len(steps), 'step')}"
     figure = charts.Plot(title)
     top, *others = axes = figure.subplots(3, 1, sharex=True)
     course = recording.statistics.get(address)

@@ -1,9 +1,12 @@
 """Properties of statistics, and their table."""
 
+import math
+
 import numpy as np
 
 from layertap.core.tables import plain
 from layertap.results.statistics.gather import compute_statistics
+from layertap.results.statistics.moments import shares
 from layertap.results.statistics.table import table
 
 
@@ -28,3 +31,8 @@ def test_dead_and_broken_units():
     assert "left" in shown
     assert "2 of 4" in shown
     assert "25.0%" in shown
+
+
+def test_shares():
+    assert shares([1, 3]) == [0.25, 0.75]
+    assert all(map(math.isnan, shares([0, 0])))

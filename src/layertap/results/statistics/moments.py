@@ -5,6 +5,7 @@ Chan, Golub and LeVeque give the formulas that merge statistics of different row
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -206,3 +207,9 @@ def with_exact_constants(axis: int | None, count: int, *parts: Any) -> Statistic
     same = minimum == maximum
     mean, variance = np.where(same, minimum, mean), np.where(same, 0.0, variance)
     return Statistics(axis, count, mean, variance, minimum, maximum, *counts)
+
+
+def shares(parts: Sequence[float]) -> list[float]:
+    """Returns the share that each part has of the sum; NaN where the sum is 0."""
+    total = sum(parts)
+    return [part / total if total else math.nan for part in parts]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core import tables, text
+from layertap.core import tables
 from layertap.core.optional import require
 from layertap.results.statistics.moments import Statistics
 
@@ -53,14 +53,6 @@ class Panel(NamedTuple):
     image: Floats
     title: str = ""
     side: str = ""
-
-
-def shorten(name: str, longest: int) -> str:
-    """Returns a name as one line of text; the middle of a long one is left out."""
-    half = longest // 2
-    if len(name) > longest:
-        name = f"{name[: longest - half - 1]}…{name[-half:]}"
-    return text.printable(name).replace("\n", " ")
 
 
 def spread(count: int, most: int) -> NDArray[np.intp]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core import tables, tree
+from layertap.core import tables, text, tree
 from layertap.core.plan import Derived, Plan, described
 from layertap.results.saved_rows import SavedRows
 from layertap.results.statistics.gather import compute_statistics
@@ -77,11 +77,11 @@ def _origin(plan: Plan, address: str) -> str:
     effect = ""
     if isinstance(value, Derived):
         of = {"gradient": plan.gradients_of, "attribution": plan.attributions_of}
-        target = charts.shorten(described(of[value.kind] or "a target"), 30)
+        target = text.shorten(described(of[value.kind] or "a target"), 30)
         effect = f" ({value.kind} of {target})"
-    made_by = charts.shorten(value.made_by, 40)
-    model = charts.shorten(plan.model, 30)
-    return f"{charts.shorten(address, 60)}{effect}, made by {made_by}\nmodel {model}"
+    made_by = text.shorten(value.made_by, 40)
+    model = text.shorten(plan.model, 30)
+    return f"{text.shorten(address, 60)}{effect}, made by {made_by}\nmodel {model}"
 
 
 def _is_padded(plan: Plan, address: str) -> bool:
@@ -118,7 +118,7 @@ def _classes(saved: SavedRows, rows: NDArray[np.intp]) -> list[tuple[str, Any]]:
         return []
     named = [names[int(n)] if 0 <= n < len(names) else f"{n}" for n in numbers]
     return [
-        (f"class {charts.shorten(name, 24)}", labels == number)
+        (f"class {text.shorten(name, 24)}", labels == number)
         for name, number in zip(named, numbers, strict=True)
     ]
 
