@@ -30,19 +30,6 @@ def test_a_plan_as_a_table_and_as_json(here):
     assert plan["bytes_per_row"] == 4
 
 
-def test_a_recording_is_shown_as_a_table_and_as_json(here):
-    model = keras.models.load_model("two.keras")
-    model.compile("sgd", "mse")
-    x = np.load("x.npz")["x"]
-    recorder = layertap.Recorder(x, "run", before="fusion")
-    model.fit(x, np.zeros((50, 1)), epochs=2, verbose=0, callbacks=[recorder])
-    table = succeeds("show", "run")
-    assert "2 steps from 2 to 4, finished" in table
-    assert "fusion/in/1" in table
-    shown = json.loads(succeeds("show", "run", "--json"))
-    assert (shown["steps"], shown["epochs"]) == ([2, 4], {"2": 1, "4": 2})
-
-
 def test_kinds_of_join_are_selected_by_name(here):
     plan = json.loads(succeeds("plan", "two.keras", "--json", "--joins", "*"))
     assert [join["path"] for join in plan["joins"]] == ["fusion"]

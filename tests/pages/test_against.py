@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import layertap
-from layertap.pages.against import aligned, counterparts
+from layertap.pages.against import counterparts
 from layertap.pages.drawing import bars, outline
 from layertap.pages.facts import page_facts
-from layertap.results.statistics.histogram import Histogram
+from layertap.results.statistics.histogram import Histogram, aligned
 from layertap.results.statistics.similarity import alignment
 from tests.pages.test_facts import made, vectors
 from tests.pages.test_report import Page
@@ -59,7 +59,7 @@ def test_the_other_store_may_be_wide_incomplete_or_have_other_values(pair, tmp_p
 def test_histograms_have_the_same_bins():
     random = np.random.default_rng(0)
     one, other = random.normal(size=300), 40 + 9 * random.normal(size=50)
-    ours, theirs = aligned(Histogram.of(one), Histogram.of(other))
+    ours, theirs = aligned([Histogram.of(one), Histogram.of(other)])
     np.testing.assert_array_equal(ours.edges, theirs.edges)
     for part, numbers in ((ours, one), (theirs, other)):
         expected, _ = np.histogram(numbers, part.edges)

@@ -7,6 +7,7 @@ import layertap
 from layertap.pages.facts import page_facts
 from tests.pages.test_facts import made
 from tests.pages.test_report import HOSTILE
+from tests.pages.test_training import steps_of
 from tests.support.export_stores import IDS, ROWS
 
 pytestmark = pytest.mark.slow
@@ -61,7 +62,9 @@ def test_numbers_on_the_page_are_those_of_the_store(opened, tmp_path):
 @pytest.mark.parametrize("width", [1400, 400])
 def test_nothing_is_cut_off_and_all_is_legible(opened, tmp_path, width, scheme):
     saved, _ = made(tmp_path, labels=np.arange(ROWS) % 12, ids=IDS)
-    page = opened(saved, width, scheme)
+    (tmp_path / "before").mkdir()
+    before, _ = made(tmp_path / "before", seed=1)
+    page = opened({1: before, 2: saved}, width, scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     light = page.evaluate(
         """() => {
@@ -71,12 +74,12 @@ def test_nothing_is_cut_off_and_all_is_legible(opened, tmp_path, width, scheme):
                 return part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
             }).reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
             const back = level(getComputedStyle(document.body).backgroundColor);
-            return [...document.querySelectorAll("h1, dd, dt, .note, code, small")].map(
-                shown => {
-                    const front = level(getComputedStyle(shown).color);
-                    const [high, low] = [Math.max(front, back), Math.min(front, back)];
-                    return (high + 0.05) / (low + 0.05);
-                });
+            const texts = "h1, h3, legend, label, dd, dt, .note, code, small";
+            return [...document.querySelectorAll(texts)].map(shown => {
+                const front = level(getComputedStyle(shown).color);
+                const [high, low] = [Math.max(front, back), Math.min(front, back)];
+                return (high + 0.05) / (low + 0.05);
+            });
         }"""
     )
     # What the guidelines for accessible content ask for.
@@ -88,12 +91,26 @@ def test_nothing_is_cut_off_and_all_is_legible(opened, tmp_path, width, scheme):
 def test_the_keyboard_opens_and_closes_values(opened, tmp_path):
     saved, _ = made(tmp_path)
     page = opened(saved)
-    first = page.locator("details.value").first
+    first = page.locator("details").first
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
     assert first.evaluate("shown => shown.open")
     page.keyboard.press("Enter")
     assert not first.evaluate("shown => shown.open")
+
+
+def test_arrow_keys_move_through_the_steps_of_a_training(opened, tmp_path):
+    stores, _ = steps_of(tmp_path, [5, 10, 15])
+    page = opened(stores)
+    shown = page.locator(".frame:visible h3")
+    assert shown.all_inner_texts() == ["step 15"]
+    page.keyboard.press("Tab")
+    for key, step in (("ArrowLeft", 10), ("ArrowLeft", 5), ("ArrowRight", 10)):
+        page.keyboard.press(key)
+        assert shown.all_inner_texts() == [f"step {step}"]
+        found = page.locator(".frame:visible dd").all_inner_texts()
+        total = stores[step].statistics["fusion/in/0"].total
+        assert found[1:3] == [f"{total.mean:.4g}", f"{total.deviation:.4g}"]
 
 
 def test_nothing_that_a_store_says_runs(opened, tmp_path):

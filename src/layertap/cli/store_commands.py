@@ -121,8 +121,13 @@ def export(store: str, out: str, **given: Any) -> None:
 def report(
     store: str, output: str, against: str | None, overwrite: bool, verbose: bool
 ) -> None:
-    """Make a page about STORE: one HTML file, for any browser."""
-    from layertap.core import tables
+    """Make a page about STORE: one HTML file, for any browser.
 
-    path = layertap.report(store, output, against, overwrite=overwrite)
+    STORE may be a recording; the page then has a slider over its steps.
+    """
+    from layertap.core import tables
+    from layertap.recording.manifest import is_recording
+
+    saved = layertap.Recording(store) if is_recording(store) else store
+    path = layertap.report(saved, output, against, overwrite=overwrite)
     click.echo(f"{path}: {tables.size(path.stat().st_size)}.")

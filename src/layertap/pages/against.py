@@ -3,13 +3,10 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from layertap.core.address import DIGESTS
 from layertap.pages.facts import PageFacts, ValueFacts, similarities, value_facts
 from layertap.pages.sample import Rows, read, sample_rows
 from layertap.results.saved import Saved
-from layertap.results.statistics.histogram import Histogram
 
 
 @dataclass(frozen=True)
@@ -48,20 +45,6 @@ def counterparts(page: PageFacts, other: Saved) -> dict[str, Counterpart]:
             similarity, uncertainty = float(both[0, 1]), float(error[0, 1])
         found[name] = Counterpart(facts, similarity, uncertainty)
     return found
-
-
-def aligned(one: Histogram, other: Histogram) -> tuple[Histogram, Histogram]:
-    """Returns two histograms with the same bins."""
-    both = one.merge(other)
-
-    def spread(part: Histogram) -> Histogram:
-        wide = part.coarsened(both.exponent)
-        counts = np.zeros(len(both.counts), np.int64)
-        start = wide.first - both.first
-        counts[start : start + len(wide.counts)] = wide.counts
-        return Histogram(both.exponent, both.first, counts, part.sampled)
-
-    return spread(one), spread(other)
 
 
 def _same_inputs(one: Saved, other: Saved, rows: Rows) -> bool:

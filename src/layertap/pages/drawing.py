@@ -1,18 +1,14 @@
-"""Draws numbers as SVG: bars, profiles, points, flows and matrices."""
+"""Draws numbers as SVG: bars, profiles and points."""
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.pages.facts import MOST_BRANCHES, JoinFacts, PageFacts, ValueFacts
+from layertap.pages.facts import PageFacts, ValueFacts
 from layertap.results.statistics.histogram import Histogram
 from layertap.results.statistics.moments import Statistics
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Floats = NDArray[np.float64]
 
@@ -126,18 +122,24 @@ def scatter(value: ValueFacts, page: PageFacts) -> list[Point]:
         return []
     points = value.projection.points
     step = -(-len(page.rows) // len(points))
-    reach = np.abs(points).max() or 1.0
-    names = page.row_names[::step]
-    labels = page.labels[::step] if page.labels else None
-    colours = colours_of(page)
-    found = []
-    for place, ((x, y), name) in enumerate(zip(points.tolist(), names, strict=True)):
-        words, colour = name, COLOURS[0]
-        if labels is not None:
-            colour = colours[labels[place]]
-            words = f"{name}, label {labels[place]}"
-        at = (round(0.5 + x / reach / 2.1, 3), round(0.5 - y / reach / 2.1, 3))
-        found.append(Point(*at, colour, words))
+    places = np.arange(0, len(page.rows), step)
+    return dots(points, places, page, float(np.abs(points).max()))
+
+
+def dots(
+    points: Floats | None, places: NDArray[np.intp], page: PageFacts, reach: float
+) -> list[Point]:
+    """Returns the points of some rows of a page, in a plane that reaches so far."""
+    if points is None:
+        return []
+    colours, found = colours_of(page), []
+    for (x, y), place in zip(points.tolist(), places.tolist(), strict=True):
+        words, colour = page.row_names[place], COLOURS[0]
+        if page.labels is not None:
+            words += f", label {page.labels[place]}"
+            colour = colours[page.labels[place]]
+        at = (0.5 + x / (reach or 1) / 2.1, 0.5 - y / (reach or 1) / 2.1)
+        found.append(Point(round(at[0], 3), round(at[1], 3), colour, words))
     return found
 
 
@@ -153,70 +155,3 @@ def _natural(name: str) -> tuple[int, str]:
     # Python reads no longer ones.
     whole = number.isascii() and number.isdecimal() and len(number) < 20
     return (int(name), "") if whole else (2**62, name)
-
-
-@dataclass(frozen=True)
-class Ribbon:
-    """A branch on its way to a join: its ends from 0 to 1, its words and colour."""
-
-    path: str
-    top: float
-    height: float
-    name: str
-    words: str
-    colour: str
-
-
-def ribbons(facts: JoinFacts, page: PageFacts) -> list[Ribbon]:
-    """Returns the branches of a join, as wide as their share in the norm."""
-    widths = [0.0 if math.isnan(share) else share for share in facts.norm]
-    if not sum(widths):
-        widths = facts.numbers
-    made_by = {value.address: value.made_by for value in page.values}
-    shown = list(zip(facts.names, widths, strict=True))[:MOST_BRANCHES]
-    gap = 0.5 / max(len(shown), 1)
-    total = sum(width for _, width in shown) or 1.0
-    found, left, right = [], 0.0, 0.25
-    for place, (name, width) in enumerate(shown):
-        height, place_height = width / total * 0.5, gap
-        middle = left + (place_height + height) / 2
-        top, bottom = middle - height / 2, middle + height / 2
-        end = right + height
-        path = (
-            f"M0 {top:.4f}C.5 {top:.4f} .5 {right:.4f} 1 {right:.4f}V{end:.4f}"
-            f"C.5 {end:.4f} .5 {bottom:.4f} 0 {bottom:.4f}z"
-        )
-        parts = [f"{facts.numbers[place]:.0%} of the numbers"]
-        parts.append(f"{facts.norm[place]:.0%} of the norm")
-        if facts.attribution is not None:
-            parts.append(f"{facts.attribution[place]:.0%} of the attribution")
-        words, colour = ", ".join(parts), COLOURS[place % len(COLOURS)]
-        found.append(Ribbon(path, middle, height, made_by[name], words, colour))
-        left, right = left + place_height + height, end
-    return found
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The similarity of two branches, from 0 to 1 where it is known."""
-
-    x: int
-    y: int
-    shade: float
-    text: str
-    words: str
-
-
-def matrix(facts: JoinFacts) -> list[Cell]:
-    """Returns the cells of the similarity of the first branches of a join."""
-    names: Sequence[str] = facts.names[:MOST_BRANCHES]
-    found = []
-    for y, one in enumerate(names):
-        for x, other in enumerate(names):
-            share, error = facts.similarity[y, x], facts.uncertainty[y, x]
-            known = math.isfinite(share)
-            text = f"{share:.2f}" if known else "?"
-            words = f"{one} and {other}: {share:.3f} ± {error:.3f}" if known else "?"
-            shade = min(max(float(share), 0.0), 1.0) if known else 0.0
-            found.append(Cell(x, y, shade, text, words))
-    return found

@@ -1,8 +1,11 @@
 """The facts that the page of a store shows, computed from the store."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -272,7 +275,16 @@ def state_of(saved: Saved) -> list[tuple[str, str]]:
         ("size", tables.size(saved.bytes_on_disk)),
         ("labels", labels if isinstance(labels, str) else tables.listed(labels)),
         ("ids", "none" if identity[IDS] is None else "saved"),
+        *_written(saved),
         ("versions", ", ".join(versions) or "unknown"),
         ("weights", str(identity.get("weights", "unknown"))),
         ("path", saved.path),
     ]
+
+
+def _written(saved: Saved) -> Iterator[tuple[str, str]]:
+    """Yields when a store in a folder was last written; a bucket does not say it."""
+    with suppress(OSError):
+        seconds = Path(saved.path, "zarr.json").stat().st_mtime
+        moment = datetime.fromtimestamp(seconds, UTC)
+        yield "written", f"{moment:%Y-%m-%d %H:%M} UTC"

@@ -5,7 +5,7 @@ import importlib.metadata
 import math
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,20 @@ from typing import Any
 from layertap.core import tables, text
 from layertap.core.display.pictures import Picture, maps
 from layertap.errors import OptionError, StoreError
-from layertap.pages import drawing
-from layertap.pages.against import Counterpart, aligned, counterparts
-from layertap.pages.facts import (
-    MOST_BRANCHES,
-    JoinFacts,
-    PageFacts,
-    ValueFacts,
-    page_facts,
-    state_of,
-)
+from layertap.pages import drawing, training
+from layertap.pages.against import Counterpart, counterparts
+from layertap.pages.facts import PageFacts, ValueFacts, page_facts, state_of
+from layertap.pages.flow import MOST_JOINS, flow
 from layertap.results.saved import Saved
 from layertap.results.saved import open as open_saved
+from layertap.results.statistics.histogram import aligned
 
-# The most joins and values of a page.
-_MOST_JOINS, _MOST_VALUES = 40, 400
+# The most values of a page.
+_MOST_VALUES = 400
 
 
 def report(
-    saved: Saved | str | os.PathLike[str],
+    saved: Saved | Mapping[int, Saved] | str | os.PathLike[str],
     path: str | os.PathLike[str],
     against: Saved | str | os.PathLike[str] | None = None,
     *,
@@ -46,7 +41,10 @@ def report(
     store, and from up to 1,024 rows that are spread over it.
 
     Args:
-        saved: Saved values, or the path or URL of their store.
+        saved: Saved values, or the path or URL of their store. Of a
+            `layertap.Recording`, the page shows the last step, and a slider for up to
+            24 steps: histograms, shares of the norm, and rows in the plane of the last
+            step.
         path: The file, such as `"page.html"`.
         against: Other saved values to compare with, value by value: those of another
             model, backend or moment. Values that both have are shown together.
@@ -56,7 +54,7 @@ def report(
         The path of the file.
 
     Raises:
-        OptionError: If the file exists.
+        OptionError: If the file exists, or the recording is empty.
         StoreError: If the store can't be read, or the file not be written.
 
     Example:
@@ -64,11 +62,22 @@ def report(
     layertap.report(saved, "page.html")
     ```
     """
+    steps: Mapping[int, Saved] = {}
+    if isinstance(saved, Mapping) and not isinstance(saved, Saved):
+        steps, saved = saved, training.last_of(saved)
     saved = open_saved(saved)
     other = None if against is None else open_saved(against)
     target = _checked(path, [one.path for one in (saved, other) if one], overwrite)
     page = page_facts(saved)
-    content = _template().render(**_shown(page, other))
+    shown = _shown(page, other) | {
+        "training": training.slides(training.frames(steps, page), page)
+    }
+    more = len(page.values) - training.MOST_VALUES
+    if steps and more > 0:
+        shown["note"] += f" {more:,} values have no frames."
+    name = Path(getattr(steps, "path", saved.path)).name
+    shown["title"] = text.printable(f"{saved.plan.model}: {name}")
+    content = _template().render(**shown)
     new = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,20 +128,22 @@ def _shown(page: PageFacts, other: Saved | None) -> dict[str, Any]:
     count = len(page.rows)
     note = f"Similarity, projections and named rows are of {count:,} rows"
     note += "." if count == saved.rows else f" of {saved.rows:,}, spread evenly."
-    left_out = len(page.values) - _MOST_VALUES
-    if left_out > 0:
-        note += f" {left_out:,} values are not shown."
+    for noun, left_out in (
+        ("joins", len(page.joins) - MOST_JOINS),
+        ("values", len(page.values) - _MOST_VALUES),
+    ):
+        if left_out > 0:
+            note += f" {left_out:,} {noun} are not shown."
     if other is not None and len(others) < len(page.values):
         alone = [v.address for v in page.values if v.address not in others]
         note += f" The other store lacks {tables.listed(alone)}."
     return {
-        "title": text.printable(f"{saved.plan.model}: {Path(saved.path).name}"),
         "state": _state(saved),
         "other": [] if other is None else _state(other),
         "missing": [(n, text.printable(why)) for n, why in saved.missing.items()],
         "note": note,
         "legend": _legend(page),
-        "joins": [_join(facts, page) for facts in page.joins[:_MOST_JOINS]],
+        "flow": flow(page),
         "values": [
             _value(facts, page, others.get(facts.address), complete)
             for facts in page.values[:_MOST_VALUES]
@@ -153,20 +164,6 @@ def _legend(page: PageFacts) -> list[tuple[str, str]]:
     return [(text.printable(name), colour) for name, colour in colours]
 
 
-def _join(facts: JoinFacts, page: PageFacts) -> dict[str, Any]:
-    more = len(facts.names) - MOST_BRANCHES
-    shown = facts.names[:MOST_BRANCHES]
-    return {
-        "path": facts.join.path,
-        "kind": facts.join.kind,
-        "ribbons": drawing.ribbons(facts, page),
-        "more": f"{more} more branches are not drawn." if more > 0 else "",
-        "cells": drawing.matrix(facts) if len(facts.names) > 1 else [],
-        "names": shown,
-        "size": len(shown),
-    }
-
-
 def _value(
     facts: ValueFacts,
     page: PageFacts,
@@ -176,7 +173,7 @@ def _value(
     """Returns the parts of a value; `complete` is whether the other store is."""
     histogram, count, line = facts.histogram, len(page.values), ""
     if other is not None and histogram and other.facts.histogram:
-        histogram, theirs = aligned(histogram, other.facts.histogram)
+        histogram, theirs = aligned([histogram, other.facts.histogram])
         line = drawing.outline(theirs, count)
     edges = (0.0, 0.0) if histogram is None else histogram.edges[[0, -1]].tolist()
     explained = facts.projection.explained if facts.projection else (0.0, 0.0)

@@ -1,6 +1,8 @@
 """Histograms of values, which are merged without a loss."""
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -117,6 +119,19 @@ def merged(one: Histogram | None, other: Histogram | None) -> Histogram | None:
     if one is None or other is None:
         return one or other
     return one.merge(other)
+
+
+def aligned(parts: Sequence[Histogram]) -> list[Histogram]:
+    """Returns histograms with the same bins: those of all of them together."""
+    whole = functools.reduce(Histogram.merge, parts)
+    found = []
+    for part in parts:
+        wide = part.coarsened(whole.exponent)
+        counts = np.zeros(len(whole.counts), np.int64)
+        start = wide.first - whole.first
+        counts[start : start + len(wide.counts)] = wide.counts
+        found.append(replace(wide, first=whole.first, counts=counts))
+    return found
 
 
 def _reach(parts: list[Histogram]) -> int:

@@ -1,0 +1,164 @@
+"""Draws the joins of a model, each with its branches on their way to it."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from layertap.core import text
+from layertap.pages.drawing import COLOURS
+from layertap.pages.facts import MOST_BRANCHES, JoinFacts, PageFacts
+
+# The most joins of a page, and those that are open at first.
+MOST_JOINS, _OPEN = 100, 3
+_GREY = "#7f7f7f"
+
+
+def flow(page: PageFacts) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Returns the joins as the model runs them; those of a nested model are together.
+
+    Each part is the path of the nested model, or nothing, and the joins.
+    """
+    numbered = list(enumerate(page.joins[:MOST_JOINS]))
+    groups = itertools.groupby(numbered, lambda pair: _nested(pair[1].join.path))
+    return [
+        (text.printable(nested), [_join(facts, page, n < _OPEN) for n, facts in joins])
+        for nested, joins in groups
+    ]
+
+
+def _nested(path: str) -> str:
+    """Returns the outermost model or layer that has a join inside, or nothing."""
+    outermost, inside, _ = path.partition("/")
+    return outermost if inside else ""
+
+
+def _join(facts: JoinFacts, page: PageFacts, opened: bool) -> dict[str, Any]:
+    more = len(facts.names) - MOST_BRANCHES
+    shown = facts.names[:MOST_BRANCHES]
+    axis = "" if facts.join.axis is None else f", axis {facts.join.axis}"
+    return {
+        "path": facts.join.path,
+        "kind": facts.join.kind + axis,
+        "count": "1 branch"
+        if len(facts.names) == 1
+        else f"{len(facts.names):,} branches",
+        "open": opened,
+        "ribbons": ribbons(facts, page),
+        "strips": strips(facts),
+        "more": f"{more} more branches are not drawn." if more > 0 else "",
+        "cells": matrix(facts) if len(facts.names) > 1 else [],
+        "names": shown,
+        "size": len(shown),
+    }
+
+
+@dataclass(frozen=True)
+class Part:
+    """The share of a branch in a strip: its place and width from 0 to 1."""
+
+    x: float
+    width: float
+    words: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What each branch has of something that a join has: shares in one line."""
+
+    name: str
+    parts: list[Part]
+
+
+def strips(facts: JoinFacts) -> list[Strip]:
+    """Returns the shares of the branches in the numbers, the norm and attributions.
+
+    Of many branches, those that are not drawn are one grey part.
+    """
+    known = [("numbers", facts.numbers), ("norm", facts.norm)]
+    if facts.attribution is not None:
+        known.append(("attribution", facts.attribution))
+    return [Strip(name, _parts(facts, name, shares)) for name, shares in known]
+
+
+def _parts(facts: JoinFacts, name: str, shares: list[float]) -> list[Part]:
+    found, left = [], 0.0
+    for place, (branch, share) in enumerate(zip(facts.names, shares, strict=True)):
+        width = 0.0 if math.isnan(share) else share
+        if place < MOST_BRANCHES:
+            words = f"{branch}: {share:.0%} of the {name}"
+            found.append(Part(left, width, words, COLOURS[place % len(COLOURS)]))
+        left += width
+    more = len(facts.names) - MOST_BRANCHES
+    if more > 0:
+        drawn = sum(part.width for part in found)
+        found.append(Part(drawn, left - drawn, f"{more} more branches", _GREY))
+    return found
+
+
+@dataclass(frozen=True)
+class Ribbon:
+    """A branch on its way to a join: its ends from 0 to 1, its words and colour."""
+
+    path: str
+    top: float
+    height: float
+    name: str
+    words: str
+    colour: str
+
+
+def ribbons(facts: JoinFacts, page: PageFacts) -> list[Ribbon]:
+    """Returns the branches of a join, as wide as their share in the norm."""
+    widths = [0.0 if math.isnan(share) else share for share in facts.norm]
+    if not sum(widths):
+        widths = facts.numbers
+    made_by = {value.address: value.made_by for value in page.values}
+    shown = list(zip(facts.names, widths, strict=True))[:MOST_BRANCHES]
+    gap = 0.5 / max(len(shown), 1)
+    total = sum(width for _, width in shown) or 1.0
+    found, left, right = [], 0.0, 0.25
+    for place, (name, width) in enumerate(shown):
+        height, place_height = width / total * 0.5, gap
+        middle = left + (place_height + height) / 2
+        top, bottom = middle - height / 2, middle + height / 2
+        end = right + height
+        path = (
+            f"M0 {top:.4f}C.5 {top:.4f} .5 {right:.4f} 1 {right:.4f}V{end:.4f}"
+            f"C.5 {end:.4f} .5 {bottom:.4f} 0 {bottom:.4f}z"
+        )
+        parts = [f"{facts.numbers[place]:.0%} of the numbers"]
+        parts.append(f"{facts.norm[place]:.0%} of the norm")
+        if facts.attribution is not None:
+            parts.append(f"{facts.attribution[place]:.0%} of the attribution")
+        words, colour = ", ".join(parts), COLOURS[place % len(COLOURS)]
+        found.append(Ribbon(path, middle, height, made_by[name], words, colour))
+        left, right = left + place_height + height, end
+    return found
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The similarity of two branches, from 0 to 1 where it is known."""
+
+    x: int
+    y: int
+    shade: float
+    text: str
+    words: str
+
+
+def matrix(facts: JoinFacts) -> list[Cell]:
+    """Returns the cells of the similarity of the first branches of a join."""
+    names = facts.names[:MOST_BRANCHES]
+    found = []
+    for y, one in enumerate(names):
+        for x, other in enumerate(names):
+            share, error = facts.similarity[y, x], facts.uncertainty[y, x]
+            known = math.isfinite(share)
+            shown = f"{share:.2f}" if known else "?"
+            words = f"{one} and {other}: {share:.3f} ± {error:.3f}" if known else "?"
+            shade = min(max(float(share), 0.0), 1.0) if known else 0.0
+            found.append(Cell(x, y, shade, shown, words))
+    return found
