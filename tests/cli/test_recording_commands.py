@@ -4,9 +4,12 @@ import json
 
 import keras
 import numpy as np
+import pytest
 
 import layertap
 from tests.support.command_files import succeeds
+
+pytestmark = pytest.mark.one_backend
 
 
 def test_a_recording_is_shown_as_a_table_as_json_and_as_a_page(here):
