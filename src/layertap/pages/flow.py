@@ -9,17 +9,17 @@ from layertap.core import text
 from layertap.pages.drawing import COLOURS
 from layertap.pages.facts import MOST_BRANCHES, JoinFacts, PageFacts
 
-# The most joins of a page, and those that are open at first.
-MOST_JOINS, _OPEN = 100, 3
+# The joins that are open at first.
+_OPEN = 3
 _GREY = "#7f7f7f"
 
 
-def flow(page: PageFacts) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Returns the joins as the model runs them; those of a nested model are together.
+def flow(page: PageFacts, most: int) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Returns the first joins as the model runs them; nested models are together.
 
     Each part is the path of the nested model, or nothing, and the joins.
     """
-    numbered = list(enumerate(page.joins[:MOST_JOINS]))
+    numbered = list(enumerate(page.joins[:most]))
     groups = itertools.groupby(numbered, lambda pair: _nested(pair[1].join.path))
     return [
         (text.printable(nested), [_join(facts, page, n < _OPEN) for n, facts in joins])

@@ -1,8 +1,5 @@
 """Writes the page of a store."""
 
-import functools
-import importlib.metadata
-import math
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -10,19 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from layertap.core import tables, text
-from layertap.core.display.pictures import Picture, maps
 from layertap.errors import OptionError, StoreError
-from layertap.pages import drawing, training
-from layertap.pages.against import Counterpart, counterparts
-from layertap.pages.facts import PageFacts, ValueFacts, page_facts, state_of
-from layertap.pages.flow import MOST_JOINS, flow
+from layertap.pages.content import page_content
+from layertap.pages.facts import page_facts
+from layertap.pages.training import last_of
 from layertap.results.saved import Saved
 from layertap.results.saved import open as open_saved
-from layertap.results.statistics.histogram import aligned
-
-# The most values of a page.
-_MOST_VALUES = 400
 
 
 def report(
@@ -64,20 +54,11 @@ def report(
     """
     steps: Mapping[int, Saved] = {}
     if isinstance(saved, Mapping) and not isinstance(saved, Saved):
-        steps, saved = saved, training.last_of(saved)
+        steps, saved = saved, last_of(saved)
     saved = open_saved(saved)
     other = None if against is None else open_saved(against)
     target = _checked(path, [one.path for one in (saved, other) if one], overwrite)
-    page = page_facts(saved)
-    shown = _shown(page, other) | {
-        "training": training.slides(training.frames(steps, page), page)
-    }
-    more = len(page.values) - training.MOST_VALUES
-    if steps and more > 0:
-        shown["note"] += f" {more:,} values have no frames."
-    name = Path(getattr(steps, "path", saved.path)).name
-    shown["title"] = text.printable(f"{saved.plan.model}: {name}")
-    content = _template().render(**shown)
+    content = page_content(page_facts(saved), other, steps)
     new = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -118,133 +99,3 @@ def _is_name(path: str | bytes) -> bool:
         return isinstance(path, str) and bool(path) and b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:
         return False
-
-
-def _shown(page: PageFacts, other: Saved | None) -> dict[str, Any]:
-    """Returns the parts of the page, as its template names them."""
-    saved = page.saved
-    others = {} if other is None else counterparts(page, other)
-    complete = other is not None and other.complete
-    count = len(page.rows)
-    note = f"Similarity, projections and named rows are of {count:,} rows"
-    note += "." if count == saved.rows else f" of {saved.rows:,}, spread evenly."
-    for noun, left_out in (
-        ("joins", len(page.joins) - MOST_JOINS),
-        ("values", len(page.values) - _MOST_VALUES),
-    ):
-        if left_out > 0:
-            note += f" {left_out:,} {noun} are not shown."
-    if other is not None and len(others) < len(page.values):
-        alone = [v.address for v in page.values if v.address not in others]
-        note += f" The other store lacks {tables.listed(alone)}."
-    return {
-        "state": _state(saved),
-        "other": [] if other is None else _state(other),
-        "missing": [(n, text.printable(why)) for n, why in saved.missing.items()],
-        "note": note,
-        "legend": _legend(page),
-        "flow": flow(page),
-        "values": [
-            _value(facts, page, others.get(facts.address), complete)
-            for facts in page.values[:_MOST_VALUES]
-        ],
-        "version": importlib.metadata.version("layertap"),
-    }
-
-
-def _state(saved: Saved) -> list[tuple[str, str]]:
-    return [(name, text.printable(words)) for name, words in state_of(saved)]
-
-
-def _legend(page: PageFacts) -> list[tuple[str, str]]:
-    colours = list(drawing.colours_of(page).items())
-    last = len(drawing.COLOURS) - 1
-    if len(colours) > last + 1:
-        colours[last:] = [(f"{len(colours) - last} others", drawing.COLOURS[last])]
-    return [(text.printable(name), colour) for name, colour in colours]
-
-
-def _value(
-    facts: ValueFacts,
-    page: PageFacts,
-    other: Counterpart | None,
-    complete: bool,
-) -> dict[str, Any]:
-    """Returns the parts of a value; `complete` is whether the other store is."""
-    histogram, count, line = facts.histogram, len(page.values), ""
-    if other is not None and histogram and other.facts.histogram:
-        histogram, theirs = aligned([histogram, other.facts.histogram])
-        line = drawing.outline(theirs, count)
-    edges = (0.0, 0.0) if histogram is None else histogram.edges[[0, -1]].tolist()
-    explained = facts.projection.explained if facts.projection else (0.0, 0.0)
-    names = dict(zip(page.rows.tolist(), page.row_names, strict=True))
-    return {
-        "address": facts.address,
-        "made_by": text.printable(facts.made_by),
-        "form": f"{tables.shape((None, *facts.shape))} {facts.dtype}",
-        "bars": drawing.bars(histogram, count),
-        "low": f"{edges[0]:.4g}",
-        "high": f"{edges[1]:.4g}",
-        "facts": _statistics(facts, complete=page.saved.complete),
-        "other": [] if other is None else _other_facts(other, complete=complete),
-        "outline": line,
-        "profile": drawing.profile(facts.statistics, count),
-        "points": drawing.scatter(facts, page),
-        "maps": _maps(facts, page),
-        "explained": f"{explained[0]:.0%} and {explained[1]:.0%} of the variance",
-        "most": text.printable(", ".join(names[row] for row in facts.most_active)),
-        "least": text.printable(", ".join(names[row] for row in facts.least_active)),
-    }
-
-
-def _maps(facts: ValueFacts, page: PageFacts) -> list[Picture]:
-    """Returns the first maps of the most active row, of a value that has maps."""
-    if len(facts.shape) != 3 or not facts.most_active:
-        return []
-    row = facts.most_active[0]
-    saved, name = page.saved, facts.address
-    first = name in saved.plan.channels_first
-    return list(maps(saved[name][row], row, channels_first=first))
-
-
-def _statistics(facts: ValueFacts, *, complete: bool) -> list[tuple[str, str, str]]:
-    """Returns names, texts and styles of the numbers that a value is known by."""
-    if facts.statistics is None:
-        why = "none" if complete else "none: the store is not complete"
-        why = "none: complex numbers" if facts.dtype.startswith("complex") else why
-        return [("statistics", why, "warn")]
-    total = facts.statistics.total
-    return [
-        ("mean", f"{total.mean:.4g}", ""),
-        ("deviation", f"{total.deviation:.4g}", ""),
-        ("least", f"{total.minimum:.4g}", ""),
-        ("largest", f"{total.maximum:.4g}", ""),
-        ("zeros", f"{total.share_of_zeros:.1%}", ""),
-        ("dead units", f"{total.dead:,} of {total.units:,}", "warn" * bool(total.dead)),
-        ("NaN", f"{total.nan:,}", "warn" * bool(total.nan)),
-        ("infinite", f"{total.inf:,}", "warn" * bool(total.inf)),
-    ]
-
-
-def _other_facts(other: Counterpart, *, complete: bool) -> list[tuple[str, str, str]]:
-    """Returns the same of the other store, and how similar both are."""
-    similarity = "other inputs"
-    if math.isfinite(other.similarity):
-        similarity = f"{other.similarity:.3f} ± {other.uncertainty:.3f}"
-    known = _statistics(other.facts, complete=complete)
-    return [("similarity (CKA)", similarity, ""), *known]
-
-
-@functools.cache
-def _template() -> Any:
-    # Imported for the first page only.
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html")

@@ -20,7 +20,7 @@ from layertap.results.statistics.moments import Statistics, shares
 Places = NDArray[np.intp]
 
 # The most values and steps, and the most of both together.
-MOST_VALUES, _MOST_STEPS, _MOST_BOTH = 24, 24, 240
+_MOST_VALUES, _MOST_STEPS, _MOST_BOTH = 24, 24, 240
 # The points of all frames together; fewer than the least show nothing.
 _ALL_POINTS, _LEAST_POINTS, _MOST_POINTS = 3000, 20, 200
 
@@ -75,7 +75,7 @@ def frames(stores: Mapping[int, Saved], page: PageFacts) -> list[Frame]:
     """Returns up to 24 steps, spread evenly; `page` has the facts of the last one."""
     if not stores:
         return []
-    steps, names = sorted(stores), [v.address for v in page.values[:MOST_VALUES]]
+    steps, names = sorted(stores), [v.address for v in page.values[:_MOST_VALUES]]
     most = min(max(_MOST_BOTH // max(len(names), 1), 2), _MOST_STEPS, len(steps))
     places = np.unique(np.linspace(0, len(steps) - 1, most).astype(int)).tolist()
     chosen = {steps[place]: stores[steps[place]] for place in places}
@@ -167,24 +167,27 @@ def _planes(stores: Mapping[int, Saved], name: str, rows: Rows) -> dict[int, Flo
     return found
 
 
-def slides(shown: Sequence[Frame], page: PageFacts) -> list[dict[str, Any]]:
+def slides(shown: Sequence[Frame], page: PageFacts) -> dict[str, Any]:
     """Returns the parts of frames, as the template names them."""
     reach: dict[str, float] = {}
     for value in (value for frame in shown for value in frame.values):
         if value.points is not None and value.points.size:
             far = float(np.abs(value.points).max())
             reach[value.address] = max(reach.get(value.address, 0.0), far)
-    return [
-        {
-            "step": f"{frame.step:,}",
-            "words": text.printable(frame.words),
-            "shown": [
-                _slide(value, frame, page, reach.get(value.address, 0.0))
-                for value in frame.values
-            ],
-        }
-        for frame in shown
-    ]
+    return {
+        "left_out": max(len(page.values) - _MOST_VALUES, 0),
+        "frames": [
+            {
+                "step": f"{frame.step:,}",
+                "words": text.printable(frame.words),
+                "shown": [
+                    _slide(value, frame, page, reach.get(value.address, 0.0))
+                    for value in frame.values
+                ],
+            }
+            for frame in shown
+        ],
+    }
 
 
 def _slide(
