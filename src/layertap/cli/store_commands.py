@@ -7,6 +7,7 @@ import click
 import layertap
 from layertap.cli import options, printing, store_summary
 from layertap.cli.commands import main
+from layertap.core.optional import require_keras
 
 
 @main.command(cls=options.Command)
@@ -116,13 +117,49 @@ def export(store: str, out: str, **given: Any) -> None:
     "-o", "--output", required=True, metavar="PAGE", help="The file, as page.html."
 )
 @options.one("--against", "OTHER", "Another store, to compare with.")
+@options.one(
+    "--inputs",
+    "DATA",
+    "What the model read, to show as pictures: a .npy or .npz file, or other DATA "
+    "with arrays, as `layertap save` accepts it.",
+)
 @options.flag("--overwrite", "Replace PAGE.")
 @options.verbose
 def report(
-    store: str, output: str, against: str | None, overwrite: bool, verbose: bool
+    store: str,
+    output: str,
+    against: str | None,
+    inputs: str | None,
+    overwrite: bool,
+    verbose: bool,
 ) -> None:
     """Make a page about STORE: one HTML file, for any browser."""
     from layertap.core import tables
 
-    path = layertap.report(store, output, against, overwrite=overwrite)
+    saved = layertap.open(store)
+    arrays = None if inputs is None else _read_inputs(inputs, saved)
+    path = layertap.report(saved, output, against, inputs=arrays, overwrite=overwrite)
     click.echo(f"{path}: {tables.size(path.stat().st_size)}.")
+
+
+def _read_inputs(source: str, saved: "layertap.Saved") -> Any:
+    """Returns the inputs in a file of data, without labels, weights and ids."""
+    require_keras()
+    from layertap.core.address import IDS, LABELS, SAMPLE_WEIGHT
+    from layertap.errors import DataError
+    from layertap.inputs.columns import Table
+    from layertap.inputs.convert import Converter
+    from layertap.inputs.data_file import load_data
+    from layertap.inputs.images import ImageFolder
+
+    data = load_data(source, None)
+    if isinstance(data, ImageFolder):
+        raise DataError(
+            f"{source} is a folder of images, whose size for the model is unknown. "
+            "Expected a file with arrays. Pass the images as the model read them, as "
+            "a .npy file."
+        )
+    if isinstance(data, Table):
+        others = {LABELS, SAMPLE_WEIGHT, IDS, *saved.not_used}
+        return {name: data[name] for name in data if name not in others}
+    return Converter(None).unpack(data).inputs

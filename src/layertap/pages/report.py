@@ -23,6 +23,7 @@ from layertap.pages.facts import (
     page_facts,
     state_of,
 )
+from layertap.pages.row_pictures import shown_rows
 from layertap.results.saved import Saved
 from layertap.results.saved import open as open_saved
 
@@ -35,6 +36,7 @@ def report(
     path: str | os.PathLike[str],
     against: Saved | str | os.PathLike[str] | None = None,
     *,
+    inputs: Any = None,
     overwrite: bool = False,
 ) -> Path:
     """Writes a page about saved values: one HTML file that opens in any browser.
@@ -42,6 +44,8 @@ def report(
     It shows what the store is; how large the share of each branch in a join is, and how
     similar branches are; and for each value a histogram, mean and deviation by unit,
     dead units, NaN, rows that stand out, and a projection of rows, coloured by label.
+    Up to eight rows are pictures: their inputs, if they are passed, and where the maps
+    of values with gradients raise the target (see `layertap.grad_cam`).
     It has no script and loads nothing. All of it is computed from the statistics of the
     store, and from up to 1,024 rows that are spread over it.
 
@@ -50,25 +54,31 @@ def report(
         path: The file, such as `"page.html"`.
         against: Other saved values to compare with, value by value: those of another
             model, backend or moment. Values that both have are shown together.
+        inputs: The data that the model read, to show as pictures: arrays with one
+            entry for each row of the store, in any structure. Pictures have the shape
+            `(rows, height, width)`, also with one, three or four channels, first or
+            last. Needs Keras, to check that they are the inputs of the store.
         overwrite: Whether to replace a file that exists.
 
     Returns:
         The path of the file.
 
     Raises:
-        OptionError: If the file exists.
+        OptionError: If the file exists, or `inputs` differs from those of the store.
+        DataError: If `inputs` has another number of rows.
         StoreError: If the store can't be read, or the file not be written.
 
     Example:
     ```python
     layertap.report(saved, "page.html")
+    layertap.report(saved, "pictures.html", inputs=images)
     ```
     """
     saved = open_saved(saved)
     other = None if against is None else open_saved(against)
     target = _checked(path, [one.path for one in (saved, other) if one], overwrite)
     page = page_facts(saved)
-    content = _template().render(**_shown(page, other))
+    content = _template().render(**_shown(page, other, inputs))
     new = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +121,7 @@ def _is_name(path: str | bytes) -> bool:
         return False
 
 
-def _shown(page: PageFacts, other: Saved | None) -> dict[str, Any]:
+def _shown(page: PageFacts, other: Saved | None, inputs: Any) -> dict[str, Any]:
     """Returns the parts of the page, as its template names them."""
     saved = page.saved
     others = {} if other is None else counterparts(page, other)
@@ -132,6 +142,7 @@ def _shown(page: PageFacts, other: Saved | None) -> dict[str, Any]:
         "missing": [(n, text.printable(why)) for n, why in saved.missing.items()],
         "note": note,
         "legend": _legend(page),
+        "rows": shown_rows(page, inputs),
         "joins": [_join(facts, page) for facts in page.joins[:_MOST_JOINS]],
         "values": [
             _value(facts, page, others.get(facts.address), complete)
