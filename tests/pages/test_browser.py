@@ -7,8 +7,8 @@ import layertap
 from layertap.pages.facts import page_facts
 from tests.pages.test_facts import made
 from tests.pages.test_report import HOSTILE
-from tests.pages.test_rows import maps_alone
 from tests.support.export_stores import IDS, ROWS
+from tests.support.map_stores import maps_alone
 
 pytestmark = pytest.mark.slow
 

@@ -11,14 +11,14 @@ from PIL import Image
 
 import layertap
 from layertap.core.address import component
-from layertap.core.plan import Derived, Output, Plan
 from layertap.errors import DataError, OptionError
 from layertap.pages.facts import page_facts
 from layertap.pages.row_pictures import shown_rows
 from layertap.pages.rows import row_facts, shown_places
-from tests.pages.test_facts import arrays, made
+from tests.pages.test_facts import arrays
 from tests.pages.test_report import HOSTILE, Page, page_of
 from tests.support.export_stores import store
+from tests.support.map_stores import maps_alone
 
 pytestmark = pytest.mark.one_backend
 
@@ -42,23 +42,6 @@ def save(folder, inputs=COLOURED, model=None, **options):
         model = keras.Model(*network(inputs.shape[1:]))
     options = {"outputs": "conv", "gradients": 1} | options
     return layertap.save(model, inputs, folder / "v.zarr", **options)
-
-
-def maps_alone(path, count=1, channels_first=False, **along):
-    """A store of values of maps with gradients, written without a model."""
-    shape = (None, 5, 3, 4)
-    names = [f"conv{n}" for n in range(count)]
-    plan = Plan(
-        "maps",
-        (),
-        tuple(Output(f"{name}/out", name, shape, "float32") for name in names),
-        derived=tuple(
-            Derived(f"{name}/out_gradient", name, shape, "float32") for name in names
-        ),
-        gradients_of=along.pop("target", "loss"),
-        channels_first=tuple(f"{name}/out" for name in names) * channels_first,
-    )
-    return made(path, plan, **along)[0]
 
 
 def pixels(picture):
@@ -126,6 +109,9 @@ def test_large_pictures_are_means_and_small(tmp_path, side):
     sizes = [pixels(p).shape[:2] for line in lines for p in line["pictures"]]
     assert len({*sizes}) == 1
     assert max(sizes[0]) <= 96
+    # The largest mean of a map has the strongest colour, however small it is drawn.
+    strongest = [pixels(p)[..., 0] - pixels(p)[..., 2] for p in lines[1]["pictures"]]
+    assert np.max(strongest, axis=(1, 2)).min() == round(0.85 * 213)
     total = sum(len(p.png) for line in lines for p in line["pictures"])
     assert total < 800_000
     grey = pixels(lines[0]["pictures"][1])[..., 0]
@@ -147,7 +133,9 @@ def forms():
     both = keras.layers.Concatenate(name="fusion")([y, numbers])
     column = RANDOM.integers(0, 90, ROWS)
     yield "array", keras.Model(*network((6, 5, 1))), grey, grey
-    yield "one more axis", keras.Model(*network((6, 5))), grey[..., None], grey
+    flat = keras.Model(*network((6, 5)))
+    yield "one more axis", flat, grey[..., None], grey
+    yield "one axis less", flat, grey, grey[..., None]
     yield "integers", keras.Model(*network((6, 5, 1))), levels, levels.astype("uint8")
     yield "list", keras.Model([x], y), [grey], grey
     yield "dictionary", keras.Model({"image": x}, y), {"image": grey}, {"image": grey}
@@ -157,7 +145,15 @@ def forms():
     yield "floats", keras.Model([x, numbers], both), data, [grey, column * 1.0]
 
 
-FORMS = ["array", "one more axis", "integers", "list", "dictionary", "names"]
+FORMS = [
+    "array",
+    "one more axis",
+    "one axis less",
+    "integers",
+    "list",
+    "dictionary",
+    "names",
+]
 
 
 @pytest.mark.parametrize("name", [*FORMS, "two", "floats"])
@@ -212,7 +208,7 @@ def test_channels_of_inputs_may_come_first(tmp_path, shape):
 
 
 def test_rows_have_one_of_each_class_and_are_spread(tmp_path):
-    labels = np.repeat([2, 0, 1], [30, 15, 5])
+    labels = np.repeat([2, 0, 1, 2], [30, 15, 1, 4])
     page = page_facts(maps_alone(tmp_path, labels=labels))
     places = shown_places(page)
     assert len({*places}) == 8
@@ -220,6 +216,7 @@ def test_rows_have_one_of_each_class_and_are_spread(tmp_path):
     assert found == sorted(found)
     assert {*found} == {0, 1, 2}
     assert max(places) - min(places) > 40
+    assert 45 in places
     (tmp_path / "many").mkdir()
     page = page_facts(maps_alone(tmp_path / "many", labels=np.arange(50) % 12))
     found = [page.labels[place] for place in shown_places(page)]
@@ -233,6 +230,8 @@ def test_stores_of_few_rows_that_are_not_complete(tmp_path, rows):
     assert shown_places(page) == [*range(rows)]
     shown = shown_rows(page, None)
     assert (shown is None) is (rows == 0)
+    if rows == 0:
+        assert shown_rows(page, np.ones((0, 6, 5))) is None
 
 
 def test_the_page_says_whose_gradients_these_are_and_what_is_left_out(tmp_path):

@@ -15,6 +15,8 @@ from layertap.pages.facts import PageFacts
 from layertap.pages.rows import RowFacts, ShownRow, row_facts
 
 Floats = NDArray[np.float64]
+# Levels from 0 to 255, and which of them are known.
+Pixels = tuple[Floats, NDArray[np.bool_]]
 
 # The pixels of a picture along its longer side, and bytes of all pictures together.
 _SIDE, _MOST_BYTES = 96, 3 * 2**18
@@ -42,8 +44,7 @@ def shown_rows(page: PageFacts, inputs: Any) -> dict[str, Any] | None:
     if len(facts.inputs) == 1:
         # Of several, a value may be computed from any.
         (pictures,) = facts.inputs.values()
-        # Lighter, so that orange shows on black.
-        base = 255 - (255 - _scaled(pictures)[0]) * _DARKNESS
+        base = [_resized(level, side) for level in _scaled(pictures)[0]]
     made_by = {value.address: value.made_by for value in page.saved.plan.values}
     for name, maps in facts.maps.items():
         of = text.shorten(made_by[name], _LONGEST_NAME)
@@ -88,7 +89,12 @@ def _input_line(
 
 
 def _map_line(
-    name: str, of: str, maps: Floats, base: Floats | None, facts: RowFacts, side: int
+    name: str,
+    of: str,
+    maps: Floats,
+    base: list[Pixels] | None,
+    facts: RowFacts,
+    side: int,
 ) -> dict[str, Any]:
     drawn = []
     for place, (row, numbers) in enumerate(zip(facts.rows, maps, strict=True)):
@@ -97,11 +103,15 @@ def _map_line(
         label = f"Grad-CAM of {name} in {_named(row)}, "
         label += f"largest {largest:.4g}" if largest else "nowhere above zero"
         label += ", not finite in part" * bool((known != numbers).any())
-        under, opaque = _resized(
-            np.full(numbers.shape, 255.0) if base is None else base[place], side
-        )
-        under = under.mean(axis=2) if under.ndim == 3 else under
-        strength = _area(known / (largest or 1.0), opaque.shape)[..., None] * _OPAQUE
+        size = _size_on_page(numbers.shape, side)
+        under, opaque = np.full(size, 255.0), np.ones(size, np.bool_)
+        if base is not None:
+            levels, opaque = base[place]
+            grey = levels.mean(axis=2) if levels.ndim == 3 else levels
+            # Lighter, so that orange shows on black.
+            under = 255 - (255 - grey) * _DARKNESS
+        strength = _area(known / (largest or 1.0), opaque.shape)[..., None]
+        strength *= _OPAQUE / (strength.max() or 1.0)
         mixed = under[..., None] * (1 - strength) + strength * _COLOUR
         drawn.append(_picture(label, mixed, opaque))
     return {"name": name, "scale": of, "pictures": drawn}
@@ -123,14 +133,20 @@ def _scaled(pictures: Floats) -> tuple[Floats, float, float]:
     return (pictures / 2 - low / 2) / ((high / 2 - low / 2) or 1.0) * 255, low, high
 
 
-def _resized(levels: Floats, side: int) -> tuple[Floats, NDArray[np.bool_]]:
-    """Returns pixels in the size on the page, and which of them are known."""
-    height, width = levels.shape[:2]
+def _size_on_page(shape: tuple[int, ...], side: int) -> tuple[int, int]:
+    """Returns the height and the width that a picture has as pixels."""
+    height, width = shape[:2]
     longer = max(height, width)
     # Pixels of small pictures are repeated.
     scale = side // longer if longer <= side else side / longer
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    known = np.isfinite(levels)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _resized(levels: Floats, side: int) -> Pixels:
+    """Returns pixels in the size on the page, and which of them are known."""
+    size, known = _size_on_page(levels.shape, side), np.isfinite(levels)
+    if known.all():
+        return _area(levels, size), np.ones(size, np.bool_)
     shares = _area(known.astype(np.float64), size)
     pixels = _area(np.where(known, levels, 0), size) / np.where(shares, shares, 1)
     # Of a colour, all three parts have to be known.
