@@ -9,6 +9,7 @@ from tests.pages.test_facts import made
 from tests.pages.test_report import HOSTILE
 from tests.pages.test_training import steps_of
 from tests.support.export_stores import IDS, ROWS
+from tests.support.map_stores import maps_alone
 
 pytestmark = pytest.mark.slow
 
@@ -131,3 +132,19 @@ def test_pictures_have_names_for_those_who_do_not_see_them(opened, tmp_path):
     for picture in page.locator("svg:not([aria-hidden])").all():
         assert picture.get_attribute("role") == "img"
         assert picture.get_attribute("aria-label")
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_pictures_of_rows_are_shown_at_any_width(opened, tmp_path, width):
+    page = opened(maps_alone(tmp_path, labels=np.arange(50) % 3), width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    pictures = page.locator(".rows img").all()
+    assert len(pictures) == 8
+    for picture in pictures:
+        assert picture.get_attribute("alt").startswith("Grad-CAM of conv0/out in row ")
+        assert picture.evaluate("shown => shown.complete && shown.naturalWidth > 0")
+        assert picture.bounding_box()["height"] == 96
+    pictures[-1].scroll_into_view_if_needed()
+    box = pictures[-1].bounding_box()
+    assert box["x"] + box["width"] <= width
+    assert page.locator(".rows thead th").count() == 8

@@ -105,7 +105,7 @@ def notes_of(error: BaseException) -> list[str]:
 # Arguments of Python that have an option.
 _NAMES = (
     "before|outputs|joins|for_head|dtype|reduce|batch_size|pad|compression|overwrite"
-    "|memory"
+    "|memory|inputs"
     "|rows|loss|metrics|repeats|seed|workers|num_gpus|labels|ids|preprocess|skip_bad"
     "|pairs|branches|addresses|gradients|attributions|baseline|steps"
 )

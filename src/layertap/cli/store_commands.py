@@ -1,5 +1,6 @@
 """The commands that need nothing but stores."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -7,6 +8,7 @@ import click
 import layertap
 from layertap.cli import options, printing, store_summary
 from layertap.cli.commands import main
+from layertap.core.optional import require_keras
 
 
 @main.command(cls=options.Command)
@@ -116,10 +118,21 @@ def export(store: str, out: str, **given: Any) -> None:
     "-o", "--output", required=True, metavar="PAGE", help="The file, as page.html."
 )
 @options.one("--against", "OTHER", "Another store, to compare with.")
+@options.one(
+    "--inputs",
+    "DATA",
+    "What the model read, to show as pictures: a .npy or .npz file, or other DATA "
+    "with arrays, as `layertap save` accepts it.",
+)
 @options.flag("--overwrite", "Replace PAGE.")
 @options.verbose
 def report(
-    store: str, output: str, against: str | None, overwrite: bool, verbose: bool
+    store: str,
+    output: str,
+    against: str | None,
+    inputs: str | None,
+    overwrite: bool,
+    verbose: bool,
 ) -> None:
     """Make a page about STORE: one HTML file, for any browser.
 
@@ -128,6 +141,33 @@ def report(
     from layertap.core import tables
     from layertap.recording.manifest import is_recording
 
-    saved = layertap.Recording(store) if is_recording(store) else store
-    path = layertap.report(saved, output, against, overwrite=overwrite)
+    is_one = is_recording(store)
+    saved: Any = layertap.Recording(store) if is_one else layertap.open(store)
+    # The probe of a recording has no other columns.
+    not_used = [] if is_one else saved.not_used
+    arrays = None if inputs is None else _read_inputs(inputs, not_used)
+    path = layertap.report(saved, output, against, inputs=arrays, overwrite=overwrite)
     click.echo(f"{path}: {tables.size(path.stat().st_size)}.")
+
+
+def _read_inputs(source: str, not_used: Sequence[str]) -> Any:
+    """Returns the inputs in a file of data, without labels, weights and ids."""
+    require_keras()
+    from layertap.core.address import IDS, LABELS, SAMPLE_WEIGHT
+    from layertap.errors import DataError
+    from layertap.inputs.columns import Table
+    from layertap.inputs.convert import Converter
+    from layertap.inputs.data_file import load_data
+    from layertap.inputs.images import ImageFolder
+
+    data = load_data(source, None)
+    if isinstance(data, ImageFolder):
+        raise DataError(
+            f"{source} is a folder of images, whose size for the model is unknown. "
+            "Expected a file with arrays. Pass the images as the model read them, as "
+            "a .npy file."
+        )
+    if isinstance(data, Table):
+        others = {LABELS, SAMPLE_WEIGHT, IDS, *not_used}
+        return {name: data[name] for name in data if name not in others}
+    return Converter(None).unpack(data).inputs

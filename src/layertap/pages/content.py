@@ -12,6 +12,7 @@ from layertap.core.display.pictures import Picture, maps
 from layertap.pages import drawing, flow, training
 from layertap.pages.against import Counterpart, counterparts
 from layertap.pages.facts import PageFacts, ValueFacts, state_of
+from layertap.pages.rows.pictures import shown_rows
 from layertap.results.saved import Saved
 from layertap.results.statistics.histogram import aligned
 
@@ -20,7 +21,7 @@ _MOST_VALUES, _MOST_JOINS, _MOST_MISSING, _MOST_BYTES = 400, 100, 200, 2_000_000
 
 
 def page_content(
-    page: PageFacts, other: Saved | None, steps: Mapping[int, Saved]
+    page: PageFacts, other: Saved | None, steps: Mapping[int, Saved], inputs: Any
 ) -> str:
     """Returns the page as HTML, with as many values and joins as fit into 2 MB."""
     others = {} if other is None else counterparts(page, other)
@@ -34,6 +35,7 @@ def page_content(
         "most_missing": _MOST_MISSING,
         "legend": _legend(page),
         "training": training.slides(frames, page),
+        "rows": shown_rows(page, inputs),
         "version": importlib.metadata.version("layertap"),
     }
     complete = other is not None and other.complete

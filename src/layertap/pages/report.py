@@ -20,6 +20,7 @@ def report(
     path: str | os.PathLike[str],
     against: Saved | str | os.PathLike[str] | None = None,
     *,
+    inputs: Any = None,
     overwrite: bool = False,
 ) -> Path:
     """Writes a page about saved values: one HTML file that opens in any browser.
@@ -27,6 +28,8 @@ def report(
     It shows what the store is; how large the share of each branch in a join is, and how
     similar branches are; and for each value a histogram, mean and deviation by unit,
     dead units, NaN, rows that stand out, and a projection of rows, coloured by label.
+    Up to eight rows are pictures: their inputs, if they are passed, and where the maps
+    of values with gradients raise the target (see `layertap.grad_cam`).
     It has no script and loads nothing. All of it is computed from the statistics of the
     store, and from up to 1,024 rows that are spread over it.
 
@@ -38,18 +41,25 @@ def report(
         path: The file, such as `"page.html"`.
         against: Other saved values to compare with, value by value: those of another
             model, backend or moment. Values that both have are shown together.
+        inputs: The data that the model read, to show as pictures: arrays with one
+            entry for each row of the store, in any structure. Pictures have the shape
+            `(rows, height, width)`, also with one, three or four channels, first or
+            last. Needs Keras, to check that they are the inputs of the store.
         overwrite: Whether to replace a file that exists.
 
     Returns:
         The path of the file.
 
     Raises:
-        OptionError: If the file exists, or the recording is empty.
+        OptionError: If the file exists, the recording is empty, or `inputs` differs
+            from those of the store.
+        DataError: If `inputs` has another number of rows.
         StoreError: If the store can't be read, or the file not be written.
 
     Example:
     ```python
     layertap.report(saved, "page.html")
+    layertap.report(saved, "pictures.html", inputs=images)
     ```
     """
     steps: Mapping[int, Saved] = {}
@@ -58,7 +68,7 @@ def report(
     saved = open_saved(saved)
     other = None if against is None else open_saved(against)
     target = _checked(path, [one.path for one in (saved, other) if one], overwrite)
-    content = page_content(page_facts(saved), other, steps)
+    content = page_content(page_facts(saved), other, steps, inputs)
     new = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

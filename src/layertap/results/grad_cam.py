@@ -1,7 +1,8 @@
 """Grad-CAM: where in a map the evidence for an answer is."""
 
 import os
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,29 @@ def grad_cam(
     ```
     """
     values = values if isinstance(values, Values) else open_saved(values)
+    value, gradient, first = _checked(values, address, data_format)
+    size = max(_AT_A_TIME // max(int(np.prod(value.shape[1:])), 1), 1)
+    maps = [
+        _maps(value[start : start + size], gradient[start : start + size], first)
+        for start in range(0, values.rows, size)
+    ]
+    sizes = value.shape[2:] if first else value.shape[1:-1]
+    return np.concatenate(maps) if maps else np.empty((0, *sizes), np.float32)
+
+
+def grad_cam_of_rows(
+    values: Saved | Values, address: str, rows: Iterable[int]
+) -> NDArray[np.float32]:
+    """Returns the maps of some rows, at least one, and reads only these."""
+    value, gradient, first = _checked(values, address, None)
+    slices = [slice(row, row + 1) for row in rows]
+    return np.concatenate([_maps(value[row], gradient[row], first) for row in slices])
+
+
+def _checked(
+    values: Saved | Values, address: str, data_format: str | None
+) -> tuple[Any, Any, bool]:
+    """Returns a value, its gradient, and whether its channels come first."""
     plan, names = values.plan, values.plan.effects("gradient")
     if address not in plan.addresses:
         raise unknown_address(plan, address)
@@ -66,13 +90,7 @@ def grad_cam(
     first = address in plan.channels_first
     if data_format is not None:
         first = data_format == "channels_first"
-    size = max(_AT_A_TIME // max(int(np.prod(value.shape[1:])), 1), 1)
-    maps = [
-        _maps(value[start : start + size], gradient[start : start + size], first)
-        for start in range(0, values.rows, size)
-    ]
-    sizes = value.shape[2:] if first else value.shape[1:-1]
-    return np.concatenate(maps) if maps else np.empty((0, *sizes), np.float32)
+    return value, gradient, first
 
 
 def _maps(
@@ -81,6 +99,8 @@ def _maps(
     """Returns the maps of some rows."""
     channels = 1 if channels_first else value.ndim - 1
     places = tuple(axis for axis in range(1, value.ndim) if axis != channels)
-    weights = gradient.astype(np.float32).mean(axis=places, keepdims=True)
-    summed = (value.astype(np.float32) * weights).sum(axis=channels)
-    return np.maximum(summed, 0)
+    # NaN and infinite numbers stay such, without a warning.
+    with np.errstate(all="ignore"):
+        weights = gradient.astype(np.float32).mean(axis=places, keepdims=True)
+        summed = (value.astype(np.float32) * weights).sum(axis=channels)
+        return np.maximum(summed, 0)

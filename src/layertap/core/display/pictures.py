@@ -1,4 +1,4 @@
-"""Small pictures of numbers: histograms, and maps in grey."""
+"""Small pictures of numbers: histograms, maps in grey, and PNG."""
 
 import base64
 import struct
@@ -92,9 +92,9 @@ def maps(
             grey = np.where(known, (numbers / 2 - low / 2) / spread * 255, 0)
         height, width = channel.shape
         scale = _SHOWN / max(height, width)
-        png = base64.b64encode(_png(grey, known)).decode()
+        encoded = base64.b64encode(png(grey, known)).decode()
         sizes = (max(1, round(size * scale)) for size in (width, height))
-        yield Picture(label, "", png, *sizes)
+        yield Picture(label, "", encoded, *sizes)
 
 
 def as_floats(numbers: NDArray[Any]) -> NDArray[np.float64]:
@@ -104,13 +104,17 @@ def as_floats(numbers: NDArray[Any]) -> NDArray[np.float64]:
         return real.astype(np.float64)
 
 
-def _png(grey: NDArray[np.float64], opaque: NDArray[np.bool_]) -> bytes:
-    """Encodes pixels from 0 to 255, transparent where they are not known."""
-    height, width = grey.shape
-    pixels = np.stack([grey, opaque * 255], axis=-1).astype(np.uint8)
+def png(levels: NDArray[np.float64], opaque: NDArray[np.bool_]) -> bytes:
+    """Encodes pixels from 0 to 255, transparent where they are not known.
+
+    A pixel is grey, of shape `(height, width)`, or has a last axis: red, green, blue.
+    """
+    height, width = opaque.shape
+    pixels = np.dstack([levels, opaque * 255]).astype(np.uint8)
     # Before each line stands its filter: none.
     lines = np.pad(pixels.reshape(height, -1), ((0, 0), (1, 0)))
-    header = struct.pack(">IIBBBBB", width, height, 8, 4, 0, 0, 0)
+    form = 4 if pixels.shape[2] == 2 else 6
+    header = struct.pack(">IIBBBBB", width, height, 8, form, 0, 0, 0)
     parts = (
         (b"IHDR", header),
         (b"IDAT", zlib.compress(lines.tobytes())),

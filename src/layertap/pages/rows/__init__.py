@@ -1,0 +1,1 @@
+"""Single rows of a page: what the model read, and Grad-CAM over it."""
