@@ -1,6 +1,6 @@
 """The commands that need nothing but stores."""
 
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -116,13 +116,26 @@ def export(store: str, out: str, **given: Any) -> None:
     "-o", "--output", required=True, metavar="PAGE", help="The file, as page.html."
 )
 @options.one("--against", "OTHER", "Another store, to compare with.")
+@click.option(
+    "--projection",
+    type=click.Choice(["pca", "umap"]),
+    default="pca",
+    help="How rows are placed in a plane: as principal components, or by UMAP.",
+)
 @options.flag("--overwrite", "Replace PAGE.")
 @options.verbose
 def report(
-    store: str, output: str, against: str | None, overwrite: bool, verbose: bool
+    store: str,
+    output: str,
+    against: str | None,
+    projection: Literal["pca", "umap"],
+    overwrite: bool,
+    verbose: bool,
 ) -> None:
     """Make a page about STORE: one HTML file, for any browser."""
     from layertap.core import tables
 
-    path = layertap.report(store, output, against, overwrite=overwrite)
+    path = layertap.report(
+        store, output, against, projection=projection, overwrite=overwrite
+    )
     click.echo(f"{path}: {tables.size(path.stat().st_size)}.")

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from layertap.core import tables, text
 from layertap.core.display.pictures import Picture, maps
@@ -23,6 +23,7 @@ from layertap.pages.facts import (
     page_facts,
     state_of,
 )
+from layertap.pages.projection import Method, library
 from layertap.results.saved import Saved
 from layertap.results.saved import open as open_saved
 
@@ -35,6 +36,7 @@ def report(
     path: str | os.PathLike[str],
     against: Saved | str | os.PathLike[str] | None = None,
     *,
+    projection: Method = "pca",
     overwrite: bool = False,
 ) -> Path:
     """Writes a page about saved values: one HTML file that opens in any browser.
@@ -50,13 +52,19 @@ def report(
         path: The file, such as `"page.html"`.
         against: Other saved values to compare with, value by value: those of another
             model, backend or moment. Values that both have are shown together.
+        projection: How rows are placed in a plane: `"pca"`, by their two largest
+            principal components; or `"umap"`, so that rows that are neighbours stay
+            neighbours, which needs `pip install "layertap[umap]"`. Of rows with more
+            than 64 numbers, UMAP gets the 64 largest principal components. It places
+            the same rows the same each time, on one machine.
         overwrite: Whether to replace a file that exists.
 
     Returns:
         The path of the file.
 
     Raises:
-        OptionError: If the file exists.
+        OptionError: If the file exists, or there is no such projection.
+        BackendMissingError: If UMAP is wanted, and not installed.
         StoreError: If the store can't be read, or the file not be written.
 
     Example:
@@ -67,7 +75,14 @@ def report(
     saved = open_saved(saved)
     other = None if against is None else open_saved(against)
     target = _checked(path, [one.path for one in (saved, other) if one], overwrite)
-    page = page_facts(saved)
+    if projection not in get_args(Method):
+        raise OptionError(
+            f'`projection` is invalid. Expected "pca" or "umap". Received '
+            f"{projection!r}."
+        )
+    if projection == "umap":
+        library()
+    page = page_facts(saved, projection)
     content = _template().render(**_shown(page, other))
     new = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.new")
     try:
@@ -179,7 +194,6 @@ def _value(
         histogram, theirs = aligned(histogram, other.facts.histogram)
         line = drawing.outline(theirs, count)
     edges = (0.0, 0.0) if histogram is None else histogram.edges[[0, -1]].tolist()
-    explained = facts.projection.explained if facts.projection else (0.0, 0.0)
     names = dict(zip(page.rows.tolist(), page.row_names, strict=True))
     return {
         "address": facts.address,
@@ -194,7 +208,7 @@ def _value(
         "profile": drawing.profile(facts.statistics, count),
         "points": drawing.scatter(facts, page),
         "maps": _maps(facts, page),
-        "explained": f"{explained[0]:.0%} and {explained[1]:.0%} of the variance",
+        "plane": facts.projection.words if facts.projection else "",
         "most": text.printable(", ".join(names[row] for row in facts.most_active)),
         "least": text.printable(", ".join(names[row] for row in facts.least_active)),
     }
