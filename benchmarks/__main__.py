@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results_file
+from benchmarks import pages, results_file
 from benchmarks.report import write
 from benchmarks.running import BACKENDS, PEERS, QUICK, ROOT, Suite
 from benchmarks.works import WORKS
 
 Found = dict[str, Any]
 
-PARTS = ("works", "calls", "effects", "epochs", "training", "first", "peaks")
+PARTS = ("works", "calls", "effects", "epochs", "training", "first", "peaks", "pages")
 _PACKAGES = ("keras", "tensorflow-cpu", "jax", "torch", "numpy", "h5py", "zstandard")
 
 
@@ -111,6 +111,7 @@ def measured(given: argparse.Namespace, parts: Sequence[str]) -> Found:
             "training": suite.training,
             "first": suite.first_calls,
             "peaks": suite.peaks,
+            "pages": suite.pages,
         }
         found: Found = {}
         if "works" in parts:
@@ -119,10 +120,10 @@ def measured(given: argparse.Namespace, parts: Sequence[str]) -> Found:
                 for name in given.works or (QUICK if given.quick else WORKS)
             }
         for part in PARTS[1:]:
+            # A page is the same on every backend.
+            backends = (pages.BACKEND,) if part == "pages" else given.backends
             if part in parts:
-                found[part] = {
-                    backend: ways[part](backend) for backend in given.backends
-                }
+                found[part] = {backend: ways[part](backend) for backend in backends}
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),

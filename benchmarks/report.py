@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import charts
+from benchmarks.pages import BACKEND, STORES
 from benchmarks.targets import Figure, Target, best, epochs, ratio, runs, targets
 from benchmarks.ways import WAYS
 from benchmarks.works import WORKS
@@ -101,6 +102,14 @@ def _lines(found: Found) -> Iterator[str]:
     yield "complete model, from images, with all layers before the join frozen. Each is"
     yield "the second epoch of a `fit`.\n"
     yield from _table(_EPOCHS, _training(found))
+    if "pages" in found:
+        yield "\n## Pages\n"
+        yield "How long you wait for `layertap.report`, and then for Chromium (without"
+        yield "a window) until it has loaded the page; medians. A page stays small"
+        yield "enough to send, however large the store is.\n"
+        yield from _table(_PAGES, _pages(found))
+        if any(one["opening"] is None for one in _measured_pages(found).values()):
+            yield "\nPages were not opened: the machine had no Chromium."
 
 
 _KINDS = [
@@ -122,6 +131,7 @@ _EPOCHS = [
     *("backend", "memory, s", "`saved.dataset` / memory", "`saved.tf` / memory"),
     *("frozen stem, s", "frozen stem / the best from the store"),
 ]
+_PAGES = ["store", "values", "store, MB", "page, MB", "written in, s", "loaded in, s"]
 
 
 # A question of a user: two ways of a part of the suite, and what is shown of them.
@@ -294,6 +304,22 @@ def _training(found: Found) -> Iterator[Sequence[str]]:
             f"{images:.2f}",
             _number(ratio("", epochs(one, "images"), epochs(one, best(one))).value),
         )
+
+
+def _pages(found: Found) -> Iterator[Sequence[str]]:
+    for name, one in _measured_pages(found).items():
+        yield (
+            STORES[name].title,
+            f"{one['values']:,}",
+            *(f"{one[size] / 1e6:.2f}" for size in ("store", "page")),
+            f"{median(one['writing']):.2f}",
+            f"{median(one['opening']):.2f}" if one["opening"] else "–",  # noqa: RUF001
+        )
+
+
+def _measured_pages(found: Found) -> Found:
+    measured: Found = found["pages"][BACKEND]
+    return measured
 
 
 assert set(_TIMES[1:]) - {"floor, s", "save, after the first batch"} <= set(WAYS)

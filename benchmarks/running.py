@@ -253,6 +253,24 @@ class Suite:
             turns = 1 if self._quick else part.TURNS
             return right(process.ask(order, turns=turns))
 
+    def pages(self, backend: str) -> Found:
+        """Measures pages, in one process."""
+        with tempfile.TemporaryDirectory(dir=self._folder) as here:
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-m", "benchmarks.pages", here),
+                    *(["--quick"] if self._quick else []),
+                ],
+                env=os.environ | {"PYTHONPATH": CODE, "KERAS_BACKEND": backend},
+                stdout=subprocess.PIPE,
+                check=True,
+            )
+        found: Found = json.loads(done.stdout.splitlines()[-1])
+        for name, one in found.items():
+            opening = one["opening"] or ["not opened: this machine has no Chromium"]
+            _console.print(f"{name} page: {one['page']:,} bytes, {opening[0]}")
+        return found
+
     def training(self, backend: str) -> Found:
         """Measures epochs of training on saved values and without, in turn."""
         name = training.WORK

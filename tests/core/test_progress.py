@@ -195,36 +195,54 @@ class ZMQInteractiveShell:
     """What `get_ipython` returns in a notebook."""
 
 
-@pytest.mark.parametrize("widgets", [True, False])
-def test_a_notebook(widgets, monkeypatch, capsys):
+@pytest.fixture
+def notebook(monkeypatch):
+    """What a notebook shows: a list of `display`'s arguments."""
     shown = []
 
-    class Output:
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-        def clear_output(self, wait):
-            pass
-
-    def display(*things, **options):
-        shown.extend(getattr(thing, "text", "") for thing in things)
+    def display(data, **options):
+        shown.append((data, options))
 
     monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
     ipython, module = ModuleType("IPython"), ModuleType("IPython.display")
     module.display = display
     for name, fake in (("IPython", ipython), ("IPython.display", module)):
         monkeypatch.setitem(sys.modules, name, fake)
-    fake = ModuleType("ipywidgets")
-    fake.Output = Output
-    fake.__spec__ = object() if widgets else None
-    monkeypatch.setitem(sys.modules, "ipywidgets", fake if widgets else None)
+    return shown
+
+
+def test_a_notebook_has_one_display(notebook, capsys):
+    work(None, "Kept 2 <rows>.")
+    assert [options["update"] for _, options in notebook] == [False] + [True] * 4
+    assert len({options["display_id"] for _, options in notebook}) == 1
+    data = notebook[-1][0]
+    state, *said = data["text/plain"].splitlines()
+    assert re.fullmatch(r"layertap: saving: 3 of 4 rows, .*5.0 kB written.*", state)
+    assert said == ["2 rows [there]", "Kept 2 <rows>."]
+    assert data["text/html"].startswith('<div><progress value="3" max="4"></progress> ')
+    assert data["text/html"].endswith("<br>Kept 2 &lt;rows&gt;.</div>")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_notebook_is_not_flooded(notebook, clock):
+    with show_progress(None) as display:
+        for rows in range(1000):
+            display.report("saving", None, rows, 0)
+            clock[0] += 0.01
+        display.status("closing")
+    times = [data["text/plain"].split()[2] for data, _ in notebook[:-1]]
+    assert len(times) == 50
+    assert notebook[-1][0]["text/plain"] == "layertap: closing"
+    assert "<progress" not in notebook[-1][0]["text/html"]
+
+
+def test_a_notebook_that_is_gone_stops_nothing(notebook, monkeypatch, capsys):
+    def display(data, **options):
+        raise RuntimeError("not connected")
+
+    monkeypatch.setattr(sys.modules["IPython.display"], "display", display)
     work(None, "Kept 2 rows.")
-    text = plain("".join(shown))
-    assert ("3 of 4 rows" in text) is widgets
-    assert ("Kept 2 rows." in text) is widgets
-    output, lines = capsys.readouterr()
-    assert output == ""
-    assert ("layertap: Kept 2 rows.\n" in lines) is not widgets
+    monkeypatch.setitem(sys.modules, "IPython.display", None)
+    work(None, "Kept 2 rows.")
+    assert notebook == []
+    assert capsys.readouterr() == ("", "")

@@ -5,6 +5,7 @@ Speed does not matter here.
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,22 @@ def test_epochs_of_training_are_measured_in_each_way(results):
         assert abs(epochs[0]["loss"] - math.log(10)) < 1
 
 
+def test_pages_are_measured_on_one_backend(results):
+    assert set(results["pages"]) == {"jax"}
+    assert set(results["pages"]["jax"]) == {"digits"}
+    found = results["pages"]["jax"]["digits"]
+    assert found["values"] == 2
+    # 384 numbers of 32 bits a row.
+    assert found["store"] > 1797 * 384 * 4
+    assert 10_000 < found["page"] < 2_000_000
+    seconds = [found["writing"]]
+    if shutil.which("chromium") or shutil.which("chromium-browser"):
+        seconds.append(found["opening"])
+    else:
+        assert found["opening"] is None
+    assert all(len(one) == 1 and 0 < one[0] < 60 for one in seconds)
+
+
 def test_a_part_measured_by_itself_is_put_in_place_of_the_earlier(results, tmp_path):
     file = tmp_path / "results.json"
     before = json.loads(json.dumps(results))
@@ -124,6 +141,7 @@ def test_the_report_tells_of_all(folder, results):
     assert f"faster of floor and `predict`, compute-bound: W2, {BACKEND}" in text
     assert f"`predict_on_batch`, milliseconds: W8, {BACKEND}" in text
     assert f"epoch of a head: from the store / from memory: {BACKEND}, `saved" in text
+    assert "| two branches of 1,797 digits, with labels | 2 |" in text
     for chart in ("performance-time.svg", "performance-memory.svg"):
         assert f"({chart})" in text
         drawn = ElementTree.parse(folder / "report" / chart).getroot()

@@ -5,7 +5,7 @@ import pytest
 
 from layertap.core.plan import Branch, Join, Output, Plan
 from layertap.pages import sample
-from layertap.pages.facts import page_facts, project, similarities
+from layertap.pages.facts import page_facts, similarities
 from layertap.pages.sample import read, sample_rows
 from layertap.results.statistics.similarity import alignment
 from tests.support.export_stores import IDS, ROWS, plan_of, store
@@ -54,25 +54,6 @@ def test_shares_norms_and_rows_are_those_of_numpy(tmp_path):
     assert first.histogram.counts.sum() == one.size
     assert page.row_names == IDS
     assert page.labels == [str(row % 3) for row in range(ROWS)]
-
-
-def test_a_projection_is_that_of_the_singular_values():
-    rows = np.random.default_rng(0).normal(size=(40, 7)) * [9, 5, 1, 1, 1, 1, 1]
-    found = project(rows)
-    left, sizes, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
-    expected = left[:, :2] * sizes[:2]
-    np.testing.assert_allclose(np.abs(found.points), np.abs(expected), atol=1e-8)
-    np.testing.assert_allclose(found.explained, (sizes**2 / (sizes**2).sum())[:2])
-    assert (found.points.max(axis=0) == np.abs(found.points).max(axis=0)).all()
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [np.ones((9, 4)), np.full((9, 4), np.nan), np.zeros((2, 4)), np.zeros((9, 0))],
-    ids=["alike", "NaN", "two rows", "no numbers"],
-)
-def test_rows_that_have_no_plane(rows):
-    assert project(rows) is None
 
 
 def test_similarity_has_the_error_of_a_jackknife():

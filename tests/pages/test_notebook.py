@@ -12,7 +12,6 @@ from tests.pages.test_facts import made
 from tests.pages.test_report import HOSTILE
 from tests.support.export_stores import ROWS
 
-pytestmark = pytest.mark.slow
 CELLS = [
     "import layertap\nsaved = layertap.open({path!r})\nsaved",
     "saved.plan",
@@ -24,6 +23,28 @@ CELLS = [
 ]
 
 
+SAVE = """
+import keras
+import numpy as np
+
+import layertap
+x = keras.Input((4,))
+branches = [keras.layers.Dense(2)(x), keras.layers.Dense(3)(x)]
+model = keras.Model(x, keras.layers.Concatenate(name="fusion")(branches))
+saved = layertap.save(model, np.zeros((70, 4), "float32"), {path!r})
+"""
+
+
+def executed(cells, monkeypatch):
+    """Executes a notebook, and returns the outputs of each cell."""
+    # What is imported here can be imported there, Matplotlib too.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_code_cell(code) for code in cells]
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    return [cell.outputs for cell in notebook.cells]
+
+
 @pytest.fixture
 def outputs(tmp_path, monkeypatch):
     saved, _ = made(
@@ -32,16 +53,23 @@ def outputs(tmp_path, monkeypatch):
         labels=np.arange(ROWS) % 4,
         class_names=HOSTILE[:4],
     )
-    # What is imported here can be imported there, Matplotlib too.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
-    notebook = nbformat.v4.new_notebook()
-    notebook.cells = [
-        nbformat.v4.new_code_cell(code.format(path=saved.path)) for code in CELLS
-    ]
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
-    return [cell.outputs[-1].data for cell in notebook.cells]
+    cells = [code.format(path=saved.path) for code in CELLS]
+    return [shown[-1].data for shown in executed(cells, monkeypatch)]
 
 
+@pytest.mark.processes
+@pytest.mark.slow
+def test_a_save_shows_its_last_state_and_nothing_else(tmp_path, monkeypatch):
+    cells = [SAVE.format(path=str(tmp_path / "values.zarr"))]
+    (outputs,) = executed(cells, monkeypatch)
+    # Backends write to standard error, too.
+    (shown,) = [one for one in outputs if one.output_type == "display_data"]
+    assert not any("layertap" in one.text for one in outputs if "text" in one)
+    assert "saving 2 values: 70 of 70 rows" in shown.data["text/plain"]
+    assert '<progress value="70" max="70">' in shown.data["text/html"]
+
+
+@pytest.mark.slow
 def test_displays_of_a_notebook_are_shown_and_run_nothing(outputs, browser):
     *tables, figure = outputs
     assert figure["image/png"]

@@ -1,7 +1,7 @@
 """The commands that need nothing but stores."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -124,6 +124,12 @@ def export(store: str, out: str, **given: Any) -> None:
     "What the model read, to show as pictures: a .npy or .npz file, or other DATA "
     "with arrays, as `layertap save` accepts it.",
 )
+@click.option(
+    "--projection",
+    type=click.Choice(["pca", "umap"]),
+    default="pca",
+    help="How rows are placed in a plane: as principal components, or by UMAP.",
+)
 @options.flag("--overwrite", "Replace PAGE.")
 @options.verbose
 def report(
@@ -131,6 +137,7 @@ def report(
     output: str,
     against: str | None,
     inputs: str | None,
+    projection: Literal["pca", "umap"],
     overwrite: bool,
     verbose: bool,
 ) -> None:
@@ -146,7 +153,12 @@ def report(
     # The probe of a recording has no other columns.
     not_used = [] if is_one else saved.not_used
     arrays = None if inputs is None else _read_inputs(inputs, not_used)
-    path = layertap.report(saved, output, against, inputs=arrays, overwrite=overwrite)
+    path = layertap.report(
+        *(saved, output, against),
+        inputs=arrays,
+        projection=projection,
+        overwrite=overwrite,
+    )
     click.echo(f"{path}: {tables.size(path.stat().st_size)}.")
 
 

@@ -1,12 +1,14 @@
 """Shows what a call does: a live line, lines of a log, or calls of a function."""
 
+import html
+import importlib
 import inspect
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from importlib.util import find_spec
 from typing import Any, Self, TextIO
 
 from rich import progress
@@ -19,8 +21,8 @@ from layertap.core import tables
 # third argument, the number of all rows, which is None if unknown.
 OnProgress = Callable[[int, int], None] | Callable[[int, int, int | None], None]
 
-# Seconds between two lines of a log about the same work.
-_EVERY = 10
+# Seconds between two lines of a log about the same work, and two states of a display.
+_EVERY, _OFTEN = 10, 0.2
 
 
 class Progress:
@@ -65,8 +67,8 @@ def open_progress(show: Show | None) -> Progress:
     """Opens a display of the work.
 
     `show` is None for a live line on terminals and in notebooks only, or lines of text
-    where these can't change one. True adds lines where standard error is neither. A
-    function is called in place of a display.
+    on terminals that can't change one. True adds lines where standard error is neither.
+    A function is called in place of a display.
     """
     if isinstance(show, Progress):
         return show
@@ -76,12 +78,12 @@ def open_progress(show: Show | None) -> Progress:
     if show is False or stream is None:
         return Progress()
     console, terminal = Console(stderr=True), stream.isatty()
-    # Rich shows nothing in a notebook without widgets: lines then.
-    notebook = console.is_jupyter and find_spec("ipywidgets") is not None
-    if notebook or (terminal and console.is_interactive):
+    # Rich shows nothing in a notebook without widgets.
+    if console.is_jupyter:
+        return _Notebook(stream)
+    if terminal and console.is_interactive:
         return _Live(console)
-    lines = show or terminal or console.is_jupyter
-    return _Lines(stream) if lines else Progress()
+    return _Lines(stream) if show or terminal else Progress()
 
 
 @contextmanager
@@ -113,7 +115,7 @@ class _Function(Progress):
 
 
 class _Live(Progress):
-    """One line that changes: on a terminal or in a notebook."""
+    """One line that changes: on a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._bar = progress.Progress(
@@ -153,8 +155,6 @@ class _Live(Progress):
         return self
 
     def __exit__(self, *error: object) -> None:
-        # In a notebook, the last state would be lost.
-        self._bar.refresh()
         self._bar.live.transient = not self._stays
         self._bar.stop()
 
@@ -180,6 +180,8 @@ class _Time(progress.ProgressColumn):
 
 class _Lines(Progress):
     """Lines of text now and then: in a log."""
+
+    _every: float = _EVERY
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -207,7 +209,11 @@ class _Lines(Progress):
         if now < self._next:
             self._unsaid = line
             return
-        self._next = now + _EVERY
+        self._next = now + self._every
+        self._put(line)
+
+    def _put(self, line: str) -> None:
+        """Shows the state of the work."""
         self.say(line)
 
     def say(self, line: str) -> None:
@@ -218,7 +224,44 @@ class _Lines(Progress):
 
     def __exit__(self, *error: object) -> None:
         if self._unsaid:
-            self.say(self._unsaid)
+            self._put(self._unsaid)
+
+
+class _Notebook(_Lines):
+    """One display that changes: a bar and the lines under it, in a notebook."""
+
+    _every = _OFTEN
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._name, self._open = uuid.uuid4().hex, False
+        self._bar, self._state = "", ""
+        self._said: list[str] = []
+
+    def _show(
+        self, title: str, total: int | None, rows: int | None, written: int
+    ) -> None:
+        known = total and rows is not None
+        self._bar = f'<progress value="{rows}" max="{total}"></progress> ' * bool(known)
+        super()._show(title, total, rows, written)
+
+    def _put(self, line: str) -> None:
+        self._state, self._unsaid = line, ""
+        self._display()
+
+    def say(self, line: str) -> None:
+        self._said.append(line)
+        self._display()
+
+    def _display(self) -> None:
+        lines = [f"layertap: {self._state}"] * bool(self._state) + self._said
+        shown = self._bar + "<br>".join(html.escape(line) for line in lines)
+        data = {"text/plain": "\n".join(lines), "text/html": f"<div>{shown}</div>"}
+        # A notebook that is gone is not worth the rows.
+        with suppress(Exception):
+            ipython = importlib.import_module("IPython.display")
+            ipython.display(data, raw=True, display_id=self._name, update=self._open)
+            self._open = True
 
 
 def _counts(total: float | None, rows: float, rate: float | None) -> str:

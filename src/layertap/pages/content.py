@@ -100,7 +100,6 @@ def _value(
         histogram, theirs = aligned([histogram, other.facts.histogram])
         line = drawing.outline(theirs, count)
     edges = (0.0, 0.0) if histogram is None else histogram.edges[[0, -1]].tolist()
-    explained = facts.projection.explained if facts.projection else (0.0, 0.0)
     names = dict(zip(page.rows.tolist(), page.row_names, strict=True))
     return {
         "address": facts.address,
@@ -115,7 +114,7 @@ def _value(
         "profile": drawing.profile(facts.statistics, count),
         "points": drawing.scatter(facts, page),
         "maps": _maps(facts, page),
-        "explained": f"{explained[0]:.0%} and {explained[1]:.0%} of the variance",
+        "plane": facts.projection.words if facts.projection else "",
         "most": text.printable(", ".join(names[row] for row in facts.most_active)),
         "least": text.printable(", ".join(names[row] for row in facts.least_active)),
     }

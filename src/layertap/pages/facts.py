@@ -1,6 +1,5 @@
 """The facts that the page of a store shows, computed from the store."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from layertap.core import tables, text
 from layertap.core.address import IDS
 from layertap.core.plan import Join
 from layertap.errors import AddressError
+from layertap.pages.projection import Method, Projection, project
 from layertap.pages.sample import Rows, read, sample_rows
 from layertap.results.saved import Saved
 from layertap.results.statistics.histogram import Histogram
@@ -36,19 +36,6 @@ _ALL_POINTS, _MOST_POINTS = 6000, 500
 
 
 @dataclass(frozen=True)
-class Projection:
-    """Rows in the plane of their two largest principal components.
-
-    Attributes:
-        points: Their places, float64 of shape `(rows, 2)`.
-        explained: The share of the variance that each of the two has.
-    """
-
-    points: Floats
-    explained: tuple[float, float]
-
-
-@dataclass(frozen=True)
 class ValueFacts:
     """What the page shows of one value.
 
@@ -62,7 +49,8 @@ class ValueFacts:
         norms: The norm of each sampled row.
         most_active: Sampled rows with the largest norms, the largest first.
         least_active: Those with the smallest norms.
-        projection: Its rows in a plane; None if they are alike, or not finite.
+        projection: Its rows in a plane; None if they are few, alike, or not
+            finite.
     """
 
     address: str
@@ -112,13 +100,15 @@ class PageFacts:
     joins: list[JoinFacts]
 
 
-def page_facts(saved: Saved) -> PageFacts:
+def page_facts(saved: Saved, method: Method = "pca") -> PageFacts:
     """Computes the facts of a store from its statistics and a sample of its rows."""
     names = list(saved.plan.addresses)
     rows = sample_rows(saved, names)
     vectors = {name: read(saved, name, rows) for name in names}
     most = max(min(_MOST_POINTS, _ALL_POINTS // max(len(names), 1)), 20)
-    values = [value_facts(saved, name, vectors[name], rows, most) for name in names]
+    values = [
+        value_facts(saved, name, vectors[name], rows, most, method) for name in names
+    ]
     joins = [
         _join_facts(saved, join, vectors, rows)
         for join in saved.plan.joins
@@ -131,7 +121,12 @@ def page_facts(saved: Saved) -> PageFacts:
 
 
 def value_facts(
-    saved: Saved, name: str, vectors: Floats, rows: Rows, most: int
+    saved: Saved,
+    name: str,
+    vectors: Floats,
+    rows: Rows,
+    most: int,
+    method: Method = "pca",
 ) -> ValueFacts:
     """Returns the facts of a value, with at most so many rows in a plane."""
     planned = (*saved.plan.values, *saved.plan.derived)
@@ -153,7 +148,7 @@ def value_facts(
         norms=norms,
         most_active=rows[order[:_NAMED]].tolist(),
         least_active=rows[order[::-1][:_NAMED]].tolist(),
-        projection=project(vectors[:: -(-len(vectors) // most) or 1]),
+        projection=project(vectors[:: -(-len(vectors) // most) or 1], method),
     )
 
 
@@ -164,31 +159,6 @@ def _sampled(vectors: Floats, rows: int) -> Histogram | None:
         return found
     counts = np.rint(found.counts * (rows / len(vectors))).astype(np.int64)
     return replace(found, counts=counts, sampled=True)
-
-
-def project(vectors: Floats) -> Projection | None:
-    """Projects rows onto their principal components, by an exact decomposition.
-
-    Signs are those with which the largest entry of each component is positive.
-    """
-    if len(vectors) < 3 or not np.isfinite(vectors).all():
-        return None
-    # Of the Gram matrix, which is small where rows are wide.
-    with np.errstate(all="ignore"):
-        centred = vectors - vectors.mean(axis=0)
-        gram = centred @ centred.T
-    if not np.isfinite(gram).all():
-        return None
-    squares, sides = np.linalg.eigh(gram)
-    squares, sides = np.maximum(squares[::-1], 0), sides[:, ::-1]
-    total = squares.sum()
-    if not total > 0 or not math.isfinite(total):
-        return None
-    points = sides[:, :2] * np.sqrt(squares[:2])
-    signs = np.sign(points[np.abs(points).argmax(axis=0), [0, 1]])
-    points = points * np.where(signs == 0, 1, signs)
-    first, second = (squares[:2] / total).tolist()
-    return Projection(points, (first, second))
 
 
 def _join_facts(

@@ -5,11 +5,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from layertap.errors import OptionError, StoreError
 from layertap.pages.content import page_content
 from layertap.pages.facts import page_facts
+from layertap.pages.projection import Method, library
 from layertap.pages.training import last_of
 from layertap.results.saved import Saved
 from layertap.results.saved import open as open_saved
@@ -21,6 +22,7 @@ def report(
     against: Saved | str | os.PathLike[str] | None = None,
     *,
     inputs: Any = None,
+    projection: Method = "pca",
     overwrite: bool = False,
 ) -> Path:
     """Writes a page about saved values: one HTML file that opens in any browser.
@@ -45,15 +47,21 @@ def report(
             entry for each row of the store, in any structure. Pictures have the shape
             `(rows, height, width)`, also with one, three or four channels, first or
             last. Needs Keras, to check that they are the inputs of the store.
+        projection: How rows are placed in a plane: `"pca"`, by their two largest
+            principal components; or `"umap"`, so that rows that are neighbours stay
+            neighbours, which needs `pip install "layertap[umap]"`. Of rows with more
+            than 64 numbers, UMAP gets the 64 largest principal components. It places
+            the same rows the same each time, on one machine.
         overwrite: Whether to replace a file that exists.
 
     Returns:
         The path of the file.
 
     Raises:
-        OptionError: If the file exists, the recording is empty, or `inputs` differs
-            from those of the store.
+        OptionError: If the file exists, the recording is empty, `inputs` differs from
+            those of the store, or there is no such projection.
         DataError: If `inputs` has another number of rows.
+        BackendMissingError: If UMAP is wanted, and not installed.
         StoreError: If the store can't be read, or the file not be written.
 
     Example:
@@ -68,7 +76,15 @@ def report(
     saved = open_saved(saved)
     other = None if against is None else open_saved(against)
     target = _checked(path, [one.path for one in (saved, other) if one], overwrite)
-    content = page_content(page_facts(saved), other, steps, inputs)
+    if projection not in get_args(Method):
+        raise OptionError(
+            f'`projection` is invalid. Expected "pca" or "umap". Received '
+            f"{projection!r}."
+        )
+    if projection == "umap":
+        library()
+    page = page_facts(saved, projection)
+    content = page_content(page, other, steps, inputs)
     new = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

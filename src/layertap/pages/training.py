@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from layertap.core import text
 from layertap.errors import OptionError
 from layertap.pages import drawing
-from layertap.pages.facts import Floats, PageFacts, project
+from layertap.pages.facts import Floats, PageFacts
+from layertap.pages.projection import project
 from layertap.pages.sample import Rows, read
 from layertap.results.saved import Saved
 from layertap.results.statistics.histogram import Histogram, aligned
