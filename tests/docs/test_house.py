@@ -1,6 +1,7 @@
 """The package's structure: sizes of packages, modules, functions and docstrings."""
 
 import ast
+from graphlib import TopologicalSorter
 
 import layertap
 from tests.support.source import (
@@ -76,6 +77,36 @@ def test_a_package_has_few_modules():
         for package in packages
     }
     assert {n: s for n, s in sizes.items() if s > MODULES_OF_A_PACKAGE} == {}
+
+
+def name_in_imports(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def imported(path):
+    """Names all that the import statements of a module may mean."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                yield inside if inside in NAMES else node.module
+
+
+NAMES = {name_in_imports(path) for path in MODULES}
+
+
+def test_imports_do_not_run_in_circles():
+    # A package may name its members, such as its backends.
+    graph = {
+        name_in_imports(path): NAMES & {*imported(path)}
+        for path in MODULES
+        if path.stem != "__init__"
+    }
+    # An error names the circle. Imports inside of functions and for types count.
+    TopologicalSorter(graph).prepare()
 
 
 def test_a_module_is_short():

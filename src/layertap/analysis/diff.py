@@ -9,7 +9,7 @@ from typing import Any
 
 from layertap.analysis.comparison import Compared
 from layertap.analysis.reports import Difference
-from layertap.core import tables, text, tolerance
+from layertap.core import text, tolerance
 from layertap.core.address import DIGESTS, IDS, LABELS, LENGTHS, SAMPLE_WEIGHT, match
 from layertap.core.values import least_share
 from layertap.errors import OptionError, StoreError, check_number
@@ -151,7 +151,7 @@ def _begin(name: str, name_in_b: str, first: Saved, second: Saved) -> Compared:
     a, b = first.class_names, second.class_names
     if name == LABELS and a[: len(b)] != b[: len(a)]:
         comparison.verdict = "different"
-        comparison.why = f"classes {tables.listed(a)} in A, {tables.listed(b)} in B"
+        comparison.why = f"classes {text.listed(a)} in A, {text.listed(b)} in B"
     return comparison
 
 

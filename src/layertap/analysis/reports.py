@@ -80,7 +80,7 @@ class Report(tables.Tabular):
         ]
         if not self.ok and self.other_inputs:
             lines.append(
-                f"{tables.counted(self.other_inputs, 'row')} have other inputs than "
+                f"{text.counted(self.other_inputs, 'row')} have other inputs than "
                 "the saved ones: the data differ."
             )
         lines += [
@@ -169,7 +169,7 @@ class Difference(tables.Tabular):
             weights = any(line.startswith("weights: ") for line in self.identity)
             reason = "" if weights else " The weights are the same: the data differ."
             lines.append(
-                f"{tables.counted(self.other_inputs, 'row')} were computed from other "
+                f"{text.counted(self.other_inputs, 'row')} were computed from other "
                 f"inputs.{reason}"
             )
         elif self.other_inputs == 0:

@@ -61,7 +61,7 @@ def diff(
 @options.verbose
 def clean(store: str, verbose: bool) -> None:
     """Remove what stopped saves left in STORE. Its rows stay."""
-    from layertap.core import tables
+    from layertap.core import tables, text
     from layertap.store.location import exists
     from layertap.store.writing.clean import clean as clean_store
 
@@ -69,7 +69,7 @@ def clean(store: str, verbose: bool) -> None:
     what = "nothing"
     if files:
         on_disk = "" if size is None else f", {tables.size(size)}"
-        what = f"{tables.counted(files, 'file')}{on_disk}"
+        what = f"{text.counted(files, 'file')}{on_disk}"
     rows = ""
     if exists(store):
         rows = f" Its {layertap.open(store).rows:,} rows stay."
@@ -93,7 +93,7 @@ def export(store: str, out: str, **given: Any) -> None:
     OUT.safetensors  PyTorch and others: one tensor for each value
     OUT.tsv          the embedding projector, with OUT.metadata.tsv
     """  # noqa: D301 -- the character itself, for click
-    from layertap.core import tables
+    from layertap.core import tables, text
     from layertap.core.address import match
 
     saved, globs = layertap.open(store), list(given["address"])
@@ -106,7 +106,7 @@ def export(store: str, out: str, **given: Any) -> None:
     )
     known = saved.plan.known
     names = match(globs, known, what="address") if globs else known
-    values = tables.counted(len(names), "value")
+    values = text.counted(len(names), "value")
     size = tables.size(path.stat().st_size)
     rest = "" if saved.complete else " The store is not complete."
     click.echo(f"{path}: {saved.rows:,} rows of {values}, {size}.{rest}")

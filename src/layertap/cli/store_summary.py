@@ -23,7 +23,7 @@ def summary(saved: Any, outcome: str = "") -> str:
     listed = ", ".join([*names[:-2], " and ".join(names[-2:])])
     extra = f", with {listed}" if names else ""
     if saved.missing:
-        state += f" but for {tables.counted(len(saved.missing), 'missing value')}"
+        state += f" but for {text.counted(len(saved.missing), 'missing value')}"
     lines = [
         f"{saved.path}: {saved.rows:,} rows{extra}{size}, {state}. {outcome}".rstrip()
     ]
@@ -42,7 +42,7 @@ def summary(saved: Any, outcome: str = "") -> str:
 
 def _notes(saved: Any) -> Iterator[str]:
     """Yields a line for each thing that a user should know of the data."""
-    from layertap.core import tables
+    from layertap.core import text
 
     others = [
         f"{n} {suffix or 'without a suffix'}" for suffix, n in saved.passed_over.items()
@@ -54,4 +54,4 @@ def _notes(saved: Any) -> Iterator[str]:
         "Not used": list(map(repr, saved.not_used)),
     }.items():
         if names:
-            yield f"{what}: {tables.listed(names)}."
+            yield f"{what}: {text.listed(names)}."

@@ -68,17 +68,6 @@ def size(count: float | None) -> str:
     return "?" if count is None else filesize.decimal(int(count))
 
 
-def counted(count: int, noun: str) -> str:
-    """Formats a number of things: `1 value`, `1,797 rows`."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """Formats the first of some names: `cat, dog, and 3 more`."""
-    more = f", and {len(names) - most:,} more" * (len(names) > most)
-    return f"{', '.join(names[:most])}{more}"
-
-
 def shape(sizes: Sequence[int | None]) -> str:
     """Formats a shape: `(rows, 5, ?)`; None is the row axis or an unknown size."""
     rows = ["rows" if n is None else str(n) for n in sizes[:1]]

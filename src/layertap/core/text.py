@@ -48,3 +48,14 @@ def shorten(name: str, longest: int) -> str:
     if len(name) > longest:
         name = f"{name[: longest - half - 1]}…{name[-half:]}"
     return printable(name).replace("\n", " ")
+
+
+def counted(count: int, noun: str) -> str:
+    """Formats a number of things: `1 value`, `1,797 rows`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Formats the first of some names: `cat, dog, and 3 more`."""
+    more = f", and {len(names) - most:,} more" * (len(names) > most)
+    return f"{', '.join(names[:most])}{more}"

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import keras
 
-from layertap.core import tables
+from layertap.core import tables, text
 from layertap.core.plan import Plan
 from layertap.core.progress import Progress, Show, show_progress
 from layertap.distributed import ray_session
@@ -264,7 +264,7 @@ def _follow(
         )
     files, size = writer.estimate(missing)
     display.say(
-        f"Writing {tables.counted(len(missing), 'block')}, each of up to "
+        f"Writing {text.counted(len(missing), 'block')}, each of up to "
         f"{writer.block_rows:,} rows: {files:,} files, up to {tables.size(size)}."
     )
     try:

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core import tables
+from layertap.core import text
 from layertap.errors import DataError, DataTypeError
 from layertap.inputs.columns import Columns, Parts, as_table, find_input
 from layertap.inputs.images import ImageFolder
@@ -164,7 +164,7 @@ class Converter:
             advice += ' a Hugging Face data set `.with_format("numpy").batch(32)`.'
             raise DataError(
                 "The data do not fit the model. Expected "
-                f"{tables.counted(len(self._flat_specs), 'input')} ({names}). Received "
+                f"{text.counted(len(self._flat_specs), 'input')} ({names}). Received "
                 f"{len(leaves)}.{advice if plain else ''}"
             )
         arrays = [
@@ -355,12 +355,12 @@ def _texts(array: NDArray[Any], name: str, row: int) -> NDArray[Any]:
     """Returns strings as an array of bytes, the form in which TensorFlow has them."""
     check_strings("string", name)
     texts = array.astype(object)
-    for place, text in np.ndenumerate(texts):
+    for place, member in np.ndenumerate(texts):
         try:
-            texts[place] = text if isinstance(text, bytes) else text.encode()
+            texts[place] = member if isinstance(member, bytes) else member.encode()
         except (UnicodeEncodeError, AttributeError) as error:
             raise DataTypeError(
-                f"{name} holds {text!r} in row {row + place[0]}. Expected strings in "
+                f"{name} holds {member!r} in row {row + place[0]}. Expected strings in "
                 "UTF-8. Convert the column to strings, and fill in missing ones."
             ) from error
     return texts

@@ -73,7 +73,7 @@ def _notes(
             yield f"{more:,} {noun} are not shown."
     if other is not None and len(others) < len(page.values):
         alone = [v.address for v in page.values if v.address not in others]
-        yield f"The other store lacks {tables.listed(alone)}."
+        yield f"The other store lacks {text.listed(alone)}."
 
 
 def _state(saved: Saved) -> list[tuple[str, str]]:

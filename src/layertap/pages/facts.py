@@ -243,7 +243,7 @@ def state_of(saved: Saved) -> list[tuple[str, str]]:
         ("values", f"{len(saved):,}"),
         ("joins", f"{len(saved.plan.joins):,}"),
         ("size", tables.size(saved.bytes_on_disk)),
-        ("labels", labels if isinstance(labels, str) else tables.listed(labels)),
+        ("labels", labels if isinstance(labels, str) else text.listed(labels)),
         ("ids", "none" if identity[IDS] is None else "saved"),
         *_written(saved),
         ("versions", ", ".join(versions) or "unknown"),

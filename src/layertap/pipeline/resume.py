@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from layertap.core import tables, text, tolerance
+from layertap.core import text, tolerance
 from layertap.core.address import DIGESTS, GAPS, IDS
 from layertap.core.progress import Progress
 from layertap.core.tolerance import describe_difference
@@ -141,7 +141,7 @@ def fit_data(run: Run, saved: Saved) -> list[str]:
     run.feed.fit_classes(expected)
     names = [*run.feed.notes.get("class_names", [])]
     if names[: len(expected)] != expected or bool(names) != bool(expected):
-        ours, theirs = (tables.listed(part) or "none" for part in (names, expected))
+        ours, theirs = (text.listed(part) or "none" for part in (names, expected))
         problems.append(f"labels: the store has the classes {theirs}, the data {ours}")
     return problems
 

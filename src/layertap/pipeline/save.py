@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import keras
 
-from layertap.core import tables
+from layertap.core import tables, text
 from layertap.core.progress import Progress, Show, show_progress
 from layertap.effects.derivatives import Baseline, derivatives
 from layertap.effects.target import Of
@@ -256,7 +256,7 @@ def _write(
             _gather_saved(gatherer, saved, display)
         if total is not None and total > kept:
             files, size = writer.estimate(total)
-            counted = tables.counted(files, "file")
+            counted = text.counted(files, "file")
             display.say(f"Writing {counted}, up to {tables.size(size)}.")
         display.status("computing the first batch")
         begun = 0.0

@@ -1,38 +1,41 @@
 """The figure of one value over the steps of a training."""
 
 import itertools
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from layertap.core import tables, text
-from layertap.recording.course import Course
+from layertap.core import text
+from layertap.recording.course import Course, Similarity
+from layertap.results.saved import Saved
 from layertap.results.views import charts
-
-if TYPE_CHECKING:
-    from layertap.recording.recording import Recording
 
 _MOST_EPOCHS = 12
 
 
-def course_figure(recording: "Recording", address: str) -> charts.Plot:
-    """Returns the figure of a value; see `Recording.plot`."""
-    steps = [s for s, saved in recording.items() if address in saved.plan.known]
-    if len(recording) and not steps:
-        # It names the nearest addresses.
-        recording[max(recording)][address]
-    title = f"{text.shorten(address, 60)}, recording "
-    title += text.shorten(Path(recording.path).absolute().name, 40)
+def course_figure(
+    stores: Mapping[int, Saved],
+    address: str,
+    name: str,
+    course: Course | None,
+    similarity: Similarity | None,
+    epochs: Mapping[int, int],
+) -> charts.Plot:
+    """Returns the figure of a value in the recording of a name; see `Recording.plot`.
+
+    The similarity is None if the last step does not have the value.
+    """
+    steps = [step for step, saved in stores.items() if address in saved.plan.known]
+    title = f"{text.shorten(address, 60)}, recording {text.shorten(name, 40)}"
     if steps:
-        last = recording[steps[-1]].plan
+        last = stores[steps[-1]].plan
         planned = (*last.values, *last.derived)
         made_by = next(value.made_by for value in planned if value.address == address)
         title += f"\nmade by {text.shorten(made_by, 40)}, model "
-        title += f"{text.shorten(last.model, 30)}, {tables.counted(len(steps), 'step')}"
+        title += f"{text.shorten(last.model, 30)}, {text.counted(len(steps), 'step')}"
     figure = charts.Plot(title)
     top, *others = axes = figure.subplots(3, 1, sharex=True)
-    course = recording.statistics.get(address)
     if course is None:
         why = "complex numbers have no statistics" if steps else "no steps"
         charts.write(top, why)
@@ -40,7 +43,7 @@ def course_figure(recording: "Recording", address: str) -> charts.Plot:
         _draw_moments(top, course)
         _draw_shares(others[0], course)
     if steps:
-        _draw_similarity(others[1], recording, address, steps[-1])
+        _draw_similarity(others[1], similarity)
     top.set_ylabel("value")
     others[0].set_ylabel("share")
     others[1].set(ylabel="similarity", xlabel="step")
@@ -48,7 +51,7 @@ def course_figure(recording: "Recording", address: str) -> charts.Plot:
     for ax in axes:
         if ax.get_legend_handles_labels()[0]:
             charts.add_legend(ax, right=True)
-    _draw_epochs(top, {s: recording.epochs[s] for s in steps if s in recording.epochs})
+    _draw_epochs(top, {step: epochs[step] for step in steps if step in epochs})
     return figure
 
 
@@ -71,12 +74,11 @@ def _draw_shares(ax: Any, course: Course) -> None:
     ax.set_ylim(-0.05, 1.05)
 
 
-def _draw_similarity(ax: Any, recording: "Recording", address: str, last: int) -> None:
+def _draw_similarity(ax: Any, found: Similarity | None) -> None:
     """Draws the similarity to the step before, and to the last step."""
-    if last != max(recording):
+    if found is None:
         charts.write(ax, "the last step does not have the value")
         return
-    found = recording.similarity(address)[address]
     courses = {"to the step before": found.to_previous, "to the last": found.to_last}
     for number, (label, course) in enumerate(courses.items()):
         label += ": not known" if np.isnan(course).all() else ""

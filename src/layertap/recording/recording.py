@@ -85,7 +85,7 @@ class Recording(Mapping[int, Saved], tables.Tabular):
     def __getitem__(self, step: int) -> Saved:
         if not isinstance(step, int) or step not in self._steps:
             why = self.missed.get(step) if isinstance(step, int) else None
-            have = tables.listed([f"{s}" for s in self._steps]) or "none"
+            have = text.listed([f"{s}" for s in self._steps]) or "none"
             raise AddressError(
                 f"{self.path} has no step {step!r}. "
                 + (
@@ -189,7 +189,18 @@ class Recording(Mapping[int, Saved], tables.Tabular):
         """
         from layertap.recording import plot
 
-        return plot.course_figure(self, address)
+        if len(self) and not any(address in s.plan.known for s in self.values()):
+            # It names the nearest addresses.
+            self[self._steps[-1]][address]
+        at_end = bool(self._steps) and address in self[self._steps[-1]].plan.known
+        return plot.course_figure(
+            self,
+            address,
+            self._folder.name,
+            self.statistics.get(address),
+            self.similarity(address)[address] if at_end else None,
+            self.epochs,
+        )
 
     def table(self) -> Table:
         """Returns a table of the first and the last step of each value."""
@@ -201,8 +212,8 @@ class Recording(Mapping[int, Saved], tables.Tabular):
         ends = f" from {self._steps[0]:,} to {self._steps[-1]:,}" if self._steps else ""
         state = "finished" if self.finished else "not finished"
         if self.missed:
-            state += f", {tables.counted(len(self.missed), 'step')} missed"
-        return f"{tables.counted(len(self), 'step')}{ends}, {state}"
+            state += f", {text.counted(len(self.missed), 'step')} missed"
+        return f"{text.counted(len(self), 'step')}{ends}, {state}"
 
     def to_json(self) -> dict[str, Any]:
         """Returns a description of the recording as data for JSON."""

@@ -4,7 +4,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-from layertap.core import tables
+from layertap.core import text
 from layertap.errors import (
     LayertapError,
     NotAStoreError,
@@ -56,7 +56,7 @@ class Steps:
             )
         if later and not manifest.finished and not step:
             warnings.warn(
-                f"{self.folder} has {tables.counted(len(later), 'step')} of a training "
+                f"{self.folder} has {text.counted(len(later), 'step')} of a training "
                 "that did not end. The model is new, so they are deleted.",
                 PartialWarning,
                 stacklevel=2,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core import tables
+from layertap.core import text
 from layertap.errors import StoreError
 from layertap.store.reading.array import LazyArray
 
@@ -93,7 +93,7 @@ class JoinedArray:
         from layertap.core.display import values
 
         parts = [getattr(part, "path", repr(part)) for part in self._parts]
-        joined = f"{tables.listed(parts)}; along axis {self._axis}"
+        joined = f"{text.listed(parts)}; along axis {self._axis}"
         return values.array("layertap.JoinedArray", self, [("joined of", joined)])
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from layertap.core import tables
+from layertap.core import text
 from layertap.core.values import unknown_address
 from layertap.errors import AddressError
 from layertap.results.manifest import STATISTICS, report_damage
@@ -200,7 +200,7 @@ class Saved(SavedDatasets):
         state = "complete" if self.complete else "not complete"
         size = f"{len(self)} values, {self.rows:,} rows"
         if self.skipped:
-            state += f", {tables.counted(len(self.skipped), 'image')} skipped"
+            state += f", {text.counted(len(self.skipped), 'image')} skipped"
         if self.not_used:
             state += f", not used: {', '.join(map(repr, self.not_used))}"
         return f"<layertap.Saved {self.path}: {size}, {state}>"

@@ -12,8 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from layertap.core.display.pictures import Picture
-from layertap.core.tables import counted
-from layertap.core.text import printable
+from layertap.core.text import counted, printable
 
 if TYPE_CHECKING:
     import jinja2

@@ -1,5 +1,6 @@
 """A small sample of any array, in memory or on disk, for its picture."""
 
+import operator
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -10,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.core.display.pictures import Picture, as_floats, histogram, maps
-from layertap.core.values import Values
 
 _MOST_NUMBERS, _MOST_ROWS = 2_000, 64
 # The most bytes that are read of one array.
@@ -23,13 +23,12 @@ _MOST_PICTURES, _SECONDS = 50, 1.0
 _MOST_PARTS = 64
 
 
-def thinned(values: Values) -> Values:
+def thinned(values: Any) -> Any:
     """Returns some rows of values in memory: joining the parts of those is cheap."""
     row_bytes = sum(value.bytes_per_row or 0 for value in values.plan.values)
     count = min(max(_MOST_MEMORY // max(row_bytes, 1), 1), _MOST_ROWS)
     step = -(-max(values.rows, 1) // count)
-    names = (value.address for value in values.plan.stored)
-    return Values(values.plan, {name: values[name][::step] for name in names})
+    return values.map(operator.itemgetter(slice(None, None, step)))
 
 
 def histograms(

@@ -3,21 +3,41 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from rich.text import Text
 
 from layertap.core import tables
 from layertap.core.display import html, sample
-from layertap.core.values import PlannedValues, Values
+from layertap.core.plan import Plan
 
 # How many arrays, names and reasons are listed.
 _MOST = 8
 _MAPS = "of row 0, each from its least number (black) to its largest (white)"
 
 
-def display(values: Values) -> str:
+class Planned(Protocol):
+    """Values with their plan, in memory or on disk."""
+
+    plan: Plan
+    labels: Any
+    sample_weight: Any
+
+    @property
+    def ids(self) -> Any:
+        """The ids of the rows, or None."""
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+
+    @property
+    def missing(self) -> Mapping[str, str]:
+        """Why requested values can't be captured, by address."""
+
+
+def display(values: Planned) -> str:
     """Returns the display of values in memory."""
     facts: list[html.Fact] = [("rows", f"{values.rows:,}")]
     facts += along("labels", values.labels)
@@ -27,7 +47,7 @@ def display(values: Values) -> str:
 
 
 def planned(
-    values: PlannedValues[Any],
+    values: Planned,
     heading: str,
     facts: list[html.Fact],
     more: Mapping[str, Mapping[str, Any]],

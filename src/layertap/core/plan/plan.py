@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from layertap.core import tables
+from layertap.core import tables, text
 from layertap.core.address import Effect, suggest
 from layertap.core.plan.decode import decode
 from layertap.core.plan.records import (
@@ -270,9 +270,9 @@ class Plan(tables.Tabular):
         total = ""
         if rows is not None:
             size = tables.size(None if per_row is None else per_row * rows)
-            total = f", {size} for {tables.counted(rows, 'row')}"
+            total = f", {size} for {text.counted(rows, 'row')}"
         summary = Text(
-            f"{tables.counted(len(self.addresses), 'value')}, {len(self.computed)} of "
+            f"{text.counted(len(self.addresses), 'value')}, {len(self.computed)} of "
             f"them stored: {tables.size(per_row)} per row{total}."
         )
         if self.gradients_of is not None:
@@ -281,7 +281,7 @@ class Plan(tables.Tabular):
             target = described(self.attributions_of)
             steps = "as many steps as needed"
             if self.steps is not None:
-                steps = tables.counted(self.steps, "step")
+                steps = text.counted(self.steps, "step")
             line = f"\nattributions of {target}: baseline {self.baseline}, {steps}"
             summary.append(line)
         if self.reduce is not None:
@@ -296,7 +296,7 @@ class Plan(tables.Tabular):
             paths = ", ".join(self.random)
             summary.append(f"\nrandom numbers, the same in every batch: {paths}")
         if self.ignored:
-            joins = tables.counted(len(self.ignored), "join")
+            joins = text.counted(len(self.ignored), "join")
             why = 'not joining data: see plan.ignored, or joins="all".'
             summary.append(f"\n{joins} left out, {why}", style="dim")
         for refused in self.refused:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.core import tables
+from layertap.core import text
 from layertap.core.optional import require
 from layertap.results.statistics.moments import Statistics
 
@@ -134,7 +134,7 @@ def draw_units(ax: Any, parts: Sequence[tuple[str, Statistics]], of: str) -> Non
         draw_band(ax, places, mean, deviation, style["color"], f"deviation{of_part}")
         dead = known.dead[places]
         if dead.any():
-            label = f"dead: {known.dead.sum():,} of {tables.counted(units, 'unit')}"
+            label = f"dead: {known.dead.sum():,} of {text.counted(units, 'unit')}"
             style = {"ls": "", "marker": "x", "color": COLOURS[-1]}
             ax.plot(places[dead], mean[dead], label=label, **style)
     set_whole_ticks(ax.xaxis)

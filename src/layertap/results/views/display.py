@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from layertap.core import tables
+from layertap.core import tables, text
 from layertap.core.address import IDS, OVERFLOWED
 from layertap.core.display import html, values
 from layertap.results.saved_rows import SavedRows
@@ -54,13 +54,13 @@ def _facts(saved: SavedRows, size: Callable[[], int | None]) -> Iterator[html.Fa
     yield from values.along("labels", saved.labels)
     if saved.class_names:
         count = len(saved.class_names)
-        yield "classes", f"{count:,}: {tables.listed(saved.class_names)}"
+        yield "classes", f"{count:,}: {text.listed(saved.class_names)}"
     yield from values.along("sample weights", saved.sample_weight)
     yield from _ids(saved)
     yield from _overflowed(saved)
     yield from values.named("skipped", saved.skipped, "yellow")
     if saved.not_used:
-        yield "not used", tables.listed(saved.not_used)
+        yield "not used", text.listed(saved.not_used)
 
 
 def _overflowed(saved: SavedRows) -> Iterator[html.Fact]:

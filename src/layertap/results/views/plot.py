@@ -40,7 +40,7 @@ class _Rows:
         """How many rows these are, of how many that were chosen."""
         read = len(self.numbers)
         some = "" if read == self.chosen else f"{read:,} of "
-        return some + tables.counted(self.chosen, "row")
+        return some + text.counted(self.chosen, "row")
 
 
 def value_figure(

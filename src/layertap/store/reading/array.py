@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from layertap.core import tables
+from layertap.core import tables, text
 from layertap.errors import StoreError
 from layertap.store.format.digests import WRONG_ROWS, digest_rows
 from layertap.store.format.layout import ArrayLayout
@@ -132,8 +132,8 @@ class LazyArray:
         facts = {
             "made by": self.attributes.get("made_by"),
             "in memory": tables.size(self.nbytes),
-            "read together": tables.counted(self.chunk_rows, "row"),
-            "in one file": f"up to {tables.counted(self.block_rows, 'row')}",
+            "read together": text.counted(self.chunk_rows, "row"),
+            "in one file": f"up to {text.counted(self.block_rows, 'row')}",
             "compression": self.compression or "none",
         }
         known = [(name, str(fact)) for name, fact in facts.items() if fact is not None]
