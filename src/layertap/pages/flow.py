@@ -87,7 +87,7 @@ def _parts(facts: JoinFacts, name: str, shares: list[float]) -> list[Part]:
     for place, (branch, share) in enumerate(zip(facts.names, shares, strict=True)):
         width = 0.0 if math.isnan(share) else share
         if place < MOST_BRANCHES:
-            words = f"{branch}: {share:.0%} of the {name}"
+            words = f"{branch}: {_percent(share)} of the {name}"
             found.append(Part(left, width, words, COLOURS[place % len(COLOURS)]))
         left += width
     more = len(facts.names) - MOST_BRANCHES
@@ -95,6 +95,16 @@ def _parts(facts: JoinFacts, name: str, shares: list[float]) -> list[Part]:
         drawn = sum(part.width for part in found)
         found.append(Part(drawn, left - drawn, f"{more} more branches", _GREY))
     return found
+
+
+def _percent(share: float) -> str:
+    return "?" if math.isnan(share) else f"{share:.0%}"
+
+
+def estimate(number: float, error: float) -> str:
+    """Returns a number with its standard error, if these are known."""
+    known = f" ± {error:.3f}" if math.isfinite(error) else ""
+    return f"{number:.3f}{known}" if math.isfinite(number) else "?"
 
 
 @dataclass(frozen=True)
@@ -128,10 +138,10 @@ def ribbons(facts: JoinFacts, page: PageFacts) -> list[Ribbon]:
             f"M0 {top:.4f}C.5 {top:.4f} .5 {right:.4f} 1 {right:.4f}V{end:.4f}"
             f"C.5 {end:.4f} .5 {bottom:.4f} 0 {bottom:.4f}z"
         )
-        parts = [f"{facts.numbers[place]:.0%} of the numbers"]
-        parts.append(f"{facts.norm[place]:.0%} of the norm")
+        parts = [f"{_percent(facts.numbers[place])} of the numbers"]
+        parts.append(f"{_percent(facts.norm[place])} of the norm")
         if facts.attribution is not None:
-            parts.append(f"{facts.attribution[place]:.0%} of the attribution")
+            parts.append(f"{_percent(facts.attribution[place])} of the attribution")
         words, colour = ", ".join(parts), COLOURS[place % len(COLOURS)]
         found.append(Ribbon(path, middle, height, made_by[name], words, colour))
         left, right = left + place_height + height, end
@@ -158,7 +168,7 @@ def matrix(facts: JoinFacts) -> list[Cell]:
             share, error = facts.similarity[y, x], facts.uncertainty[y, x]
             known = math.isfinite(share)
             shown = f"{share:.2f}" if known else "?"
-            words = f"{one} and {other}: {share:.3f} ± {error:.3f}" if known else "?"
+            words = f"{one} and {other}: {estimate(share, error)}" if known else "?"
             shade = min(max(float(share), 0.0), 1.0) if known else 0.0
             found.append(Cell(x, y, shade, shown, words))
     return found
