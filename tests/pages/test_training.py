@@ -178,6 +178,15 @@ def test_the_page_says_which_steps_have_no_frame(tmp_path):
     assert "recorded" not in page.text
 
 
+@pytest.mark.slow
+def test_the_page_says_that_frames_are_not_of_umap(tmp_path):
+    stores, _ = steps_of(tmp_path, [1, 2])
+    words = "Frames have principal components, not UMAP."
+    assert words not in page_of(stores, tmp_path).text
+    path = layertap.report(stores, tmp_path / "umap.html", projection="umap")
+    assert words in path.read_text("utf-8")
+
+
 def test_steps_are_stores_or_their_paths(tmp_path):
     stores, _ = steps_of(tmp_path, [1, 2])
     paths = {np.int64(step): saved.path for step, saved in stores.items()}

@@ -12,6 +12,8 @@ from layertap.pages.facts import MOST_BRANCHES, JoinFacts, PageFacts
 # The joins that are open at first.
 _OPEN = 3
 _GREY = "#7f7f7f"
+# The most characters of a name in a drawing.
+_LONGEST = 40
 
 
 def flow(page: PageFacts, most: int) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -39,6 +41,7 @@ def _join(facts: JoinFacts, page: PageFacts, opened: bool) -> dict[str, Any]:
     axis = "" if facts.join.axis is None else f", axis {facts.join.axis}"
     return {
         "path": facts.join.path,
+        "end": text.shorten(facts.join.path, _LONGEST),
         "kind": facts.join.kind + axis,
         "count": "1 branch"
         if len(facts.names) == 1
@@ -48,7 +51,7 @@ def _join(facts: JoinFacts, page: PageFacts, opened: bool) -> dict[str, Any]:
         "strips": strips(facts),
         "more": f"{more} more branches are not drawn." if more > 0 else "",
         "cells": matrix(facts) if len(facts.names) > 1 else [],
-        "names": shown,
+        "names": [text.shorten(name, _LONGEST) for name in shown],
         "size": len(shown),
     }
 
@@ -143,7 +146,8 @@ def ribbons(facts: JoinFacts, page: PageFacts) -> list[Ribbon]:
         if facts.attribution is not None:
             parts.append(f"{_percent(facts.attribution[place])} of the attribution")
         words, colour = ", ".join(parts), COLOURS[place % len(COLOURS)]
-        found.append(Ribbon(path, middle, height, made_by[name], words, colour))
+        shown_name = text.shorten(made_by[name], _LONGEST)
+        found.append(Ribbon(path, middle, height, shown_name, words, colour))
         left, right = left + place_height + height, end
     return found
 

@@ -201,7 +201,7 @@ def slides(
     of_all = f" of {len(stores):,}" * (len(shown) < len(stores))
     return {
         "count": f"{len(shown)}{of_all} step{'s' * (len(stores) != 1)}",
-        "note": " ".join(_notes(stores, len(page.values) - min(most, _MOST_VALUES))),
+        "note": " ".join(_notes(stores, page, most)),
         "frames": [
             {
                 "step": f"{frame.step:,}",
@@ -216,8 +216,12 @@ def slides(
     }
 
 
-def _notes(stores: Any, left_out: int) -> Iterator[str]:
-    """Yields what has no frame; a recording knows what it missed."""
+def _notes(stores: Any, page: PageFacts, most: int) -> Iterator[str]:
+    """Yields what frames lack; a recording knows what it missed."""
+    planes = [value.projection for value in page.values if value.projection]
+    if any(plane.explained is None for plane in planes):
+        yield "Frames have principal components, not UMAP."
+    left_out = len(page.values) - min(most, _MOST_VALUES)
     if left_out > 0:
         yield f"{tables.counted(left_out, 'value')} without frames."
     if getattr(stores, "missed", None):
