@@ -165,4 +165,7 @@ def test_long_names_leave_room_for_branches(opened, tmp_path, width):
     assert min(box["width"] for box in boxes) > 80
     drawing = page.locator(".flow").bounding_box()
     assert min(box["y"] for box in boxes) > drawing["y"] - 30
+    ends = [box["y"] + box["height"] for box in boxes[:-1]]
+    starts = [box["y"] for box in boxes[1:]]
+    assert max(np.subtract(ends, starts)) < 10
     assert page.locator(".flow svg").bounding_box()["width"] > 40

@@ -12,8 +12,8 @@ from layertap.pages.facts import MOST_BRANCHES, JoinFacts, PageFacts
 # The joins that are open at first.
 _OPEN = 3
 _GREY = "#7f7f7f"
-# The most characters of a name in a drawing.
-_LONGEST = 40
+# The most characters of a name in a table, in a drawing, and in a line of it.
+_LONGEST, _LONGEST_DRAWN, _LINE = 40, 24, 16
 
 
 def flow(page: PageFacts, most: int) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -38,16 +38,20 @@ def _nested(path: str) -> str:
 def _join(facts: JoinFacts, page: PageFacts, opened: bool) -> dict[str, Any]:
     more = len(facts.names) - MOST_BRANCHES
     shown = facts.names[:MOST_BRANCHES]
+    drawn = ribbons(facts, page)
+    # Longer names have two lines.
+    lines = 1.4 if any(len(ribbon.name) > _LINE for ribbon in drawn) else 1
     axis = "" if facts.join.axis is None else f", axis {facts.join.axis}"
     return {
         "path": facts.join.path,
-        "end": text.shorten(facts.join.path, _LONGEST),
+        "end": text.shorten(facts.join.path, _LONGEST_DRAWN),
         "kind": facts.join.kind + axis,
         "count": "1 branch"
         if len(facts.names) == 1
         else f"{len(facts.names):,} branches",
         "open": opened,
-        "ribbons": ribbons(facts, page),
+        "ribbons": drawn,
+        "height": round(len(drawn) * lines, 1),
         "strips": strips(facts),
         "more": f"{more} more branches are not drawn." if more > 0 else "",
         "cells": matrix(facts) if len(facts.names) > 1 else [],
@@ -146,7 +150,7 @@ def ribbons(facts: JoinFacts, page: PageFacts) -> list[Ribbon]:
         if facts.attribution is not None:
             parts.append(f"{_percent(facts.attribution[place])} of the attribution")
         words, colour = ", ".join(parts), COLOURS[place % len(COLOURS)]
-        shown_name = text.shorten(made_by[name], _LONGEST)
+        shown_name = text.shorten(made_by[name], _LONGEST_DRAWN)
         found.append(Ribbon(path, middle, height, shown_name, words, colour))
         left, right = left + place_height + height, end
     return found
