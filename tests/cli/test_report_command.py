@@ -45,6 +45,17 @@ def test_the_inputs_of_the_store_are_shown(folder):
     assert "inputs of" not in Path("b.html").read_text("utf-8")
 
 
+def test_columns_of_labels_and_ids_have_the_names_of_the_save(folder):
+    named = {"kind": np.arange(12), "name": np.array(["a"] * 12)}
+    np.savez("named.npz", image=IMAGES, **named)
+    columns = ("--labels", "kind", "--ids", "name")
+    chosen = ("--outputs", "flat", *columns)
+    succeeds("save", "m.keras", "named.npz", "-o", "n.zarr", *chosen)
+    data = ("n.zarr", "-o", "a.html", "--inputs", "named.npz")
+    succeeds("report", *data, *columns)
+    assert "inputs/image of a" in Path("a.html").read_text("utf-8")
+
+
 def test_errors_are_lines_in_the_words_of_the_command(folder):
     def line(data):
         return fails(2, "report", "v.zarr", "-o", "a.html", "--inputs", data)

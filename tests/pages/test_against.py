@@ -11,7 +11,7 @@ from layertap.results.statistics.histogram import Histogram, aligned
 from layertap.results.statistics.similarity import alignment
 from tests.pages.test_facts import made, vectors
 from tests.pages.test_report import Page
-from tests.support.export_stores import ROWS
+from tests.support.export_stores import ROWS, store
 
 
 @pytest.fixture
@@ -43,6 +43,16 @@ def test_other_inputs_have_no_similarity(pair, tmp_path):
     assert np.isnan(found["fusion/in/0"].similarity)
     path = layertap.report(one, tmp_path / "page.html", against=other)
     assert "other inputs" in Page(path.read_text("utf-8")).text
+
+
+def test_values_that_are_constant_have_the_same_inputs(tmp_path):
+    plan = vectors((2,))
+    zeros = {"fusion/in/0": np.zeros((40, 2), "float32")}
+    saved, _ = store(tmp_path / "zeros.zarr", plan, rows=40, values=zeros)
+    path = layertap.report(saved, tmp_path / "page.html", against=saved)
+    text = Page(path.read_text("utf-8")).text
+    assert "similarity (CKA) ?" in text
+    assert "other inputs" not in text
 
 
 def test_the_other_store_may_be_wide_incomplete_or_have_other_values(pair, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import layertap
+from layertap.core.plan import Branch, Join, Plan
 from layertap.pages.facts import page_facts
 from tests.pages.test_facts import made
 from tests.pages.test_report import HOSTILE
@@ -148,3 +149,23 @@ def test_pictures_of_rows_are_shown_at_any_width(opened, tmp_path, width):
     box = pictures[-1].bounding_box()
     assert box["x"] + box["width"] <= width
     assert page.locator(".rows thead th").count() == 8
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_long_names_leave_room_for_branches(opened, tmp_path, width):
+    path = "/".join(f"stage_{n}_of_the_backbone" for n in range(6))
+    branches = tuple(
+        Branch(f"{path}/in/{n}", f"{path}/{n}", (None, 3), "float32") for n in range(12)
+    )
+    join = Join(path, "concatenate", 1, (None, 36), "float32", branches)
+    page = opened(made(tmp_path, Plan("long", (join,)))[0], width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = [name.bounding_box() for name in page.locator(".flow li").all()]
+    assert len(boxes) == 12
+    assert min(box["width"] for box in boxes) > 80
+    drawing = page.locator(".flow").bounding_box()
+    assert min(box["y"] for box in boxes) > drawing["y"] - 30
+    ends = [box["y"] + box["height"] for box in boxes[:-1]]
+    starts = [box["y"] for box in boxes[1:]]
+    assert max(np.subtract(ends, starts)) < 10
+    assert page.locator(".flow svg").bounding_box()["width"] > 40

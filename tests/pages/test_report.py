@@ -1,5 +1,7 @@
 """A page is one small file that shows what a store has, as text, and loads nothing."""
 
+import dataclasses
+import os
 import re
 from html.parser import HTMLParser
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 import layertap
-from layertap.core.plan import Branch, Join, Output, Plan
+from layertap.core.plan import Branch, Join, Output, Plan, Refused
 from layertap.errors import OptionError, StoreError
 from layertap.pages.facts import page_facts
 from tests.pages.test_facts import made, vectors
@@ -174,6 +176,40 @@ def test_paths_that_are_refused(tmp_path, path, message):
     saved, _ = made(tmp_path)
     with pytest.raises(OptionError, match=message):
         layertap.report(saved, path)
+
+
+def test_names_that_are_too_long_for_the_disk(tmp_path):
+    saved, _ = made(tmp_path)
+    with pytest.raises(StoreError, match="could not be written: File name too long"):
+        layertap.report(saved, tmp_path / ("x" * 300))
+
+
+def test_a_device_is_not_replaced(tmp_path):
+    saved, _ = made(tmp_path)
+    os.mkfifo(tmp_path / "page.html")
+    with pytest.raises(OptionError, match="a device"):
+        layertap.report(saved, tmp_path / "page.html", overwrite=True)
+
+
+def test_the_name_of_a_store_in_the_folder_of_now(tmp_path, monkeypatch):
+    made(tmp_path)
+    monkeypatch.chdir(tmp_path / "values.zarr")
+    assert "two: values.zarr" in page_of(layertap.open("."), tmp_path).text
+
+
+@pytest.mark.parametrize("rows", [0, 9, 40])
+def test_what_is_not_known_is_not_a_number(tmp_path, rows):
+    saved, _ = made(tmp_path, rows=rows)
+    content = layertap.report(saved, tmp_path / "page.html").read_text("utf-8")
+    assert not re.search("nan%|± nan|Most active: [.]", content)
+    assert ("? of the norm" in content) == (rows == 0)
+    assert bool(re.search(r"\d ± \d", content)) == (rows == 40)
+
+
+def test_missing_values_and_reasons_are_shortened(tmp_path):
+    refused = tuple(Refused(f"{n}{'&' * 5000}", "'" * 9000) for n in range(300))
+    saved, _ = made(tmp_path, dataclasses.replace(vectors(), refused=refused))
+    assert "and 100 more" in page_of(saved, tmp_path).text
 
 
 def test_labels_that_have_no_name_are_numbers(tmp_path):

@@ -185,6 +185,12 @@ def test_other_inputs_are_refused_with_the_first_row_that_differs(tmp_path):
     layertap.report(saved, tmp_path / "page.html", inputs=COLOURED)
 
 
+def test_complex_inputs_are_refused_without_a_warning(tmp_path):
+    saved = save(tmp_path)
+    with pytest.raises(OptionError, match="Received complex128"):
+        layertap.report(saved, tmp_path / "page.html", inputs=COLOURED * 1j)
+
+
 def test_inputs_without_pictures_are_refused(tmp_path):
     x = keras.Input((3,), name="x")
     model = keras.Model(x, keras.layers.Dense(2, name="conv")(x))
@@ -194,14 +200,15 @@ def test_inputs_without_pictures_are_refused(tmp_path):
         layertap.report(saved, tmp_path / "page.html", inputs=inputs)
 
 
-@pytest.mark.parametrize("shape", [(5, 1, 9, 7), (5, 3, 9, 7)])
+@pytest.mark.parametrize("shape", [(5, 1, 9, 7), (5, 3, 9, 7), (5, 4, 9, 7)])
 def test_channels_of_inputs_may_come_first(tmp_path, shape):
     inputs = RANDOM.uniform(size=shape).astype("float32")
     x = keras.Input(shape[1:], name="x")
     y = keras.layers.Flatten(name="conv")(x)
     saved = save(tmp_path, inputs, keras.Model(x, y), gradients=None)
     (pictures,) = row_facts(page_facts(saved), inputs).inputs.values()
-    expected = np.moveaxis(inputs, 1, 3)
+    # Without opacity, the fourth channel.
+    expected = np.moveaxis(inputs, 1, 3)[..., :3]
     np.testing.assert_array_equal(
         pictures, expected.squeeze(axis=3) if shape[1] == 1 else expected
     )

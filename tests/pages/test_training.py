@@ -69,7 +69,7 @@ def test_of_many_values_few_are_shown(tmp_path):
     assert len(found) == 10
     assert all(len(frame.values) == 24 for frame in found)
     assert all(value.points is None for value in found[0].values)
-    assert "36 values have no frames." in page_of(stores, tmp_path).text
+    assert "36 values without frames." in page_of(stores, tmp_path).text
 
 
 def test_a_value_that_a_step_lacks_is_left_out_there(tmp_path):
@@ -137,3 +137,63 @@ def test_a_value_without_statistics(tmp_path):
     (frame,) = frames(stores, page_facts(stores[1]))
     assert frame.values == []
     assert isinstance(stores[1].plan, Plan)
+
+
+def test_long_names_leave_room_for_fewer_points(tmp_path):
+    ids = ['"' * 57 + f"{row:03d}" for row in range(300)]
+    names = ["🐈" * 60, '"' * 59 + "b"]
+    stores, _ = steps_of(
+        *(tmp_path, range(24), vectors([4] * 5)),
+        **{"rows": 300, "ids": ids, "labels": np.arange(300) % 2, "class_names": names},
+    )
+    # It is less than 2 MB.
+    page = page_of(stores, tmp_path)
+    assert page.tags.count("circle") > 24 * 20
+
+
+@pytest.mark.parametrize("scale", [1, 1e200])
+def test_shares_of_numbers_of_any_size(tmp_path, scale):
+    plan, stores = vectors((2, 2), "float64"), {}
+    numbers = {"fusion/in/0": [[3.0, 4.0]] * 9, "fusion/in/1": [[0.0, 5.0]] * 9}
+    for step in (1, 2):
+        values = {name: np.array(known) * scale for name, known in numbers.items()}
+        path = tmp_path / f"{step}.zarr"
+        stores[step], _ = store(path, plan, rows=9, values=values)
+    known = [value.norm for value in frames(stores, page_facts(stores[2]))[0].values]
+    assert known == ([None, None] if scale > 1 else pytest.approx([0.5, 0.5]))
+    words = "? of the norm" if scale > 1 else "50% of the norm"
+    assert words in page_of(stores, tmp_path).text
+
+
+def test_the_page_says_which_steps_have_no_frame(tmp_path):
+    class Killed(dict):
+        path, missed, finished = "run", {7: "OSError"}, False
+
+    stores, _ = steps_of(tmp_path, range(1, 31))
+    page = page_of(Killed(stores), tmp_path)
+    assert "Training 24 of 30 steps;" in page.text
+    assert "1 step could not be recorded. The training had not finished." in page.text
+    page = page_of({1: stores[1]}, tmp_path)
+    assert "Training 1 step;" in page.text
+    assert "recorded" not in page.text
+
+
+@pytest.mark.slow
+def test_the_page_says_that_frames_are_not_of_umap(tmp_path):
+    stores, _ = steps_of(tmp_path, [1, 2])
+    words = "Frames have principal components, not UMAP."
+    assert words not in page_of(stores, tmp_path).text
+    path = layertap.report(stores, tmp_path / "umap.html", projection="umap")
+    assert words in path.read_text("utf-8")
+
+
+def test_steps_are_stores_or_their_paths(tmp_path):
+    stores, _ = steps_of(tmp_path, [1, 2])
+    paths = {np.int64(step): saved.path for step, saved in stores.items()}
+    assert "Training 2 steps;" in page_of(paths, tmp_path).text
+    with pytest.raises(OptionError, match="Received 'one'"):
+        layertap.report({"one": stores[1]}, tmp_path / "other.html")
+    # Of an earlier step, too.
+    inside = tmp_path / "1" / "values.zarr" / "page.html"
+    with pytest.raises(OptionError, match="is inside the store"):
+        layertap.report(stores, inside)

@@ -124,6 +124,8 @@ def export(store: str, out: str, **given: Any) -> None:
     "What the model read, to show as pictures: a .npy or .npz file, or other DATA "
     "with arrays, as `layertap save` accepts it.",
 )
+@options.one("--labels", "COLUMN", "The column of DATA that the save took as labels.")
+@options.one("--ids", "COLUMN", "The column of DATA that the save took as ids.")
 @click.option(
     "--projection",
     type=click.Choice(["pca", "umap"]),
@@ -137,6 +139,8 @@ def report(
     output: str,
     against: str | None,
     inputs: str | None,
+    labels: str | None,
+    ids: str | None,
     projection: Literal["pca", "umap"],
     overwrite: bool,
     verbose: bool,
@@ -151,8 +155,8 @@ def report(
     is_one = is_recording(store)
     saved: Any = layertap.Recording(store) if is_one else layertap.open(store)
     # The probe of a recording has no other columns.
-    not_used = [] if is_one else saved.not_used
-    arrays = None if inputs is None else _read_inputs(inputs, not_used)
+    others = [labels, ids, *([] if is_one else saved.not_used)]
+    arrays = None if inputs is None else _read_inputs(inputs, others)
     path = layertap.report(
         *(saved, output, against),
         inputs=arrays,
@@ -162,7 +166,7 @@ def report(
     click.echo(f"{path}: {tables.size(path.stat().st_size)}.")
 
 
-def _read_inputs(source: str, not_used: Sequence[str]) -> Any:
+def _read_inputs(source: str, not_used: Sequence[str | None]) -> Any:
     """Returns the inputs in a file of data, without labels, weights and ids."""
     require_keras()
     from layertap.core.address import IDS, LABELS, SAMPLE_WEIGHT

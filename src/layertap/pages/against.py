@@ -15,12 +15,14 @@ class Counterpart:
 
     Attributes:
         facts: Its facts there.
-        similarity: Unbiased linear CKA with the first store, on the same rows; NaN
-            where the inputs of these rows differ.
+        same_inputs: Whether both stores read the same inputs in the rows compared.
+        similarity: Unbiased linear CKA with the first store, on these rows; NaN where
+            the inputs differ.
         uncertainty: Its standard error.
     """
 
     facts: ValueFacts
+    same_inputs: bool
     similarity: float
     uncertainty: float
 
@@ -43,7 +45,7 @@ def counterparts(page: PageFacts, other: Saved) -> dict[str, Counterpart]:
         if same:
             both, error = similarities([read(page.saved, name, rows), theirs])
             similarity, uncertainty = float(both[0, 1]), float(error[0, 1])
-        found[name] = Counterpart(facts, similarity, uncertainty)
+        found[name] = Counterpart(facts, same, similarity, uncertainty)
     return found
 
 

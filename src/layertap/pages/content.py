@@ -2,7 +2,6 @@
 
 import functools
 import importlib.metadata
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from layertap.results.statistics.histogram import aligned
 
 # The most values, joins and missing values of a page, and bytes of all of it.
 _MOST_VALUES, _MOST_JOINS, _MOST_MISSING, _MOST_BYTES = 400, 100, 200, 2_000_000
+# The most characters of a missing value and its reason.
+_LONGEST = 400
 
 
 def page_content(
@@ -26,15 +27,18 @@ def page_content(
     """Returns the page as HTML, with as many values and joins as fit into 2 MB."""
     others = {} if other is None else counterparts(page, other)
     frames = training.frames(steps, page)
-    name = Path(getattr(steps, "path", page.saved.path)).name
+    # A path may be relative, as `.` is.
+    name = Path(getattr(steps, "path", page.saved.path)).absolute().name
     shown = {
         "title": text.printable(f"{page.saved.plan.model}: {name}"),
         "state": _state(page.saved),
         "other": [] if other is None else _state(other),
-        "missing": [(n, text.printable(why)) for n, why in page.saved.missing.items()],
+        "missing": [
+            (text.shorten(name, _LONGEST), text.shorten(why, _LONGEST))
+            for name, why in page.saved.missing.items()
+        ],
         "most_missing": _MOST_MISSING,
         "legend": _legend(page),
-        "training": training.slides(frames, page),
         "rows": shown_rows(page, inputs),
         "version": importlib.metadata.version("layertap"),
     }
@@ -44,6 +48,7 @@ def page_content(
         content = _template().render(
             **shown,
             note=" ".join(_notes(page, other, others, values, joins)),
+            training=training.slides(steps, frames, page, values),
             flow=flow.flow(page, joins),
             values=[
                 _value(facts, page, others.get(facts.address), complete)
@@ -66,11 +71,12 @@ def _notes(
     """Yields what the page does not show, or not of all rows."""
     count, rows = len(page.rows), page.saved.rows
     of = "" if count == rows else f" of {rows:,}, spread evenly"
-    yield f"Similarity, projections and named rows are of {count:,} rows{of}."
-    left_out = {"joins": len(page.joins) - joins, "values": len(page.values) - values}
+    what = "Shares of the norm, similarity" if of else "Similarity"
+    yield f"{what}, projections and named rows are of {count:,} rows{of}."
+    left_out = {"join": len(page.joins) - joins, "value": len(page.values) - values}
     for noun, more in left_out.items():
         if more > 0:
-            yield f"{more:,} {noun} are not shown."
+            yield f"Not shown: {text.counted(more, noun)}."
     if other is not None and len(others) < len(page.values):
         alone = [v.address for v in page.values if v.address not in others]
         yield f"The other store lacks {text.listed(alone)}."
@@ -152,8 +158,8 @@ def _statistics(facts: ValueFacts, *, complete: bool) -> list[tuple[str, str, st
 def _other_facts(other: Counterpart, *, complete: bool) -> list[tuple[str, str, str]]:
     """Returns the same of the other store, and how similar both are."""
     similarity = "other inputs"
-    if math.isfinite(other.similarity):
-        similarity = f"{other.similarity:.3f} ± {other.uncertainty:.3f}"
+    if other.same_inputs:
+        similarity = flow.estimate(other.similarity, other.uncertainty)
     known = _statistics(other.facts, complete=complete)
     return [("similarity (CKA)", similarity, ""), *known]
 

@@ -12,6 +12,8 @@ from layertap.pages.facts import MOST_BRANCHES, JoinFacts, PageFacts
 # The joins that are open at first.
 _OPEN = 3
 _GREY = "#7f7f7f"
+# The most characters of a name in a table, in a drawing, and in a line of it.
+_LONGEST, _LONGEST_DRAWN, _LINE = 40, 24, 16
 
 
 def flow(page: PageFacts, most: int) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -36,19 +38,24 @@ def _nested(path: str) -> str:
 def _join(facts: JoinFacts, page: PageFacts, opened: bool) -> dict[str, Any]:
     more = len(facts.names) - MOST_BRANCHES
     shown = facts.names[:MOST_BRANCHES]
+    drawn = ribbons(facts, page)
+    # Longer names have two lines.
+    lines = 1.4 if any(len(ribbon.name) > _LINE for ribbon in drawn) else 1
     axis = "" if facts.join.axis is None else f", axis {facts.join.axis}"
     return {
         "path": facts.join.path,
+        "end": text.shorten(facts.join.path, _LONGEST_DRAWN),
         "kind": facts.join.kind + axis,
         "count": "1 branch"
         if len(facts.names) == 1
         else f"{len(facts.names):,} branches",
         "open": opened,
-        "ribbons": ribbons(facts, page),
+        "ribbons": drawn,
+        "height": round(len(drawn) * lines, 1),
         "strips": strips(facts),
         "more": f"{more} more branches are not drawn." if more > 0 else "",
         "cells": matrix(facts) if len(facts.names) > 1 else [],
-        "names": shown,
+        "names": [text.shorten(name, _LONGEST) for name in shown],
         "size": len(shown),
     }
 
@@ -87,7 +94,7 @@ def _parts(facts: JoinFacts, name: str, shares: list[float]) -> list[Part]:
     for place, (branch, share) in enumerate(zip(facts.names, shares, strict=True)):
         width = 0.0 if math.isnan(share) else share
         if place < MOST_BRANCHES:
-            words = f"{branch}: {share:.0%} of the {name}"
+            words = f"{branch}: {_percent(share)} of the {name}"
             found.append(Part(left, width, words, COLOURS[place % len(COLOURS)]))
         left += width
     more = len(facts.names) - MOST_BRANCHES
@@ -95,6 +102,16 @@ def _parts(facts: JoinFacts, name: str, shares: list[float]) -> list[Part]:
         drawn = sum(part.width for part in found)
         found.append(Part(drawn, left - drawn, f"{more} more branches", _GREY))
     return found
+
+
+def _percent(share: float) -> str:
+    return "?" if math.isnan(share) else f"{share:.0%}"
+
+
+def estimate(number: float, error: float) -> str:
+    """Returns a number with its standard error, if these are known."""
+    known = f" ± {error:.3f}" if math.isfinite(error) else ""
+    return f"{number:.3f}{known}" if math.isfinite(number) else "?"
 
 
 @dataclass(frozen=True)
@@ -128,12 +145,13 @@ def ribbons(facts: JoinFacts, page: PageFacts) -> list[Ribbon]:
             f"M0 {top:.4f}C.5 {top:.4f} .5 {right:.4f} 1 {right:.4f}V{end:.4f}"
             f"C.5 {end:.4f} .5 {bottom:.4f} 0 {bottom:.4f}z"
         )
-        parts = [f"{facts.numbers[place]:.0%} of the numbers"]
-        parts.append(f"{facts.norm[place]:.0%} of the norm")
+        parts = [f"{_percent(facts.numbers[place])} of the numbers"]
+        parts.append(f"{_percent(facts.norm[place])} of the norm")
         if facts.attribution is not None:
-            parts.append(f"{facts.attribution[place]:.0%} of the attribution")
+            parts.append(f"{_percent(facts.attribution[place])} of the attribution")
         words, colour = ", ".join(parts), COLOURS[place % len(COLOURS)]
-        found.append(Ribbon(path, middle, height, made_by[name], words, colour))
+        shown_name = text.shorten(made_by[name], _LONGEST_DRAWN)
+        found.append(Ribbon(path, middle, height, shown_name, words, colour))
         left, right = left + place_height + height, end
     return found
 
@@ -158,7 +176,7 @@ def matrix(facts: JoinFacts) -> list[Cell]:
             share, error = facts.similarity[y, x], facts.uncertainty[y, x]
             known = math.isfinite(share)
             shown = f"{share:.2f}" if known else "?"
-            words = f"{one} and {other}: {share:.3f} ± {error:.3f}" if known else "?"
+            words = f"{one} and {other}: {estimate(share, error)}" if known else "?"
             shade = min(max(float(share), 0.0), 1.0) if known else 0.0
             found.append(Cell(x, y, shade, shown, words))
     return found

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
@@ -75,7 +75,7 @@ def report(
         steps, saved = saved, last_of(saved)
     saved = open_saved(saved)
     other = None if against is None else open_saved(against)
-    target = _checked(path, [one.path for one in (saved, other) if one], overwrite)
+    target = _checked(path, overwrite)
     if projection not in get_args(Method):
         raise OptionError(
             f'`projection` is invalid. Expected "pca" or "umap". Received '
@@ -100,7 +100,7 @@ def report(
     return target
 
 
-def _checked(path: Any, stores: Sequence[str], overwrite: bool) -> Path:
+def _checked(path: Any, overwrite: bool) -> Path:
     """Returns the path of a page; raises OptionError if it can't be one."""
     if not isinstance(path, str | os.PathLike) or not _is_name(os.fspath(path)):
         raise OptionError(
@@ -108,14 +108,19 @@ def _checked(path: Any, stores: Sequence[str], overwrite: bool) -> Path:
             f"Received {path!r}."
         )
     target = Path(path)
-    if target.is_dir():
-        raise OptionError(f"{target} is a folder. Pass the path of a file.")
-    place = os.path.realpath(target)
-    for store in stores:
-        if place.startswith(os.path.realpath(store) + os.sep):
+    # Where the disk refuses a path, writing says why.
+    with suppress(OSError):
+        exists = target.exists()
+        if exists and not target.is_file():
+            raise OptionError(
+                f"{target} is a folder or a device. Pass the path of a file."
+            )
+        # Each step of a recording is a store.
+        folders = Path(os.path.realpath(target)).parents
+        if any((folder / "zarr.json").is_file() for folder in folders):
             raise OptionError(f"{target} is inside the store. Pass another path.")
-    if target.exists() and not overwrite:
-        raise OptionError(f"{target} exists. Pass overwrite=True or another path.")
+        if exists and not overwrite:
+            raise OptionError(f"{target} exists. Pass overwrite=True or another path.")
     return target
 
 

@@ -1,7 +1,8 @@
 """The steps of a recording, as frames that a slider shows in turn."""
 
+import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from layertap.pages.facts import Floats, PageFacts
 from layertap.pages.projection import project
 from layertap.pages.sample import Rows, read
 from layertap.results.saved import Saved
+from layertap.results.saved import open as open_saved
 from layertap.results.statistics.histogram import Histogram, aligned
 from layertap.results.statistics.moments import Statistics, shares
 
@@ -24,6 +26,8 @@ Places = NDArray[np.intp]
 _MOST_VALUES, _MOST_STEPS, _MOST_BOTH = 24, 24, 240
 # The points of all frames together; fewer than the least show nothing.
 _ALL_POINTS, _LEAST_POINTS, _MOST_POINTS = 3000, 20, 200
+# The bytes of all points, and of one without its names.
+_POINT_BYTES, _POINT = 3 * 2**17, 100
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,12 @@ def last_of(stores: Mapping[int, Saved]) -> Saved:
             "The recording is empty. Expected at least one step. Train the model with "
             "a `layertap.Recorder` first."
         )
+    unknown = [step for step in stores if not isinstance(step, int | np.integer)]
+    if unknown:
+        raise OptionError(
+            f"A step is invalid. Expected an integer for each store. Received "
+            f"{unknown[0]!r}."
+        )
     return stores[max(stores)]
 
 
@@ -79,11 +89,11 @@ def frames(stores: Mapping[int, Saved], page: PageFacts) -> list[Frame]:
     steps, names = sorted(stores), [v.address for v in page.values[:_MOST_VALUES]]
     most = min(max(_MOST_BOTH // max(len(names), 1), 2), _MOST_STEPS, len(steps))
     places = np.unique(np.linspace(0, len(steps) - 1, most).astype(int)).tolist()
-    chosen = {steps[place]: stores[steps[place]] for place in places}
+    chosen = {steps[place]: open_saved(stores[steps[place]]) for place in places}
     known = {step: saved.statistics for step, saved in chosen.items()}
     bins = {name: _histograms(name, known) for name in names}
     norms = {step: _norms(page, statistics) for step, statistics in known.items()}
-    few = _few(chosen, page, _ALL_POINTS // max(len(names) * len(chosen), 1))
+    few = _few(chosen, page, _fitting(page) // max(len(names) * len(chosen), 1))
     planes = {name: _planes(chosen, name, page.rows[few]) for name in names}
     return [
         Frame(
@@ -133,11 +143,22 @@ def _norms(page: PageFacts, known: Mapping[str, Statistics]) -> dict[str, float]
     for join in page.joins:
         totals = [known[name].total for name in join.names if name in known]
         if len(totals) == len(join.names):
-            squares = [
-                (t.numbers - t.nan - t.inf) * (t.mean**2 + t.variance) for t in totals
-            ]
+            with np.errstate(over="ignore"):
+                squares = [
+                    float(np.square(t.mean) + t.variance) * (t.numbers - t.nan - t.inf)
+                    for t in totals
+                ]
             found |= zip(join.names, shares(squares), strict=True)
     return {name: share for name, share in found.items() if not math.isnan(share)}
+
+
+def _fitting(page: PageFacts) -> int:
+    """Returns how many points fit into all frames: long names leave room for fewer."""
+    longest = [
+        max((len(html.escape(name).encode()) for name in names), default=0)
+        for names in (page.row_names, page.labels or [])
+    ]
+    return min(_ALL_POINTS, _POINT_BYTES // (_POINT + sum(longest)))
 
 
 def _few(stores: Mapping[int, Saved], page: PageFacts, count: int) -> Places:
@@ -168,27 +189,45 @@ def _planes(stores: Mapping[int, Saved], name: str, rows: Rows) -> dict[int, Flo
     return found
 
 
-def slides(shown: Sequence[Frame], page: PageFacts) -> dict[str, Any]:
-    """Returns the parts of frames, as the template names them."""
+def slides(
+    stores: Any, shown: Sequence[Frame], page: PageFacts, most: int
+) -> dict[str, Any]:
+    """Returns the parts of frames with at most so many values, for the template."""
     reach: dict[str, float] = {}
     for value in (value for frame in shown for value in frame.values):
         if value.points is not None and value.points.size:
             far = float(np.abs(value.points).max())
             reach[value.address] = max(reach.get(value.address, 0.0), far)
+    of_all = f" of {len(stores):,}" * (len(shown) < len(stores))
     return {
-        "left_out": max(len(page.values) - _MOST_VALUES, 0),
+        "count": f"{len(shown)}{of_all} step{'s' * (len(stores) != 1)}",
+        "note": " ".join(_notes(stores, page, most)),
         "frames": [
             {
                 "step": f"{frame.step:,}",
                 "words": text.printable(frame.words),
                 "shown": [
                     _slide(value, frame, page, reach.get(value.address, 0.0))
-                    for value in frame.values
+                    for value in frame.values[:most]
                 ],
             }
             for frame in shown
         ],
     }
+
+
+def _notes(stores: Any, page: PageFacts, most: int) -> Iterator[str]:
+    """Yields what frames lack; a recording knows what it missed."""
+    planes = [value.projection for value in page.values if value.projection]
+    if any(plane.explained is None for plane in planes):
+        yield "Frames have principal components, not UMAP."
+    left_out = len(page.values) - min(most, _MOST_VALUES)
+    if left_out > 0:
+        yield f"{text.counted(left_out, 'value')} without frames."
+    if getattr(stores, "missed", None):
+        yield f"{text.counted(len(stores.missed), 'step')} could not be recorded."
+    if not getattr(stores, "finished", True):
+        yield "The training had not finished."
 
 
 def _slide(

@@ -92,5 +92,7 @@ def _fitted(
         array = array[..., 0]
     is_floating = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
     dtype = floating if is_floating else other
+    if dtype is None or array.dtype.kind == "c":
+        return array
     with np.errstate(all="ignore"):
-        return array if dtype is None else array.astype(dtype, copy=False)
+        return array.astype(dtype, copy=False)

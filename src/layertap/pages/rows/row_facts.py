@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 
 # The most rows, inputs and values that are shown.
 MOST_ROWS, MOST_INPUTS, MOST_VALUES = 8, 4, 4
+# The channels of a picture: grey, or colours, also with opacity.
+_CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ def shown_places(page: PageFacts) -> list[int]:
 def as_pictures(array: NDArray[Any]) -> Floats | None:
     """Returns pictures of rows, grey or of three colours; None if these are not any."""
     array = as_floats(array)
-    if array.ndim == 4 and array.shape[3] not in (1, 3, 4) and array.shape[1] in (1, 3):
+    if array.ndim == 4 and array.shape[3] not in _CHANNELS:
         array = np.moveaxis(array, 1, 3)
-    if array.ndim == 4 and array.shape[3] in (1, 3, 4):
+    if array.ndim == 4 and array.shape[3] in _CHANNELS:
         array = array[..., 0] if array.shape[3] == 1 else array[..., :3]
     elif array.ndim != 3:
         return None
