@@ -256,7 +256,7 @@ def _times(found: Found, backend: str) -> Iterator[Sequence[str]]:
         one = by_backend[backend]
         peers = ("predict", "multi", "article", "h5py", "keract", "thingsvision")
         yield (
-            f"{work}: {WORKS[work].title}",
+            _titled(work),
             f"{median(runs(one, 'floor', 'wall')):.2f}",
             _relative(one, "raw", "wall"),
             _relative(one, "save", "wall"),
@@ -283,7 +283,8 @@ def _costs(found: Found, backend: str) -> Iterator[Sequence[str]]:
 def _memory(found: Found) -> Iterator[Sequence[str]]:
     for backend, works in found["peaks"].items():
         for work, ways in works.items():
-            yield (work, backend, *(_mebibytes(ways, way) for way in _of(ways)))
+            cells = (_mebibytes(ways, way) for way in _of(ways))
+            yield (_titled(work), backend, *cells)
 
 
 def _of(ways: Found) -> tuple[str, ...]:
@@ -303,7 +304,11 @@ def _first(found: Found) -> Iterator[Sequence[str]]:
             for way in ("floor", "save", "multi", "article"):
                 walls = [one["wall"] for one in ways.get(way, []) if "error" not in one]
                 cells.append(f"{median(walls):.1f}" if walls else "–")  # noqa: RUF001
-            yield (work, backend, *cells)
+            yield (_titled(work), backend, *cells)
+
+
+def _titled(work: str) -> str:
+    return f"{work}: {WORKS[work].title}" if work in WORKS else work
 
 
 def _readings(found: Found) -> Iterator[Sequence[str]]:
