@@ -82,7 +82,8 @@ def run(page, folder, backend):
 def same(shown, printed, *, numbers):
     """Whether a page shows what was printed; a line of `…` stands for any lines.
 
-    Widths and digests do not count. With `numbers`, these are equal, those with a point within 1 %.
+    Widths and digests do not count. With `numbers`, these are equal, those with a
+    point within 1 %.
     """
     shown, printed = _normal(shown), _normal(printed)
     words = map(re.escape, _NUMBER.split(shown))
