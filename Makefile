@@ -32,7 +32,7 @@ unexport PYTHONDONTWRITEBYTECODE
 HUB ?= https://github.com/keras-team/keras-hub
 HUB_COMMIT := 71453d08f59edc90d276e999319fc51e61cbf82c
 
-.PHONY: demo check test test-torch test-ray test-campaigns test-campaigns-ray test-oldest test-nightly test-hub coverage crash bench bench-quick lint format clean
+.PHONY: demo check test test-torch test-ray test-campaigns test-campaigns-ray test-oldest test-nightly test-hub coverage crash bench bench-quick lint docs format clean
 
 demo: .venv/ready-demo  ## Train a small network, save its branches, check them
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(RUN)layertap demo
@@ -96,7 +96,7 @@ crash: .venv/ready-test  ## Kill saves at random moments, so many on each backen
 	    --kills $(KILLS); \
 	done
 
-bench: .venv/ready-test .venv-keract/ready .venv-thingsvision/ready  ## Measure, and write docs/performance.md
+bench: .venv/ready-test .venv-keract/ready .venv-thingsvision/ready  ## Measure, and write docs/performance*.md
 	$(RUN)python -m benchmarks --json docs/performance.json --report docs
 
 bench-quick: .venv/ready-test  ## The same in little, to see that it works
@@ -115,15 +115,18 @@ lint: .venv/ready-lint .venv/imports-with-types.toml  ## Style, types, and the d
 	sed "s/^exclude_type_checking_imports = true/exclude_type_checking_imports = false/" \
 	  $< > $@
 
+docs: .venv-docs/ready  ## Build the documentation into build/site
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --quiet --clean
+
 format: .venv/ready-lint  ## Put the code into its form
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
 clean:  ## Remove what was made here
-	rm -rf .venv .venv-* layertap-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf .venv .venv-* build layertap-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	  .import_linter_cache .coverage*
 
-.venv/bin/python .venv-oldest/bin/python .venv-nightly/bin/python \
+.venv/bin/python .venv-oldest/bin/python .venv-nightly/bin/python .venv-docs/bin/python \
 .venv-hub/bin/python .venv-keract/bin/python \
 .venv-thingsvision/bin/python: %/bin/python:
 	$(PYTHON) -m venv $*
@@ -139,6 +142,10 @@ clean:  ## Remove what was made here
 
 .venv/ready-lint: pyproject.toml | .venv/bin/python
 	.venv/bin/python -m pip install --quiet --group lint --editable .
+	touch $@
+
+.venv-docs/ready: pyproject.toml | .venv-docs/bin/python
+	.venv-docs/bin/python -m pip install --quiet --group docs
 	touch $@
 
 # Peers, which want other releases of Keras. The second takes some gigabytes.

@@ -1,6 +1,6 @@
-"""Tables and charts of a run of the suite: `performance.md` and two SVG files."""
+"""Tables and charts of a run of the suite: two pages and two SVG files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,13 +17,14 @@ IN_SHORT = """# Performance
 
 What layertap takes, and what the usual way takes for the same, on each backend. Both
 take turns in one run; these are medians. `make bench` measures all of it, and writes
-this page. On a shared machine, the ratios mean more than the seconds.
+this page and [that of all figures](performance-details.md). On a shared machine, the
+ratios mean more than the seconds.
 """
-INTRODUCTION = """
+MEASURED = """
 ## How it is measured
 
-A figure below is a ratio of medians of ways that took turns in one run; brackets hold
-the least and the greatest ratio of a turn.
+A figure is a ratio of medians of ways that took turns in one run; brackets hold the
+least and the greatest ratio of a turn.
 
 - **floor**: one compiled step of a model with all branches as outputs, written by hand
   for the backend, over the same batches; results are copied to the host and dropped.
@@ -39,17 +40,24 @@ the least and the greatest ratio of a turn.
 Only raw and save sync their files. *After the first batch* excludes the time until the
 end of the first batch, on both sides, because both compile there.
 """
+DETAILS = """# Performance: all figures
+
+Every target, and every work with every way, on each backend.
+[Performance](performance.md) has the figures that most users ask for, and says how they
+are measured.
+"""
 
 
 def write(found: Found, folder: Path) -> None:
-    """Writes the page and its charts into a folder."""
+    """Writes the two pages and their charts into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     charts.times(found, folder / "performance-time.svg")
     charts.memory(found, folder / "performance-memory.svg")
-    (folder / "performance.md").write_text("\n".join(_lines(found)) + "\n")
+    for name, lines in (("", _in_short(found)), ("-details", _details(found))):
+        (folder / f"performance{name}.md").write_text("\n".join(lines) + "\n")
 
 
-def _lines(found: Found) -> Iterator[str]:
+def _in_short(found: Found) -> Iterator[str]:
     yield IN_SHORT
     backends = _backends(found)
     rows = (
@@ -57,31 +65,6 @@ def _lines(found: Found) -> Iterator[str]:
         for what, pair in _SHORT.items()
     )
     yield from _table(["layertap / the usual way", *backends], rows)
-    yield INTRODUCTION
-    yield f"Measured on {found['date']} by `{found['command']}`, on:"
-    yield ""
-    yield from (f"- {name}: {value}" for name, value in found["machine"].items())
-    yield from _later(found)
-    if found["quick"]:
-        yield "\n**A quick run shows that the suite works. Its times mean nothing.**"
-    if "note" in found:
-        yield f"\n{found['note']}"
-    yield "\n## Targets\n"
-    yield from _table(["figure", "target", "measured", ""], _targets(targets(found)))
-    yield "\n## Time\n"
-    yield "![Time, in multiples of the floor](performance-time.svg)\n"
-    yield "Wall time of complete calls, in multiples of the floor. Everything was"
-    yield "compiled before.\n"
-    for backend in _backends(found):
-        yield f"\n### {backend}\n"
-        yield from _table(_TIMES, _times(found, backend))
-    yield "\n## Processors, files, first calls\n"
-    yield "Time of all processors after the first batch, in multiples of the floor's;"
-    yield "bytes on disk after save, as a share of all branches as plain files;"
-    yield "seconds of the first call in a process that ran other ways before.\n"
-    for backend in _backends(found):
-        yield f"\n### {backend}\n"
-        yield from _table(_COSTS, _costs(found, backend))
     yield "\n## Memory\n"
     yield "![Peak memory beyond the model's own](performance-memory.svg)\n"
     yield "Peak MiB beyond the memory of the process before, each in a new process.\n"
@@ -110,6 +93,48 @@ def _lines(found: Found) -> Iterator[str]:
         yield from _table(_PAGES, _pages(found))
         if any(one["opening"] is None for one in _measured_pages(found).values()):
             yield "\nPages were not opened: the machine had no Chromium."
+    yield from _measuring(found)
+
+
+def _measuring(found: Found) -> Iterator[str]:
+    """Yields how, when and where it was measured."""
+    yield MEASURED
+    yield f"Measured on {found['date']} by `{found['command']}`, on:"
+    yield ""
+    yield from (f"- {name}: {value}" for name, value in found["machine"].items())
+    yield from _later(found)
+    if found["quick"]:
+        yield "\n**A quick run shows that the suite works. Its times mean nothing.**"
+    if "note" in found:
+        yield f"\n{found['note']}"
+
+
+def _details(found: Found) -> Iterator[str]:
+    yield DETAILS
+    yield "## Time\n"
+    yield "![Time, in multiples of the floor](performance-time.svg)\n"
+    yield "Wall time of complete calls, in multiples of the floor. Everything was"
+    yield "compiled before.\n"
+    yield from _by_backend(found, _TIMES, _times)
+    yield "\n## Processors, files, first calls\n"
+    yield "Time of all processors after the first batch, in multiples of the floor's;"
+    yield "bytes on disk after save, as a share of all branches as plain files;"
+    yield "seconds of the first call in a process that ran other ways before.\n"
+    yield from _by_backend(found, _COSTS, _costs)
+    yield "\n## Targets\n"
+    yield from _table(["figure", "target", "measured", ""], _targets(targets(found)))
+
+
+def _by_backend(
+    found: Found,
+    head: Sequence[str],
+    rows: Callable[[Found, str], Iterator[Sequence[str]]],
+) -> Iterator[str]:
+    """Yields one table, with the works of each backend below each other."""
+    both = (
+        (backend, *row) for backend in _backends(found) for row in rows(found, backend)
+    )
+    yield from _table(["backend", *head], both)
 
 
 _KINDS = [
@@ -231,7 +256,7 @@ def _times(found: Found, backend: str) -> Iterator[Sequence[str]]:
         one = by_backend[backend]
         peers = ("predict", "multi", "article", "h5py", "keract", "thingsvision")
         yield (
-            f"{work}: {WORKS[work].title}",
+            _titled(work),
             f"{median(runs(one, 'floor', 'wall')):.2f}",
             _relative(one, "raw", "wall"),
             _relative(one, "save", "wall"),
@@ -258,7 +283,8 @@ def _costs(found: Found, backend: str) -> Iterator[Sequence[str]]:
 def _memory(found: Found) -> Iterator[Sequence[str]]:
     for backend, works in found["peaks"].items():
         for work, ways in works.items():
-            yield (work, backend, *(_mebibytes(ways, way) for way in _of(ways)))
+            cells = (_mebibytes(ways, way) for way in _of(ways))
+            yield (_titled(work), backend, *cells)
 
 
 def _of(ways: Found) -> tuple[str, ...]:
@@ -278,7 +304,11 @@ def _first(found: Found) -> Iterator[Sequence[str]]:
             for way in ("floor", "save", "multi", "article"):
                 walls = [one["wall"] for one in ways.get(way, []) if "error" not in one]
                 cells.append(f"{median(walls):.1f}" if walls else "–")  # noqa: RUF001
-            yield (work, backend, *cells)
+            yield (_titled(work), backend, *cells)
+
+
+def _titled(work: str) -> str:
+    return f"{work}: {WORKS[work].title}" if work in WORKS else work
 
 
 def _readings(found: Found) -> Iterator[Sequence[str]]:
