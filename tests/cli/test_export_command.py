@@ -70,8 +70,7 @@ def test_complex_numbers_are_refused_in_the_words_of_the_command(tmp_path):
     assert "select other values: --address …" in line
 
 
-def test_help_names_the_command_and_its_formats():
-    assert "layertap export out.zarr out.parquet" in typed("--help").stdout
+def test_help_names_its_formats():
     shown = typed("export", "--help").stdout
     for suffix in (".parquet", ".h5", ".npz", ".safetensors", ".tsv"):
         assert f"OUT{suffix}" in shown

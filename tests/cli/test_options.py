@@ -3,7 +3,9 @@
 import click
 import pytest
 
-from layertap.cli.options import amount, in_command_words, line_of
+from layertap.cli import main
+from layertap.cli.options import amount
+from layertap.cli.wording import in_command_words, line_of
 from layertap.errors import OptionError
 
 
@@ -34,6 +36,51 @@ from layertap.errors import OptionError
 )
 def test_arguments_become_options_and_calls_become_commands(message, line):
     assert in_command_words(message) == line
+
+
+# Options that the commands have alone.
+OWN = ["as_json", "folder", "help", "import", "out", "output", "progress", "quiet"]
+OWN += ["a", "b", "ray", "recompute", "store", "trust_model", "verbose"]
+PLURAL = {"metric": "metrics", "pair": "pairs", "address": "addresses"}
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_every_option_that_python_has_too_is_translated(name):
+    command = main.commands[name]
+    with click.Context(command):
+        for option in command.params:
+            if option.name not in OWN and isinstance(option, click.Option):
+                argument = PLURAL.get(option.name, option.name)
+                assert in_command_words(f"`{argument}`") == option.opts[-1]
+
+
+def test_only_options_of_the_running_command_are_translated():
+    message = 'Compile it: loss="mse". Or split(model, before=…), or overwrite=True.'
+    assert in_command_words(message).startswith('Compile it: --loss "mse".')
+    with click.Context(main.commands["save"]):
+        assert in_command_words(message) == (
+            'Compile it: loss="mse". Or split(model, --before …), or --overwrite.'
+        )
+    with click.Context(main.commands["importance"]):
+        call = "Repeat save(model, data, path, for_head=True), or before=…."
+        assert in_command_words(call) == (
+            "Repeat layertap save MODEL DATA -o STORE --for-head, or before=…."
+        )
+
+
+def test_the_target_of_gradients_has_the_name_of_the_option_that_was_passed():
+    context = click.Context(main.commands["save"])
+    for passed in (["gradients"], ["attributions"], ["gradients", "attributions"]):
+        context.params = dict.fromkeys(passed, "sum")
+        with context:
+            options = " or ".join(f"--{name}" for name in passed)
+            assert in_command_words("`of` is invalid.") == f"{options} is invalid."
+
+
+def test_notes_of_jax_are_left_out():
+    error = OptionError("`pad=` is too small.")
+    error.add_note("--------------------\nFor simplicity, JAX has removed frames.")
+    assert line_of(error) == "--pad is too small."
 
 
 def test_an_error_with_its_notes_is_one_line():

@@ -54,7 +54,7 @@ def compile_arguments(head: keras.Model, loss: Any, metrics: Any) -> dict[str, A
             raise OptionError(f"Keras does not know this `loss`: {error}") from error
         return {"loss": loss, "metrics": metrics}
     if metrics is not None:
-        raise OptionError("`metrics` need a loss. Pass `loss=`, too.")
+        raise OptionError("The metrics need a loss. Pass `loss=`, too.")
     # The objects themselves: a user's own function has no configuration.
     known = private(private(head, "_compile_config"), "config") if head.compiled else {}
     if not known.get("loss"):

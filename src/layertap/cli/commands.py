@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import layertap
-from layertap.cli import options, printing, store_summary
+from layertap.cli import completion, options, printing, store_summary, wording
 from layertap.cli.quiet_tensorflow import quiet_start
 from layertap.core.optional import import_callable, require_keras
 
@@ -22,6 +22,9 @@ _TARGETS = ("gradients", "attributions")
 _EFFECTS = (*_TARGETS, "baseline", "steps")
 _COLUMNS = ("labels", "ids")
 _IMAGES = ("preprocess", "skip_bad")
+# Options that say more about another one.
+_NEEDS = {"baseline": "attributions", "steps": "attributions"}
+_NEEDS |= {"workers": "ray", "num_gpus": "ray"}
 
 
 def run() -> None:
@@ -35,29 +38,38 @@ def run() -> None:
     "layertap",
     cls=options.Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""layertap plan layertap-demo/digits.keras
+layertap show layertap-demo/digits.zarr
+layertap verify layertap-demo/digits.zarr""",
 )
 @click.version_option(package_name="layertap")
 def main() -> None:
     """Save what flows into every concatenation of a Keras model.
 
-    \b
-    layertap plan model.keras                        show what a save captures
-    layertap save model.keras data.npz -o out.zarr   save it
-    layertap show out.zarr                           show the saved values
-    layertap verify out.zarr --model model.keras --data data.npz
-    layertap importance out.zarr model.keras         measure each branch
-    layertap diff out.zarr other.zarr                compare two stores
-    layertap export out.zarr out.parquet             for other tools
-    layertap report out.zarr -o page.html            make a page of pictures
-    layertap clean out.zarr                          remove what stopped saves left
-
     Keras' backend is the one that KERAS_BACKEND names. Exit status: 0 success,
     1 checked and found wrong, 2 bad input, 3 done but some values are missing.
-    """  # noqa: D301 -- the character itself, for click
+    """
 
 
-@main.command(cls=options.Command)
-@click.argument("model", type=click.Path())
+@main.command(cls=options.Command, epilog="layertap demo digits")
+@click.argument("folder", default="layertap-demo", type=click.Path())
+@options.verbose
+def demo(folder: str, verbose: bool) -> None:
+    """Train a small network on digits and save its branches.
+
+    Leaves the model, the data and the store in FOLDER, to try more commands on.
+    """
+    require_keras()
+    from layertap.cli.demo import run
+
+    run(Path(folder), lambda *words: main.main([*words], standalone_mode=False))
+
+
+@main.command(
+    cls=options.Command,
+    epilog="layertap plan layertap-demo/digits.keras --outputs 'conv_*' --reduce avg",
+)
+@options.model_file
 @options.selection
 @options.targets
 @options.line
@@ -71,15 +83,20 @@ def plan(model: str, rows: int | None, as_json: bool, **given: Any) -> None:
     printing.show(planned.to_json() if as_json else planned.table(rows))
 
 
-@main.command(cls=options.Resumable, epilog=options.DATA_HELP)
-@click.argument("model", type=click.Path())
+@main.command(
+    cls=options.Resumable,
+    epilog="layertap save layertap-demo/digits.keras layertap-demo/digits.npz "
+    "-o v.zarr",
+)
+@options.model_file
 @click.argument("data", type=click.Path())
 @click.option(
     "-o",
     "--output",
     required=True,
     metavar="STORE",
-    help="The store: a folder, values.zarr; or s3://bucket/values.zarr, or gs://...",
+    type=completion.Folder(),
+    help="A folder; or s3://..., gs://...",
 )
 @options.selection
 @options.targets
@@ -90,17 +107,18 @@ def plan(model: str, rows: int | None, as_json: bool, **given: Any) -> None:
     "--pad",
     type=options.pad_size,
     metavar="N|longest",
-    help="Pad batches of different sizes: to the longest, or to N.",
+    help="Pad batches whose sizes differ.",
+    shell_complete=completion.words("longest"),
 )
 @click.option("--compression", type=click.Choice(["zstd"]), help="None by default.")
 @click.option(
     "--memory",
     type=options.amount,
     metavar="SIZE",
-    help="Memory for values that are not yet on disk, as 2GB; by default 512MiB.",
+    help="For values not on disk yet; by default 512MiB.",
 )
 @options.flag("--overwrite", "Replace the store of another run.")
-@options.flag("--recompute", "Replace the store, also that of the same run.")
+@options.flag("--recompute", "Replace any store, also that of the same run.")
 @options.quiet
 @options.progress
 @options.ray
@@ -127,19 +145,17 @@ def save(model: str, data: str, output: str, **given: Any) -> None:
         sys.exit(options.PARTIAL)
 
 
-@main.command(cls=options.Command, epilog=options.DATA_HELP)
-@click.argument("store", type=click.Path())
-@options.one("--model", "MODEL", "The model of the save.")
-@options.one("--data", "DATA", "The data of the save.")
-@options.number(
-    "--rows",
-    0,
-    "About how many rows to recompute; by default 1024; 0 for all.",
-    default=1024,
+@main.command(
+    cls=options.Command,
+    epilog="""layertap verify layertap-demo/digits.zarr \\
+  --model layertap-demo/digits.keras --data layertap-demo/digits.npz""",
 )
+@options.store
+@options.one("--model", "MODEL", "The model of the save.", type=click.Path())
+@options.one("--data", "DATA", "The data of the save.", type=click.Path())
+@options.number("--rows", 0, "How many, about; by default 1024; 0: all.", default=1024)
 @options.data
-@options.reduce
-@options.targets
+@options.functions
 @options.json
 @options.model
 def verify(
@@ -164,25 +180,31 @@ def verify(
             chosen = _chosen(given, *_COLUMNS, *_TARGETS, "reduce")
             report = layertap.verify(saved, *loaded, rows=rows or None, **chosen)
     except StoreCorruptError as error:
-        options.fail(options.line_of(error), options.WRONG)
+        options.fail(wording.line_of(error), options.WRONG)
     printing.show_verdict(report, given["as_json"])
 
 
-@main.command(cls=options.Command)
-@click.argument("store", type=click.Path())
-@click.argument("model", type=click.Path())
-@options.one("--loss", "NAME", "A loss; by default that of the compiled MODEL.")
-@options.several("--branches", "GLOB", "Branches, by address or what they come from.")
-@options.several("--metric", "NAME", "A metric, with --loss.")
-@options.number(
-    "--repeats", 1, "How often each branch is permuted.", default=5, show_default=True
+@main.command(
+    cls=options.Command,
+    epilog="layertap importance layertap-demo/digits.zarr layertap-demo/digits.keras",
 )
+@options.store
+@options.model_file
+@options.one("--loss", "NAME", "A loss; by default that of the compiled MODEL.")
+@options.several(
+    "--branches",
+    "GLOB",
+    "Branches, by address or what they come from.",
+    shell_complete=completion.branches,
+)
+@options.several("--metric", "NAME", "A metric, with --loss.")
+@options.number("--repeats", 1, "Permutations of each branch; by default 5.", default=5)
 @options.number("--seed", 0, "For other permutations.", default=0)
 @click.option(
     "--rows",
     type=options.row_range,
     metavar="START:STOP",
-    help="Rows to measure on, best not trained on; by default all.",
+    help="Rows to measure on; by default all.",
 )
 @options.quiet
 @options.json
@@ -191,7 +213,8 @@ def importance(store: str, model: str, rows: slice | None, **given: Any) -> None
     """Show how much MODEL depends on each branch in STORE.
 
     STORE has the branches of MODEL. If connections run past the join, it was saved
-    with --for-head. MODEL may also be just the head.
+    with --for-head. MODEL may also be just the head. Use rows that MODEL was not
+    trained on.
     """
     saved = layertap.open(store)
     loaded = _load(model, given)
@@ -210,20 +233,6 @@ def importance(store: str, model: str, rows: slice | None, **given: Any) -> None
         **_chosen(given, "branches", "loss", "repeats", "seed"),
     )
     printing.show(report.to_json() if given["as_json"] else report)
-
-
-@main.command(cls=options.Command)
-@click.argument("folder", default="layertap-demo", type=click.Path())
-@options.verbose
-def demo(folder: str, verbose: bool) -> None:
-    """Train a small network on handwritten digits and save its branches.
-
-    Leaves the model, the data and the store in FOLDER, to try more commands on.
-    """
-    require_keras()
-    from layertap.cli.demo import run
-
-    run(Path(folder), lambda *words: main.main([*words], standalone_mode=False))
 
 
 def _save_on_ray(
@@ -304,6 +313,10 @@ def _load_with_data(
 
 def _chosen(given: dict[str, Any], *names: str) -> dict[str, Any]:
     """Returns the options that the user gave; the API has the same defaults."""
+    for name, needed in _NEEDS.items():
+        if given.get(name) and given[needed] is None:
+            option = name.replace("_", "-")
+            raise click.UsageError(f"--{option} needs --{needed}.")
     chosen = {name: given[name] for name in names if given[name]}
     for name, value in chosen.items():
         # A reduction may also have a name, a target too or a number.

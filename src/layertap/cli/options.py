@@ -1,4 +1,4 @@
-"""Shared parts of the commands: options, and errors of one line in their words."""
+"""Shared parts of the commands: options, and errors of one line."""
 
 import re
 import signal
@@ -10,43 +10,67 @@ from typing import Any, NoReturn
 
 import click
 
+from layertap.cli import completion
+from layertap.cli.help import HelpTexts
+from layertap.cli.wording import line_of, notes_of
+
 WRONG, BAD_INPUT, PARTIAL, INTERRUPTED = 1, 2, 3, 130
 
-DATA_HELP = """\b
-DATA is one of
-  a .npy file               the rows of a model with one input
-  a .npz file               one array for each input, by its name; `labels`,
-                            `sample_weight` and `ids` are saved along, or the
-                            arrays that --labels and --ids name
-  a Zarr array or group     version 2 or 3, a folder or a URL (s3://...);
-                            a group has the same names as a .npz
-  a .parquet file           or a folder of them, also at s3://...: one column
-                            for each input; lists of one length are arrays;
-                            folders such as year=2020 are columns
-  a folder of images        resized to the model's input; the paths are ids;
-                            sub-folders are labels; from 0 to 255, unless
-                            --preprocess is passed
-  package.module:callable   returns data that layertap.save accepts
-"""
+
+_ORDER = (
+    *("demo", "plan", "save", "show", "verify", "importance", "diff", "export"),
+    *("report", "clean"),
+)
 
 
-class Commands(click.Group):
+class Commands(HelpTexts, click.Group):
     """Commands that report a usage error in one line."""
+
+    def format_options(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Writes the options, then the commands."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Lists the commands in the order in which they are used."""
+        return sorted(self.commands, key=_ORDER.index)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the words before the name of a command."""
+        if not args or ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            _fail_usage(error, ctx)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            command = (error.ctx or ctx).command_path
-            message = error.format_message().removesuffix(".")
-            fail(f"{message}. See `{command} --help`.")
+            _fail_usage(error, ctx)
 
 
-class Command(click.Command):
+def _fail_usage(error: click.UsageError, ctx: click.Context) -> NoReturn:
+    """Ends the process with one line about a wrong use of a command."""
+    message = error.format_message().removesuffix(".")
+    stop = "" if message.endswith("?") else "."
+    fail(f"{message}{stop} See `{(error.ctx or ctx).command_path} --help`.")
+
+
+class Command(HelpTexts):
     """A command that reports an error in one line."""
 
     stopped = ""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the words after the name of the command."""
+        if ctx.resilient_parsing:
+            args = completion.complete_words(self, args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
@@ -82,67 +106,6 @@ class Resumable(Command):
     """A command that resumes if it is repeated after it was stopped."""
 
     stopped = "Committed rows stay. Repeat the same command to resume."
-
-
-def line_of(error: Exception) -> str:
-    """Returns the message of an error as one line, in the words of the command line."""
-    from layertap.errors import LayertapError
-
-    message = str(error)
-    for note in notes_of(error):
-        message = f"{message.removesuffix('.')}. {note}"
-    message = " ".join(message.split())
-    if isinstance(error, LayertapError):
-        return in_command_words(message)
-    return f"{type(error).__name__}: {message} (--verbose shows where)"
-
-
-def notes_of(error: BaseException) -> list[str]:
-    """Returns the notes that were added to an error."""
-    return getattr(error, "__notes__", [])
-
-
-# Arguments of Python that have an option.
-_NAMES = (
-    "before|outputs|joins|for_head|dtype|reduce|batch_size|pad|compression|overwrite"
-    "|memory|inputs"
-    "|rows|loss|metrics|repeats|seed|workers|num_gpus|labels|ids|preprocess|skip_bad"
-    "|pairs|branches|addresses|gradients|attributions|baseline|steps"
-)
-_OPTION = re.compile(
-    rf"`(?P<bare>{_NAMES})`|`?\b(?P<name>{_NAMES})="
-    r"(?P<value>True\b|\d+|'[^']*'|\"[^\"]*\"|…)?(?!\w)`?"
-)
-# Calls of Python that have a command.
-_CALL = re.compile(
-    r"\b(?:layertap\.)?(?:plan\(model, like=x\)"
-    r"|save\(model, (?:data|(?P<labels>\(x, y\))), path(?P<options>[^()]*)\))"
-)
-_SINGULAR = {"metrics": "metric", "pairs": "pair", "addresses": "address"}
-
-
-def in_command_words(message: str) -> str:
-    """Replaces arguments and calls of Python by options and commands.
-
-    Example:
-    >>> in_command_words("Pass `batch_size=`, pad=True or before='fusion'.")
-    "Pass --batch-size, --pad longest or --before 'fusion'."
-    >>> in_command_words("Save again: save(model, data, path, for_head=True).")
-    'Save again: layertap save MODEL DATA -o STORE --for-head.'
-    """
-
-    def option(match: re.Match[str]) -> str:
-        name, value = match["bare"] or match["name"], match["value"]
-        value = "longest" if (name, value) == ("pad", "True") else value
-        words = "--" + _SINGULAR.get(name, name).replace("_", "-")
-        return words if value in (None, "True") else f"{words} {value}"
-
-    def call(match: re.Match[str]) -> str:
-        options = (match["options"] or "").replace(",", "")
-        labels = ", with labels in DATA" if match["labels"] else ""
-        return f"layertap save MODEL DATA -o STORE{options}{labels}"
-
-    return _OPTION.sub(option, _CALL.sub(call, message))
 
 
 def fail(line: str, status: int = BAD_INPUT) -> NoReturn:
@@ -216,46 +179,51 @@ def _group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 verbose = flag("--verbose", "Show the backend's messages, and tracebacks.")
 json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet = flag("--quiet", "Show no progress.")
-progress = flag("--progress", "Print progress in logs, too, not on terminals only.")
+progress = flag("--progress", "Print progress in logs, too.")
+
+store = click.argument("store", type=completion.Folder())
+model_file = click.argument("model", type=click.Path())
 
 reduce = one(
     "--reduce",
-    "avg|max|flatten|MODULE:CALLABLE",
-    "Store the average or the maximum of each channel, all numbers flat, or what a "
-    "function returns that keeps the rows.",
+    "HOW",
+    "avg or max of channels, flatten, or CALLABLE.",
+    shell_complete=completion.words("avg", "max", "flatten"),
 )
 
 targets = _group(
     one(
         "--gradients",
-        "loss|INDEX|MODULE:CALLABLE",
-        "Save the gradients of this number of each row: the loss, an output, or what "
-        "a function of the outputs returns.",
+        "OF",
+        "Save the gradients of OF, too.",
+        shell_complete=completion.words("loss"),
     ),
     one(
         "--attributions",
-        "loss|INDEX|MODULE:CALLABLE",
-        "Save each value's part in this number: integrated gradients.",
+        "OF",
+        "Save each value's part in OF, too.",
+        shell_complete=completion.words("loss"),
     ),
+)
+
+functions = _group(
+    one("--reduce", "CALLABLE", "The function of the save, if it had one."),
+    one("--gradients", "CALLABLE", "The same for gradients."),
+    one("--attributions", "CALLABLE", "The same for attributions."),
 )
 
 line = _group(
     click.option(
         "--baseline",
         type=click.Choice(["zero", "mean"]),
-        help="With --attributions: where they begin; by default zero.",
+        help="Where attributions begin; by default zero.",
     ),
-    number("--steps", 1, "With --attributions: how many; by default what it takes."),
+    number("--steps", 1, "Of attributions; by default as needed."),
 )
 
 model = _group(
-    several(
-        "--import", "MODULE", "Import this module first: it registers custom objects."
-    ),
-    flag(
-        "--trust-model",
-        "Run code that the model file holds (turns Keras' safe mode off).",
-    ),
+    several("--import", "MODULE", "Import it first, for custom objects."),
+    flag("--trust-model", "Run code in the model file (no safe mode)."),
     verbose,
 )
 
@@ -264,30 +232,37 @@ data = _group(
     one("--ids", "COLUMN", "The column of the ids in DATA."),
     one(
         "--preprocess",
-        "PACKAGE.MODULE:CALLABLE",
-        "What the model needs done to images, such as "
-        "keras.applications.inception_v3:preprocess_input.",
+        "CALLABLE",
+        "What the model needs done to images.",
     ),
-    flag("--skip-bad", "Leave out images that can't be decoded, and name them."),
+    flag("--skip-bad", "Leave out images that can't be decoded."),
 )
 
 selection = _group(
-    several("--before", "GLOB", "Joins whose branches are saved; by default all."),
-    several("--outputs", "GLOB", "Operations whose outputs are saved."),
+    several(
+        "--before",
+        "GLOB",
+        "Joins whose branches are saved; by default all.",
+        shell_complete=completion.joins,
+    ),
+    several(
+        "--outputs",
+        "GLOB",
+        "Operations whose outputs are saved.",
+        shell_complete=completion.outputs,
+    ),
     several(
         "--joins",
         "KIND",
-        "Kinds of join: add, multiply, attention, ...; '*' for all of them.",
+        "Kinds of join, or '*'; by default concatenate.",
         default=["concatenate"],
-        show_default=True,
+        shell_complete=completion.words(*completion.JOINS, "all"),
     ),
-    flag(
-        "--for-head", "Save all that a head needs: also values that run past the joins."
-    ),
+    flag("--for-head", "Save also what runs past the joins to a head."),
     click.option(
         "--dtype",
         type=click.Choice(["float16", "bfloat16"]),
-        help="Store floating numbers as this dtype; by default as they are.",
+        help="Store floating numbers in this dtype.",
     ),
     reduce,
 )
@@ -296,16 +271,15 @@ ray = _group(
     one(
         "--ray",
         "[ADDRESS]",
-        "Save with many workers on Ray: on the cluster at ADDRESS, by default at "
-        "RAY_ADDRESS, else on this machine.",
+        "Save on Ray: at ADDRESS, RAY_ADDRESS, or here.",
         is_flag=False,
         flag_value="",
     ),
-    number("--workers", 1, "With --ray: how many; by default one a CPU or GPU."),
+    number("--workers", 1, "On Ray; by default one a CPU or GPU."),
     one(
         "--num-gpus",
         "N",
-        "With --ray: GPUs of each worker; by default 0.",
+        "GPUs of each worker; by default 0.",
         type=click.FloatRange(min=0),
         default=0,
     ),

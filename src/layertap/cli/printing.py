@@ -1,12 +1,15 @@
 """Prints the results of commands: as tables on a terminal, or as JSON."""
 
 import json
+import math
 import sys
 from typing import Any
 
 import click
 
 from layertap.cli.options import PARTIAL, WRONG
+
+_NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
 def show_verdict(report: Any, as_json: bool) -> None:
@@ -21,7 +24,7 @@ def show_verdict(report: Any, as_json: bool) -> None:
 def show(report: Any) -> None:
     """Prints a table, or data as JSON."""
     if isinstance(report, dict):
-        click.echo(json.dumps(report, indent=2))
+        click.echo(json.dumps(_for_json(report), indent=2, allow_nan=False))
         return
     from rich.console import Console
 
@@ -31,3 +34,14 @@ def show(report: Any) -> None:
     if not console.is_terminal:
         console = Console(width=tables.WIDTH)
     console.print(report)
+
+
+def _for_json(data: Any) -> Any:
+    """Replaces NaN and infinite numbers, which JSON lacks, by their names."""
+    if isinstance(data, dict):
+        return {name: _for_json(value) for name, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_for_json(value) for value in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return _NAMES.get(data, "NaN")
+    return data

@@ -6,17 +6,17 @@ from typing import Any, Literal
 import click
 
 import layertap
-from layertap.cli import options, printing, store_summary
+from layertap.cli import completion, options, printing, store_summary
 from layertap.cli.commands import main
 from layertap.core.optional import require_keras
 
 
-@main.command(cls=options.Command)
-@click.argument("store", type=click.Path())
+@main.command(cls=options.Command, epilog="layertap show layertap-demo/digits.zarr")
+@options.store
 @options.json
 @options.verbose
 def show(store: str, as_json: bool, verbose: bool) -> None:
-    """Show the values in STORE, or the course of the recording in that folder."""
+    """Show the values in STORE, or the course of a recording."""
     from layertap.recording.manifest import is_recording
 
     if is_recording(store):
@@ -37,13 +37,22 @@ def show(store: str, as_json: bool, verbose: bool) -> None:
     click.echo(store_summary.summary(saved))
 
 
-@main.command(cls=options.Command)
-@click.argument("a", type=click.Path())
-@click.argument("b", type=click.Path())
-@options.number(
-    "--rows", 1, "How many rows to compare, from the first on; by default all."
+@main.command(
+    cls=options.Command,
+    epilog="""layertap save layertap-demo/digits.keras layertap-demo/digits.npz \\
+  -o half.zarr --dtype float16
+layertap diff layertap-demo/digits.zarr half.zarr""",
 )
-@options.several("--pair", "NAME NAME", "A name in A, and the same in B.", nargs=2)
+@click.argument("a", type=completion.Folder())
+@click.argument("b", type=completion.Folder())
+@options.number("--rows", 1, "Only the first rows; by default all.")
+@options.several(
+    "--pair",
+    "NAME NAME",
+    "A name in A, and the same in B.",
+    nargs=2,
+    shell_complete=completion.paths,
+)
 @options.json
 @options.verbose
 def diff(
@@ -56,8 +65,8 @@ def diff(
     printing.show_verdict(layertap.diff(a, b, rows=rows, pairs=dict(pair)), as_json)
 
 
-@main.command(cls=options.Command)
-@click.argument("store", type=click.Path())
+@main.command(cls=options.Command, epilog="layertap clean layertap-demo/digits.zarr")
+@options.store
 @options.verbose
 def clean(store: str, verbose: bool) -> None:
     """Remove what stopped saves left in STORE. Its rows stay."""
@@ -76,10 +85,18 @@ def clean(store: str, verbose: bool) -> None:
     click.echo(f"{store}: removed {what}.{rows}")
 
 
-@main.command(cls=options.Command)
-@click.argument("store", type=click.Path())
+@main.command(
+    cls=options.Command,
+    epilog="layertap export layertap-demo/digits.zarr digits.parquet",
+)
+@options.store
 @click.argument("out", type=click.Path())
-@options.several("--address", "GLOB", "Values to export; by default all.")
+@options.several(
+    "--address",
+    "GLOB",
+    "Values to export; by default all.",
+    shell_complete=completion.addresses,
+)
 @options.flag("--overwrite", "Replace OUT.")
 @options.quiet
 @options.verbose
@@ -112,17 +129,27 @@ def export(store: str, out: str, **given: Any) -> None:
     click.echo(f"{path}: {saved.rows:,} rows of {values}, {size}.{rest}")
 
 
-@main.command(cls=options.Command)
-@click.argument("store", type=click.Path())
-@click.option(
-    "-o", "--output", required=True, metavar="PAGE", help="The file, as page.html."
+@main.command(
+    cls=options.Command,
+    epilog="layertap report layertap-demo/digits.zarr -o page.html",
 )
-@options.one("--against", "OTHER", "Another store, to compare with.")
+@options.store
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="PAGE",
+    type=click.Path(),
+    help="The file, as page.html.",
+)
+@options.one(
+    "--against", "OTHER", "Another store, to compare with.", type=completion.Folder()
+)
 @options.one(
     "--inputs",
-    "DATA",
-    "What the model read, to show as pictures: a .npy or .npz file, or other DATA "
-    "with arrays, as `layertap save` accepts it.",
+    "FILE",
+    "Arrays that the model read, shown as pictures.",
+    type=click.Path(),
 )
 @options.one("--labels", "COLUMN", "The column of DATA that the save took as labels.")
 @options.one("--ids", "COLUMN", "The column of DATA that the save took as ids.")
@@ -130,7 +157,7 @@ def export(store: str, out: str, **given: Any) -> None:
     "--projection",
     type=click.Choice(["pca", "umap"]),
     default="pca",
-    help="How rows are placed in a plane: as principal components, or by UMAP.",
+    help="How rows are placed in a plane; by default pca.",
 )
 @options.flag("--overwrite", "Replace PAGE.")
 @options.verbose

@@ -297,7 +297,7 @@ class Plan(tables.Tabular):
             summary.append(f"\nrandom numbers, the same in every batch: {paths}")
         if self.ignored:
             joins = text.counted(len(self.ignored), "join")
-            why = 'not joining data: see plan.ignored, or joins="all".'
+            why = 'not joining data: see "ignored" of the plan, or joins "all".'
             summary.append(f"\n{joins} left out, {why}", style="dim")
         for refused in self.refused:
             line = f"\nrefused: {refused.address}: {refused.reason}"
