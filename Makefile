@@ -19,6 +19,12 @@ KERAS := tests/tracing tests/zoo tests/planning/test_split.py \
     tests/planning/test_submodels.py tests/inputs/test_model_file_trust.py \
     tests/pipeline/test_tap_distribution.py
 
+# What other Pythons run, with the backend and what `core` of the dependency groups has.
+PYTHONS := 3.12 3.13
+OTHER_PYTHONS := $(CORE) tests/core tests/effects tests/store/format \
+    tests/tracing/test_hooks.py tests/tracing/test_row_flow.py tests/package \
+    tests/test_errors.py tests/test_names.py
+
 KILLS ?= 200
 
 # Tests on JAX compile far more than they compute. Campaigns, and tests with the oldest
@@ -32,7 +38,9 @@ unexport PYTHONDONTWRITEBYTECODE
 HUB ?= https://github.com/keras-team/keras-hub
 HUB_COMMIT := 71453d08f59edc90d276e999319fc51e61cbf82c
 
-.PHONY: demo check test test-torch test-ray test-campaigns test-campaigns-ray test-oldest test-nightly test-hub coverage crash bench bench-quick lint docs format clean
+.PHONY: demo check test test-torch test-ray test-campaigns test-campaigns-ray \
+    test-oldest test-nightly test-hub test-pythons $(PYTHONS:%=test-python-%) package \
+    newcomer coverage crash bench bench-quick lint docs format clean
 
 demo: .venv/ready-demo  ## Train a small network, save its branches, check them
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(RUN)layertap demo
@@ -90,6 +98,25 @@ test-hub: .venv-hub/ready  ## Compare joins of published architectures, on all t
 	    -m tests.zoo.keras_hub .venv-hub/source .venv-hub/$$backend.jsonl; \
 	done
 
+# A Python that is not on this machine is named, and left out.
+test-pythons:  ## The core with the newest JAX, on the other Pythons that are supported
+	@for version in $(PYTHONS); do \
+	  if PYENV_VERSION=$$version python$$version -c "" 2>/dev/null; \
+	  then $(MAKE) --no-print-directory test-python-$$version || exit 1; \
+	  else echo "== Python $$version is absent: nothing was tested on it"; fi; \
+	done
+
+$(PYTHONS:%=test-python-%): test-python-%: .venv-%/ready
+	@echo "== Python $*, with JAX"
+	$(JAX:.venv/bin/=.venv-$*/bin/)$(PYTEST) -m "not slow" --needs every_backend \
+	  --needs no_backend $(OTHER_PYTHONS)
+
+package: .venv-package/ready  ## Build the wheel, check it, and use it in an empty environment
+	.venv-package/bin/python -m tests.package.wheel
+
+newcomer:  ## Install the wheel, follow the quickstart and guides, and time each step
+	$(PYTHON) -m tests.package.newcomer
+
 crash: .venv/ready-test  ## Kill saves at random moments, so many on each backend
 	set -e; for backend in $(BACKENDS); do \
 	  KERAS_BACKEND=$$backend $(RUN)python -m tests.crash.campaign \
@@ -127,10 +154,15 @@ clean:  ## Remove what was made here
 	  .import_linter_cache .coverage*
 
 .venv/bin/python .venv-oldest/bin/python .venv-nightly/bin/python .venv-docs/bin/python \
+$(PYTHONS:%=.venv-%/bin/python) .venv-package/bin/python \
 .venv-hub/bin/python .venv-keract/bin/python \
 .venv-thingsvision/bin/python: %/bin/python:
 	$(PYTHON) -m venv $*
 	$@ -m pip install --quiet "pip>=25.1"
+
+# pyenv, where it is, selects the Python by the variable.
+.venv-3.12/bin/python: PYTHON = PYENV_VERSION=3.12 python3.12
+.venv-3.13/bin/python: PYTHON = PYENV_VERSION=3.13 python3.13
 
 .venv/ready-demo: pyproject.toml | .venv/bin/python
 	.venv/bin/python -m pip install --quiet --editable ".[jax,demo]"
@@ -146,6 +178,14 @@ clean:  ## Remove what was made here
 
 .venv-docs/ready: pyproject.toml | .venv-docs/bin/python
 	.venv-docs/bin/python -m pip install --quiet --group docs
+	touch $@
+
+$(PYTHONS:%=.venv-%/ready): .venv-%/ready: pyproject.toml | .venv-%/bin/python
+	.venv-$*/bin/python -m pip install --quiet --group core --editable ".[jax]"
+	touch $@
+
+.venv-package/ready: pyproject.toml | .venv-package/bin/python
+	.venv-package/bin/python -m pip install --quiet --group package
 	touch $@
 
 # Peers, which want other releases of Keras. The second takes some gigabytes.

@@ -1,7 +1,9 @@
 """The exported names of `layertap`, and the modules that using them imports."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,16 @@ def test_the_exported_names():
     assert dir(layertap) == NAMES
     for name in NAMES:
         assert getattr(layertap, name).__name__ == name
+
+
+def test_type_checkers_see_a_use_of_each_name():
+    uses = ast.parse(Path(__file__).with_name("typed_uses.py").read_text("utf-8"))
+    used = {
+        node.attr
+        for node in ast.walk(uses)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "layertap"
+    }
+    assert {*NAMES, "__version__"} - used == set()
 
 
 def test_a_name_that_is_not_there():

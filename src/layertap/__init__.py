@@ -68,6 +68,8 @@ if TYPE_CHECKING:
     from layertap.results.saved import Saved as Saved
     from layertap.results.saved import open as open
 
+    __version__: str
+
 # The module of each name, loaded at first use: `layertap --help` and `layertap.open`
 # need no Keras.
 _EXPORTS = {
@@ -120,6 +122,8 @@ if not TYPE_CHECKING:
         if isinstance(error, type) and issubclass(error, LayertapError | Warning):
             # The names in tracebacks and pickles.
             return error
+        if name == "__version__":
+            return importlib.import_module("importlib.metadata").version("layertap")
         if name not in _EXPORTS:
             raise AttributeError(f"module 'layertap' has no attribute {name!r}")
         if _EXPORTS[name] not in _WITHOUT_KERAS:

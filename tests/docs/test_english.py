@@ -17,7 +17,10 @@ from tests.support.source import (
 )
 
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(
+        ROOT / f"{name}.md"
+        for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")
+    ),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 FILES = [*MODULES, *PAGES]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from layertap.core.address import patterns
 from layertap.core.progress import Show, show_progress
-from layertap.errors import LayertapError, OptionError
+from layertap.errors import LayertapError, OptionError, StoreError
 from layertap.exports.content import Content
 from layertap.exports.projector import metadata_path
 from layertap.pipeline.signals import raise_on_sigterm
@@ -153,8 +153,12 @@ def _folder_next_to(target: Path) -> Iterator[Path]:
         folder = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.exporting"
         folder.mkdir()
         # Another export may remove it before it is locked.
-        with suppress(FileNotFoundError):
-            lock = lock_folder(folder)
+        try:
+            with suppress(FileNotFoundError):
+                lock = lock_folder(folder)
+        except StoreError:
+            folder.rmdir()
+            raise
     try:
         yield folder
     finally:

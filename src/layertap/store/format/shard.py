@@ -9,6 +9,7 @@ import ctypes
 import errno
 import mmap
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ MISSING = 2**64 - 1
 _POPULATE = 22
 # Far above the window that layertap writes.
 _MOST_WINDOW = 2**27
-_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC = None if sys.platform == "win32" else ctypes.CDLL(None, use_errno=True)
 
 
 class ShardError(ValueError):
@@ -151,6 +152,8 @@ class Shard:
 
     def _populate(self, start: int, end: int) -> None:
         """Reads a part of the file into memory, or raises why that is impossible."""
+        if _LIBC is None:
+            return
         start -= start % mmap.PAGESIZE
         # Not by `mmap.madvise`, during which no other thread can run.
         failed = _LIBC.madvise(

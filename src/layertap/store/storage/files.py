@@ -17,6 +17,9 @@ from layertap.store.storage.lock import Lock, WriterRecord, lock_folder
 
 # The end of the name of a new file, until it replaces the old one.
 NEW = ".new"
+# Not on Windows.
+_FOLDER = getattr(os, "O_DIRECTORY", None)
+_PLAINLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _SYNCS_AT_ONCE = 8
 
 
@@ -38,7 +41,7 @@ class LocalStorage(Storage):
     def read(self, name: str) -> bytes:
         """See `Storage`."""
         file = self.folder / name
-        real = os.path.join(os.path.realpath(self.folder), name)  # noqa: PTH118
+        real = str(Path(os.path.realpath(self.folder), name))
         if "/" in name and os.path.realpath(file) != real:
             raise damaged(file, "leads out of the store, by a link")
         try:
@@ -66,7 +69,8 @@ class LocalStorage(Storage):
         top = str(self.folder / folder)
         try:
             for here, folders, files in os.walk(top, onerror=_raise):
-                prefix = "" if here == top else f"{os.path.relpath(here, top)}/"
+                inner = Path(os.path.relpath(here, top)).as_posix()
+                prefix = "" if here == top else f"{inner}/"
                 if prefix and not folders and not files:
                     yield prefix
                 links = [name for name in folders if (Path(here) / name).is_symlink()]
@@ -155,7 +159,7 @@ def open_plainly(file: Path) -> BinaryIO:
     """Opens a file to read, but not through links, and without waiting for a pipe."""
 
     def plainly(path: str, flags: int) -> int:
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return os.open(path, flags | _PLAINLY)
 
     return open(file, "rb", opener=plainly)
 
@@ -176,8 +180,10 @@ def _write(new: Path, content: Iterable[Buffer]) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Makes the names in a folder durable, where folders can be opened."""
+    if _FOLDER is None:
+        return
+    descriptor = os.open(folder, os.O_RDONLY | _FOLDER)
     try:
         os.fsync(descriptor)
     finally:

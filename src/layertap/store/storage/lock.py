@@ -3,12 +3,13 @@
 The operating system locks the folder of a store: the lock ends with its process,
 however that ends. The root's `zarr.json` has a record of the writer, for messages.
 Where a file system can't lock folders, and in a bucket, only the record protects.
+On Windows, stores can be read only.
 """
 
 import errno
-import fcntl
 import os
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Mapping
@@ -17,6 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from layertap.errors import StoreError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 # The errors of file systems that can't lock folders.
 _NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -85,6 +91,7 @@ def lock_abandoned(path: Path) -> Lock | None:
 
 
 def _open_folder(path: Path, lock: bool = True) -> Lock:
+    _require_locks()
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if lock:
@@ -101,9 +108,20 @@ def lock_url(url: str, writer: WriterRecord | None) -> Lock:
     A killed writer on another host can't be distinguished from one at work. It counts
     as killed: if it is at work, its next commit is refused.
     """
+    _require_locks()
     if _is_alive(writer, url):
         raise taken(url, writer)
     return Lock(url)
+
+
+def _require_locks() -> None:
+    """Raises StoreError on systems where stores can be read only."""
+    if fcntl is None:
+        raise StoreError(
+            "Stores and exports can't be written on this system, which can't lock "
+            "folders. Expected Linux or another POSIX system. Received "
+            f"{sys.platform}. Write them there or in WSL, and read the store here."
+        )
 
 
 def _is_alive(writer: WriterRecord | None, path: str) -> bool:
@@ -119,6 +137,8 @@ def _is_alive(writer: WriterRecord | None, path: str) -> bool:
 
 def _start_time(process: int) -> float | None:
     """Returns when a process started; None without it, 0 where that is not known."""
+    if fcntl is None:  # On Windows, `os.kill` would end it.
+        return 0.0
     with suppress(PermissionError):  # Somebody else's process.
         try:
             os.kill(process, 0)
@@ -149,4 +169,5 @@ def _release_inherited() -> None:
         lock.release()
 
 
-os.register_at_fork(after_in_child=_release_inherited)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_inherited)

@@ -150,6 +150,7 @@ class _Equation:
     axes: list[Axis]
 
     def __getitem__(self, parameter: str) -> Any:
+        _require(parameter in self.fewer.params)  # A release of JAX may rename it.
         return self.fewer.params[parameter]
 
     @property
@@ -220,9 +221,8 @@ def _not_along(parameter: str) -> _Rule:
 
     def rule(equation: _Equation) -> Axis:
         axes = equation[parameter]
-        _require(
-            equation.common_axis not in (axes if isinstance(axes, tuple) else [axes])
-        )
+        axes = axes if isinstance(axes, tuple) else (axes,)
+        _require(equation.common_axis not in axes)
         return equation.common_axis
 
     return rule
@@ -338,17 +338,17 @@ def _branches(equation: _Equation) -> list[Axis]:
 
 def _scan(equation: _Equation) -> list[Axis]:
     """Each step must have all rows, and leave them where they are."""
-    constants, carried = (
-        equation["num_consts"],
-        equation["num_consts"] + equation["num_carry"],
-    )
+    if "ft_in" in equation.fewer.params:  # JAX 0.12: three tuples of operands.
+        constants, carries, _ = map(len, equation["ft_in"].unpack())
+    else:
+        constants, carries = equation["num_consts"], equation["num_carry"]
+    carried = constants + carries
     _require(0 not in equation.axes[carried:])
-    steps = [axis and axis - 1 for axis in equation.axes[carried:]]
-    axes = [*equation.axes[:carried], *steps]
+    axes = [*equation.axes[:carried], *(a and a - 1 for a in equation.axes[carried:])]
     outputs = equation.follow(axes, equation["jaxpr"], equation.more.params["jaxpr"])
-    carries, stacked = outputs[: carried - constants], outputs[carried - constants :]
-    _require(carries == equation.axes[constants:carried])
-    return [*carries, *(None if axis is None else axis + 1 for axis in stacked)]
+    state, stacked = outputs[:carries], outputs[carries:]
+    _require(state == equation.axes[constants:carried])
+    return [*state, *(None if axis is None else axis + 1 for axis in stacked)]
 
 
 _RULES: dict[str, _Rule] = {
