@@ -151,8 +151,8 @@ def export(store: str, out: str, **given: Any) -> None:
     "Arrays that the model read, shown as pictures.",
     type=click.Path(),
 )
-@options.one("--labels", "COLUMN", "The column of DATA that the save took as labels.")
-@options.one("--ids", "COLUMN", "The column of DATA that the save took as ids.")
+@options.one("--labels", "COLUMN", "The column of FILE that the save took as labels.")
+@options.one("--ids", "COLUMN", "The column of FILE that the save took as ids.")
 @click.option(
     "--projection",
     type=click.Choice(["pca", "umap"]),
