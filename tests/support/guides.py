@@ -76,7 +76,8 @@ def run(page, folder, backend):
         check=False,
     )
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-6000:]
-    return ended.stdout.split(f"{_MARK}\n")[:-1]
+    printed = ended.stdout.replace(f"{folder}/", "")
+    return printed.split(f"{_MARK}\n")[:-1]
 
 
 def same(shown, printed, *, numbers):
