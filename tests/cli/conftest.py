@@ -25,3 +25,11 @@ def here(files, monkeypatch) -> Path:
     monkeypatch.setattr(sys, "path", sys.path.copy())
     forget_parts()
     return files
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch) -> Path:
+    """The folder of plans that commands keep: not that of the user."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder

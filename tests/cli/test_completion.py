@@ -1,6 +1,7 @@
 """Words are completed at the prompts of bash, zsh and fish."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ import pytest
 
 from layertap.cli import completion, main
 from layertap.planning.join_filter import Kind
+from tests.support.command_files import succeeds
 from tests.support.export_stores import plan_of, store
 
 pytestmark = pytest.mark.one_backend
@@ -76,6 +78,31 @@ OUTPUTS = ["of_float32", "of_int8"]
 )
 def test_words_of_bash(folder, line, expected):
     assert in_bash(*line.split()) == expected
+
+
+def test_names_of_a_plan_that_was_made(here, folder, cache, monkeypatch):
+    monkeypatch.chdir(folder)
+    model = folder / "two.keras"
+    shutil.copy(here / "two.keras", model)
+    line = f"save {model.name} x.npy --before fu".split()
+    assert in_bash(*line) == []
+    succeeds("plan", model)
+    assert in_bash(*line) == ["fusion"]
+    assert len(list(cache.glob("layertap/plans/*.json"))) == 1
+    # A plan of another version of the file is not the plan of this one.
+    os.utime(model, (0, 0))
+    assert in_bash(*line) == []
+
+
+def test_few_plans_are_kept_and_none_is_needed(here, cache, monkeypatch):
+    monkeypatch.setattr(completion, "_MOST_PLANS", 2)
+    for moment in (1, 2, 3):
+        os.utime("two.keras", (moment, moment))
+        succeeds("plan", "two.keras")
+    assert len(list(cache.glob("layertap/plans/*.json"))) == 2
+    shutil.rmtree(cache)
+    cache.touch()
+    succeeds("plan", "two.keras")
 
 
 def offered(shell, words):

@@ -80,6 +80,7 @@ def plan(model: str, rows: int | None, as_json: bool, **given: Any) -> None:
     """Show what a save of MODEL captures. Nothing is computed."""
     chosen = _chosen(given, *_SELECTION, *_EFFECTS)
     planned = layertap.plan(_load(model, given), **chosen)
+    completion.remember(model, planned)
     printing.show(planned.to_json() if as_json else planned.table(rows))
 
 
