@@ -1,6 +1,6 @@
 """The facts that the page of a store shows, computed from the store."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -75,6 +75,8 @@ class JoinFacts:
         numbers: The share of each branch in the numbers of a row.
         norm: Its share in the mean squared norm of the branches.
         attribution: Its share in the size of the attributions, if they were saved.
+        importance: Its share in the rises of the loss when branches are permuted, one
+            by one, if that was measured.
         similarity: Unbiased linear CKA of each pair of the first twelve branches.
         uncertainty: Its standard error, by leaving out an eighth of the rows in turn.
     """
@@ -84,6 +86,7 @@ class JoinFacts:
     numbers: list[float]
     norm: list[float]
     attribution: list[float] | None
+    importance: list[float] | None
     similarity: Floats
     uncertainty: Floats
 
@@ -100,8 +103,13 @@ class PageFacts:
     joins: list[JoinFacts]
 
 
-def page_facts(saved: Saved, method: Method = "pca") -> PageFacts:
-    """Computes the facts of a store from its statistics and a sample of its rows."""
+def page_facts(
+    saved: Saved, method: Method = "pca", rises: Mapping[str, float] | None = None
+) -> PageFacts:
+    """Computes the facts of a store from its statistics and a sample of its rows.
+
+    `rises` has, by address, how much the loss rises when a branch is permuted.
+    """
     names = list(saved.plan.addresses)
     rows = sample_rows(saved, names)
     vectors = {name: read(saved, name, rows) for name in names}
@@ -110,7 +118,7 @@ def page_facts(saved: Saved, method: Method = "pca") -> PageFacts:
         value_facts(saved, name, vectors[name], rows, most, method) for name in names
     ]
     joins = [
-        _join_facts(saved, join, vectors, rows)
+        _join_facts(saved, join, vectors, rows, rises or {})
         for join in saved.plan.joins
         if any(branch.address in vectors for branch in join.branches)
     ]
@@ -162,7 +170,11 @@ def _sampled(vectors: Floats, rows: int) -> Histogram | None:
 
 
 def _join_facts(
-    saved: Saved, join: Join, vectors: dict[str, Floats], rows: Rows
+    saved: Saved,
+    join: Join,
+    vectors: Mapping[str, Floats],
+    rows: Rows,
+    rises: Mapping[str, float],
 ) -> JoinFacts:
     names = [b.address for b in join.branches if b.address in vectors]
     squares = [float(_squares(vectors[name]).sum()) for name in names]
@@ -171,11 +183,15 @@ def _join_facts(
     if all(name in effects for name in names):
         parts = [np.abs(read(saved, effects[n], rows).sum(axis=1)) for n in names]
         attribution = shares([float(part.sum()) for part in parts])
+    importance = None
+    if all(name in rises for name in names):
+        # A loss that falls does so by chance, and counts as zero.
+        importance = shares([max(rises[name], 0.0) for name in names])
     drawn = [vectors[name] for name in names[:MOST_BRANCHES]]
     similarity, uncertainty = similarities(drawn)
     return JoinFacts(
         *(join, names, shares([vectors[n].shape[1] for n in names]), shares(squares)),
-        *(attribution, similarity, uncertainty),
+        *(attribution, importance, similarity, uncertainty),
     )
 
 

@@ -79,13 +79,15 @@ class Strip:
 
 
 def strips(facts: JoinFacts) -> list[Strip]:
-    """Returns the shares of the branches in the numbers, the norm and attributions.
+    """Returns the shares of the branches in the numbers, the norm and more.
 
     Of many branches, those that are not drawn are one grey part.
     """
     known = [("numbers", facts.numbers), ("norm", facts.norm)]
     if facts.attribution is not None:
         known.append(("attribution", facts.attribution))
+    if facts.importance is not None:
+        known.append(("importance", facts.importance))
     return [Strip(name, _parts(facts, name, shares)) for name, shares in known]
 
 

@@ -22,6 +22,7 @@ def report(
     against: Saved | str | os.PathLike[str] | None = None,
     *,
     inputs: Any = None,
+    importance: Any = None,
     projection: Method = "pca",
     overwrite: bool = False,
 ) -> Path:
@@ -47,6 +48,9 @@ def report(
             entry for each row of the store, in any structure. Pictures have the shape
             `(rows, height, width)`, also with one, three or four channels, first or
             last. Needs Keras, to check that they are the inputs of the store.
+        importance: What `layertap.importance` returned for these values. The page then
+            has the share of each branch in the rises of the loss when branches are
+            permuted.
         projection: How rows are placed in a plane: `"pca"`, by their two largest
             principal components; or `"umap"`, so that rows that are neighbours stay
             neighbours, which needs `pip install "layertap[umap]"`. Of rows with more
@@ -59,7 +63,8 @@ def report(
 
     Raises:
         OptionError: If the file exists, the recording is empty, `inputs` differs from
-            those of the store, or there is no such projection.
+            those of the store, `importance` is of other values, or there is no such
+            projection.
         DataError: If `inputs` has another number of rows.
         BackendMissingError: If UMAP is wanted, and not installed.
         StoreError: If the store can't be read, or the file not be written.
@@ -83,7 +88,7 @@ def report(
         )
     if projection == "umap":
         library()
-    page = page_facts(saved, projection)
+    page = page_facts(saved, projection, _rises(importance, saved))
     content = page_content(page, other, steps, inputs)
     new = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.new")
     try:
@@ -98,6 +103,19 @@ def report(
         with suppress(OSError):
             new.unlink()
     return target
+
+
+def _rises(importance: Any, saved: Saved) -> dict[str, float]:
+    """Returns how much the loss rises when a branch is permuted, by address."""
+    branches = () if importance is None else getattr(importance, "branches", ())
+    found = {one.address: one.permuted["loss"].mean for one in branches}
+    if importance is not None and not found.keys() & {*saved.plan.addresses}:
+        raise OptionError(
+            f"`importance=` has no branch of {saved.path}. Expected what "
+            f"`layertap.importance` returns for these values. Received "
+            f"{type(importance).__name__}."
+        )
+    return found
 
 
 def _checked(path: Any, overwrite: bool) -> Path:
