@@ -199,7 +199,7 @@ class Tap:
         return Values(plan, found, labels, batch.ids)
 
     def predict(self, x: Any, replace: Mapping[str, Replacement] | None = None) -> Any:
-        """Computes what the model returns with other values in the place of its own.
+        """Computes the outputs of the model when other values replace its own.
 
         The model is not changed. It is compiled once for each set of addresses and of
         functions; other arrays at the same addresses compile nothing.
