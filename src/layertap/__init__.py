@@ -1,4 +1,4 @@
-"""Saves what flows into every concatenation of a Keras model.
+"""Saves the values of the branches of a Keras model, before they are joined.
 
 ```python
 import layertap

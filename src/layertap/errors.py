@@ -60,7 +60,7 @@ class PartialWarning(UserWarning):
 
 
 class ListeningError(ModelError):
-    """Keras or the model did something that tracing does not know."""
+    """Keras or the model did something that tracing does not support."""
 
 
 class ModelFileError(LayertapError, ValueError):

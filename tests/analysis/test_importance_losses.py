@@ -115,6 +115,17 @@ def test_what_can_not_be_evaluated_is_refused(saved):
 
 
 @pytest.mark.one_backend
+def test_the_error_of_a_complete_subclassed_model_says_to_pass_its_head(saved):
+    class Complete(keras.Model):
+        def call(self, x):
+            return x["image"]
+
+    with pytest.raises(OptionError, match="pass the head") as raised:
+        layertap.importance(saved, Complete(), loss="mse")
+    assert "\x1b" not in str(raised.value)
+
+
+@pytest.mark.one_backend
 def test_a_loss_of_the_users_own_may_accept_nan(broken):
     def of_known(y: Any, output: Any) -> Any:
         known = keras.ops.isfinite(y) & keras.ops.isfinite(output)

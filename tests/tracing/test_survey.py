@@ -82,6 +82,21 @@ def test_where_no_stand_in_fits_the_input_is_named():
     assert layertap.plan(model, like=seven).joins[0].branches[0].shape == (None, 42)
 
 
+class Two(keras.Model):
+    """A subclassed model of two inputs."""
+
+    def call(self, inputs):
+        x, y = inputs
+        return ops.concatenate([x, y], axis=-1)
+
+
+def test_an_error_names_the_form_of_several_inputs_of_a_subclassed_model():
+    x, y = np.ones((4, 3), "float32"), np.ones((4, 2), "float32")
+    with pytest.raises(ListeningError, match="pass several inputs as a list"):
+        layertap.plan(Two(), like=(x, y))
+    assert layertap.plan(Two(), like=[x, y]).joins[0].shape == (None, 5)
+
+
 def beside(layer, size):
     """Makes a model with a layer whose own joins differ from pass to pass."""
     x = keras.Input((*size,), name="x")

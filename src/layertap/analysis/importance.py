@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,7 @@ from layertap.results.saved import open as open_saved
 from layertap.results.statistics import similarity
 from layertap.results.statistics.moments import Statistics, shares
 from layertap.results.training.selection import Globs, select_rows, select_targets
+from layertap.tracing.model_structure import functional
 
 Metrics = dict[str, float]
 
@@ -187,10 +189,18 @@ class _Measurement:
         except Exception as error:  # The loss, the metrics and the head are a user's.
             if isinstance(error, LayertapError):
                 raise
-            raise OptionError(
+            # Keras prints a part of its messages in bold.
+            plain = re.sub(r"\x1b\[\d*m", "", str(error))
+            message = (
                 f"{self.model.head.name!r} can't be evaluated on the saved values and "
-                f"labels: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            ) from error
+                f"labels: {type(error).__name__}: {' '.join(plain.split())[:300]}"
+            )
+            if functional(self.model.head) is None:
+                message += (
+                    "\nFor a complete model, pass the head: "
+                    "layertap.split(model, before=…)."
+                )
+            raise OptionError(message) from error
         for part in ("arrays", "targets"):
             if math.isfinite(base["loss"]):
                 break

@@ -41,9 +41,8 @@ class BranchImportance:
         width_share: Its share of the size of the join along its axis; None for joins
             without one.
         norm_share: Its share of the mean squared norm of all the join's branches.
-        attributed: Its share of the sum of the mean sizes of the parts that the
-            branches of its join have in the target of the saved attributions; None
-            without these.
+        attributed: Its share of the absolute saved attributions of its join's
+            branches; None without attributions.
         dead: How many of its units are constant over all rows.
         units: How many numbers a row of it has.
         nan: How many NaN it has.

@@ -58,8 +58,8 @@ def verify(
     should therefore be identical, bit for bit.
 
     Saved gradients are recomputed, and those of the first batch are compared with
-    finite differences: the target when a value is a little larger and smaller. What
-    saved attributions add up to is compared with the change of the target.
+    finite differences. The sum of saved attributions is compared with the change of the
+    target.
 
     Args:
         saved: The saved values, or the path of their store.

@@ -44,10 +44,10 @@ layertap verify layertap-demo/digits.zarr""",
 )
 @click.version_option(package_name="layertap")
 def main() -> None:
-    """Save what flows into every concatenation of a Keras model.
+    """Save the values of the branches of a Keras model, before they are joined.
 
-    Keras' backend is the one that KERAS_BACKEND names. Exit status: 0 success,
-    1 checked and found wrong, 2 bad input, 3 done but some values are missing.
+    KERAS_BACKEND selects the backend of Keras. Exit status: 0 for success, 1 if a
+    check found a difference, 2 for bad input, 3 if some values are missing.
     """
 
 
@@ -57,7 +57,7 @@ def main() -> None:
 def demo(folder: str, verbose: bool) -> None:
     """Train a small network on digits and save its branches.
 
-    Leaves the model, the data and the store in FOLDER, to try more commands on.
+    Writes a model, its data and a store to FOLDER, for the other commands to use.
     """
     require_keras()
     from layertap.cli.demo import run
@@ -77,7 +77,7 @@ def demo(folder: str, verbose: bool) -> None:
 @options.json
 @options.model
 def plan(model: str, rows: int | None, as_json: bool, **given: Any) -> None:
-    """Show what a save of MODEL captures. Nothing is computed."""
+    """Show the values that a save of MODEL captures. Needs no data."""
     chosen = _chosen(given, *_SELECTION, *_EFFECTS)
     planned = layertap.plan(_load(model, given), **chosen)
     completion.remember(model, planned)
@@ -154,7 +154,7 @@ def save(model: str, data: str, output: str, **given: Any) -> None:
 @options.store
 @options.one("--model", "MODEL", "The model of the save.", type=click.Path())
 @options.one("--data", "DATA", "The data of the save.", type=click.Path())
-@options.number("--rows", 0, "How many, about; by default 1024; 0: all.", default=1024)
+@options.number("--rows", 0, "About how many; by default 1024; 0 is all.", default=1024)
 @options.data
 @options.functions
 @options.json
@@ -164,7 +164,7 @@ def verify(
 ) -> None:
     """Recompute rows of STORE and compare.
 
-    Without --model and --data, every file is read and compared with its checksums.
+    Without --model and --data, compare every file with its checksums.
     """
     if (model is None) != (data is None):
         raise click.UsageError("--model and --data go together.")
@@ -195,12 +195,12 @@ def verify(
 @options.several(
     "--branches",
     "GLOB",
-    "Branches, by address or what they come from.",
+    "Branches, by address or by their layer.",
     shell_complete=completion.branches,
 )
 @options.several("--metric", "NAME", "A metric, with --loss.")
 @options.number("--repeats", 1, "Permutations of each branch; by default 5.", default=5)
-@options.number("--seed", 0, "For other permutations.", default=0)
+@options.number("--seed", 0, "Selects other permutations.", default=0)
 @click.option(
     "--rows",
     type=options.row_range,
@@ -213,9 +213,9 @@ def verify(
 def importance(store: str, model: str, rows: slice | None, **given: Any) -> None:
     """Show how much MODEL depends on each branch in STORE.
 
-    STORE has the branches of MODEL. If connections run past the join, it was saved
-    with --for-head. MODEL may also be just the head. Use rows that MODEL was not
-    trained on.
+    STORE must have the branches of MODEL. If tensors bypass the join, save it with
+    --for-head. MODEL is the complete model or only the head. Use rows that MODEL
+    was not trained on.
     """
     saved = layertap.open(store)
     loaded = _load(model, given)

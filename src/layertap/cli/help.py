@@ -18,9 +18,9 @@ _MANY = 12
 # Words in capitals that several commands have, in the order in which they are shown.
 _WORDS = {
     "DATA": "a .npy, .npz or .parquet file, Zarr, a folder of images, CALLABLE",
-    "GLOB": "a name or a pattern, as 'encoder/*'; pass it once or several times",
+    "GLOB": "a name or a pattern, such as 'encoder/*'; may be repeated",
     "OF": "a number for each row: loss, the index of an output, or CALLABLE",
-    "CALLABLE": "a function or class of Python, as package.module:callable",
+    "CALLABLE": "a Python function or class, written package.module:callable",
 }
 
 

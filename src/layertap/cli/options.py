@@ -187,7 +187,7 @@ model_file = click.argument("model", type=click.Path())
 reduce = one(
     "--reduce",
     "HOW",
-    "avg or max of channels, flatten, or CALLABLE.",
+    "avg or max per channel, flatten, or CALLABLE.",
     shell_complete=completion.words("avg", "max", "flatten"),
 )
 
@@ -201,13 +201,13 @@ targets = _group(
     one(
         "--attributions",
         "OF",
-        "Save each value's part in OF, too.",
+        "Save how much each value adds to OF, too.",
         shell_complete=completion.words("loss"),
     ),
 )
 
 functions = _group(
-    one("--reduce", "CALLABLE", "The function of the save, if it had one."),
+    one("--reduce", "CALLABLE", "The function passed to save, if any."),
     one("--gradients", "CALLABLE", "The same for gradients."),
     one("--attributions", "CALLABLE", "The same for attributions."),
 )
@@ -216,9 +216,9 @@ line = _group(
     click.option(
         "--baseline",
         type=click.Choice(["zero", "mean"]),
-        help="Where attributions begin; by default zero.",
+        help="Start of the attributions; by default zero.",
     ),
-    number("--steps", 1, "Of attributions; by default as needed."),
+    number("--steps", 1, "Attribution steps; by default as needed."),
 )
 
 model = _group(
@@ -233,7 +233,7 @@ data = _group(
     one(
         "--preprocess",
         "CALLABLE",
-        "What the model needs done to images.",
+        "Preprocesses images for the model.",
     ),
     flag("--skip-bad", "Leave out images that can't be decoded."),
 )
@@ -258,7 +258,7 @@ selection = _group(
         default=["concatenate"],
         shell_complete=completion.words(*completion.JOINS, "all"),
     ),
-    flag("--for-head", "Save also what runs past the joins to a head."),
+    flag("--for-head", "Also save tensors that bypass the joins."),
     click.option(
         "--dtype",
         type=click.Choice(["float16", "bfloat16"]),
@@ -271,11 +271,11 @@ ray = _group(
     one(
         "--ray",
         "[ADDRESS]",
-        "Save on Ray: at ADDRESS, RAY_ADDRESS, or here.",
+        "Use Ray at ADDRESS, RAY_ADDRESS, or here.",
         is_flag=False,
         flag_value="",
     ),
-    number("--workers", 1, "On Ray; by default one a CPU or GPU."),
+    number("--workers", 1, "Workers; by default one per CPU or GPU."),
     one(
         "--num-gpus",
         "N",

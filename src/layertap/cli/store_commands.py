@@ -49,7 +49,7 @@ layertap diff layertap-demo/digits.zarr half.zarr""",
 @options.several(
     "--pair",
     "NAME NAME",
-    "A name in A, and the same in B.",
+    "A name in A, and its name in B.",
     nargs=2,
     shell_complete=completion.paths,
 )
@@ -69,7 +69,7 @@ def diff(
 @options.store
 @options.verbose
 def clean(store: str, verbose: bool) -> None:
-    """Remove what stopped saves left in STORE. Its rows stay."""
+    """Remove files that stopped saves left in STORE. Keep its rows."""
     from layertap.core import tables, text
     from layertap.store.location import exists
     from layertap.store.writing.clean import clean as clean_store
@@ -140,7 +140,7 @@ def export(store: str, out: str, **given: Any) -> None:
     required=True,
     metavar="PAGE",
     type=click.Path(),
-    help="The file, as page.html.",
+    help="The file, such as page.html.",
 )
 @options.one(
     "--against", "OTHER", "Another store, to compare with.", type=completion.Folder()
@@ -151,13 +151,13 @@ def export(store: str, out: str, **given: Any) -> None:
     "Arrays that the model read, shown as pictures.",
     type=click.Path(),
 )
-@options.one("--labels", "COLUMN", "The column of FILE that the save took as labels.")
-@options.one("--ids", "COLUMN", "The column of FILE that the save took as ids.")
+@options.one("--labels", "COLUMN", "The column of FILE with the labels of the save.")
+@options.one("--ids", "COLUMN", "The column of FILE with the ids of the save.")
 @click.option(
     "--projection",
     type=click.Choice(["pca", "umap"]),
     default="pca",
-    help="How rows are placed in a plane; by default pca.",
+    help="Projection of the rows; by default pca.",
 )
 @options.flag("--overwrite", "Replace PAGE.")
 @options.verbose

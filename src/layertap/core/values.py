@@ -46,7 +46,7 @@ class PlannedValues(Mapping[str, AnyArray], Generic[AnyArray]):
         return self.plan.missing
 
     def before(self, join: str, *, partial: bool = False) -> dict[str, AnyArray]:
-        """Returns the branches of one join in their order, by their makers.
+        """Returns the branches of one join in order, by the operation that made each.
 
         Args:
             join: The path of the join.
@@ -76,10 +76,10 @@ class PlannedValues(Mapping[str, AnyArray], Generic[AnyArray]):
 
     @property
     def gaps(self) -> dict[str, Array]:
-        """What the attributions of each row miss, by the join or output they are of.
+        """The error of the sum of attributions in each row, by join or output.
 
-        It is a share of the larger of the target at the baseline and at the values, and
-        of the sizes of the parts, if these are larger.
+        It is relative to the target at the baseline or at the values, or to the sizes
+        of the parts, whichever is largest.
         """
         if not self.plan.lines:
             return {}

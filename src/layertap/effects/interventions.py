@@ -1,4 +1,4 @@
-"""Interventions: what a model returns with other values in the place of its own."""
+"""Interventions: the outputs of a model when other values replace its own."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal

@@ -43,7 +43,7 @@ def export(
     overwrite: bool = False,
     progress: Show | None = None,
 ) -> Path:
-    """Exports saved values to one file that other tools read: the suffix says which.
+    """Exports saved values to one file for other tools; the suffix selects the format.
 
     - `.parquet`: a column for each value. A row is a list of its numbers, flat.
     - `.h5`: a data set for each value, in groups: `file["fusion/in/0"]`.

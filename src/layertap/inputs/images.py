@@ -42,8 +42,8 @@ def images(
     The images are all files below the folder with a suffix that Pillow reads, in the
     order of their paths. Hidden files and folders are left out. `keras.utils.load_img`
     reads them: as numbers from 0 to 255, without regard to an orientation in the file,
-    and only the first image of a moving picture or of many pages. Of 16 bits, the upper
-    8 are kept.
+    and only the first frame or page of a file. Of images with 16 bits, the upper 8 bits
+    are kept.
 
     A save of the result has the images' paths as ids. If all images are in sub-folders,
     their numbers are the labels, and `class_names` of the saved values has the names.

@@ -122,26 +122,26 @@ def save(
         ids: One integer or string for each row, saved with the values. Or the column of
             the ids, by default `"ids"` in the same way.
         for_head: See `layertap.plan`.
-        gradients: With which number of each row to save the gradients of all values,
-            see `layertap.plan`: `gradients` of the result. The sum of the numbers is
-            differentiated once for each batch; where rows influence each other, a
-            gradient is refused. Gradients have the shape of their value, and are
-            reduced and narrowed like it; those of float16 are computed with a scaled
-            target where that is necessary, and have float32.
-        attributions: With which number of each row to save the attributions of all
-            values, in the same forms: `attributions` of the result. They are
-            integrated gradients (Sundararajan, Taly, Yan 2017): the values go on a
-            straight line from a baseline to what they are, the branches of one join
-            together. In each row, all numbers of these branches add up to the change
-            of that number from there; `gaps` of the result has what they miss.
-        baseline: Where the line begins: `"zero"`; `"mean"`, the mean of each unit over
+        gradients: The number of each row whose gradients to all values are saved, see
+            `layertap.plan`. `gradients` of the result has them. The sum of the numbers
+            is differentiated once for each batch; if rows influence each other, a
+            gradient is refused. Gradients have the shape of their value, and `reduce`
+            and `dtype` apply to them. Those of float16 are stored in float32; the
+            target is scaled if necessary.
+        attributions: The number of each row that is attributed to all values, in the
+            same forms. `attributions` of the result has them. They are integrated
+            gradients (Sundararajan, Taly, Yan 2017) on a straight line from a baseline
+            to the values; the branches of one join move together. In each row, the
+            attributions of these branches add up to the change of the number from the
+            baseline. `gaps` of the result has the remaining difference.
+        baseline: The start of the line: `"zero"`; `"mean"`, the mean of each unit over
             the data, which are read once more; or an array by address, of the shape of
             a value's row.
-        steps: How many gradients on each line. By default 16 and, in rows whose parts
-            do not add up to 1e-5 then, as many more as it takes, up to about 2,000;
-            where the model computes in 16 bits, their rounding is accepted.
-        resume: Whether to resume the store of a run that stopped, or whose data have
-            more rows by now. Otherwise it must be overwritten.
+        steps: How many gradients to average on each line. By default 16. Rows whose
+            attributions do not add up within 1e-5 get more, up to about 2,000. If the
+            model computes in 16 bits, its rounding is accepted.
+        resume: Whether to resume the store of a run that stopped, or whose data now
+            have more rows. Otherwise it must be overwritten.
         overwrite: Whether to replace the store of another run; with `resume=False`,
             any store.
         progress: Whether to show progress: by default on terminals and in notebooks

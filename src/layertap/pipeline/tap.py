@@ -160,7 +160,7 @@ class Tap:
         return {name: tensors[name] for name in compute.plan.addresses}
 
     def gradients(self, x: Any, of: Of, y: Any = None) -> Values:
-        """Computes the gradients of a number of each row with respect to all values.
+        """Computes the gradients of one number per row with respect to all values.
 
         Each row has its own: the sum of the numbers is differentiated once. They are
         compiled once for each shape and target.
@@ -199,14 +199,14 @@ class Tap:
         return Values(plan, found, labels, batch.ids)
 
     def predict(self, x: Any, replace: Mapping[str, Replacement] | None = None) -> Any:
-        """Computes what the model returns with other values in the place of its own.
+        """Computes the outputs of the model when other values replace its own.
 
         The model is not changed. It is compiled once for each set of addresses and of
         functions; other arrays at the same addresses compile nothing.
 
         Args:
             x: See `__call__`.
-            replace: By address, what to put in the place of a value: an array of its
+            replace: By address, the replacement of a value: an array of its
                 shape `(rows, *value shape)`; `"zero"`; `"mean"`, the mean of the rows
                 of `x`; or a function of the tensor with `keras.ops`, which keeps its
                 shape. It is traced with the model: random numbers that it draws are

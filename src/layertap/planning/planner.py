@@ -95,13 +95,13 @@ def plan(
             a layer, that keeps the rows. The plan has shapes, dtypes and bytes after
             `reduce`, then `dtype`.
         for_head: Whether to include all inputs of the head of `layertap.split`: also
-            the values of connections that run past the joins.
-        gradients: With which number of each row to store the gradients of all values:
+            the tensors that bypass the joins.
+        gradients: The number of each row whose gradients to all values are stored:
             `"loss"`, the compiled loss of that row alone; the index of an output; or a
             function of the outputs that returns one number for each row. See
             `layertap.save`.
-        attributions: With which number of each row to store the attributions of all
-            values, in the same forms. See `layertap.save`.
+        attributions: The number of each row that is attributed to all values, in the
+            same forms. See `layertap.save`.
         baseline: See `layertap.save`.
         steps: See `layertap.save`.
 

@@ -18,7 +18,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """The statistics of one value over steps, each an array with a number a step.
+    """The statistics of one value over the steps: arrays with one number per step.
 
     Attributes:
         steps: The steps that have the value, int64 of shape `(steps,)`.

@@ -31,20 +31,19 @@ from layertap.tracing.model_structure import input_specs
 class Recorder(keras.callbacks.Callback):
     """Records the values of some data during `fit`: a store for each step.
 
-    At the end of every epoch, or every so many batches, it saves what `layertap.save`
-    saves with the weights of that moment. The forward pass is compiled once. Model,
-    optimizer and random state are left as they are.
+    At the end of every epoch, or after every n batches, it writes the store that
+    `layertap.save` writes with the weights of that moment. The forward pass is compiled
+    once. Model, optimizer and random state do not change.
 
-    A store is named by its step: how often the weights had been updated
-    (`model.optimizer.iterations`). Where a `train_step` of the model's own leaves that
-    optimizer alone, batches are counted. A later `fit` goes on after the steps that are
-    there. So does a training that was killed and that
-    `keras.callbacks.BackupAndRestore` restores: steps after the restored one are
-    recorded again.
+    A store is named by its step: the number of weight updates so far
+    (`model.optimizer.iterations`). If the model's own `train_step` does not use that
+    optimizer, batches are counted. A later `fit` continues after the existing steps. So
+    does a killed training that `keras.callbacks.BackupAndRestore` restores: steps after
+    the restored one are recorded again.
 
     Wrong arguments raise before the first batch. A later error, such as a full disk,
-    does not end the training. The step is missed, the first time with a warning, and
-    `missed` of the recording says why.
+    does not end the training. The step is skipped, the first time with a warning, and
+    `missed` of the recording has the reason.
 
     Args:
         x: The data to record, as `layertap.save` accepts them. They are read at each

@@ -29,9 +29,9 @@ _OPEN = 8
 
 
 class Recording(Mapping[int, Saved], tables.Tabular):
-    """What a `layertap.Recorder` left: a read-only mapping of stores by step.
+    """The stores that a `layertap.Recorder` wrote: a read-only mapping by step.
 
-    A step is how often the weights had been updated: `model.optimizer.iterations`. The
+    A step is the number of weight updates so far: `model.optimizer.iterations`. The
     mapping has the steps that were complete when it was opened, in order. Keras is not
     needed.
 

@@ -23,10 +23,10 @@ def grad_cam(
     *,
     data_format: Literal["channels_last", "channels_first"] | None = None,
 ) -> NDArray[np.float32]:
-    """Returns, for each row, where in the maps of a value the target comes from.
+    """Returns Grad-CAM maps: the places in a value that raise the target, by row.
 
-    Each channel is weighted with the mean of its gradient, and the sum over the
-    channels, as far as it is positive, is the map (Selvaraju et al. 2017, "Grad-CAM:
+    Each channel is weighted with the mean of its gradient. The map is the sum over the
+    channels, with negative numbers set to zero (Selvaraju et al. 2017, "Grad-CAM:
     Visual Explanations from Deep Networks via Gradient-based Localization").
 
     Args:

@@ -46,9 +46,9 @@ class SavedDatasets(SavedRows):
             outputs: Globs over paths of operations, whose outputs are `x`; with
                 `before`, both are. By default, all outputs of a store without joins.
             joined: Whether `x` is one array: the concatenated branches of the one
-                chosen join, for heads that know nothing of branches.
+                chosen join, for heads with a single input.
             inputs: Arrays with one entry for each row of the store, in any structure.
-                They are `x` then, and the values are `y`: so another model learns to
+                Then they are `x`, and the values are `y`: another model learns to
                 compute them. A dictionary of `labels` is added to them.
             batch_size: Rows per batch.
             shuffle: Whether to shuffle the store's blocks, and the rows in each block,
@@ -58,8 +58,8 @@ class SavedDatasets(SavedRows):
                 `fit` gives batches of the same rows in random order.
             seed: Makes the random orders repeatable. `dataset.epoch` is the number of
                 the current order; `fit` begins with 1, because it ends an epoch first.
-            rows: Which rows, for validation say: a range, a slice, a list of row
-                numbers (also repeated), or one boolean for each row.
+            rows: Which rows to read, such as those for validation: a range, a slice, a
+                list of row numbers (also repeated), or one boolean for each row.
             labels: True for the saved labels, if any; False for none, as for `predict`;
                 or an array, or a dictionary or list of arrays, with one entry for each
                 row of the store.

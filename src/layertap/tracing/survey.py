@@ -147,7 +147,10 @@ def _with_rows(
         # The model may not accept one row more than the known number.
         if len(traces) == 2 or (traces and rows is not None and not opened):
             return replace(merge(traces), any_rows=len(traces) == 2)
-    shapes = (f"{s.name} {s.shape} {s.dtype}" for s in keras.tree.flatten(specs))
+    leaves = keras.tree.flatten(specs)
+    shapes = [f"{s.name} {s.shape} {s.dtype}" for s in leaves]
+    # A subclassed model of several inputs may have got the first member of a tuple.
+    lone = len(leaves) == 1 and functional(model) is None
     tried = ", ".join(str(size) for size, _ in STAND_INS)
     raise ListeningError(
         f"{model.name!r} ({type(model).__name__}) with {', '.join(shapes)} can't be "
@@ -157,6 +160,7 @@ def _with_rows(
         + "If the model expects other shapes, pass data that have them"
         # Without data, or with inputs of open sizes.
         + (": plan(model, like=x)." if rows is None else ".")
+        + (" A tuple is (x, y): pass several inputs as a list." if lone else "")
     ) from first
 
 
