@@ -244,6 +244,12 @@ def test_other_baselines_and_steps_are_refused(options, message):
         layertap.capture(build(squares), X, attributions=0, **options)
 
 
+@pytest.mark.parametrize("argument", ["gradients", "attributions"])
+def test_a_target_of_another_kind_is_refused_by_the_name_of_its_argument(argument):
+    with pytest.raises(OptionError, match=f"`{argument}` is invalid. Expected 'loss'"):
+        layertap.plan(build(squares), **{argument: True})
+
+
 def test_the_mean_needs_data_that_can_be_read_twice():
     with pytest.raises(OptionError, match="can be read only once"):
         layertap.capture(build(squares), iter([X]), attributions=0, baseline="mean")

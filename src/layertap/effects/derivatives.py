@@ -101,5 +101,6 @@ def derivatives(
     steps: int | None = None,
 ) -> Derivatives:
     """Returns the derivatives that the arguments of a save ask for."""
-    both = [None if of is None else Target(of) for of in (gradients, attributions)]
+    passed = {"gradients": gradients, "attributions": attributions}
+    both = [None if of is None else Target(of, name) for name, of in passed.items()]
     return Derivatives(both[0], both[1], baseline, steps)

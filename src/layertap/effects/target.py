@@ -32,6 +32,8 @@ class Target:
     """
 
     of: Any
+    # The argument that selected it, for messages.
+    argument: str = "of"
     # By the ids of the arguments of `compile`: these, and the loss that was built.
     _built: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -41,9 +43,9 @@ class Target:
         if (index and self.of >= 0) or named or callable(self.of):
             return
         raise OptionError(
-            "`of` is invalid. Expected 'loss', the index of an output such as 3, or a "
-            "function of the outputs that returns one number for each row. Received "
-            f"{self.of!r}."
+            f"`{self.argument}` is invalid. Expected 'loss', the index of an output "
+            "such as 3, or a function of the outputs that returns one number for each "
+            f"row. Received {self.of!r}."
         )
 
     @property
@@ -115,8 +117,8 @@ class Target:
             raise
         except Exception as error:  # A function may raise anything.
             raise OptionError(
-                "`of` does not accept the outputs of the model. It raised "
-                f"{type(error).__name__}: {error}"
+                f"`{self.argument}` does not accept the outputs of the model. It "
+                f"raised {type(error).__name__}: {error}"
             ) from error
         shape = tuple(getattr(numbers, "shape", ()))
         if len(shape) == 2 and shape[1] == 1:
@@ -124,9 +126,10 @@ class Target:
         rows = keras.tree.flatten(outputs)[0].shape[0]
         if len(shape) != 1 or (None not in (rows, shape[0]) and rows != shape[0]):
             raise OptionError(
-                "`of` does not return one number for each row. Expected a tensor of "
-                f"shape (rows,). Received {tables.shape(shape) if shape else numbers}. "
-                "Take the sum over the other axes, say."
+                f"`{self.argument}` does not return one number for each row. Expected "
+                "a tensor of shape (rows,). Received "
+                f"{tables.shape(shape) if shape else numbers}. Take the sum over the "
+                "other axes, say."
             )
         return numbers
 
@@ -137,9 +140,10 @@ class Target:
             return leaves[0][:, int(self.of)]
         received = ", ".join(tables.shape(tuple(leaf.shape)) for leaf in leaves)
         raise OptionError(
-            "`of` is not an index of the outputs. Expected a model that returns (rows, "
-            f"more than {self.of}). Received one that returns {received}. Pass a "
-            "function of the outputs, such as lambda outputs: outputs[:, 0, 3]."
+            f"`{self.argument}` is not an index of the outputs. Expected a model that "
+            f"returns (rows, more than {self.of}). Received one that returns "
+            f"{received}. Pass a function of the outputs, such as "
+            "lambda outputs: outputs[:, 0, 3]."
         )
 
 

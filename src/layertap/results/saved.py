@@ -5,7 +5,9 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from layertap.core import text
+from rich.table import Table
+
+from layertap.core import tables, text
 from layertap.core.values import unknown_address
 from layertap.errors import AddressError
 from layertap.results.manifest import STATISTICS, report_damage
@@ -213,8 +215,8 @@ class Saved(SavedDatasets):
         )
 
 
-class _KnownStatistics(dict[str, Statistics]):
-    """Statistics by address; the error for others says why there are none."""
+class _KnownStatistics(tables.Tabular, dict[str, Statistics]):
+    """Statistics by address, a table; the error for others says why there are none."""
 
     def __init__(self, saved: Saved, known: Mapping[str, Statistics]) -> None:
         super().__init__(known)
@@ -227,14 +229,13 @@ class _KnownStatistics(dict[str, Statistics]):
         why = "its numbers are complex" if saved.complete else "the save has not ended"
         raise AddressError(f"{name} has no statistics: {why}.")
 
-    def _repr_html_(self) -> str:
-        from layertap.core.display import html
-
+    def table(self) -> Table:
+        """Returns the table for `rich` to print."""
         plan = self._saved.plan
         made_by = {
             value.address: value.made_by for value in (*plan.values, *plan.derived)
         }
-        return html.display(table.table(self, made_by))
+        return table.table(self, made_by)
 
 
 def open(path: Saved | str | os.PathLike[str]) -> Saved:

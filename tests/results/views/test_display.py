@@ -97,6 +97,8 @@ def test_statistics_are_a_table(path):
         array = expected(name)
         largest = array[np.isfinite(array)].max()
         assert maxima[name].text == f"{float(largest):.4g}"
+        line = next(n for n in str(saved.statistics).splitlines() if name in n)
+        assert maxima[name].text in line.split()
 
 
 def test_a_store_that_is_not_complete(tmp_path):
