@@ -11,7 +11,8 @@ pytestmark = [pytest.mark.one_backend, pytest.mark.campaign(alone=True)]
 
 # The printed output of the pages is JAX's.
 BACKEND = "jax"
-PAGES = [page for page in sorted(guides.DOCS.glob("*.md")) if guides.blocks(page)]
+PAGES = [guides.DOCS.parent / "README.md", *sorted(guides.DOCS.glob("*.md"))]
+PAGES = [page for page in PAGES if guides.blocks(page)]
 # Numbers of a training differ between machines, and so do rows of a killed save.
 VARYING = (".fit(", "layertap demo", "os.kill(")
 
