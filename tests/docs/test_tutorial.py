@@ -104,7 +104,7 @@ def test_the_guide_to_exports_reads_each_format_back(tmp_path):
 def test_the_guide_to_plots_draws_its_pictures(tmp_path):
     from PIL import Image
 
-    printed = printed_by(DOCS / "plots.md", 5, tmp_path)
+    printed = printed_by(DOCS / "plots.md", 6, tmp_path)
     assert printed.splitlines()[-3:] == [
         "fusion/in/1, recording run",
         "made by read, model reader, 10 steps",
