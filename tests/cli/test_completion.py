@@ -105,6 +105,12 @@ def test_few_plans_are_kept_and_none_is_needed(here, cache, monkeypatch):
     succeeds("plan", "two.keras")
 
 
+def test_a_path_without_an_end_is_no_error(tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    completion.remember(str(loop), plan_of([]))
+
+
 def offered(shell, words):
     """Returns what layertap answers a shell."""
     line = ["layertap", *words]

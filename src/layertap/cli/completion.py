@@ -91,8 +91,8 @@ def names(of: "Callable[[Plan], Iterable[str]]") -> _Complete:
 
 def remember(model: str, plan: "Plan") -> None:
     """Keeps the plan of a model file in the user's cache, to complete its names."""
-    # A convenience: where there is no place for it, there is none.
-    with suppress(OSError):
+    # Completion is a convenience: a machine without a home still shows the plan.
+    with suppress(OSError, RuntimeError):
         file = _file_of(model)
         file.parent.mkdir(parents=True, exist_ok=True)
         new = file.with_suffix(f".{os.getpid()}")
