@@ -182,6 +182,19 @@ if BACKEND == "torch":
         assert_close(values[f"{NAME}@2/in/0"], np.maximum(first, 0))
         assert_close(values[f"{NAME}@2/in/1"], left + 1)
 
+    def test_a_model_that_changes_its_inputs_leaves_the_data_as_they_are():
+        class Scaling(layers.Layer):
+            def call(self, x):
+                return x.div_(2)
+
+        inputs = keras.Input([3])
+        x = data(6)[:, :3]
+        before = x.copy()
+        output = layers.Concatenate(name="fusion")([Scaling()(inputs), inputs])
+        values = layertap.capture(keras.Model(inputs, output), x, batch_size=2)
+        assert np.array_equal(x, before)
+        assert_close(values["fusion/in/0"], before / 2)
+
     class Rectifying(layers.Layer):
         def call(self, tensors):
             return torch.relu_(tensors[0])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from layertap.core import text, tree, values
 from layertap.core.address import IDS, LABELS, OVERFLOWED, SAMPLE_WEIGHT
+from layertap.core.freed_memory import keep_freed_memory
 from layertap.core.plan import Plan
 from layertap.errors import StoreCorruptError, check_number
 from layertap.results import manifest
@@ -28,6 +29,8 @@ class SavedRows(values.PlannedValues[ValueArray]):
     """Values on disk, by address, with their labels, weights and ids."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        # That of batches which are read.
+        keep_freed_memory()
         self.reader = Reader(path)
         self.path = os.fspath(path)
         self.complete = self.reader.complete

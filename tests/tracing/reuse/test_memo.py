@@ -192,8 +192,12 @@ def test_results_that_a_call_stores_are_no_change(traces):
     x = keras.Input((6,))
     model = keras.Model(x, layers.Concatenate(name="fusion")([Storing()(x), x]))
     tap = layertap.tap(model)
+    plan = tap.plan
     for _ in range(4):
         np.testing.assert_allclose(tap(X)["fusion/in/0"], 2 * X)
+    values = layertap.capture(model, X, batch_size=2)
+    np.testing.assert_allclose(values["fusion/in/0"], 2 * X)
+    assert tap.plan is plan
     if keras.backend.backend() != "torch":
         assert len(traces) == 1
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from layertap.core.freed_memory import keep_freed_memory
 from layertap.errors import ModelError
 from layertap.tracing.forward_pass import (
     Arrays,
@@ -88,7 +89,8 @@ class Backend(ABC):
 
 
 def current_backend() -> Backend:
-    """Returns the backend that Keras uses."""
+    """Returns the backend that Keras uses, and lets it keep the memory of batches."""
+    keep_freed_memory()
     match keras.backend.backend():
         case "tensorflow":
             from layertap.tracing.backends.tensorflow import TensorFlow

@@ -2,13 +2,11 @@
 
 import functools
 import inspect
-import time
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import ml_dtypes
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
@@ -31,7 +29,7 @@ from layertap.tracing.forward_pass import (
 )
 from layertap.tracing.join_kinds import origin, stack
 from layertap.tracing.keras_internals import private
-from layertap.tracing.model_structure import map_arrays
+from layertap.tracing.model_structure import map_arrays, takes_any_rows
 from layertap.tracing.records import TracedJoin
 
 # The axes of functions without such an argument: for vectors, and for other tensors.
@@ -63,10 +61,8 @@ FUNCTIONS = {
 }
 
 
-# A shorter pass, in seconds, may spend much of its time on tracing. After this number
-# of batches, the cost of one more pass is negligible.
-_SMALL_PASS = 0.05
-_MANY = 64
+# So many rows show whether the model's own graph is as right as a trace.
+_FEW_ROWS = 2
 
 
 class FunctionListener(TorchFunctionMode):
@@ -166,7 +162,7 @@ class Torch(Backend):
 
     def compile(self, run: Collector, model: keras.Model, shortcut: Shortcut) -> Step:
         """Makes a step that runs eagerly."""
-        return _EagerStep(run, shortcut)
+        return _EagerStep(run, shortcut, any_rows=takes_any_rows(model))
 
     def begin(
         self, step: Step, inputs: Any, full: int | None = None
@@ -221,12 +217,13 @@ class Torch(Backend):
 class _EagerStep:
     """A step that traces each batch, until the shortcut is known to be right.
 
-    The shortcut, the model's own graph, has to give the same bits for one batch. For a
-    small model that is the second batch, otherwise a later one.
+    The shortcut, the model's own graph, has to give the same bits for some rows of the
+    second batch.
     """
 
-    def __init__(self, run: Collector, shortcut: Shortcut) -> None:
+    def __init__(self, run: Collector, shortcut: Shortcut, *, any_rows: bool) -> None:
         self._collector = run
+        self._any_rows = any_rows
         # Until it is tried.
         self._make_shortcut: Shortcut | None = shortcut
         self._shortcut: Any = None
@@ -236,20 +233,24 @@ class _EagerStep:
         self._cloning = False
 
     def __call__(self, inputs: Any) -> Tensors:
+        if self._batches and self._make_shortcut is not None:
+            self._try_shortcut(self._make_shortcut, inputs)
+        self._batches += 1
         if self._shortcut is not None:
             return _run_batch(self._shortcut, inputs)
-        began = time.perf_counter()
-        tensors = self._collect(inputs)
-        self._batches += 1
-        small = self._batches > 1 and time.perf_counter() - began < _SMALL_PASS
-        make = self._make_shortcut
-        if make and (small or self._batches >= _MANY):
-            self._make_shortcut = None
-            # A graph returns the last value of tensors that are changed in place.
-            shortcut = None if self._in_place else make()
-            if shortcut and _same(tensors, _run_batch(shortcut, inputs)):
-                self._shortcut = shortcut
-        return tensors
+        return self._collect(inputs)
+
+    def _try_shortcut(self, make: Shortcut, inputs: Any) -> None:
+        """Uses the shortcut from now on, if it computes what a trace does."""
+        self._make_shortcut = None
+        # A graph returns the last value of tensors that are changed in place.
+        shortcut = None if self._in_place else make()
+        if shortcut is None:
+            return
+        if self._any_rows:
+            inputs = map_arrays(lambda x: x[:_FEW_ROWS], inputs)
+        if _same(self._collect(inputs), _run_batch(shortcut, inputs)):
+            self._shortcut = shortcut
 
     def _collect(self, inputs: Any) -> Tensors:
         versions: list[tuple[torch.Tensor, int]] = []
@@ -273,8 +274,8 @@ def _run_batch(function: Any, inputs: Any, *args: Any) -> Tensors:
     """Runs a function on tensors of a batch; nothing is differentiated or assigned."""
     # Nothing can be differentiated in the inference mode of a caller.
     with torch.inference_mode(False), torch.no_grad(), keras.StatelessScope():
-        # A copy: PyTorch would share the memory of the caller's array.
-        tensors = map_arrays(lambda x: keras.ops.convert_to_tensor(np.array(x)), inputs)
+        # Keras copies arrays: the model may change a tensor in place.
+        tensors = map_arrays(keras.ops.convert_to_tensor, inputs)
         values = function(tensors, *args)
     return {name: tensor.detach() for name, tensor in values.items()}
 

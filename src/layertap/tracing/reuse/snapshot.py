@@ -34,6 +34,8 @@ class Snapshot:
             self._parts.append(part)
             waiting += (type(found), *part.parts())
         self._known = known
+        # Those in which a `call` stores tensors, as far as is known.
+        self._storing = self._parts
 
     def holds(self) -> bool:
         """Whether all parts have the members that they had."""
@@ -42,10 +44,14 @@ class Snapshot:
         return all(map(_HOLDS, self._parts))
 
     def settle(self) -> None:
-        """Accepts the tensors that the model's `call` stored in its own layers."""
-        for part in self._parts:
-            if not part.holds():
-                part.settle()
+        """Accepts the tensors that the model's `call` stored in its own layers.
+
+        The first run shows in which. If another run stores some elsewhere, the model
+        is taken for a changed one.
+        """
+        self._storing = [part for part in self._storing if not part.holds()]
+        for part in self._storing:
+            part.settle()
 
 
 def _environment() -> tuple[Any, ...]:
