@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -61,8 +62,10 @@ FUNCTIONS = {
 }
 
 
-# So many rows show whether the model's own graph is as right as a trace.
-_FEW_ROWS = 2
+# A shorter pass, in seconds, may spend much of its time on tracing. Of a longer one, so
+# many batches save what it takes to try the model's own graph with a few rows.
+_SHORT = 0.05
+_MANY, _FEW_ROWS = 8, 2
 
 
 class FunctionListener(TorchFunctionMode):
@@ -217,8 +220,8 @@ class Torch(Backend):
 class _EagerStep:
     """A step that traces each batch, until the shortcut is known to be right.
 
-    The shortcut, the model's own graph, has to give the same bits for some rows of the
-    second batch.
+    The shortcut, the model's own graph, has to give the same bits for a few rows: of
+    the second batch if passes are short, otherwise of a later one.
     """
 
     def __init__(self, run: Collector, shortcut: Shortcut, *, any_rows: bool) -> None:
@@ -227,18 +230,23 @@ class _EagerStep:
         # Until it is tried.
         self._make_shortcut: Shortcut | None = shortcut
         self._shortcut: Any = None
+        self._worthwhile = False
         self._batches = 0
         # Whether the model changes any tensor in place, and a collected one later.
         self._in_place = False
         self._cloning = False
 
     def __call__(self, inputs: Any) -> Tensors:
-        if self._batches and self._make_shortcut is not None:
+        if self._worthwhile and self._make_shortcut is not None:
             self._try_shortcut(self._make_shortcut, inputs)
-        self._batches += 1
         if self._shortcut is not None:
             return _run_batch(self._shortcut, inputs)
-        return self._collect(inputs)
+        began = time.perf_counter()
+        tensors = self._collect(inputs)
+        self._batches += 1
+        short = time.perf_counter() - began < _SHORT
+        self._worthwhile = short or self._batches >= _MANY
+        return tensors
 
     def _try_shortcut(self, make: Shortcut, inputs: Any) -> None:
         """Uses the shortcut from now on, if it computes what a trace does."""

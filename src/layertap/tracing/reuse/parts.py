@@ -23,7 +23,7 @@ MEMO = "_layertap_memo"
 _OF_LAYERS = frozenset(
     [
         *("_losses", "_loss_ids", "_metrics", "_inbound_nodes", "_outbound_nodes"),
-        *("_torch_params", "is_awq_calibrated", "is_gptq_calibrated"),
+        *("_called", "_torch_params", "is_awq_calibrated", "is_gptq_calibrated"),
     ]
 )
 # What compiling, training and predicting change in a model.
