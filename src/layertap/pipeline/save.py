@@ -2,12 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, Literal
 
 import keras
+from numpy.typing import NDArray
 
 from layertap.core import tables, text
 from layertap.core.progress import Progress, Show, show_progress
@@ -38,6 +39,7 @@ from layertap.results.saved import Saved
 from layertap.results.statistics.gather import Gatherer
 from layertap.store.format.sizing import DEFAULT_MEMORY
 from layertap.store.writing.writer import Writer
+from layertap.tracing.backends import current_backend
 from layertap.tracing.forward_pass import Arrays
 from layertap.tracing.model_structure import input_specs
 
@@ -192,17 +194,21 @@ def save_run(
         if missing is None:
             return saved
     gatherer = Gatherer(run.plan)
+
+    def observe(row: int, rows: Mapping[str, NDArray[Any]]) -> None:
+        # This thread ends when the block is written.
+        current_backend().share_processors()
+        gatherer.add(row, rows)
+
     with raise_on_sigterm():
         if saved is None:
             sizes = {**options.layout, "rows": run.feed.rows}
-            writer = Writer.create(
-                path, *store_schema(run), observer=gatherer.add, **sizes
-            )
+            writer = Writer.create(path, *store_schema(run), observer=observe, **sizes)
         else:
             writer = Writer.resume(
                 path,
                 memory=options.memory,
-                observer=gatherer.add,
+                observer=observe,
                 reopening=reopening(run, saved),
             )
         with writer:

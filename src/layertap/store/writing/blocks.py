@@ -21,7 +21,7 @@ from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import write_error
 
 # Receives the number of the first row and, by array, the rows of a block. They are
-# valid until it returns, and read-only.
+# valid until it returns, and read-only. Its thread ends once the block is written.
 Observer = Callable[[int, Mapping[str, NDArray[Any]]], None]
 
 

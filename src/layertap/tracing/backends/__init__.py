@@ -87,6 +87,13 @@ class Backend(ABC):
         """Returns how often a tensor was changed in place."""
         return 0
 
+    def share_processors(self) -> None:
+        """Lets other threads have the processors, until the calling thread ends.
+
+        Idle threads of most backends sleep anyway.
+        """
+        return
+
 
 def current_backend() -> Backend:
     """Returns the backend that Keras uses, and lets it keep the memory of batches."""

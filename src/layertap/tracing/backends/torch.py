@@ -66,6 +66,8 @@ FUNCTIONS = {
 # many batches save what it takes to try the model's own graph with a few rows.
 _SHORT = 0.05
 _MANY, _FEW_ROWS = 8, 2
+# PyTorch adds so many numbers in four threads.
+_PARALLEL = 2**17
 
 
 class FunctionListener(TorchFunctionMode):
@@ -215,6 +217,15 @@ class Torch(Backend):
         if isinstance(tensor, torch.Tensor) and not tensor.is_inference():
             return private(tensor, "_version")
         return 0
+
+    def share_processors(self) -> None:
+        """Lets idle threads of PyTorch sleep, until the calling thread ends.
+
+        While they wait for work, they spin, and delay whatever else runs. libgomp
+        spins a thousand times less if it has more threads than processors (see
+        `GOMP_SPINCOUNT`): a parallel sum in this thread starts some more.
+        """
+        torch.add(torch.empty(_PARALLEL), 1)
 
 
 class _EagerStep:
