@@ -12,6 +12,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from layertap.core.plan import Plan
+from layertap.tracing.backends import current_backend
 from layertap.tracing.collect import VERSIONS
 from layertap.tracing.keras_internals import without_importing_tensorflow
 from layertap.tracing.model_structure import layers_of, learned
@@ -78,9 +79,9 @@ def _type_name(part: Any) -> str:
 
 
 def _weights_digest(model: keras.Model) -> str:
-    digest = xxhash.xxh3_64()
+    digest, backend = xxhash.xxh3_64(), current_backend()
     for variable in model.weights:
-        values = keras.ops.convert_to_numpy(variable.value)
+        values = backend.values_of(variable)
         digest.update(f"{values.shape} {values.dtype.name};".encode())
         digest.update(_bytes(values))
     for vocabulary in learned(model):

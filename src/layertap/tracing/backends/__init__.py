@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 from layertap.core.freed_memory import keep_freed_memory
 from layertap.errors import ModelError
@@ -42,6 +44,10 @@ class Backend(ABC):
 
         `full` are the rows of the batch before. A smaller one may be padded to these.
         """
+
+    def values_of(self, variable: keras.Variable) -> NDArray[Any]:
+        """Returns the values of a variable, if possible in its own memory."""
+        return np.asarray(keras.ops.convert_to_numpy(variable.value))
 
     def returned(self, step: Step, inputs: Any) -> Iterable[str]:
         """Returns the names of the results of a step, without computing if possible."""

@@ -137,6 +137,10 @@ class TensorFlow(Backend):
             return copied(tensors)
         return lambda: {name: _array(tensor) for name, tensor in tensors.items()}
 
+    def values_of(self, variable: keras.Variable) -> NDArray[Any]:
+        """See `Backend`: Keras would copy them twice."""
+        return _array(variable.value.read_value())
+
     def differentiate(self, run: Differentiable) -> tuple[Tensors, Tensors]:
         """Returns the derivatives of a number in the graph that is being traced."""
         marked: dict[str, Any] = {}
