@@ -18,7 +18,7 @@ def write(results: dict[str, Any], file: Path) -> None:
             for work, by_backend in results.get("works", {}).items()
         },
         "first": _calls(results.get("first", {}), ("wall", "error")),
-        "peaks": _calls(results.get("peaks", {}), ("peak", "error")),
+        "peaks": _calls(results.get("peaks", {}), ("peak", "again", "error")),
         "training": _calls(results.get("training", {}), ("seconds", "loss")),
     }
     shown = {key: value for key, value in shown.items() if value != {}}
