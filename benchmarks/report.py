@@ -71,9 +71,9 @@ def _in_short(found: Found) -> Iterator[str]:
     yield from _table(["work", "backend", "floor", "save", "multi"], _memory(found))
     yield "\n## Each way by itself\n"
     yield "Seconds of the second call in a new process, where no other way ran before."
-    yield "Where a way takes longer here than in turns, it returns the memory of each"
-    yield "batch to the system, and gets it again. layertap keeps up to 64 MiB of it,"
-    yield "and with that speeds up the other ways in its process, too.\n"
+    yield "On Linux, each batch returns its memory to the system, and the next gets it"
+    yield "again. layertap keeps it. That speeds up the other ways in its process, too,"
+    yield "so that they take longer here than in turns.\n"
     yield from _table(["work", "backend", "floor", "save", "multi"], _alone(found))
     yield "\n## First calls\n"
     yield "Seconds for one batch in a new process, planning and compiling included.\n"

@@ -7,8 +7,8 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from operator import itemgetter
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -38,7 +38,7 @@ FIRST = {
 }
 PEAK = ("floor", "save", "multi")
 PEAK_WORKS = ("W2", "W3", "W5")
-# Their growth is a ratio near 1, so that one process each shows nothing.
+# With four times the rows, memory grows less than it varies between processes.
 PROCESSES = {("W3", "save"): 3}
 # Where times do not count, the large models are left out.
 QUICK = ("W2", "W6 nested", "W7")
@@ -328,13 +328,17 @@ class Suite:
     def _middle(
         self, name: str, way: str, backend: str, rows: int, **more: bool
     ) -> Found:
-        """Runs one way in new processes; returns the run of the median memory."""
+        """Runs one way in new processes; returns medians."""
         times = PROCESSES.get((name, way), 1) if not self._quick else 1
         answers = [self.fresh(name, way, backend, rows, **more) for _ in range(times)]
         failed = [answer for answer in answers if "error" in answer]
         if failed:
             return failed[0]
-        return sorted(answers, key=itemgetter("peak"))[times // 2]
+        return {
+            name: median(answer[name] for answer in answers)
+            for name in ("peak", "again")
+            if name in answers[0]
+        }
 
 
 def _environment() -> dict[str, str]:

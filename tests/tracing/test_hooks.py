@@ -195,6 +195,29 @@ if BACKEND == "torch":
         assert np.array_equal(x, before)
         assert_close(values["fusion/in/0"], before / 2)
 
+    def test_results_that_only_some_calls_store_are_no_change():
+        class Sized(layers.Layer):
+            """Makes its table again when the number of rows is another one."""
+
+            table = None
+
+            def call(self, x):
+                if self.table is None or len(self.table) != len(x):
+                    self.table = torch.ones((len(x), 1))
+                return self.table * x
+
+        x = data(5)
+        inputs = keras.Input(x.shape[1:])
+        model = keras.Model(
+            inputs, layers.Concatenate(name="fusion")([Sized()(inputs), inputs])
+        )
+        tap = layertap.tap(model)
+        tap(x)
+        plan = tap.plan
+        for rows in (4, 4, 3, 4, 4, 3):
+            assert_close(tap(x[:rows])["fusion/in/0"], x[:rows])
+        assert tap.plan is plan
+
     class Rectifying(layers.Layer):
         def call(self, tensors):
             return torch.relu_(tensors[0])

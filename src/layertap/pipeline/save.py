@@ -196,7 +196,7 @@ def save_run(
     gatherer = Gatherer(run.plan)
 
     def observe(row: int, rows: Mapping[str, NDArray[Any]]) -> None:
-        # This thread ends when the block is written.
+        # This thread ends with its block, or at the latest with the writer.
         current_backend().share_processors()
         gatherer.add(row, rows)
 

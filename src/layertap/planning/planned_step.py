@@ -25,7 +25,7 @@ from layertap.planning.reduction import AS_COMPUTED, Reduction
 from layertap.tracing.backends import current_backend
 from layertap.tracing.collect import begin, tapped
 from layertap.tracing.forward_pass import Arrays, Tensors, Wanted
-from layertap.tracing.model_structure import fixed_rows, takes_any_rows
+from layertap.tracing.model_structure import fixed_rows, input_specs
 from layertap.tracing.reuse.memo import remembered
 
 # So many rows show whether rows influence each other, where a step takes any number.
@@ -256,7 +256,7 @@ def _refusals(
         target = Target(stand_in) if target.of == "loss" else target
         if batch is None:
             return {}
-    elif takes_any_rows(model):
+    elif _any_rows(model):
         if batch.rows == 1:
             # Twice, these rows influence each other as any others.
             batch = taken(batch, np.zeros(2, int))
@@ -314,6 +314,11 @@ def _without_lines(plan: Plan, why: Mapping[str, str]) -> dict[str, str]:
             reason = f"the parts of its join don't add up without {part}"
             found |= {n: reason for n in join.addresses if n not in bad}
     return found
+
+
+def _any_rows(model: keras.Model) -> bool:
+    specs = input_specs(model)
+    return specs is None or fixed_rows(specs) is None
 
 
 def _zeros(specs: Any) -> Batch | None:

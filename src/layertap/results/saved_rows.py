@@ -29,7 +29,7 @@ class SavedRows(values.PlannedValues[ValueArray]):
     """Values on disk, by address, with their labels, weights and ids."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        # That of batches which are read.
+        # For the batches that are read.
         keep_freed_memory()
         self.reader = Reader(path)
         self.path = os.fspath(path)

@@ -79,12 +79,6 @@ def fixed_rows(specs: Any) -> int | None:
     return next(filter(None, rows), None)
 
 
-def takes_any_rows(model: keras.Model) -> bool:
-    """Whether a model accepts any number of rows: a stateful one does not."""
-    specs = input_specs(model)
-    return specs is None or fixed_rows(specs) is None
-
-
 def _plain(part: Any) -> Any:
     if isinstance(part, dict) and not isinstance(part, OrderedDict):
         return {name: _plain(member) for name, member in part.items()}

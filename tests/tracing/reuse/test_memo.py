@@ -195,11 +195,9 @@ def test_results_that_a_call_stores_are_no_change(traces):
     plan = tap.plan
     for _ in range(4):
         np.testing.assert_allclose(tap(X)["fusion/in/0"], 2 * X)
-    values = layertap.capture(model, X, batch_size=2)
-    np.testing.assert_allclose(values["fusion/in/0"], 2 * X)
-    assert tap.plan is plan
     if keras.backend.backend() != "torch":
         assert len(traces) == 1
+    assert tap.plan is plan
 
 
 def test_another_thread_that_changes_a_model_while_it_is_traced_is_noticed():

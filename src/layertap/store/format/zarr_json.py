@@ -39,8 +39,8 @@ def to_json(metadata: Mapping[str, Any], indent: int | None = 2) -> bytes:
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a JSON object with its own digest."""
-    # As it is read back: its keys are strings, and its tuples are lists. Python is many
-    # times as fast without an indent.
+    # As it is read back: its keys are strings, and its tuples are lists. Without an
+    # indent, Python uses its fast encoder.
     content = json.loads(to_json(content, indent=None))
     return {**content, SEAL: digest_json(content)}
 

@@ -21,7 +21,8 @@ from layertap.store.storage.base import Storage
 from layertap.store.storage.errors import write_error
 
 # Receives the number of the first row and, by array, the rows of a block. They are
-# valid until it returns, and read-only. Its thread ends once the block is written.
+# valid until it returns, and read-only. Its thread ends with the block, or at the
+# latest with the writer.
 Observer = Callable[[int, Mapping[str, NDArray[Any]]], None]
 
 

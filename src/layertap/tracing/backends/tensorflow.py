@@ -139,7 +139,7 @@ class TensorFlow(Backend):
 
     def values_of(self, variable: keras.Variable) -> NDArray[Any]:
         """See `Backend`: Keras would copy them twice."""
-        return _array(variable.value.read_value())
+        return _array(tf.convert_to_tensor(variable.value))
 
     def differentiate(self, run: Differentiable) -> tuple[Tensors, Tensors]:
         """Returns the derivatives of a number in the graph that is being traced."""

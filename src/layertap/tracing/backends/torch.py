@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +31,7 @@ from layertap.tracing.forward_pass import (
 )
 from layertap.tracing.join_kinds import origin, stack
 from layertap.tracing.keras_internals import private
-from layertap.tracing.model_structure import map_arrays, takes_any_rows
+from layertap.tracing.model_structure import map_arrays
 from layertap.tracing.records import TracedJoin
 
 # The axes of functions without such an argument: for vectors, and for other tensors.
@@ -62,11 +63,11 @@ FUNCTIONS = {
 }
 
 
-# A shorter pass, in seconds, may spend much of its time on tracing. Of a longer one, so
-# many batches save what it takes to try the model's own graph with a few rows.
-_SHORT = 0.05
-_MANY, _FEW_ROWS = 8, 2
-# PyTorch adds so many numbers in four threads.
+# A shorter pass, in seconds, may spend much of its time on tracing. In a longer one,
+# that is a few percent: after this number of batches, one more pass pays.
+_SMALL_PASS = 0.05
+_MANY = 16
+# PyTorch adds so many numbers in up to four threads.
 _PARALLEL = 2**17
 
 
@@ -167,7 +168,7 @@ class Torch(Backend):
 
     def compile(self, run: Collector, model: keras.Model, shortcut: Shortcut) -> Step:
         """Makes a step that runs eagerly."""
-        return _EagerStep(run, shortcut, any_rows=takes_any_rows(model))
+        return _EagerStep(run, shortcut)
 
     def begin(
         self, step: Step, inputs: Any, full: int | None = None
@@ -221,55 +222,46 @@ class Torch(Backend):
     def share_processors(self) -> None:
         """Lets idle threads of PyTorch sleep, until the calling thread ends.
 
-        While they wait for work, they spin, and delay whatever else runs. libgomp
-        spins a thousand times less if it has more threads than processors (see
-        `GOMP_SPINCOUNT`): a parallel sum in this thread starts some more.
+        While they wait for work, they spin, and delay whatever else runs. On Linux,
+        libgomp spins a thousand times less if it has more threads than processors (see
+        `GOMP_SPINCOUNT`): a parallel addition in this thread starts some more.
         """
-        torch.add(torch.empty(_PARALLEL), 1)
+        if sys.platform == "linux":
+            torch.add(torch.empty(_PARALLEL), 1)
 
 
 class _EagerStep:
     """A step that traces each batch, until the shortcut is known to be right.
 
-    The shortcut, the model's own graph, has to give the same bits for a few rows: of
-    the second batch if passes are short, otherwise of a later one.
+    The shortcut, the model's own graph, has to give the same bits for one batch. For a
+    small model that is the second batch, otherwise a later one.
     """
 
-    def __init__(self, run: Collector, shortcut: Shortcut, *, any_rows: bool) -> None:
+    def __init__(self, run: Collector, shortcut: Shortcut) -> None:
         self._collector = run
-        self._any_rows = any_rows
         # Until it is tried.
         self._make_shortcut: Shortcut | None = shortcut
         self._shortcut: Any = None
-        self._worthwhile = False
         self._batches = 0
         # Whether the model changes any tensor in place, and a collected one later.
         self._in_place = False
         self._cloning = False
 
     def __call__(self, inputs: Any) -> Tensors:
-        if self._worthwhile and self._make_shortcut is not None:
-            self._try_shortcut(self._make_shortcut, inputs)
         if self._shortcut is not None:
             return _run_batch(self._shortcut, inputs)
         began = time.perf_counter()
         tensors = self._collect(inputs)
         self._batches += 1
-        short = time.perf_counter() - began < _SHORT
-        self._worthwhile = short or self._batches >= _MANY
+        small = self._batches > 1 and time.perf_counter() - began < _SMALL_PASS
+        make = self._make_shortcut
+        if make and (small or self._batches >= _MANY):
+            self._make_shortcut = None
+            # A graph returns the last value of tensors that are changed in place.
+            shortcut = None if self._in_place else make()
+            if shortcut and _same(tensors, _run_batch(shortcut, inputs)):
+                self._shortcut = shortcut
         return tensors
-
-    def _try_shortcut(self, make: Shortcut, inputs: Any) -> None:
-        """Uses the shortcut from now on, if it computes what a trace does."""
-        self._make_shortcut = None
-        # A graph returns the last value of tensors that are changed in place.
-        shortcut = None if self._in_place else make()
-        if shortcut is None:
-            return
-        if self._any_rows:
-            inputs = map_arrays(lambda x: x[:_FEW_ROWS], inputs)
-        if _same(self._collect(inputs), _run_batch(shortcut, inputs)):
-            self._shortcut = shortcut
 
     def _collect(self, inputs: Any) -> Tensors:
         versions: list[tuple[torch.Tensor, int]] = []

@@ -34,8 +34,8 @@ class Snapshot:
             self._parts.append(part)
             waiting += (type(found), *part.parts())
         self._known = known
-        # Those in which a `call` stores tensors, as far as is known.
-        self._storing = self._parts
+        # Those in which the first run of the model stored tensors.
+        self._storing: list[Part] | None = None
 
     def holds(self) -> bool:
         """Whether all parts have the members that they had."""
@@ -49,9 +49,12 @@ class Snapshot:
         The first run shows in which. If another run stores some elsewhere, the model
         is taken for a changed one.
         """
-        self._storing = [part for part in self._storing if not part.holds()]
-        for part in self._storing:
+        known = self._parts if self._storing is None else self._storing
+        changed = [part for part in known if not part.holds()]
+        for part in changed:
             part.settle()
+        if self._storing is None:
+            self._storing = changed
 
 
 def _environment() -> tuple[Any, ...]:
