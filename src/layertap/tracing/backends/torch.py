@@ -227,7 +227,7 @@ class Torch(Backend):
         `GOMP_SPINCOUNT`): a parallel addition in this thread starts some more.
         """
         if sys.platform == "linux":
-            torch.add(torch.empty(_PARALLEL), 1)
+            torch.add(torch.empty(_PARALLEL, device="cpu"), 1)
 
 
 class _EagerStep:
