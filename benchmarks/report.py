@@ -70,11 +70,12 @@ def _in_short(found: Found) -> Iterator[str]:
     yield "Peak MiB beyond the memory of the process before, each in a new process.\n"
     yield from _table(["work", "backend", "floor", "save", "multi"], _memory(found))
     yield "\n## Each way by itself\n"
-    yield "Seconds of the second call in a new process, where no other way ran before."
-    yield "On Linux, each batch returns its memory to the system, and the next gets it"
-    yield "again. layertap keeps it. That speeds up the other ways in its process, too,"
-    yield "so that they take longer here than in turns.\n"
-    yield from _table(["work", "backend", "floor", "save", "multi"], _alone(found))
+    yield "Seconds of the second call in a new process, where no other way ran. On"
+    yield "Linux, each batch returns its memory to the system, and the next gets it"
+    yield "again. layertap keeps it, which speeds up other ways in its process, too."
+    yield "Only save waits until its files are on the disk: in turns, multi has to wait"
+    yield "for files that others left in the system's cache.\n"
+    yield from _table(["work", "backend", "save", "multi"], _alone(found))
     yield "\n## First calls\n"
     yield "Seconds for one batch in a new process, planning and compiling included.\n"
     yield from _table(
@@ -297,7 +298,8 @@ def _alone(found: Found) -> Iterator[Sequence[str]]:
     for backend, works in found["peaks"].items():
         for work, ways in works.items():
             if any("again" in one for one in ways.values()):
-                walls = (ways[way].get("again") for way in _of(ways))
+                # The floor is of a plan: layertap was there.
+                walls = (ways[way].get("again") for way in ("save", "multi"))
                 cells = ("fails" if wall is None else f"{wall:.2f}" for wall in walls)
                 yield (_titled(work), backend, *cells)
 
