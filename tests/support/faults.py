@@ -4,6 +4,7 @@ What a machine can't do is skipped, and the reason says what it lacks.
 """
 
 import functools
+import math
 import os
 import resource
 import shutil
@@ -117,14 +118,34 @@ def unprivileged():
     folder = Path(tempfile.mkdtemp())
     os.chown(folder, NOBODY, NOBODY)
     group = os.getegid()
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
+    with compiled_code_unwritten():
+        os.setegid(NOBODY)
+        os.seteuid(NOBODY)
+        try:
+            yield folder
+        finally:
+            os.seteuid(0)
+            os.setegid(group)
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def compiled_code_unwritten():
+    """Keeps JAX from writing compiled code, as it does if a compilation takes long.
+
+    That is for all tests, in a folder that is not nobody's.
+    """
+    jax = sys.modules.get("jax")
+    if jax is None:
+        yield
+        return
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, math.inf)
     try:
-        yield folder
+        yield
     finally:
-        os.seteuid(0)
-        os.setegid(group)
-        shutil.rmtree(folder)
+        jax.config.update(name, before)
 
 
 @contextmanager
