@@ -7,7 +7,7 @@ from keras import layers, ops
 
 import layertap
 from layertap.errors import ListeningError
-from layertap.tracing import survey
+from layertap.tracing import survey, survey_pass
 from layertap.tracing.model_structure import input_specs
 
 pytestmark = pytest.mark.every_backend
@@ -254,3 +254,77 @@ def test_a_graph_that_tells_rows_from_other_sizes_is_traced_once(
         assert (one.shape, one.dtype, one.made_by, one.times, one.fault) == (
             *(value.shape, value.dtype, value.made_by, value.times, value.fault),
         )
+
+
+def custom_call(layer):
+    """Replaces a layer's `call`, as people do to look inside or to change it."""
+    original = layer.call
+    layer.call = lambda x: ops.concatenate([original(x)] * 2, axis=-1)
+    return layer
+
+
+FIRST = {"data_format": "channels_first"}
+KNOWN = {
+    "one axis": (
+        (9, 4),
+        lambda: layers.Conv1D(6, 3, padding="causal", dilation_rate=2),
+    ),
+    "strides": ((9, 8, 4), lambda: layers.Conv2D(6, 3, strides=2, activation="gelu")),
+    "same": (
+        (9, 8, 4),
+        lambda: layers.Conv2D(6, (4, 2), strides=(2, 3), padding="same"),
+    ),
+    "groups": ((9, 8, 4), lambda: layers.Conv2D(6, 3, groups=2, dilation_rate=2)),
+    "three axes": ((5, 6, 7, 2), lambda: layers.Conv3D(3, 2, activation="relu")),
+    "depthwise": ((9, 8, 4), lambda: layers.DepthwiseConv2D(3, depth_multiplier=2)),
+    "depthwise text": ((9, 4), lambda: layers.DepthwiseConv1D(3, padding="same")),
+    "normal": ((9, 4), lambda: layers.BatchNormalization(axis=1)),
+    "half": ((9, 4), lambda: layers.BatchNormalization(dtype="mixed_float16")),
+    "half convolution": ((9, 4), lambda: layers.Conv1D(6, 3, dtype="mixed_bfloat16")),
+    "activation": ((9, 4), lambda: layers.Activation("silu", dtype="float16")),
+}
+RUN = {
+    "glu": ((9, 4), lambda: layers.Activation("glu")),
+    "glu convolution": ((9, 4), lambda: layers.Conv1D(6, 3, activation="glu")),
+    "no cast": ((9, 4), lambda: layers.Activation("relu", autocast=False)),
+    "other call": ((9, 4), lambda: custom_call(layers.Conv1D(6, 3))),
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "make", "skipped"),
+    [
+        *(pytest.param(*case, True, id=name) for name, case in KNOWN.items()),
+        *(pytest.param(*case, False, id=name) for name, case in RUN.items()),
+    ],
+)
+def test_a_layer_that_a_survey_skips_has_the_outputs_that_it_returns(
+    shape, make, skipped, monkeypatch
+):
+    skips = {}
+    known_shape = survey_pass._known_shape
+
+    def note(operation, tensor):
+        skips[operation] = known_shape(operation, tensor)
+        return skips[operation]
+
+    monkeypatch.setattr(survey_pass, "_known_shape", note)
+    x = keras.Input(shape)
+    layer = make()
+    model = keras.Model(x, layer(layers.Activation("relu")(x)))
+    (value,) = layertap.plan(model, outputs=layer.name).values
+    if keras.backend.backend() != "jax":
+        assert (skips[layer] is not None) == skipped
+    rows = np.random.default_rng(1).normal(size=(3, *shape)).astype("float32")
+    output = layer(ops.convert_to_tensor(rows))
+    assert value.shape == (None, *output.shape[1:])
+    assert value.dtype == keras.backend.standardize_dtype(output.dtype)
+
+
+def test_a_layer_that_was_changed_after_its_model_was_made_is_surveyed_as_it_is():
+    x = keras.Input((9, 8, 4))
+    branch = layers.Conv2D(6, 3, name="branch")(x)
+    model = keras.Model(x, layers.Concatenate(name="fusion")([branch, branch]))
+    model.get_layer("branch").strides = (2, 2)
+    (join,) = layertap.plan(model).joins
+    assert [found.shape for found in join.branches] == [(None, 4, 3, 6)] * 2

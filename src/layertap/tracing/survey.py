@@ -75,7 +75,7 @@ def _with_graph(model: keras.Model, trace: Callable[..., Trace]) -> Trace | None
     if graph is None or not all(map(_declares_nothing, graph.operations)):
         return None
     try:
-        traced = trace(ROWS[0])
+        traced = trace(ROWS[0], may_skip=True)
     except LayertapError:
         raise
     except Exception:
@@ -170,6 +170,8 @@ def _trace(
     kinds: Iterable[str],
     rows: int | None = None,
     size: int | None = None,
+    *,
+    may_skip: bool = False,
 ) -> Trace:
     traces: list[Trace] = []
 
@@ -178,7 +180,8 @@ def _trace(
         # PyTorch's tensors have values if Keras could not run the model without any.
         if rows is None and not getattr(flat[0], "is_meta", True):
             raise RuntimeError("Keras replaced an unknown number of rows by a number")
-        traces.append(_run(SurveyPass(kinds, specs, model.name), model, inputs))
+        survey = SurveyPass(kinds, specs, model.name, may_skip)
+        traces.append(_run(survey, model, inputs))
         return flat[0]
 
     backend.compute_output_spec(

@@ -1,6 +1,6 @@
 """The pass that records every join and every operation's outputs."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -23,12 +23,38 @@ from layertap.tracing.keras_internals import spec_on_tensorflow
 from layertap.tracing.model_structure import named_inputs
 from layertap.tracing.records import Trace, TracedJoin, TracedValue
 
+# Layers whose output has the shape that they declare, in the dtype that they compute
+# in; if these are their activations: `glu`, for one, returns another shape.
+_PLAIN_LAYERS = frozenset(
+    [
+        *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
+        *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
+        *(keras.layers.BatchNormalization, keras.layers.Activation),
+    ]
+)
+_PLAIN_ACTIVATIONS = (
+    *(None, keras.activations.linear, keras.activations.relu),
+    *(keras.activations.silu, keras.activations.gelu, keras.activations.sigmoid),
+)
+
 
 class SurveyPass(Pass):
-    """A pass that records every join and every operation's outputs."""
+    """A pass that records every join and every operation's outputs.
 
-    def __init__(self, kinds: Iterable[str], specs: Any, model_name: str) -> None:
+    It may skip layers of Keras whose outputs have known shapes: tensors of another
+    layout in memory stand in for these, which functions of a user may refuse.
+    """
+
+    def __init__(
+        self,
+        kinds: Iterable[str],
+        specs: Any,
+        model_name: str,
+        may_skip: bool = False,
+    ) -> None:
         super().__init__(kinds)
+        # Nothing is concatenated in the layers that it skips, but other joins are made.
+        self._may_skip = may_skip and self.kinds <= {"concatenate"}
         self.joins: dict[str, TracedJoin] = {}
         self.outputs: dict[str, tuple[TracedValue, ...]] = {}
         # The path and the reason of an early end.
@@ -85,7 +111,14 @@ class SurveyPass(Pass):
             self.convert(named[name], kwargs[name])
 
     def run(self, frame: Frame, call: Call, args: Any, kwargs: Any) -> Any:
-        """Runs an operation. If it needs values, tensors stand in for its outputs."""
+        """Runs an operation. If it needs values, tensors stand in for its outputs.
+
+        So they do for layers of a known shape, if the pass may skip these.
+        """
+        if self._may_skip and len(args) == 1:
+            shape = _known_shape(frame.operation, args[0])
+            if shape is not None:
+                return _symbolic(shape, frame.operation.compute_dtype)
         try:
             return super().run(frame, call, args, kwargs)
         except Exception:
@@ -231,8 +264,7 @@ def _stand_ins(operation: Any, args: Any, kwargs: Any) -> Any:
 
     def stand_in(spec: Any) -> Tensor:
         shape = [open_size if size is None else size for size in spec.shape]
-        zero = keras.ops.convert_to_tensor(np.zeros((), spec.dtype))
-        return keras.ops.broadcast_to(zero, shape)
+        return _symbolic(shape, spec.dtype)
 
     args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
     try:
@@ -240,6 +272,28 @@ def _stand_ins(operation: Any, args: Any, kwargs: Any) -> Any:
     except Exception:
         specs = operation.compute_output_spec(*args, **kwargs)
     return keras.tree.map_structure(stand_in, specs)
+
+
+def _known_shape(operation: Any, tensor: Any) -> tuple[int, ...] | None:
+    """Returns the shape of a layer's output if Keras knows it without running it.
+
+    To run these layers with symbolic tensors is most of the time of many surveys.
+    """
+    if type(operation) not in _PLAIN_LAYERS or "call" in vars(operation):
+        return None
+    activation = getattr(operation, "activation", None)
+    if activation not in _PLAIN_ACTIVATIONS or not operation.autocast:
+        return None
+    known = is_tensor(tensor) and all(type(size) is int for size in tensor.shape)
+    if not known or not keras.backend.is_float_dtype(_dtype(tensor)):
+        return None
+    return tuple(operation.compute_output_shape(tuple(tensor.shape)))
+
+
+def _symbolic(shape: Sequence[Any], dtype: str) -> Tensor:
+    """Returns a tensor of the trace without numbers."""
+    zero = keras.ops.convert_to_tensor(np.zeros((), dtype))
+    return keras.ops.broadcast_to(zero, shape)
 
 
 def _dtype(tensor: Tensor) -> str:
