@@ -22,6 +22,7 @@ from layertap.planning.selection import Selection
 from layertap.results.manifest import FILES, NOTES, STATISTICS
 from layertap.tracing.forward_pass import Arrays
 from layertap.tracing.reuse.function_fingerprint import digest, function_fingerprint
+from layertap.tracing.reuse.memo import unchanged
 
 # What backends report when there is no memory for a tensor.
 _NO_MEMORY = re.compile(
@@ -38,7 +39,8 @@ _ID_ROOM = 16
 def planned_run(model: keras.Model, feed: Feed, selection: Selection) -> "Run":
     """Returns the run of a selection, planned with the first batch of the data."""
     selection = with_means(model, feed, selection)
-    return Run(model, feed, plan_from_data(model, feed, selection), selection)
+    with unchanged(model):
+        return Run(model, feed, plan_from_data(model, feed, selection), selection)
 
 
 class Run:

@@ -13,6 +13,8 @@ import pytest
 from keras import layers, ops
 
 import layertap
+from layertap.tracing.reuse.parts import MEMO
+from layertap.tracing.reuse.snapshot import Snapshot
 from tests.support.tapped import X, close, expected, network
 
 pytestmark = pytest.mark.every_backend
@@ -240,5 +242,38 @@ def test_a_dead_proxy_and_a_logger_are_no_matter(traces):
     gc.collect()
     logging.getLogger("tap.more").debug("nothing")
     close(layertap.capture(model, X), expected(model))
+    if keras.backend.backend() != "torch":
+        assert len(traces) == done
+
+
+def test_one_call_compares_the_model_once(monkeypatch, tmp_path):
+    model = network()
+    layertap.save(model, X, tmp_path / "first.zarr")
+    compared, holds = [], Snapshot.holds
+
+    def count(snapshot):
+        compared.append(snapshot)
+        return holds(snapshot)
+
+    monkeypatch.setattr(Snapshot, "holds", count)
+    layertap.save(model, X, tmp_path / "second.zarr")
+    assert compared.count(vars(model)[MEMO].snapshot) == 1
+
+
+def test_a_model_that_changes_itself_is_traced_until_it_stays_the_same(traces):
+    class Counting(layers.Layer):
+        calls = 0
+
+        def call(self, x):
+            self.calls = min(self.calls + 1, 3)
+            return x * self.calls
+
+    x = keras.Input((6,))
+    counting = Counting()
+    model = keras.Model(x, layers.Concatenate(name="fusion")([counting(x), x]))
+    for _ in range(4):
+        layertap.capture(model, X)
+    done = len(traces)
+    np.testing.assert_allclose(layertap.capture(model, X)["fusion/in/0"], 3 * X)
     if keras.backend.backend() != "torch":
         assert len(traces) == done

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import keras
@@ -38,6 +39,10 @@ class Memo:
         return found if function is not None and function.holds() else None
 
 
+# That of a model that was just compared with its snapshot.
+_compared: ContextVar[Memo | None] = ContextVar("layertap_compared", default=None)
+
+
 def remembered(
     model: keras.Model,
     key: Hashable,
@@ -51,23 +56,42 @@ def remembered(
     It depends on a function of the user too, which it `calls`. `keep` returns whether
     a result holds for other data as well.
     """
-    attach_variables(model)
-    found = _memo(model).get(key)
-    if found is not None:
-        return found
-    with _memo(model).lock:
-        # Another thread may have made it.
-        found = _memo(model).get(key)
+    with unchanged(model) as memo:
+        found = memo.get(key)
         if found is not None:
             return found
-        state, variables = Snapshot(calls), len(model.variables)
-        found = make()
-        if len(model.variables) != variables:
-            # It was built.
-            vars(model)[MEMO].snapshot = Snapshot(model)
-        if keep(found):
-            _memo(model).made.put(key, (found, state))
-    return found
+        with memo.lock:
+            # Another thread may have made it.
+            found = memo.get(key)
+            if found is not None:
+                return found
+            state, variables = Snapshot(calls), len(model.variables)
+            found = make()
+            if len(model.variables) != variables:
+                # It was built.
+                vars(model)[MEMO].snapshot = Snapshot(model)
+            if keep(found):
+                # Its own `call` may have changed it.
+                memo = _memo(model)
+                memo.made.put(key, (found, state))
+                _compared.set(memo)
+        return found
+
+
+@contextmanager
+def unchanged(model: keras.Model) -> Iterator[Memo]:
+    """Compares a model with its snapshot once for all that is done in the context."""
+    memo = _compared.get()
+    if memo is not None and vars(model).get(MEMO) is memo:
+        yield memo
+        return
+    attach_variables(model)
+    memo = _memo(model)
+    token = _compared.set(memo)
+    try:
+        yield memo
+    finally:
+        _compared.reset(token)
 
 
 @contextmanager

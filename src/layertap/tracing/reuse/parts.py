@@ -42,6 +42,8 @@ _FUNCTIONS = (types.FunctionType, types.MethodType, partial)
 # Larger containers are compared by equality.
 _LARGE = 1000
 _MISSING = object()
+# Most members: they have none, and are many.
+SIMPLE = frozenset([bool, int, float, str, type(None)])
 # What counts of a module: numbers, texts and containers.
 _PLAIN: tuple[type, ...] = (
     *(bool, int, float, complex, str, bytes, type(None)),

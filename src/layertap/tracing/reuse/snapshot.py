@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from layertap.tracing.reuse.parts import Part, part_of
+from layertap.tracing.reuse.parts import SIMPLE, Part, part_of
 
 # At each call, and faster than a loop.
 _HOLDS = methodcaller("holds")
@@ -28,11 +28,12 @@ class Snapshot:
         waiting = [*roots]
         while waiting:
             found = waiting.pop()
-            if id(found) in known or (part := part_of(found)) is None:
+            if type(found) in SIMPLE or id(found) in known:
                 continue
             known[id(found)] = found
-            self._parts.append(part)
-            waiting += (type(found), *part.parts())
+            if (part := part_of(found)) is not None:
+                self._parts.append(part)
+                waiting += (type(found), *part.parts())
         self._known = known
         # Those in which the first run of the model stored tensors.
         self._storing: list[Part] | None = None
