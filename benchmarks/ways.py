@@ -166,12 +166,7 @@ def save(job: Job) -> Once:
     """`layertap.save`, with all its guarantees."""
     import layertap
 
-    reduce = None
-    if job.work.reduced:
-
-        def reduce(tensor: Any) -> Any:
-            return job.keras.ops.mean(tensor, axis=(1, 2))
-
+    reduce = "avg" if job.work.reduced else None
     loads = job.work.source == "loader"
 
     def once(folder: Path, mark: Mark) -> None:

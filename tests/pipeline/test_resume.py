@@ -122,7 +122,7 @@ def test_other_versions_are_refused(store, name):
     root = read_root(LocalStorage(store))
     manifest = (store / "zarr.json").read_bytes()
     root.attributes["identity"][name] = "1.0"
-    (store / "zarr.json").write_bytes(root.contents())
+    (store / "zarr.json").write_bytes(root.contents)
     with pytest.raises(OtherRunError, match=rf"{name}: the store has 1\.0, this run "):
         layertap.save(two_branches(), stream(numbers()), store, ids=EVERY)
     (store / "zarr.json").write_bytes(manifest)

@@ -144,9 +144,9 @@ def _check(statistics: Statistics) -> None:
 
 
 def _format(numbers: NDArray[Any], name: str) -> str:
-    if name in ("mean", "variance"):
-        return " ".join(f"{number:.9g}" for number in numbers.tolist())
-    return " ".join(repr(number).removesuffix(".0") for number in numbers.tolist())
+    form = "{:.9g}".format if name in ("mean", "variance") else repr
+    # Whole numbers are written without a fraction.
+    return f"{' '.join(map(form, numbers.tolist()))} ".replace(".0 ", " ")[:-1]
 
 
 def _parse(text: Any, dtype: type, units: int) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -42,8 +43,9 @@ class Root:
                 f"The attribute {min(taken)!r} is reserved for the store. Rename it."
             )
 
+    @cached_property
     def contents(self) -> bytes:
-        """Returns the bytes of the root's `zarr.json`."""
+        """The bytes of the root's `zarr.json`; raises OptionError if not JSON."""
         own = {name: getattr(self, name) for name in _OWN}
         ours = zarr_json.seal({"format": FORMAT, **own, **self.attributes})
         return zarr_json.to_json(zarr_json.group_metadata({OURS: ours}))

@@ -81,7 +81,7 @@ class Location(ABC):
 
     def write_root(self, root: Root) -> None:
         """Replaces the metadata of the store."""
-        self.storage.replace({METADATA_FILE: [root.contents()]})
+        self.storage.replace({METADATA_FILE: [root.contents]})
 
     def commit(self, before: Layouts, after: Layouts) -> None:
         """Replaces the metadata of changed arrays: their rows count from now on."""
@@ -187,7 +187,7 @@ def new_files(root: Root, layouts: Layouts) -> dict[str, list[bytes]]:
     """Returns the files of a store without rows, by their names."""
     group = to_json(group_metadata({}))
     return {
-        METADATA_FILE: [root.contents()],
+        METADATA_FILE: [root.contents],
         **{f"{path}/{METADATA_FILE}": [group] for path in group_paths(root.arrays)},
         **_contents(layouts),
     }

@@ -57,7 +57,7 @@ class BaseWriter:
     ) -> None:
         """Raises the OptionError that `create` would raise."""
         root, _ = draft(arrays, attributes, **sizes)
-        root.contents()
+        _ = root.contents
 
     def close(self) -> None:
         """Releases the store, and raises an error that no call has raised."""
@@ -80,7 +80,7 @@ class BaseWriter:
         root = replace(
             self._root, attributes=merged, complete=True, rows=rows, writer=None
         )
-        root.contents()
+        _ = root.contents
         return root
 
     def __enter__(self) -> Self:
