@@ -133,7 +133,7 @@ def unprivileged():
 def compiled_code_unwritten():
     """Keeps JAX from writing compiled code, as it does if a compilation takes long.
 
-    That is for all tests, in a folder that is not nobody's.
+    All tests share the folder of compiled code, where `nobody` may not write.
     """
     jax = sys.modules.get("jax")
     if jax is None:

@@ -145,7 +145,8 @@ def _check(statistics: Statistics) -> None:
 
 def _format(numbers: NDArray[Any], name: str) -> str:
     form = "{:.9g}".format if name in ("mean", "variance") else repr
-    # Whole numbers are written without a fraction.
+    # Whole numbers have no fraction. With a space after each number, one call of
+    # `replace` finds them all.
     return f"{' '.join(map(form, numbers.tolist()))} ".replace(".0 ", " ")[:-1]
 
 
