@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -217,7 +218,8 @@ def _run(survey: SurveyPass, model: keras.Model, inputs: Any) -> Trace:
                 raise
             survey.stopped = survey.failed[1] or model.name, reason
 
-    with recording(survey):
+    meta = getattr(tensors_of(inputs)[0], "is_meta", False)
+    with recording(survey), used.symbolic_variables(model) if meta else nullcontext():
         if survey.kinds:
             used.run_with_native_joins(survey, run, inputs)
         else:

@@ -93,6 +93,10 @@ class Backend(ABC):
         """Returns how often a tensor was changed in place."""
         return 0
 
+    def symbolic_variables(self, model: keras.Model) -> AbstractContextManager[Any]:
+        """Returns a context for a survey, in which variables are cast as in a pass."""
+        return nullcontext()
+
     def share_processors(self) -> None:
         """Lets other threads have the processors, until the calling thread ends.
 

@@ -5,6 +5,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -31,7 +32,7 @@ from layertap.tracing.forward_pass import (
 )
 from layertap.tracing.join_kinds import origin, stack
 from layertap.tracing.keras_internals import private
-from layertap.tracing.model_structure import map_arrays
+from layertap.tracing.model_structure import layers_of, map_arrays
 from layertap.tracing.records import TracedJoin
 
 # The axes of functions without such an argument: for vectors, and for other tensors.
@@ -218,6 +219,17 @@ class Torch(Backend):
         if isinstance(tensor, torch.Tensor) and not tensor.is_inference():
             return private(tensor, "_version")
         return 0
+
+    def symbolic_variables(self, model: keras.Model) -> AbstractContextManager[Any]:
+        """Returns a context in which Keras casts the variables of a survey, too.
+
+        In mixed precision, it does not cast the symbolic tensors that it has in their
+        place, so that outputs would be float32. It casts the variables of a scope.
+        """
+        policies = (part.dtype_policy for part in [model, *layers_of(model)])
+        if all(one.compute_dtype == one.variable_dtype for one in policies):
+            return nullcontext()
+        return keras.StatelessScope([(v, v.value) for v in model.variables])
 
     def share_processors(self) -> None:
         """Lets idle threads of PyTorch sleep, until the calling thread ends.
