@@ -12,6 +12,7 @@ import keras
 
 from layertap.core.optional import import_users
 from layertap.errors import ModelFileError
+from layertap.tracing.keras_internals import RELEASE
 
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 # The most characters of an error of Keras that are shown.
@@ -126,8 +127,7 @@ def _check_file(file: Path, trust: bool) -> None:
             f"{file} is cut off, or is not a model. Expected a zip archive, as every "
             ".keras file is. Save it again with model.save(…)."
         )
-    version = tuple(map(int, re.findall(r"\d+", keras.__version__)[:3]))
-    if file.suffix != ".keras" and not trust and version < _SAFE_H5:
+    if file.suffix != ".keras" and not trust and RELEASE < _SAFE_H5:
         raise ModelFileError(
             f"{file} may hold code, and Keras {keras.__version__} runs code in "
             f"{file.suffix} files even in its safe mode. If you trust the file's "

@@ -17,12 +17,12 @@ from layertap.inputs.convert import Batch
 from layertap.inputs.feed import Feed
 from layertap.pipeline import fingerprint
 from layertap.pipeline.planned_pass import planned_pass, with_means
-from layertap.planning.planner import plan_from_data
+from layertap.planning.planner import data_specs, plan_for_batch, warn_of_missing
 from layertap.planning.selection import Selection
 from layertap.results.manifest import FILES, NOTES, STATISTICS
 from layertap.tracing.forward_pass import Arrays
 from layertap.tracing.reuse.function_fingerprint import digest, function_fingerprint
-from layertap.tracing.reuse.memo import unchanged
+from layertap.tracing.reuse.memo import compared_once
 
 # What backends report when there is no memory for a tensor.
 _NO_MEMORY = re.compile(
@@ -39,8 +39,13 @@ _ID_ROOM = 16
 def planned_run(model: keras.Model, feed: Feed, selection: Selection) -> "Run":
     """Returns the run of a selection, planned with the first batch of the data."""
     selection = with_means(model, feed, selection)
-    with unchanged(model):
-        return Run(model, feed, plan_from_data(model, feed, selection), selection)
+    # Reading the data may run code that changes the model.
+    specs, first = data_specs(model, feed, selection), feed.first()
+    with compared_once(model):
+        plan = plan_for_batch(model, specs, selection, first).plan
+        run = Run(model, feed, plan, selection)
+    warn_of_missing(plan, 4)
+    return run
 
 
 class Run:

@@ -134,14 +134,6 @@ def plan(
     return plan_from_specs(model, specs, selection, batch)
 
 
-def plan_from_data(model: keras.Model, feed: Feed, selection: Selection) -> Plan:
-    """Plans a model for data: of the sizes of the first batch, or the largest sizes."""
-    specs = data_specs(model, feed, selection)
-    made = plan_for_batch(model, specs, selection, feed.first()).plan
-    warn_of_missing(made, 5)
-    return made
-
-
 @dataclass(frozen=True)
 class BatchSpecs:
     """The input specs for some data; with `pad`, also those of unknown sizes."""
@@ -158,7 +150,7 @@ class Planned(NamedTuple):
 
 
 def data_specs(model: keras.Model, feed: Feed, selection: Selection) -> BatchSpecs:
-    """Returns the input specs for data, as a selection needs them."""
+    """Returns the input specs for data: those of the first batch, or the largest."""
     if selection.pad:
         return BatchSpecs(*padded_specs(model, feed, selection.pad))
     return BatchSpecs(specs_of(feed.first().inputs, feed.specs))

@@ -1,5 +1,6 @@
 """All access to private parts of Keras. An error names a missing part."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,9 @@ from typing import Any
 import keras
 
 from layertap.errors import ListeningError
+
+# The release of Keras that is in use.
+RELEASE = tuple(map(int, re.findall(r"\d+", keras.__version__)[:3]))
 
 
 def moved(what: str) -> ListeningError:

@@ -19,30 +19,27 @@ from layertap.tracing.forward_pass import (
     tensors_of,
 )
 from layertap.tracing.join_kinds import is_native
-from layertap.tracing.keras_internals import spec_on_tensorflow
+from layertap.tracing.keras_internals import RELEASE, spec_on_tensorflow
 from layertap.tracing.model_structure import named_inputs
 from layertap.tracing.records import Trace, TracedJoin, TracedValue
 
-# Layers whose output has the shape that they declare, in the dtype that they compute
-# in; if these are their activations: `glu`, for one, returns another shape.
-_PLAIN_LAYERS = frozenset(
-    [
-        *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
-        *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
-        *(keras.layers.BatchNormalization, keras.layers.Activation),
-    ]
-)
-_PLAIN_ACTIVATIONS = (
-    *(None, keras.activations.linear, keras.activations.relu),
-    *(keras.activations.silu, keras.activations.gelu, keras.activations.sigmoid),
+# In a survey, these layers take most of the time. From this release of Keras on, random
+# layers of these classes had the shapes that they declare, on each backend.
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_OTHER_LAYERS = (keras.layers.BatchNormalization, keras.layers.Activation)
+_RELEASE = (3, 15)
+# Activations that keep the shape, unlike `glu`, and make a new tensor, unlike `linear`.
+_ACTIVATIONS = (
+    *(keras.activations.relu, keras.activations.silu, keras.activations.gelu),
+    *(keras.activations.sigmoid, keras.activations.tanh),
 )
 
 
 class SurveyPass(Pass):
     """A pass that records every join and every operation's outputs.
 
-    It may skip layers of Keras whose outputs have known shapes: tensors of another
-    layout in memory stand in for these, which functions of a user may refuse.
+    It may skip layers of Keras whose outputs have known shapes. Tensors with another
+    layout in memory stand in for these, and other layers may raise an error for it.
     """
 
     def __init__(
@@ -113,12 +110,11 @@ class SurveyPass(Pass):
     def run(self, frame: Frame, call: Call, args: Any, kwargs: Any) -> Any:
         """Runs an operation. If it needs values, tensors stand in for its outputs.
 
-        So they do for layers of a known shape, if the pass may skip these.
+        Tensors also stand in for the outputs of layers that the pass skips.
         """
-        if self._may_skip and len(args) == 1:
-            shape = _known_shape(frame.operation, args[0])
-            if shape is not None:
-                return _symbolic(shape, frame.operation.compute_dtype)
+        if self._may_skip and _may_be_skipped(frame.operation, args):
+            shape = frame.operation.compute_output_shape(tuple(args[0].shape))
+            return _stand_in(shape, frame.operation.compute_dtype)
         try:
             return super().run(frame, call, args, kwargs)
         except Exception:
@@ -262,36 +258,58 @@ def _stand_ins(operation: Any, args: Any, kwargs: Any) -> Any:
         tensor = is_tensor(leaf)
         return keras.KerasTensor(leaf.shape, _dtype(leaf)) if tensor else leaf
 
-    def stand_in(spec: Any) -> Tensor:
+    def like(spec: Any) -> Tensor:
         shape = [open_size if size is None else size for size in spec.shape]
-        return _symbolic(shape, spec.dtype)
+        return _stand_in(shape, spec.dtype)
 
     args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
     try:
         specs = spec_on_tensorflow(operation.call, *args, **kwargs)
     except Exception:
         specs = operation.compute_output_spec(*args, **kwargs)
-    return keras.tree.map_structure(stand_in, specs)
+    return keras.tree.map_structure(like, specs)
 
 
-def _known_shape(operation: Any, tensor: Any) -> tuple[int, ...] | None:
-    """Returns the shape of a layer's output if Keras knows it without running it.
+def _may_be_skipped(layer: Any, arguments: Sequence[Any]) -> bool:
+    """Whether a layer returns one new tensor, of the shape and dtype that it declares.
 
-    To run these layers with symbolic tensors is most of the time of many surveys.
+    That is known of some layers, unless a user has replaced their methods or weights.
     """
-    if type(operation) not in _PLAIN_LAYERS or "call" in vars(operation):
-        return None
-    activation = getattr(operation, "activation", None)
-    if activation not in _PLAIN_ACTIVATIONS or not operation.autocast:
-        return None
-    known = is_tensor(tensor) and all(type(size) is int for size in tensor.shape)
-    if not known or not keras.backend.is_float_dtype(_dtype(tensor)):
-        return None
-    return tuple(operation.compute_output_shape(tuple(tensor.shape)))
+    kind = type(layer)
+    if RELEASE < _RELEASE or kind not in (*_CONVOLUTIONS, *_OTHER_LAYERS):
+        return False
+    methods, activation = [layer.call], getattr(layer, "activation", None)
+    if kind in _CONVOLUTIONS:
+        methods.append(layer.convolution_op)
+        *size, _, filters = layer.kernel.shape
+        if (*size, filters) != (*layer.kernel_size, layer.filters):
+            return False
+    plain = activation in _ACTIVATIONS or (
+        # Not in an `Activation`, which returns its input then.
+        kind is not keras.layers.Activation
+        and activation in (None, keras.activations.linear)
+    )
+    # Only inputs of floating numbers are cast to the dtype that the layer computes in.
+    cast = layer.autocast and len(arguments) == 1 and _is_float(arguments[0])
+    return plain and cast and all(map(_is_of_keras, methods))
 
 
-def _symbolic(shape: Sequence[Any], dtype: str) -> Tensor:
-    """Returns a tensor of the trace without numbers."""
+def _is_float(tensor: Any) -> bool:
+    """Whether this is a tensor of floating numbers, all of whose sizes are known."""
+    return (
+        is_tensor(tensor)
+        and keras.backend.is_float_dtype(_dtype(tensor))
+        and all(type(size) is int for size in tensor.shape)
+    )
+
+
+def _is_of_keras(method: Any) -> bool:
+    module = getattr(method, "__module__", None) or ""
+    return module.startswith("keras.src.layers.") and not hasattr(method, "__wrapped__")
+
+
+def _stand_in(shape: Sequence[Any], dtype: str) -> Tensor:
+    """Returns a tensor of the trace in the place of an output."""
     zero = keras.ops.convert_to_tensor(np.zeros((), dtype))
     return keras.ops.broadcast_to(zero, shape)
 

@@ -1,6 +1,7 @@
 """A model is the same as long as nothing changes that its `call` reads."""
 
 import collections
+import contextvars
 import dataclasses
 import functools
 import gc
@@ -277,3 +278,62 @@ def test_a_model_that_changes_itself_is_traced_until_it_stays_the_same(traces):
     np.testing.assert_allclose(layertap.capture(model, X)["fusion/in/0"], 3 * X)
     if keras.backend.backend() != "torch":
         assert len(traces) == done
+
+
+def held_factor():
+    """A model that multiplies by the factor of a configuration, and that."""
+    config = Config(1.0)
+    reading = Reading(config, lambda layer: layer.held.factor)
+    x = keras.Input((6,))
+    joined = layers.Concatenate(name="fusion")([reading(x), x])
+    return keras.Model(x, joined), config
+
+
+def test_data_that_change_the_model_are_noticed(tmp_path):
+    model, config = held_factor()
+    layertap.save(model, X, tmp_path / "first.zarr")
+
+    def batches():
+        config.factor = 2.0
+        yield X
+
+    saved = layertap.save(model, batches(), tmp_path / "second.zarr")
+    np.testing.assert_allclose(saved["fusion/in/0"][:], 2 * X)
+
+
+def test_a_change_is_noticed_in_a_copy_of_the_context_of_a_call():
+    contexts = []
+    # Not the list, whose changes would count.
+    note = contexts.append
+    model, config = held_factor()
+
+    class Copying(layers.Layer):
+        def call(self, x):
+            note(contextvars.copy_context())
+            return x
+
+    copying = keras.Model(model.input, Copying()(model.output))
+    # Not of the call that made its graph.
+    contexts.clear()
+    layertap.capture(copying, X)
+    for factor in (2.0, 3.0):
+        config.factor = factor
+        values = contexts[0].run(layertap.capture, copying, X)
+        np.testing.assert_allclose(values["fusion/in/0"], factor * X)
+
+
+def test_tensors_that_a_call_stored_are_freed():
+    class Storing(layers.Layer):
+        def call(self, x):
+            self.last = 2 * x
+            return self.last
+
+    x = keras.Input((6,))
+    storing = Storing()
+    model = keras.Model(x, layers.Concatenate(name="fusion")([storing(x), x]))
+    layertap.plan(model)
+    surveyed = weakref.ref(storing.last)
+    for _ in range(3):
+        layertap.capture(model, X)
+    gc.collect()
+    assert surveyed() is None

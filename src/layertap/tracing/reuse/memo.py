@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import keras
@@ -39,8 +38,14 @@ class Memo:
         return found if function is not None and function.holds() else None
 
 
-# That of a model that was just compared with its snapshot.
-_compared: ContextVar[Memo | None] = ContextVar("layertap_compared", default=None)
+class _Compared(threading.local):
+    """The memo of the model that a thread has compared, for as long as that counts."""
+
+    memo: Memo | None = None
+
+
+# Not a context variable: contexts are copied, and a copy would never compare again.
+_compared = _Compared()
 
 
 def remembered(
@@ -56,7 +61,7 @@ def remembered(
     It depends on a function of the user too, which it `calls`. `keep` returns whether
     a result holds for other data as well.
     """
-    with unchanged(model) as memo:
+    with compared_once(model) as memo:
         found = memo.get(key)
         if found is not None:
             return found
@@ -71,27 +76,28 @@ def remembered(
                 # It was built.
                 vars(model)[MEMO].snapshot = Snapshot(model)
             if keep(found):
-                # Its own `call` may have changed it.
-                memo = _memo(model)
+                # The model's `call` may have changed the model.
+                _compared.memo = memo = _memo(model)
                 memo.made.put(key, (found, state))
-                _compared.set(memo)
         return found
 
 
 @contextmanager
-def unchanged(model: keras.Model) -> Iterator[Memo]:
-    """Compares a model with its snapshot once for all that is done in the context."""
-    memo = _compared.get()
-    if memo is not None and vars(model).get(MEMO) is memo:
-        yield memo
+def compared_once(model: keras.Model) -> Iterator[Memo]:
+    """Compares a model with its snapshot once for all that is done in the context.
+
+    No code of the user may run in it, such as that of the data, but the model's own.
+    """
+    before = _compared.memo
+    if before is not None and vars(model).get(MEMO) is before:
+        yield before
         return
     attach_variables(model)
-    memo = _memo(model)
-    token = _compared.set(memo)
+    _compared.memo = memo = _memo(model)
     try:
         yield memo
     finally:
-        _compared.reset(token)
+        _compared.memo = before
 
 
 @contextmanager

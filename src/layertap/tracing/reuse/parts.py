@@ -42,7 +42,7 @@ _FUNCTIONS = (types.FunctionType, types.MethodType, partial)
 # Larger containers are compared by equality.
 _LARGE = 1000
 _MISSING = object()
-# Most members: they have none, and are many.
+# Types without members, which most members have.
 SIMPLE = frozenset([bool, int, float, str, type(None)])
 # What counts of a module: numbers, texts and containers.
 _PLAIN: tuple[type, ...] = (

@@ -34,7 +34,6 @@ class Snapshot:
             if (part := part_of(found)) is not None:
                 self._parts.append(part)
                 waiting += (type(found), *part.parts())
-        self._known = known
         # Those in which the first run of the model stored tensors.
         self._storing: list[Part] | None = None
 
