@@ -181,7 +181,7 @@ def _trace(
         # PyTorch's tensors have values if Keras could not run the model without any.
         if rows is None and not getattr(flat[0], "is_meta", True):
             raise RuntimeError("Keras replaced an unknown number of rows by a number")
-        survey = SurveyPass(kinds, specs, model.name, may_skip)
+        survey = SurveyPass(kinds, specs, model.name, may_skip=may_skip)
         traces.append(_run(survey, model, inputs))
         return flat[0]
 

@@ -23,8 +23,8 @@ from layertap.tracing.keras_internals import RELEASE, spec_on_tensorflow
 from layertap.tracing.model_structure import named_inputs
 from layertap.tracing.records import Trace, TracedJoin, TracedValue
 
-# In a survey, these layers take most of the time. From this release of Keras on, random
-# layers of these classes had the shapes that they declare, on each backend.
+# These layers take most of the time of a survey. In this release of Keras, thousands of
+# random ones had the shapes that they declare; in Keras 3.8, some had others.
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _OTHER_LAYERS = (keras.layers.BatchNormalization, keras.layers.Activation)
 _RELEASE = (3, 15)
@@ -38,8 +38,9 @@ _ACTIVATIONS = (
 class SurveyPass(Pass):
     """A pass that records every join and every operation's outputs.
 
-    It may skip layers of Keras whose outputs have known shapes. Tensors with another
-    layout in memory stand in for these, and other layers may raise an error for it.
+    It may skip layers of Keras whose outputs have known shapes. The tensors in their
+    place may have another layout in memory, for which another layer may raise an error:
+    then a second pass has to skip none.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class SurveyPass(Pass):
         kinds: Iterable[str],
         specs: Any,
         model_name: str,
+        *,
         may_skip: bool = False,
     ) -> None:
         super().__init__(kinds)
