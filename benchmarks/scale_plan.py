@@ -173,4 +173,4 @@ def root_bytes(rows: int) -> int:
     root = Root(
         store=STORE, complete=True, rows=ROWS, arrays=paths, attributes=attributes
     )
-    return len(root.contents())
+    return len(root.contents)
