@@ -1,6 +1,9 @@
 """Any data that `model.predict` accepts: the same rows in order, or a clear error."""
 
+import gc
+import threading
 import tracemalloc
+import weakref
 from typing import Any
 
 import keras
@@ -11,6 +14,7 @@ import tensorflow as tf
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tensorflow.python.data.ops.iterator_ops import OwnedIterator
 
 from layertap.errors import DataError
 from layertap.inputs.feed import Feed
@@ -316,3 +320,19 @@ def test_a_stream_ends_at_the_stop():
 
     assert [batch.row for batch in Feed(watched(), ONE).batches(3, 12)] == [0, 5, 10]
     assert len(read) == 3
+
+
+def test_the_iterator_of_a_tensorflow_data_set_is_freed_in_the_background():
+    # TensorFlow may wait there.
+    freed = []
+    feed = Feed(tf.data.Dataset.from_tensor_slices(X).batch(4), ONE)
+    reading = feed.batches()
+    next(reading)
+    (iterator,) = (one for one in gc.get_objects() if isinstance(one, OwnedIterator))
+    weakref.finalize(iterator, lambda: freed.append(threading.current_thread()))
+    del iterator
+    assert sum(batch.rows for batch in reading) == len(X) - 4
+    for thread in threading.enumerate():
+        if thread.name == "layertap-data":
+            thread.join()
+    assert [thread.name for thread in freed] == ["layertap-data"]

@@ -5,9 +5,11 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
+from threading import Thread
 from typing import Any
 
 import keras
@@ -323,7 +325,7 @@ def _stream_of(data: Any) -> Callable[[], Iterator[Any]] | None:
     if tensorflow is not None and isinstance(data, tensorflow.data.Dataset):
         if int(data.cardinality()) == tensorflow.data.INFINITE_CARDINALITY:
             raise DataError("The tf.data.Dataset has no end. Bound it with .take(n).")
-        return lambda: iter(data)
+        return lambda: _read_tensorflow(data)
     torch_data = sys.modules.get("torch.utils.data")
     if torch_data is not None and isinstance(data, torch_data.DataLoader):
         return lambda: map(_as_tuple, data)
@@ -335,6 +337,21 @@ def _stream_of(data: Any) -> Callable[[], Iterator[Any]] | None:
 def _as_tuple(element: Any) -> Any:
     """Makes a list a tuple, `(x, y)`, as Keras does for these sources."""
     return tuple(element) if isinstance(element, list) else element
+
+
+def _read_tensorflow(data: Any) -> Iterator[Any]:
+    """Reads a `tf.data.Dataset`, and frees its iterator in the background.
+
+    TensorFlow may wait there for a thread that tunes the data set, until it wakes up:
+    for 0.9 s after a reading of 1.6 s, and 1.9 s after one of 3.2.
+    """
+    held = [iter(data)]
+    try:
+        yield from held[0]
+    finally:
+        # Python starts none when it ends.
+        with suppress(RuntimeError):
+            Thread(target=held.clear, name="layertap-data").start()
 
 
 def _read_dataset(data: Any, numbers: Iterable[int]) -> Iterator[Any]:
